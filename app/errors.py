@@ -1,12 +1,12 @@
 """The failures TaskQL expects; everything else is a bug and is masked.
 
-    TaskQLError
-    ├── StartupError       the process cannot start as it was asked to: one line for the operator, exit code 1
-    └── RequestError       a request cannot be answered: one GraphQL error with `extensions.code`
-        ├── Unauthenticated
-        ├── BadUserInput
-        ├── LimitExceeded
-        └── Unavailable
+TaskQLError
+├── StartupError       the process cannot start as it was asked to: one line for the operator, exit code 1
+└── RequestError       a request cannot be answered: one GraphQL error with `extensions.code`
+    ├── Unauthenticated
+    ├── BadUserInput
+    ├── LimitExceeded
+    └── Unavailable
 """
 
 from typing import Any

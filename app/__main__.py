@@ -1,0 +1,5 @@
+"""`python -m app` is `taskql`."""
+
+from app.cli import main
+
+main()

@@ -1,0 +1,234 @@
+"""The command line: taskql serve, migrate, token, schema, doctor."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import click
+import uvicorn
+from graphql import GraphQLSchema, build_schema, find_breaking_changes
+from uvicorn.supervisors import Multiprocess
+
+from app import settings as configuration
+from app import startup
+from app.accounts import demo_user, user_with_email
+from app.auth import Authenticator
+from app.errors import StartupError
+from app.main import DEMO_TOKEN_LIFETIME, connect, create_app
+from app.settings import Settings
+from schema import sdl
+
+GRACE_SECONDS = 10
+BACKLOG = 2048
+COMMITTED = Path(__file__).parent.parent / "schema" / "schema.graphql"
+
+
+class _OneLine(click.Group):
+    """Shows an expected failure as one line and exits with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StartupError as error:
+            click.echo(f"taskql: {' '.join(str(error).split())}", err=True)
+            ctx.exit(1)
+
+
+data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Where the embedded database lives. [TASKQL_DATA_DIR]"
+)
+
+
+@click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="taskql")
+def main() -> None:
+    """A GraphQL back end for tasks, on PostgreSQL.
+
+    Without DATABASE_URL an embedded PostgreSQL is started, with a demo user. README.md lists all settings.
+    """
+
+
+@main.command()
+@click.option("--host", help="The address to listen on. [HOST, 127.0.0.1]")
+@click.option("--port", type=int, help="The port to listen on; 0 picks a free one. [PORT, 8000]")
+@click.option("--workers", type=int, help="Server processes. [WORKERS, 1]")
+@click.option("--migrate", is_flag=True, help="Apply missing migrations first. The embedded database needs no asking.")
+@data_dir
+def serve(host: str | None, port: int | None, workers: int | None, migrate: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
+    """Serve the API and its explorer."""
+    given = configuration.load(host=host, port=port, workers=workers, data_dir=data_dir)
+    signal.signal(signal.SIGTERM, _stop)
+    with _listening(given) as listener, startup.database_settings(given) as settings:
+        demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
+        _announce(settings, listener, demo)
+        _run(settings, listener, demo)
+
+
+@main.command()
+@data_dir
+def migrate(data_dir: Path | None) -> None:
+    """Bring the database to the newest revision, and make the server's role.
+
+    Runs as the role of DATABASE_OWNER_URL (or else DATABASE_URL), and grants the role of DATABASE_URL what it needs.
+    Several at once wait for one another.
+    """
+    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+        applied = asyncio.run(startup.bring_up_to_date(settings))
+    click.echo(f"Applied {', '.join(applied)}." if applied else "Nothing to apply: the database is up to date.")
+
+
+@main.command()
+@click.option("--email", required=True, help="Whose token; the user is made if there is none.")
+@click.option("--ttl", default="1h", show_default=True, help="How long it holds: 90s, 15m, 12h, 30d.")
+@data_dir
+def token(email: str, ttl: str, data_dir: Path | None) -> None:
+    """Print a token for a user, and nothing else."""
+    lifetime = _duration(ttl)
+    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+        if settings.auth_secret is None:
+            raise StartupError("AUTH_SECRET is not set; the server that shall take the token needs the same.")
+        user_id = asyncio.run(_user(settings, email))
+        click.echo(_authenticator(settings).token(user_id, lifetime))
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Compare with the committed schema.graphql instead of printing.")
+@click.option(
+    "--against",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Name what breaks clients of the schema in this file; exit code 1 if anything does.",
+)
+def schema(check: bool, against: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
+    """Print the schema in the GraphQL definition language."""
+    if check and sdl() != COMMITTED.read_text():
+        raise StartupError("schema/schema.graphql is out of date; run: taskql schema > schema/schema.graphql")
+    if against is not None:
+        _refuse_breaking_changes(build_schema(against.read_text()))
+    if not (check or against):
+        click.echo(sdl(), nl=False)
+
+
+@main.command()
+@data_dir
+def doctor(data_dir: Path | None) -> None:
+    """Check settings and database, and say what mends what is wrong; exit code 1 if anything fails."""
+    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+        settings.secret()
+        found = asyncio.run(startup.findings(settings))
+    for finding in found:
+        click.echo(f"{finding.level:8} {finding}")
+    if any(finding.level == "failure" for finding in found):
+        sys.exit(1)
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    """End by unwinding, so that the embedded database is left in order."""
+    sys.exit(0)
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """The server's socket, opened first: a port in use should not cost a started database."""
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        where = f"{settings.host} port {settings.port}"
+        raise StartupError(f"Cannot listen on {where}: {reason}. Choose another with --port (0: a free one).") from None
+    with listener:
+        yield listener
+
+
+async def _prepared(settings: Settings, *, embedded: bool, migrate: bool) -> UUID | None:
+    """A database that may be served; the demo user of an embedded one."""
+    settings.secret()
+    if embedded or migrate:
+        await startup.bring_up_to_date(settings)
+    await startup.refuse_failures(settings)
+    if not embedded:
+        return None
+    database = connect(settings)
+    try:
+        return await demo_user(database)
+    finally:
+        await database.close()
+
+
+async def _user(settings: Settings, email: str) -> UUID:
+    if "@" not in email:
+        raise StartupError(f"{email!r} is no email address.")
+    await startup.refuse_failures(settings)
+    database = connect(settings)
+    try:
+        return (await user_with_email(database, email))[0]
+    finally:
+        await database.close()
+
+
+def _authenticator(settings: Settings) -> Authenticator:
+    return Authenticator(settings.secret(), settings.auth_issuer, settings.auth_audience)
+
+
+def _announce(settings: Settings, listener: socket.socket, demo: UUID | None) -> None:
+    """Say where the server is, and for the embedded database how to ask it something."""
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - shown only
+    url = f"http://{shown}:{port}/graphql"
+    click.echo(f"TaskQL serves {url}")
+    if demo is not None:
+        ready = _authenticator(settings).token(demo, DEMO_TOKEN_LIFETIME)
+        click.echo(f"\nOpen it in a browser for the explorer. A token for the demo user, good for a week:\n\n{ready}\n")
+        click.echo(f"Or ask from a shell:\n\n{_curl(url, ready)}\n")
+    sys.stdout.flush()
+
+
+def _curl(url: str, bearer: str) -> str:
+    query = '{"query": "{ tasks { totalCount nodes { title completed dueDate } } }"}'
+    headers = f"-H 'Content-Type: application/json' -H 'Authorization: Bearer {bearer}'"
+    return f"curl -s {url} {headers} -d '{query}'"
+
+
+def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None:
+    config = uvicorn.Config(
+        partial(create_app, settings, demo),
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    try:
+        if settings.workers > 1:
+            Multiprocess(config, [listener]).run()
+        else:
+            server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        return
+
+
+def _duration(text: str) -> timedelta:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    if text[-1:] not in units or not text[:-1].isdigit() or not 0 < int(text[:-1]) < 10**6:
+        raise StartupError(f"--ttl must be a number and s, m, h or d, such as 15m; it is {text!r}.")
+    return timedelta(seconds=int(text[:-1]) * units[text[-1]])
+
+
+def _refuse_breaking_changes(old: GraphQLSchema) -> None:
+    breaking = find_breaking_changes(old, build_schema(sdl()))
+    for change in breaking:
+        click.echo(f"{change.type.name}: {change.description}")
+    if breaking:
+        raise StartupError(f"{len(breaking)} changes break clients of the old schema.")

@@ -1,0 +1,136 @@
+"""The database: the engine and its pool, one round trip for a read, a transaction for a write, one map of failures."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import event, exc, literal_column, select
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.util import greenlet_spawn
+
+from app.errors import RequestError, Unauthenticated, Unavailable
+from app.statements import Statement, begin, compiled
+from app.url import DatabaseURL
+
+log = logging.getLogger(__name__)
+
+ONE = compiled(select(literal_column("1")))
+COMMAND_TIMEOUT = 5.0
+POOL_TIMEOUT = 2.0
+RECYCLE_AFTER = 300
+
+# What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
+# statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
+SESSION = {
+    "timezone": "UTC",
+    "statement_timeout": "4s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "10s",
+    "enable_sort": "off",
+    "jit": "off",
+}
+
+
+class Database:
+    """A pool of connections on which statements run as one user each."""
+
+    def __init__(self, url: str, *, pool_size: int, max_overflow: int) -> None:
+        self.engine = _engine(DatabaseURL(url), pool_size, max_overflow)
+
+    async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
+        """The first column of a statement's one row, in autocommit."""
+        async with self._connection() as connection:
+            body: str | None = await connection.fetchval(statement.text, *statement.arguments(values))
+            return body
+
+    async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The one row of a writing statement, in a transaction kept only when the row says it changed anything."""
+        async with self._connection() as connection:
+            try:
+                await connection.execute(begin(owner))
+                row = await connection.fetchrow(statement.text, *statement.arguments(values))
+                await connection.execute("COMMIT" if row["changed"] else "ROLLBACK")
+            except asyncpg.PostgresError:
+                await connection.execute("ROLLBACK")
+                raise
+            return dict(row)
+
+    async def check(self) -> None:
+        """One round trip; Unavailable where the database does not answer."""
+        async with self._connection() as connection:
+            await connection.fetchval(ONE.text)
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """A connection of the pool, in autocommit. One whose state is unknown does not go back."""
+        with expected():
+            pooled = await self.engine.raw_connection()
+            try:
+                yield pooled.driver_connection
+            except asyncpg.PostgresError:
+                raise
+            except BaseException:
+                await greenlet_spawn(pooled.invalidate)
+                raise
+            finally:
+                _give_back(pooled)
+
+
+def _give_back(pooled: PoolProxiedConnection) -> None:
+    """Return without a reset: every statement leaves its connection outside a transaction, or it is thrown away."""
+    pooled.close()
+
+
+def _engine(url: DatabaseURL, pool_size: int, max_overflow: int) -> AsyncEngine:
+    engine = create_async_engine(
+        url.sqlalchemy,
+        connect_args=url.connect_arguments(SESSION) | {"command_timeout": COMMAND_TIMEOUT},
+        pool_size=pool_size,
+        max_overflow=max_overflow,
+        pool_timeout=POOL_TIMEOUT,
+        pool_recycle=RECYCLE_AFTER,
+        pool_reset_on_return=None,
+    )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _refuse_closed(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    """Let the pool replace a connection that the server has closed, at no round trip."""
+    if connection.driver_connection.is_closed():
+        raise exc.DisconnectionError
+
+
+@contextmanager
+def expected() -> Iterator[None]:
+    """Turn what the driver and the pool raise into the failures that callers know."""
+    try:
+        yield
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, exc.SQLAlchemyError) as error:
+        known = failure(error)
+        if known is None:
+            raise
+        log.warning("database unavailable: %s", type(error).__name__)
+        raise known from error
+
+
+def failure(error: BaseException) -> RequestError | None:
+    """The expected failure behind an error of the driver or pool; None when it is a bug. TimeoutError is an OSError."""
+    if isinstance(error, exc.DBAPIError) and error.orig is not None:
+        return failure(error.orig.__cause__ or error.orig)
+    if isinstance(error, OSError | exc.TimeoutError | exc.DisconnectionError | asyncpg.InterfaceError):
+        return Unavailable("The database cannot be reached; try again.")
+    state = getattr(error, "sqlstate", None) or ""
+    if state == "23503" and "users" in (getattr(error, "constraint_name", None) or ""):
+        return Unauthenticated("The account of this token no longer exists.")
+    if state[:2] in {"08", "53", "57"} or state in {"55P03", "40001", "40P01"}:
+        return Unavailable("The database is busy or restarting; try again.")
+    return None

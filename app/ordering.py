@@ -1,0 +1,155 @@
+"""Orders of tasks and the keyset conditions that continue them. The id ends every order, so that no two tasks tie."""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Date,
+    DateTime,
+    SmallInteger,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    cast,
+    func,
+    or_,
+    tuple_,
+)
+from sqlalchemy.types import TypeEngine
+
+from app import cursor
+from app.errors import BadUserInput
+from app.models import Task, due_sort
+
+
+class OrderBy(NamedTuple):
+    """One term of an order."""
+
+    field: str
+    descending: bool
+
+
+NEWEST_FIRST = (OrderBy("CREATED_AT", descending=True),)
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """What a term sorts by, its SQL type, and the check of its value in a cursor."""
+
+    expression: ColumnElement[Any]
+    type: TypeEngine[Any]
+    check: Callable[[Any], object]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _small_integer(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**15:
+        raise ValueError
+    return value
+
+
+def _due(value: Any) -> object:
+    return value if value == "infinity" else date.fromisoformat(value)
+
+
+SORT_KEYS = {
+    "CREATED_AT": SortKey(Task.created_at.expression, DateTime(timezone=True), datetime.fromisoformat),
+    "UPDATED_AT": SortKey(Task.updated_at.expression, DateTime(timezone=True), datetime.fromisoformat),
+    "DUE_DATE": SortKey(due_sort, Date(), _due),
+    "PRIORITY": SortKey(Task.priority.expression, SmallInteger(), _small_integer),
+    "POSITION": SortKey(Task.position.expression, Text(collation="C"), _text),
+    "TITLE": SortKey(func.lower(Task.title), Text(), _text),
+    "ID": SortKey(Task.id.expression, Uuid(), UUID),
+}
+
+
+class Order:
+    """A total order: the terms asked for, then the id in the last term's direction."""
+
+    def __init__(self, terms: Sequence[OrderBy]) -> None:
+        if len({term.field for term in terms}) < len(terms):
+            raise BadUserInput("orderBy names a field twice.")
+        terms = terms or NEWEST_FIRST
+        self.terms = (*terms, OrderBy("ID", terms[-1].descending))
+        self.name = " ".join(("-" if term.descending else "+") + term.field for term in self.terms)
+        self.keys = [SORT_KEYS[term.field] for term in self.terms]
+
+    def __hash__(self) -> int:
+        return hash(self.terms)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Order) and self.terms == other.terms
+
+    @property
+    def expressions(self) -> list[ColumnElement[Any]]:
+        return [key.expression for key in self.keys]
+
+    def clauses(self, *, backward: bool) -> list[ColumnElement[Any]]:
+        """ORDER BY, walked from either end."""
+        return [
+            key.expression.desc() if term.descending != backward else key.expression.asc()
+            for term, key in zip(self.terms, self.keys, strict=True)
+        ]
+
+    def bound(self, prefix: str, mark: str | None, owner: UUID) -> dict[str, Any]:
+        """The keys of a cursor as prefix_0, prefix_1, …; none without a cursor."""
+        if mark is None:
+            return {}
+        values = cursor.decoded(mark, self.name, owner)
+        try:
+            for key, value in zip(self.keys, values, strict=True):
+                key.check(value)
+        except (ValueError, TypeError, AttributeError):
+            raise BadUserInput("The cursor is damaged.") from None
+        return {f"{prefix}_{place}": value for place, value in enumerate(values)}
+
+    def beyond(self, prefix: str, *, backward: bool, inclusive: bool = False) -> ColumnElement[bool]:
+        """The tasks after the keys bound as prefix_0, prefix_1, … (before them when backward)."""
+        bounds = [_bound(f"{prefix}_{place}", key.type) for place, key in enumerate(self.keys)]
+        falling = [term.descending != backward for term in self.terms]
+        if len(set(falling)) == 1:
+            keys, bound = tuple_(*self.expressions), tuple_(*bounds)
+            return _ahead(keys, bound, falling=falling[0], inclusive=inclusive)
+        return self._mixed(bounds, falling, inclusive=inclusive)
+
+    def _mixed(self, bounds: list[ColumnElement[Any]], falling: list[bool], *, inclusive: bool) -> ColumnElement[bool]:
+        """Directions that differ have no row comparison: ahead in one key, and equal in all before it."""
+        expressions = self.expressions
+        ways = [
+            and_(
+                *(expressions[i] == bounds[i] for i in range(place)),
+                _ahead(expressions[place], bounds[place], falling=falling[place], inclusive=False),
+            )
+            for place in range(len(bounds))
+        ]
+        same = [and_(*(key == bound for key, bound in zip(expressions, bounds, strict=True)))]
+        return or_(*ways, *(same if inclusive else []))
+
+
+def _ahead(key: Any, bound: Any, *, falling: bool, inclusive: bool) -> ColumnElement[bool]:
+    compare = (operator.le if falling else operator.ge) if inclusive else (operator.lt if falling else operator.gt)
+    result: ColumnElement[bool] = compare(key, bound)
+    return result
+
+
+def _bound(name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
+    """A bound key. Dates travel as text: the driver would read 9999-12-31 as infinity."""
+    if isinstance(type_, SmallInteger):
+        return bindparam(name, type_=type_)
+    return cast(text_parameter(name), type_)
+
+
+def text_parameter(name: str) -> BindParameter[str]:
+    return bindparam(name, type_=Text)

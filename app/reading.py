@@ -1,0 +1,206 @@
+"""The statements that read: each builds the whole JSON answer of one root field."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    ScalarSelect,
+    Select,
+    Subquery,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    cast,
+    exists,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+from app import cursor
+from app.filters import Shape, condition
+from app.models import TASKS, USERS
+from app.ordering import Order
+from app.rendering import (
+    Field,
+    Selection,
+    joined,
+    json_object,
+    json_or_null,
+    json_text,
+    plain,
+    quoted,
+    task_json,
+)
+from app.statements import Reader, Statement, read, text_literal, user_id
+
+
+class Page(NamedTuple):
+    """The shape of a page's arguments: one compiled statement for each."""
+
+    order: Order
+    filter: Shape
+    backward: bool
+    has_after: bool
+    has_before: bool
+
+
+def task(selection: Selection) -> Statement:
+    """One task by id."""
+    wanted = bindparam("id", type_=Uuid)
+    return read(
+        lambda me: select(task_json(selection, TASKS.c).label("body")).where(me.owns(TASKS), TASKS.c.id == wanted)
+    )
+
+
+def viewer(selection: Selection) -> Statement:
+    """The user's own row."""
+    return read(lambda me: _user(selection, me))
+
+
+def node(task_selection: Selection, user_selection: Selection) -> Statement:
+    """A task or the user by id; null when it is neither."""
+
+    def body(me: Reader) -> Select[Any]:
+        wanted = bindparam("id", type_=Uuid)
+        found = select(task_json(task_selection, TASKS.c)).where(me.owns(TASKS), TASKS.c.id == wanted)
+        own = _user(user_selection, me).where(USERS.c.id == wanted)
+        either = func.coalesce(_scalar(found, me), _scalar(own, me), type_=Text)
+        return select(either.label("body"))
+
+    return read(body)
+
+
+def page(selection: Selection, shape: Page) -> Statement:
+    """A connection of tasks."""
+    return read(lambda me: _Connection(selection, shape, me).body())
+
+
+def _user(selection: Selection, me: Reader) -> Select[Any]:
+    body = json_object(selection, lambda entry: _user_field(entry, me))
+    return select(body.label("body")).where(USERS.c.id == user_id(), USERS.c.id == me.row.c.user_id)
+
+
+def _user_field(entry: Field, me: Reader) -> ColumnElement[str]:
+    match entry.name:
+        case "id":
+            return quoted(USERS.c.id)
+        case "taskStats":
+            return _stats(entry.inner, me)
+        case "createdAt":
+            return json_text(USERS.c.created_at)
+    return json_or_null(USERS.c[entry.name])
+
+
+def _stats(selection: Selection, me: Reader) -> ColumnElement[str]:
+    everything = func.count()
+    counts: Mapping[str, ColumnElement[Any]] = {
+        "total": everything,
+        "open": everything.filter(~TASKS.c.completed),
+        "completed": everything.filter(TASKS.c.completed),
+        "overdue": everything.filter(~TASKS.c.completed, TASKS.c.due_date < func.current_date()),
+    }
+    body = json_object(selection, lambda entry: plain(counts[entry.name]))
+    live = select(body).select_from(TASKS).where(me.owns(TASKS), TASKS.c.deleted_at.is_(None))
+    # Counting makes it one row even where the selection counts nothing.
+    return _scalar(live.having(everything >= literal_column("0")), me)
+
+
+def _scalar(inner: Select[Any], me: Reader) -> ScalarSelect[Any]:
+    return inner.correlate(me.row).scalar_subquery()
+
+
+class _Connection:
+    """The parts of a connection, over one numbered page of rows that has one row more than is shown."""
+
+    def __init__(self, selection: Selection, shape: Page, me: Reader) -> None:
+        self.selection, self.shape, self.me = selection, shape, me
+        self.size = bindparam("size", type_=Integer)
+        self.rows = self._rows()
+        self.place = self.rows.c.place
+        self.shown = self.place <= self.size
+
+    def body(self) -> Select[Any]:
+        text = json_object(self.selection, self._field)
+        read_rows = any(self.selection.entries(name) for name in ("edges", "nodes", "pageInfo"))
+        statement = select(text.label("body"))
+        return statement.select_from(self.rows) if read_rows else statement
+
+    def _matching(self) -> ColumnElement[bool]:
+        return and_(self.me.owns(TASKS), condition(self.shape.filter))
+
+    def _rows(self) -> Subquery:
+        order = self.shape.order
+        walked = order.clauses(backward=self.shape.backward)
+        conditions = [self._matching()]
+        if self.shape.has_after:
+            conditions.append(order.beyond("after", backward=False))
+        if self.shape.has_before:
+            conditions.append(order.beyond("before", backward=True))
+        place = func.row_number().over(order_by=walked).label("place")
+        mark = cursor.encoded(order.name, order.expressions).label("cursor")
+        return (
+            select(*TASKS.c, place, mark)
+            .where(*conditions)
+            .order_by(*walked)
+            .limit(self.size + literal_column("1"))
+            .correlate(self.me.row)
+            .subquery("page")
+        )
+
+    def _field(self, entry: Field) -> ColumnElement[str]:
+        match entry.name:
+            case "edges":
+                return self._list(json_object(entry.inner, self._edge_field))
+            case "nodes":
+                return self._list(task_json(entry.inner, self.rows.c))
+            case "pageInfo":
+                return json_object(entry.inner, lambda part: self._page_info()[part.name]())
+        return self._total_count()
+
+    def _edge_field(self, entry: Field) -> ColumnElement[str]:
+        return quoted(self.rows.c.cursor) if entry.name == "cursor" else task_json(entry.inner, self.rows.c)
+
+    def _list(self, element: ColumnElement[str]) -> ColumnElement[str]:
+        """The shown rows in the order of the list, which is not the order of the walk when that went backward."""
+        order = self.place.desc() if self.shape.backward else self.place.asc()
+        elements = func.string_agg(element, aggregate_order_by(text_literal(","), order)).filter(self.shown)
+        return joined([text_literal("["), func.coalesce(elements, text_literal(""), type_=Text), text_literal("]")])
+
+    def _page_info(self) -> Mapping[str, Callable[[], ColumnElement[str]]]:
+        ends = [self._near_end, self._far_end]
+        sides = [self._behind, self._ahead]
+        start, end = reversed(ends) if self.shape.backward else ends
+        previous, following = reversed(sides) if self.shape.backward else sides
+        return {"startCursor": start, "endCursor": end, "hasPreviousPage": previous, "hasNextPage": following}
+
+    def _near_end(self) -> ColumnElement[str]:
+        return _cursor_or_null(func.max(self.rows.c.cursor).filter(self.place == literal_column("1")))
+
+    def _far_end(self) -> ColumnElement[str]:
+        walked = func.array_agg(aggregate_order_by(self.rows.c.cursor, self.place.desc()))
+        return _cursor_or_null(walked.filter(self.shown).self_group()[literal_column("1")])
+
+    def _ahead(self) -> ColumnElement[str]:
+        """Whether the walk could go on."""
+        return plain(func.count() > self.size)
+
+    def _behind(self) -> ColumnElement[str]:
+        """Whether there is anything where the walk came from."""
+        name, given = ("before", self.shape.has_before) if self.shape.backward else ("after", self.shape.has_after)
+        if not given:
+            return text_literal("false")
+        passed = self.shape.order.beyond(name, backward=not self.shape.backward, inclusive=True)
+        return plain(exists().where(self._matching(), passed).correlate(self.me.row))
+
+    def _total_count(self) -> ColumnElement[str]:
+        count = select(cast(func.count(), Text)).select_from(TASKS).where(self._matching())
+        return _scalar(count, self.me)
+
+
+def _cursor_or_null(mark: ColumnElement[Any]) -> ColumnElement[str]:
+    return func.coalesce(quoted(mark), text_literal("null"), type_=Text)

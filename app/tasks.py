@@ -1,0 +1,163 @@
+"""Tasks: every statement on the tasks of one user, and on the user's own row."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from app import reading, writing
+from app.errors import BadUserInput, Unauthenticated
+from app.filters import Filter
+from app.identifiers import uuid7
+from app.ordering import Order, OrderBy
+from app.reading import Page
+from app.rendering import Selection
+from app.statements import Statement
+from app.validation import Problem, cleaned, identifier, problems
+
+DEFAULT_PAGE = 20
+LARGEST_PAGE = 100
+
+Values = Mapping[str, Any]
+
+
+class Database(Protocol):
+    """What Tasks needs of the database: a read in one round trip, and a write in a transaction of the user."""
+
+    async def read(self, statement: Statement, values: Values) -> str | None: ...
+
+    async def write(self, owner: UUID, statement: Statement, values: Values) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which part of a list to show, in Relay's terms."""
+
+    first: int | None = None
+    after: str | None = None
+    last: int | None = None
+    before: str | None = None
+
+    @property
+    def backward(self) -> bool:
+        return self.last is not None
+
+    @property
+    def size(self) -> int:
+        """The page size; BadUserInput for one that is out of range."""
+        if self.first is not None and self.last is not None:
+            raise BadUserInput("Give first or last, not both.")
+        name, size = ("first", self.first) if self.last is None else ("last", self.last)
+        if size is not None and not 1 <= size <= LARGEST_PAGE:
+            raise BadUserInput(f"{name} must be from 1 to {LARGEST_PAGE}; it is {size}.")
+        return size or DEFAULT_PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a mutation did: the user's clock, the task as JSON for each response key, and what it refused."""
+
+    version: int | None = None
+    tasks: Mapping[str, str | None] = field(default_factory=dict)
+    problems: Sequence[Problem] = ()
+
+
+REFUSALS = {
+    "NOT_FOUND": Problem("NOT_FOUND", "You have no such task.", ("id",)),
+    "VERSION_CONFLICT": Problem(
+        "VERSION_CONFLICT", "The task was changed since; look at it and try again.", ("expectedVersion",)
+    ),
+    "ID_TAKEN": Problem("ID_TAKEN", "You have another task with this id.", ("input", "id")),
+}
+
+
+class Tasks:
+    """The tasks of one user; nothing here can reach another's."""
+
+    def __init__(self, database: Database, owner: UUID) -> None:
+        self._database = database
+        self._owner = owner
+
+    async def viewer(self, selection: Selection) -> str:
+        """The user as JSON; Unauthenticated when the account is gone."""
+        statement = selection.statement("viewer", lambda: reading.viewer(selection))
+        found = await self._read(statement)
+        if found is None:
+            raise Unauthenticated("The account of this token no longer exists.")
+        return found
+
+    async def find(self, selection: Selection, task_id: str) -> str | None:
+        """One task as JSON, in the trash or not."""
+        statement = selection.statement("task", lambda: reading.task(selection))
+        return await self._read(statement, id=identifier(task_id, "id"))
+
+    async def node(self, task: Selection, user: Selection, node_id: str) -> str | None:
+        """The task or the user with this id, as JSON."""
+        statement = task.statement("node", lambda: reading.node(task, user))
+        return await self._read(statement, id=identifier(node_id, "id"))
+
+    async def page(
+        self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
+    ) -> str | None:
+        """A keyset page of tasks as a connection's JSON."""
+        order, wanted = Order(order_by), Filter(matching)
+        values = wanted.values | {"size": window.size}
+        values |= order.bound("after", window.after, self._owner) | order.bound("before", window.before, self._owner)
+        page = Page(order, wanted.shape, window.backward, window.after is not None, window.before is not None)
+        return await self._read(selection.statement(page, lambda: reading.page(selection, page)), **values)
+
+    async def create(self, payload: Selection, task: Values) -> Written:
+        """Create a task. With an id of the client's, the same call again gives the task that is there."""
+        given = task.get("id")
+        task_id = identifier(given, "input.id") if given is not None else uuid7()
+        if task_id == self._owner:
+            return Written(problems=[Problem("INVALID", "This id is your account's; choose another.", ("input", "id"))])
+        content = {name: value for name, value in task.items() if name != "id"}
+        return await self._write(payload, writing.create, "create", content, id=task_id)
+
+    async def update(self, payload: Selection, task_id: str, changes: Values, expected: int | None) -> Written:
+        """Change the fields that are given; a task that has them already stays as it is."""
+        return await self._change(payload, writing.update, "update", task_id, changes, expected)
+
+    async def delete(self, payload: Selection, task_id: str, expected: int | None) -> Written:
+        """Put a task in the trash."""
+        return await self._change(payload, writing.delete, "delete", task_id, {}, expected)
+
+    async def restore(self, payload: Selection, task_id: str) -> Written:
+        """Take a task out of the trash."""
+        return await self._change(payload, writing.restore, "restore", task_id, {}, None)
+
+    async def _change(  # noqa: PLR0913, PLR0917 - what all changes of one task have in common
+        self,
+        payload: Selection,
+        build: Callable[[Selection, writing.Change], Statement],
+        kind: str,
+        task_id: str,
+        changes: Values,
+        expected: int | None,
+    ) -> Written:
+        values: dict[str, Any] = {"id": identifier(task_id, "id")}
+        if expected is not None:
+            values["expected"] = expected
+        return await self._write(payload, build, kind, changes, **values)
+
+    async def _write(
+        self,
+        payload: Selection,
+        build: Callable[[Selection, writing.Change], Statement],
+        kind: str,
+        changes: Values,
+        **values: Any,
+    ) -> Written:
+        if wrong := problems(changes):
+            return Written(problems=wrong)
+        stored = writing.bound(cleaned(changes))
+        change = writing.Change(kind, tuple(stored), "expected" in values)
+        statement = payload.statement(change, lambda: build(payload, change))
+        row = await self._database.write(self._owner, statement, {"user_id": self._owner, **stored, **values})
+        tasks = {entry.key: row[f"task_{place}"] for place, entry in enumerate(payload.entries("task"))}
+        refusal = [REFUSALS[row["code"]]] if row["code"] else []
+        return Written(row["version"], tasks, refusal)
+
+    async def _read(self, statement: Statement, **values: Any) -> str | None:
+        return await self._database.read(statement, {"user_id": self._owner, **values})

@@ -1,0 +1,101 @@
+"""Checks of input before any SQL: problems a form can show, and text that nobody's form would send."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from app.errors import BadUserInput
+from app.models import DESCRIPTION_LENGTH, MOST_TAGS, TAG_LENGTH, TITLE_LENGTH
+
+_CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something the caller can mend: a code of the schema's UserErrorCode, a message, the path of the input field."""
+
+    code: str
+    message: str
+    field: tuple[str, ...] | None = None
+
+
+def identifier(value: str, name: str) -> UUID:
+    """A UUID in its canonical text form."""
+    if not _CANONICAL_UUID.fullmatch(value):
+        raise BadUserInput(f"{name} must be a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057.")
+    return UUID(value)
+
+
+def storable(value: str, name: str) -> str:
+    """Text that PostgreSQL can hold: no U+0000, no half of a surrogate pair."""
+    if "\0" in value:
+        raise BadUserInput(f"{name} holds the character U+0000, which cannot be stored.")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadUserInput(f"{name} holds half of a surrogate pair; send valid Unicode.") from None
+    return value
+
+
+def cleaned(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes as they will be stored: null clears to the empty value of its column, tags trimmed and unique."""
+    result = dict(changes)
+    if "tags" in result:
+        result["tags"] = list(dict.fromkeys(tag.strip() for tag in result["tags"] or []))
+    if "priority" in result:
+        result["priority"] = result["priority"] or 0
+    return result
+
+
+def problems(changes: Mapping[str, Any], path: tuple[str, ...] = ("input",)) -> list[Problem]:
+    """What is wrong with changes, each bound to its input field; nothing when they can be cleaned and stored."""
+    return [problem for name, value in changes.items() for problem in _CHECKS.get(name, _fine)(value, (*path, name))]
+
+
+def _fine(_value: Any, _path: tuple[str, ...]) -> Iterator[Problem]:
+    return iter(())
+
+
+def _title(value: str | None, path: tuple[str, ...]) -> Iterator[Problem]:
+    if value is None or not storable(value, "title").strip():
+        yield Problem("BLANK", "The title must not be blank.", path)
+    elif len(value) > TITLE_LENGTH:
+        yield _too_long("The title", len(value), TITLE_LENGTH, path)
+
+
+def _description(value: str | None, path: tuple[str, ...]) -> Iterator[Problem]:
+    if value is not None and len(storable(value, "description")) > DESCRIPTION_LENGTH:
+        yield _too_long("The description", len(value), DESCRIPTION_LENGTH, path)
+
+
+def _completed(value: bool | None, path: tuple[str, ...]) -> Iterator[Problem]:  # noqa: FBT001 - a column's value
+    if value is None:
+        yield Problem("INVALID", "completed is true or false; omit it to keep it.", path)
+
+
+def _tags(value: list[str] | None, path: tuple[str, ...]) -> Iterator[Problem]:
+    tags = [storable(tag, "tags").strip() for tag in value or []]
+    if len(set(tags)) > MOST_TAGS:
+        yield Problem("LIMIT_EXCEEDED", f"A task has at most {MOST_TAGS} tags; these are {len(set(tags))}.", path)
+    for place, tag in enumerate(tags):
+        if not tag:
+            yield Problem("BLANK", "A tag must not be blank.", (*path, str(place)))
+        elif len(tag) > TAG_LENGTH:
+            yield _too_long("A tag", len(tag), TAG_LENGTH, (*path, str(place)))
+
+
+def _too_long(what: str, length: int, most: int, path: tuple[str, ...]) -> Problem:
+    return Problem("TOO_LONG", f"{what} has {length} characters; the most is {most}.", path)
+
+
+Check = Callable[[Any, tuple[str, ...]], Iterator[Problem]]
+
+_CHECKS: Mapping[str, Check] = {
+    "title": _title,
+    "description": _description,
+    "completed": _completed,
+    "tags": _tags,
+}

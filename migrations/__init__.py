@@ -1,0 +1,1 @@
+"""The database's history, and the role that the server uses."""

@@ -1,0 +1,83 @@
+"""Bring a database to the newest revision, and make the role that the server uses."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, bindparam, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from app.database import SESSION
+from app.url import DatabaseURL
+
+LOCK = 7_236_815_240  # any number of ours: migrations of one database wait for one another
+INI = Path(__file__).parent.parent / "alembic.ini"
+
+
+def config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration for a connection."""
+    result = Config(INI)
+    result.attributes["connection"] = connection
+    return result
+
+
+def missing(connection: Connection) -> list[str]:
+    """The revisions this database lacks, oldest first."""
+    current = MigrationContext.configure(connection).get_current_heads()
+    script = ScriptDirectory.from_config(config())
+    found = [step.revision for step in script.iterate_revisions("heads", current or "base")]
+    return found[::-1]
+
+
+async def migrate(owner: DatabaseURL, server: DatabaseURL | None, revision: str = "head") -> list[str]:
+    """Apply what is missing and grant the server's role what it needs; the revisions that were applied."""
+    engine = create_async_engine(owner.sqlalchemy, connect_args=owner.connect_arguments({}), poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_migrate, owner, server, revision)
+    finally:
+        await engine.dispose()
+
+
+def _migrate(connection: Connection, owner: DatabaseURL, server: DatabaseURL | None, revision: str) -> list[str]:
+    connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+    try:
+        applied = missing(connection)
+        connection.commit()
+        command.upgrade(config(connection), revision)
+        if server is not None and server.role and server.role != owner.role:
+            _grant(connection, server.role, server.password or "")
+        connection.commit()
+        return applied
+    finally:
+        connection.rollback()
+        connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+
+
+def _grant(connection: Connection, role: str, password: str) -> None:
+    """Make the role if it is missing, without any right that would walk through row security."""
+    known = connection.execute(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}).first()
+    if known is None:
+        _say(connection, "CREATE ROLE %I LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE PASSWORD %L", role, password)
+    for statement in (
+        "GRANT USAGE ON SCHEMA public TO %I",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_clocks TO %I",
+        "GRANT SELECT, INSERT ON users TO %I",
+        "GRANT SELECT ON alembic_version TO %I",
+    ):
+        _say(connection, statement, role)
+    for name, value in SESSION.items():
+        # A transaction pooler takes no session settings, so the role brings them along.
+        _say(connection, "ALTER ROLE %I SET %I = %L", role, name, value)
+
+
+def _say(connection: Connection, template: str, *names: str) -> None:
+    """Run a statement whose names the server itself has quoted."""
+    places = ", ".join(f":n{place}" for place in range(len(names)))
+    values = {f"n{place}": name for place, name in enumerate(names)}
+    quoting = text(f"SELECT format(:template, {places})").bindparams(bindparam("template", template), **values)
+    quoted = connection.execute(quoting).scalar_one()
+    connection.exec_driver_sql(quoted)

@@ -1,0 +1,14 @@
+"""The GraphQL schema of TaskQL."""
+
+import strawberry
+
+from schema.mutations import Mutation
+from schema.queries import Query
+from schema.types import CONFIG, Task, User
+
+schema = strawberry.Schema(query=Query, mutation=Mutation, types=[Task, User], config=CONFIG)
+
+
+def sdl() -> str:
+    """The schema in the definition language, as committed in schema.graphql."""
+    return schema.as_str() + "\n"

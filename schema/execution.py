@@ -1,0 +1,225 @@
+"""Prepared operations: parsed, checked and planned once per text, then straight to execution."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from graphql import (
+    DocumentNode,
+    ExecutionResult,
+    FragmentDefinitionNode,
+    GraphQLError,
+    GraphQLObjectType,
+    GraphQLResolveInfo,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    OperationType,
+    get_named_type,
+    parse,
+    specified_rules,
+    validate,
+)
+from graphql.execution import Executor, default_field_resolver, default_type_resolver, get_variable_values
+from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_subfields
+from graphql.execution.values import VariableValues
+from graphql.language import VariableNode
+from graphql.language.visitor import Visitor, visit
+
+from app.errors import BadUserInput, LimitExceeded, RequestError
+from app.rendering import Field, Selection
+from schema import limits
+
+log = logging.getLogger(__name__)
+
+MOST_OPERATIONS = 1000
+MOST_ERRORS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A finished value: graphql-core passes it into the answer as it is."""
+
+    value: object
+
+
+class RenderingExecutor(Executor[None]):
+    """graphql-core's executor, but for values that are finished already."""
+
+    def complete_value(self, *args: Any) -> Any:
+        result = args[4]
+        return result.value if type(result) is Rendered else super().complete_value(*args)
+
+
+class RequestErrors(Exception):
+    """A request that does not come to execution."""
+
+    def __init__(self, errors: list[GraphQLError], code: str) -> None:
+        super().__init__(code)
+        self.errors = [_coded(error, code) for error in errors[:MOST_ERRORS]]
+
+
+@dataclass(slots=True)
+class Operation:
+    """One operation of a document, ready to run, with the selections it has been found to make."""
+
+    schema: GraphQLSchema
+    node: OperationDefinitionNode
+    fragments: dict[str, FragmentDetails]
+    conditions: tuple[str, ...]
+    selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
+
+    @property
+    def is_mutation(self) -> bool:
+        return self.node.operation is OperationType.MUTATION
+
+    def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
+        """What a root field asks of an object type; @skip and @include are all that variables change in it."""
+        variables = info.variable_values
+        key = (info.path.key, type_name, *(variables.coerced.get(name) for name in self.conditions))
+        known = self.selections.get(key)
+        if known is None:
+            details = [FieldDetails(node, None) for node in info.field_nodes]
+            type_ = cast("GraphQLObjectType", self.schema.type_map[type_name])
+            known = self.selections[key] = self._selected(type_, details, variables)
+        return known
+
+    def _selected(self, type_: GraphQLObjectType, details: list[FieldDetails], variables: VariableValues) -> Selection:
+        collected = collect_subfields(self.schema, self.fragments, variables, self.node, type_, details)
+        entries = collected.grouped_field_set.items()
+        return Selection(type_.name, tuple(self._entry(key, type_, nodes, variables) for key, nodes in entries))
+
+    def _entry(
+        self, key: str, type_: GraphQLObjectType, details: list[FieldDetails], variables: VariableValues
+    ) -> Field:
+        name = details[0].node.name.value
+        shown = get_named_type(type_.fields[name].type) if name in type_.fields else None
+        if isinstance(shown, GraphQLObjectType):
+            return Field(key, name, self._selected(shown, details, variables))
+        return Field(key, name)
+
+
+class Engine:
+    """Runs requests against the schema."""
+
+    def __init__(self, schema: GraphQLSchema) -> None:
+        self.schema = schema
+        self._operations: OrderedDict[tuple[str, str | None], Operation] = OrderedDict()
+
+    def prepare(self, query: str, operation_name: str | None) -> Operation:
+        """The operation of a text, from the store where it was seen before; RequestErrors where it cannot run."""
+        key = (query, operation_name)
+        known = self._operations.get(key)
+        if known is not None:
+            self._operations.move_to_end(key)
+            return known
+        operation = self._operations[key] = self._prepared(query, operation_name)
+        if len(self._operations) > MOST_OPERATIONS:
+            self._operations.popitem(last=False)
+        return operation
+
+    async def execute(
+        self, operation: Operation, variables: Mapping[str, Any] | None, context: object
+    ) -> ExecutionResult:
+        """Run a prepared operation; RequestErrors where its variables do not fit."""
+        executor = RenderingExecutor(
+            self.schema,
+            {name: details.definition for name, details in operation.fragments.items()},
+            operation.fragments,
+            None,
+            context,
+            operation.node,
+            self._variables(operation, variables),
+            default_field_resolver,
+            default_type_resolver,
+            default_field_resolver,
+            hide_suggestions=True,
+        )
+        result = executor.execute_operation()
+        return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
+
+    def _variables(self, operation: Operation, variables: Mapping[str, Any] | None) -> VariableValues:
+        definitions = operation.node.variable_definitions or ()
+        given = dict(variables or {})
+        values = get_variable_values(self.schema, definitions, given, MOST_ERRORS, hide_suggestions=True)
+        if isinstance(values, list):
+            raise RequestErrors(values, BadUserInput.code)
+        return values
+
+    def _prepared(self, query: str, operation_name: str | None) -> Operation:
+        document = _parsed(query)
+        try:
+            limits.check(document)
+        except LimitExceeded as error:
+            raise RequestErrors([GraphQLError(str(error))], error.code) from None
+        errors = validate(self.schema, document, specified_rules, MOST_ERRORS, hide_suggestions=True)
+        if errors:
+            raise RequestErrors(errors, "GRAPHQL_VALIDATION_FAILED")
+        return Operation(
+            self.schema, _chosen(document, operation_name), _fragments(document), _condition_variables(document)
+        )
+
+
+def _parsed(query: str) -> DocumentNode:
+    try:
+        return parse(query, max_tokens=limits.MOST_TOKENS)
+    except GraphQLError as error:
+        too_many = "tokens" in error.message and "aborted" in error.message
+        raise RequestErrors([error], LimitExceeded.code if too_many else "GRAPHQL_PARSE_FAILED") from None
+    except RecursionError:
+        raise RequestErrors([GraphQLError("The document is nested too deeply.")], LimitExceeded.code) from None
+
+
+def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
+    operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
+    if name is not None:
+        operations = [node for node in operations if node.name and node.name.value == name]
+    if len(operations) == 1:
+        return operations[0]
+    problem = (
+        "The document has several operations; name one with operationName."
+        if operations
+        else "The document has no such operation."
+    )
+    raise RequestErrors([GraphQLError(problem)], BadUserInput.code)
+
+
+def _fragments(document: DocumentNode) -> dict[str, FragmentDetails]:
+    nodes = (node for node in document.definitions if isinstance(node, FragmentDefinitionNode))
+    return {node.name.value: FragmentDetails(node) for node in nodes}
+
+
+class _ConditionVisitor(Visitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def enter_directive(self, node: Any, *_args: Any) -> None:
+        arguments = (argument.value for argument in node.arguments)
+        self.names |= {value.name.value for value in arguments if isinstance(value, VariableNode)}
+
+
+def _condition_variables(document: DocumentNode) -> tuple[str, ...]:
+    visitor = _ConditionVisitor()
+    visit(document, visitor)
+    return tuple(sorted(visitor.names))
+
+
+def _coded(error: GraphQLError, code: str) -> GraphQLError:
+    error.extensions = {**(error.extensions or {}), "code": code}
+    return error
+
+
+def formatted(error: GraphQLError, request_id: str) -> dict[str, Any]:
+    """An error as the caller may see it: what was not expected is logged once and masked."""
+    cause = error.original_error
+    if isinstance(cause, RequestError) or (cause is None and error.extensions):
+        return dict(error.formatted)
+    if cause is None or isinstance(cause, GraphQLError):
+        return dict(_coded(error, BadUserInput.code).formatted)
+    log.error("request %s failed in %s", request_id, error.path, exc_info=cause)
+    masked = {"message": "Something went wrong here; it has been logged.", "path": error.path}
+    locations = error.formatted.get("locations")
+    extensions = {"code": RequestError.code, "requestId": request_id}
+    return masked | ({"locations": locations} if locations else {}) | {"extensions": extensions}

@@ -1,0 +1,134 @@
+"""Input types, and their plain form for the domain: names as there, values bare, what was omitted left out."""
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from enum import Enum
+from typing import Any, TypeVar
+
+import strawberry
+from strawberry import UNSET, Maybe, Some
+
+from app.models import PRIORITIES
+from app.ordering import OrderBy
+from schema.types import TaskPriority
+
+T = TypeVar("T")
+
+
+@strawberry.input(description="A span of days.")
+class DateRange:
+    gte: date | None = strawberry.field(description="This day or later.")
+    lt: date | None = strawberry.field(description="Before this day.")
+    is_null: bool | None = strawberry.field(description="true: no day at all; false: any day.")
+
+
+@strawberry.input(description="A span of time.")
+class DateTimeRange:
+    gte: datetime | None = strawberry.field(description="This moment or later.")
+    lt: datetime | None = strawberry.field(description="Before this moment.")
+
+
+@strawberry.input(description="Tasks that meet every condition given; omitted and null conditions ask for nothing.")
+class TaskFilter:
+    ids: list[strawberry.ID] | None = strawberry.field(description="Any of these ids.")
+    completed: bool | None = strawberry.field(description="Done or open.")
+    search: str | None = strawberry.field(description="Text in the title or description, in any case.")
+    priority: list[TaskPriority] | None = strawberry.field(description="Any of these priorities.")
+    tags_all: list[str] | None = strawberry.field(description="Every one of these tags.")
+    tags_any: list[str] | None = strawberry.field(description="At least one of these tags.")
+    due: DateRange | None = strawberry.field(description="By the due date.")
+    created: DateTimeRange | None = strawberry.field(description="By the time of making.")
+    updated: DateTimeRange | None = strawberry.field(description="By the time of the last write.")
+    trashed: bool | None = strawberry.field(
+        default=False, description="true: the trash instead of the tasks. Only on the outermost filter."
+    )
+    and_: list["TaskFilter"] | None = strawberry.field(name="and", description="All of these filters.")
+    or_: list["TaskFilter"] | None = strawberry.field(
+        name="or", description="At least one of these filters; with an empty list no task matches."
+    )
+    not_: "TaskFilter | None" = strawberry.field(name="not", description="The opposite of this filter.")
+
+
+@strawberry.enum(description="What to sort tasks by.")
+class TaskOrderField(Enum):
+    CREATED_AT = strawberry.enum_value("CREATED_AT", description="The time of making.")
+    UPDATED_AT = strawberry.enum_value("UPDATED_AT", description="The time of the last write.")
+    DUE_DATE = strawberry.enum_value("DUE_DATE", description="The due date; no due date is later than every date.")
+    PRIORITY = strawberry.enum_value("PRIORITY", description="From NONE to URGENT.")
+    POSITION = strawberry.enum_value("POSITION", description="The manual order.")
+    TITLE = strawberry.enum_value("TITLE", description="The title in lower case, by the database's collation.")
+
+
+@strawberry.enum(description="Which end comes first.")
+class OrderDirection(Enum):
+    ASC = strawberry.enum_value("ASC", description="The smallest, earliest or least first.")
+    DESC = strawberry.enum_value("DESC", description="The largest, latest or most first.")
+
+
+@strawberry.input(description="One term of an order; a later term decides among equals, and at last the id.")
+class TaskOrder:
+    field: TaskOrderField = strawberry.field(description="What to sort by.")
+    direction: OrderDirection = strawberry.field(default=OrderDirection.ASC, description="Which end comes first.")
+
+    def term(self) -> OrderBy:
+        return OrderBy(self.field.name, self.direction is OrderDirection.DESC)
+
+
+@strawberry.input(description="A task to make.")
+class CreateTaskInput:
+    title: str = strawberry.field(description="1 to 200 characters, not blank.")
+    id: strawberry.ID | None = strawberry.field(
+        description="A UUID of your own makes the call safe to repeat: the same content gives the task that is there.",
+    )
+    description: str | None = strawberry.field(description="At most 1,000 characters.")
+    priority: TaskPriority | None = strawberry.field(default=TaskPriority.NONE, description="How urgent it is.")
+    due_date: date | None = strawberry.field(description="The day it is due.")
+    tags: list[str] | None = strawberry.field(
+        description="At most 20 of 1 to 50 characters; trimmed, and repeated ones dropped."
+    )
+
+    def content(self) -> dict[str, Any]:
+        names = ("title", "description", "priority", "due_date", "tags")
+        return stored({name: getattr(self, name) for name in names} | ({"id": self.id} if self.id else {}))
+
+
+@strawberry.input(description="Changes to a task. Omit a field to keep it; null clears it where that makes sense.")
+class UpdateTaskInput:
+    title: Maybe[str | None] = strawberry.field(description="Omit to keep; 1 to 200 characters, not blank or null.")
+    description: Maybe[str | None] = strawberry.field(
+        description="Omit to keep, null to clear; up to 1,000 characters."
+    )
+    completed: Maybe[bool | None] = strawberry.field(description="Omit to keep; true or false, not null.")
+    priority: Maybe[TaskPriority | None] = strawberry.field(description="Omit to keep, null for NONE.")
+    due_date: Maybe[date | None] = strawberry.field(description="Omit to keep, null to clear.")
+    tags: Maybe[list[str] | None] = strawberry.field(description="Omit to keep, null to clear; replaces all tags.")
+
+    def changes(self) -> dict[str, Any]:
+        given = {name: value.value for name, value in vars(self).items() if isinstance(value, Some)}
+        return stored(given)
+
+
+def given(value: T | None) -> T | None:
+    """An argument, or None where it was omitted. Defaults of null would stand in the schema."""
+    return None if value is UNSET else value
+
+
+def stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as columns hold them: a priority is its rank."""
+    priority = values.get("priority")
+    ranked = {"priority": PRIORITIES.index(priority.value)} if priority is not None else {}
+    return {**values, **ranked}
+
+
+def tree(value: Any) -> Any:
+    """A filter as nested mappings, without what asks for nothing."""
+    if isinstance(value, list):
+        return [tree(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, TaskFilter | DateRange | DateTimeRange):
+        return {_NAMES.get(name, name): tree(item) for name, item in vars(value).items() if item is not None}
+    return value
+
+
+_NAMES = {"and_": "and", "or_": "or", "not_": "not", "tags_all": "tagsAll", "tags_any": "tagsAny", "is_null": "isNull"}

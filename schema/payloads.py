@@ -1,0 +1,34 @@
+"""What a mutation answers, made of its selection: the task as PostgreSQL rendered it, the rest from here."""
+
+from typing import Any
+from uuid import UUID
+
+from orjson import Fragment
+
+from app.cursor import sync_token
+from app.rendering import TYPE_NAME, Field, Selection
+from app.tasks import Written
+from app.validation import Problem
+from schema.execution import Rendered
+
+
+def payload(selection: Selection, written: Written, owner: UUID) -> Rendered:
+    """The answer of a mutation of one task."""
+    return Rendered({entry.key: _payload_field(entry, selection, written, owner) for entry in selection.fields})
+
+
+def _payload_field(entry: Field, selection: Selection, written: Written, owner: UUID) -> Any:
+    match entry.name:
+        case "task":
+            task = written.tasks.get(entry.key)
+            return None if task is None else Fragment(task)
+        case "userErrors":
+            return [_error(entry.inner, problem) for problem in written.problems]
+        case "token":
+            return None if written.version is None else sync_token(written.version, owner)
+    return selection.typename
+
+
+def _error(selection: Selection, problem: Problem) -> dict[str, Any]:
+    values = {"code": problem.code, "message": problem.message, "field": problem.field, TYPE_NAME: selection.typename}
+    return {entry.key: values[entry.name] for entry in selection.fields}

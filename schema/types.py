@@ -1,0 +1,162 @@
+"""Output types. Answers are rendered by PostgreSQL; these classes are their contract."""
+
+from datetime import date, datetime
+from enum import Enum
+from typing import NewType
+
+import strawberry
+from strawberry.schema.config import StrawberryConfig
+
+SyncToken = NewType("SyncToken", str)
+
+
+def _instant(value: datetime) -> str:
+    """RFC 3339 with the shortest fraction, as PostgreSQL writes it."""
+    whole, _, offset = value.isoformat().partition("+")
+    return (whole.rstrip("0") if "." in whole else whole) + "+" + offset
+
+
+def _parsed_instant(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError("A DateTime is text such as 2026-01-31T09:30:00Z.")  # noqa: TRY004 - coercion takes ValueError
+    try:
+        instant = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError("A DateTime is RFC 3339 text such as 2026-01-31T09:30:00Z.") from None
+    if instant.tzinfo is None:
+        raise ValueError("A DateTime needs its offset: 2026-01-31T09:30:00Z or 2026-01-31T09:30:00+02:00.")
+    return instant
+
+
+def _parsed_date(value: object) -> date:
+    if not isinstance(value, str) or len(value) != len("2026-01-31"):
+        raise ValueError("A Date is text such as 2026-01-31.")
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("A Date is a day of the calendar such as 2026-01-31.") from None
+
+
+CONFIG = StrawberryConfig(
+    scalar_map={
+        datetime: strawberry.scalar(
+            name="DateTime",
+            description="A moment as RFC 3339 text with its offset; answers are in UTC.",
+            specified_by_url="https://scalars.graphql.org/andimarek/date-time",
+            serialize=_instant,
+            parse_value=_parsed_instant,
+        ),
+        date: strawberry.scalar(
+            name="Date",
+            description="A day of the calendar as RFC 3339 text: 2026-01-31.",
+            specified_by_url="https://scalars.graphql.org/andimarek/local-date",
+            serialize=date.isoformat,
+            parse_value=_parsed_date,
+        ),
+        SyncToken: strawberry.scalar(
+            name="SyncToken",
+            description="A place in the history of your tasks. Opaque: keep it, and send it back as it is.",
+            specified_by_url="https://www.rfc-editor.org/rfc/rfc4648#section-5",
+            serialize=str,
+            parse_value=str,
+        ),
+    }
+)
+
+
+@strawberry.enum(description="How urgent a task is.")
+class TaskPriority(Enum):
+    NONE = strawberry.enum_value("NONE", description="Not decided; what a task has unless told otherwise.")
+    LOW = strawberry.enum_value("LOW", description="Some day.")
+    MEDIUM = strawberry.enum_value("MEDIUM", description="Soon.")
+    HIGH = strawberry.enum_value("HIGH", description="Before others.")
+    URGENT = strawberry.enum_value("URGENT", description="Now.")
+
+
+@strawberry.interface(description="Anything with an id that `node` can fetch.")
+class Node:
+    id: strawberry.ID = strawberry.field(description="A UUID, unique among all nodes of a user.")
+
+
+@strawberry.type(description="Counts of a user's tasks, without the trash.")
+class TaskStats:
+    total: int = strawberry.field(description="All tasks.")
+    open: int = strawberry.field(description="Tasks that are not completed.")
+    completed: int = strawberry.field(description="Tasks that are completed.")
+    overdue: int = strawberry.field(description="Open tasks whose due date is before today, in UTC.")
+
+
+@strawberry.type(description="The account that a token speaks for.")
+class User(Node):
+    email: str = strawberry.field(description="The address the account was made with.")
+    name: str | None = strawberry.field(description="What to call this person.")
+    image: str | None = strawberry.field(description="The URL of a picture.")
+    created_at: datetime = strawberry.field(description="When the account was made.")
+    task_stats: TaskStats = strawberry.field(description="Counts of the user's tasks.")
+
+
+@strawberry.type(description="Something to do.")
+class Task(Node):
+    title: str = strawberry.field(description="What is to be done: 1 to 200 characters, not blank.")
+    description: str | None = strawberry.field(description="More about it: at most 1,000 characters.")
+    completed: bool = strawberry.field(description="Whether it is done.")
+    completed_at: datetime | None = strawberry.field(description="When it was done; null while it is open.")
+    priority: TaskPriority = strawberry.field(description="How urgent it is.")
+    due_date: date | None = strawberry.field(description="The day it is due.")
+    tags: list[str] = strawberry.field(description="At most 20 labels of 1 to 50 characters, in the order given.")
+    position: str = strawberry.field(description="Its place in the manual order: compare as bytes, never by locale.")
+    version: int = strawberry.field(description="Grows with each write; send it as `expectedVersion`.")
+    created_at: datetime = strawberry.field(description="When it was made.")
+    updated_at: datetime = strawberry.field(description="When it was last written.")
+    deleted_at: datetime | None = strawberry.field(description="When it was put in the trash; null otherwise.")
+
+
+@strawberry.type(description="Where a page lies in its list.")
+class PageInfo:
+    has_next_page: bool = strawberry.field(description="Whether tasks follow this page.")
+    has_previous_page: bool = strawberry.field(description="Whether tasks precede this page.")
+    start_cursor: str | None = strawberry.field(description="The first task's cursor; null on an empty page.")
+    end_cursor: str | None = strawberry.field(description="The last task's cursor; send it as `after`.")
+
+
+@strawberry.type(description="A task in a page.")
+class TaskEdge:
+    cursor: str = strawberry.field(description="The task's place in the order of this list.")
+    node: Task = strawberry.field(description="The task.")
+
+
+@strawberry.type(description="A page of tasks.")
+class TaskConnection:
+    edges: list[TaskEdge] = strawberry.field(description="The tasks with their cursors.")
+    nodes: list[Task] = strawberry.field(description="The tasks alone.")
+    page_info: PageInfo = strawberry.field(description="Where this page lies.")
+    total_count: int = strawberry.field(description="All tasks that match, on every page; counted only when asked for.")
+
+
+@strawberry.enum(description="What is wrong with an input.")
+class UserErrorCode(Enum):
+    BLANK = strawberry.enum_value("BLANK", description="Text is missing.")
+    TOO_LONG = strawberry.enum_value("TOO_LONG", description="Text has too many characters.")
+    INVALID = strawberry.enum_value("INVALID", description="The value cannot be taken.")
+    NOT_FOUND = strawberry.enum_value("NOT_FOUND", description="You have no such task, or it is in the trash.")
+    VERSION_CONFLICT = strawberry.enum_value(
+        "VERSION_CONFLICT", description="The task has another version than expected; `task` shows it as it is."
+    )
+    ID_TAKEN = strawberry.enum_value("ID_TAKEN", description="You have another task with this id.")
+    LIMIT_EXCEEDED = strawberry.enum_value("LIMIT_EXCEEDED", description="There are too many of something.")
+
+
+@strawberry.type(description="Something the caller can mend.")
+class UserError:
+    code: UserErrorCode = strawberry.field(description="For programs.")
+    message: str = strawberry.field(description="For people.")
+    field: list[str] | None = strawberry.field(description='The path of the input field: ["input", "title"].')
+
+
+@strawberry.type(description="What a mutation of one task did.")
+class TaskPayload:
+    task: Task | None = strawberry.field(
+        description="The task as it now is; null when there is none. With VERSION_CONFLICT or ID_TAKEN, what is there."
+    )
+    user_errors: list[UserError] = strawberry.field(description="What kept it from being done; empty when it was.")
+    token: SyncToken | None = strawberry.field(description="The history up to and with this write.")

@@ -1,0 +1,207 @@
+"""A real PostgreSQL, migrated once; the application spoken to over HTTP; users as many as a test needs."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import event
+
+from app.auth import Authenticator
+from app.database import Database
+from app.embedded import EmbeddedPostgres
+from app.main import create_app
+from app.settings import Settings
+from app.url import DatabaseURL
+from migrations.run import migrate
+
+SECRET = "a secret of the tests, long enough for HS256"
+
+
+@dataclass
+class Server:
+    """A database server for tests: its owner, and the role that serves."""
+
+    owner_url: str
+    app_url: str
+
+    def database(self, name: str) -> "Server":
+        """The same server's database of another name."""
+        return Server(self.owner_url.replace("/taskql?", f"/{name}?"), self.app_url.replace("/taskql?", f"/{name}?"))
+
+
+@dataclass
+class User:
+    """A user with a client of her own."""
+
+    id: UUID
+    email: str
+    token: str
+    http: httpx.AsyncClient
+
+    async def post(self, query: str, variables: dict[str, Any] | None = None, **members: Any) -> httpx.Response:
+        body = {"query": query, "variables": variables or {}, **members}
+        return await self.http.post("/graphql", json=body, headers={"Authorization": f"Bearer {self.token}"})
+
+    async def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """The whole answer."""
+        answer: dict[str, Any] = (await self.post(query, variables)).json()
+        return answer
+
+    async def data(self, query: str, **variables: Any) -> dict[str, Any]:
+        """The data of an answer without errors."""
+        answer = await self.ask(query, **variables)
+        assert "errors" not in answer, answer
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    async def add(self, title: str = "A task", **more: Any) -> dict[str, Any]:
+        """A new task, with all its scalar fields."""
+        payload = (await self.data(CREATE, input={"title": title, **more}))["createTask"]
+        assert payload["userErrors"] == []
+        task: dict[str, Any] = payload["task"]
+        return task
+
+
+ALL_FIELDS = """
+    id title description completed completedAt priority dueDate tags position version createdAt updatedAt deletedAt
+"""
+CREATE = f"""
+    mutation Create($input: CreateTaskInput!) {{
+        createTask(input: $input) {{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}
+    }}
+"""
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The database server: the embedded one, or the one that TEST_DATABASE_URL names as its superuser."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield Server(url, url.replace("//postgres@", "//taskql_app@"))
+        return
+    with EmbeddedPostgres.start(tmp_path_factory.mktemp("data")) as embedded:
+        yield Server(embedded.owner_url, embedded.app_url)
+
+
+@pytest.fixture(scope="session")
+async def settings(server: Server) -> Settings:
+    """Settings of an application on the migrated database."""
+    await migrate(DatabaseURL(server.owner_url), DatabaseURL(server.app_url))
+    return made_settings(server)
+
+
+def made_settings(server: Server, **more: Any) -> Settings:
+    return Settings(
+        database_url=server.app_url,
+        database_owner_url=SecretStr(server.owner_url),
+        auth_secret=SecretStr(SECRET),
+        **more,
+    )
+
+
+@dataclass
+class Application:
+    """A running application: a client without a token, its database, and the SQL it sends."""
+
+    http: httpx.AsyncClient
+    database: Database
+    wire: "Wire"
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Application]:
+    """An application within its lifespan."""
+    app = create_app(settings)
+    database: Database = app.state.database
+    wire = Wire()
+    event.listen(database.engine.sync_engine, "connect", wire.watch)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            yield Application(http, database, wire)
+
+
+@pytest.fixture(scope="session")
+async def application(settings: Settings) -> AsyncIterator[Application]:
+    async with running(settings) as application:
+        yield application
+
+
+@pytest.fixture(scope="session")
+def http(application: Application) -> httpx.AsyncClient:
+    """A client without a token."""
+    return application.http
+
+
+@pytest.fixture
+async def owner(server: Server, settings: Settings) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """A connection as the superuser, whom no wall holds: for setting the stage and looking behind it."""
+    del settings
+    connection = await connect(server.owner_url)
+    yield connection
+    await connection.close()
+
+
+async def connect(url: str) -> "asyncpg.Connection[Any]":
+    connection: asyncpg.Connection[Any] = await asyncpg.connect(url, server_settings={"timezone": "UTC"})
+    return connection
+
+
+@pytest.fixture
+async def new_user(owner: "asyncpg.Connection[Any]", http: httpx.AsyncClient) -> Callable[..., Awaitable[User]]:
+    async def make(client: httpx.AsyncClient = http) -> User:
+        email = f"{uuid4()}@example.com"
+        user_id = await owner.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", email)
+        return User(user_id, email, Authenticator(SECRET).token(user_id, timedelta(hours=1)), client)
+
+    return make
+
+
+@pytest.fixture
+async def alice(new_user: Callable[..., Awaitable[User]]) -> User:
+    return await new_user()
+
+
+@pytest.fixture
+async def bob(new_user: Callable[..., Awaitable[User]]) -> User:
+    return await new_user()
+
+
+class Wire:
+    """The SQL that the application sends, as it goes over the wire."""
+
+    def __init__(self) -> None:
+        self._sent: list[str] = []
+
+    def watch(self, connection: Any, _entry: object) -> None:
+        connection.driver_connection.add_query_logger(self._record)
+
+    async def _record(self, query: Any) -> None:
+        self._sent.append(query.query)
+
+    async def statements(self) -> list[str]:
+        """What was sent since the last call."""
+        await asyncio.sleep(0)  # the driver tells of a statement in the next turn of the loop
+        sent, self._sent = self._sent, []
+        return sent
+
+
+@pytest.fixture
+async def wire(application: Application) -> Wire:
+    """The SQL that a test makes the application send."""
+    await application.wire.statements()
+    return application.wire
+
+
+@pytest.fixture
+def repository() -> Path:
+    return Path(__file__).parent.parent

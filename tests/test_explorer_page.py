@@ -1,0 +1,171 @@
+"""The explorer in a real browser, served by a real server."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable
+from selenium.webdriver.support.wait import WebDriverWait
+
+from app import explorer
+
+pytestmark = pytest.mark.browser
+
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",  # Chromium refuses its sandbox to root, and CI is root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1400,900",
+]
+SECONDS = 20
+
+
+class Server(Protocol):
+    url: str
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    options = ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with Chrome(options, Service("/usr/bin/chromedriver")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(browser: Chrome, server: Server) -> Chrome:
+    """The explorer as a first visitor meets it, loaded; the browser's logs hold this load only."""
+    browser.get("about:blank")
+    browser.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": server.url, "storageTypes": "all"})
+    log(browser, "browser")
+    log(browser, "performance")
+    browser.get(f"{server.url}/graphql")
+    wait(browser, lambda: "query MyTasks" in text(browser, ".graphiql-query-editor"))
+    return browser
+
+
+def wait(page: Chrome, condition: Callable[[], bool]) -> None:
+    WebDriverWait(page, SECONDS).until(lambda _: condition())
+
+
+def text(page: Chrome, selector: str) -> str:
+    """What a person reads there; the editor draws spaces as no-break spaces."""
+    return " ".join(element.text for element in page.find_elements(By.CSS_SELECTOR, selector)).replace("\xa0", " ")
+
+
+def log(page: Chrome, kind: str) -> list[dict[str, Any]]:
+    """What Chromium logged since the last call."""
+    entries: list[dict[str, Any]] = page.get_log(kind)  # type: ignore[no-untyped-call]  # selenium forgot
+    return entries
+
+
+def click(page: Chrome, selector: str) -> None:
+    WebDriverWait(page, SECONDS).until(element_to_be_clickable((By.CSS_SELECTOR, selector))).click()
+
+
+def run(page: Chrome) -> None:
+    click(page, "button[aria-label^='Execute query']")
+    wait(page, lambda: '"data"' in text(page, ".result-window"))
+
+
+def addresses_asked(page: Chrome) -> list[str]:
+    """Every address that the page asked for since it was loaded, blocked or not."""
+    messages: list[dict[str, Any]] = [json.loads(entry["message"])["message"] for entry in log(page, "performance")]
+    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+
+def test_first_query_shows_the_demo_tasks(page: Chrome) -> None:
+    """The first query runs as it stands, with the token filled in."""
+    run(page)
+    wait(page, lambda: '"totalCount"' in text(page, ".result-window"))
+    assert '"viewer": {' in text(page, ".result-window")
+    assert '"errors"' not in text(page, ".result-window")
+
+
+def test_console_stays_empty(page: Chrome) -> None:
+    """Loading and running a query logs nothing: no error, no violation of the content security policy."""
+    run(page)
+    assert log(page, "browser") == []
+
+
+def test_inline_script_is_refused(page: Chrome) -> None:
+    """The page is served under its content security policy."""
+    add = "const it = document.createElement('script'); it.textContent = 'window.ran = true'; document.head.append(it);"
+    assert page.execute_script(f"{add} return window.ran === true") is False
+
+
+def test_every_request_goes_to_the_server_itself(page: Chrome, server: Server) -> None:
+    """The explorer needs no other origin, so it works with the network off."""
+    run(page)
+    asked = [address for address in addresses_asked(page) if not address.startswith("data:")]
+    assert f"{server.url}/explorer/" in " ".join(asked)
+    assert {urlsplit(address)._replace(path="", query="").geturl() for address in asked} == {server.url}
+
+
+def test_headers_pane_holds_the_token(page: Chrome) -> None:
+    """The headers pane is open and holds an Authorization header."""
+    wait(page, lambda: '"Authorization": "Bearer ey' in text(page, "[aria-label='Headers']"))
+
+
+def test_token_is_not_stored(page: Chrome) -> None:
+    """The browser keeps no token, so a reload never brings back an older one."""
+    run(page)
+    wait(page, lambda: page.execute_script("return Object.keys(localStorage).some((key) => key.endsWith('tabState'))"))
+    assert "Bearer" not in page.execute_script("return JSON.stringify(localStorage)")
+
+
+def test_docs_pane_lists_the_fields_of_query(page: Chrome) -> None:
+    """The docs pane opens on the schema that introspection gave."""
+    click(page, "button[aria-label='Show Documentation Explorer']")
+    wait(page, lambda: "Query" in text(page, ".graphiql-doc-explorer-content"))
+    page.find_element(By.LINK_TEXT, "Query").click()
+    wait(page, lambda: {"viewer", "tasks"} <= set(text(page, ".graphiql-doc-explorer-field-name").split()))
+
+
+def test_explorer_pane_lists_fields(page: Chrome) -> None:
+    """The explorer pane opens and offers the fields to select."""
+    click(page, "button[aria-label='Show GraphiQL Explorer']")
+    wait(page, lambda: {"viewer", "tasks", "title"} <= set(text(page, ".graphiql-explorer-root").split()))
+
+
+def test_unknown_field_is_underlined(page: Chrome) -> None:
+    """The editor's worker runs and checks the query against the schema."""
+    click(page, ".graphiql-query-editor .view-lines")
+    page.switch_to.active_element.send_keys(" nope ")
+    wait(page, lambda: bool(page.find_elements(By.CSS_SELECTOR, ".graphiql-query-editor .squiggly-error")))
+
+
+def test_prettify_keeps_the_console_empty(page: Chrome) -> None:
+    """The formatter, which is loaded on demand, formats the query."""
+    click(page, "button[aria-label^='Prettify query']")
+    wait(page, lambda: "taskStats {\n" in text(page, ".graphiql-query-editor"))
+    assert log(page, "browser") == []
+
+
+def test_token_cannot_end_its_script_element() -> None:
+    """Whatever the token holds, the configuration stays inside of its element."""
+    html = explorer.page("/graphql", "</script><!--")
+    assert "</script><!--" not in html
+    assert r"\u003c/script>\u003c!--" in html
+
+
+def test_page_without_explorer_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the built files, the page says so and shows a request that works."""
+    monkeypatch.setattr(explorer, "ASSETS", tmp_path)
+    html = explorer.page("/graphql", "a.b.c")
+    assert "scripts/explorer" in html
+    assert "Authorization: Bearer a.b.c" in html
