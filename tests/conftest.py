@@ -101,7 +101,7 @@ async def settings(server: Server) -> Settings:
 
 def made_settings(server: Server, **more: Any) -> Settings:
     return Settings(
-        database_url=server.app_url,
+        database_url=SecretStr(server.app_url),
         database_owner_url=SecretStr(server.owner_url),
         auth_secret=SecretStr(SECRET),
         **more,
