@@ -1,5 +1,6 @@
 """The database: the engine and its pool, one round trip for a read, a transaction for a write, one map of failures."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -41,6 +42,8 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int, max_overflow: int) -> None:
         self.engine = _engine(DatabaseURL(url), pool_size, max_overflow)
+        # The pool lets whoever comes by take what a waiter was woken for; this queue is first come, first served.
+        self._turns = asyncio.Semaphore(pool_size + max_overflow)
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
         """The first column of a statement's one row, in autocommit."""
@@ -72,21 +75,32 @@ class Database:
     async def _connection(self) -> AsyncIterator[Any]:
         """A connection of the pool, in autocommit. One whose state is unknown does not go back."""
         with expected():
-            pooled = await self.engine.raw_connection()
-            try:
-                yield pooled.driver_connection
-            except asyncpg.PostgresError:
-                raise
-            except BaseException:
-                await greenlet_spawn(pooled.invalidate)
-                raise
-            finally:
-                _give_back(pooled)
+            async with self._turn(), self._pooled() as connection:
+                yield connection
 
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of as many uses at once as there are connections; TimeoutError after two seconds in the queue."""
+        async with asyncio.timeout(POOL_TIMEOUT):
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            self._turns.release()
 
-def _give_back(pooled: PoolProxiedConnection) -> None:
-    """Return without a reset: every statement leaves its connection outside a transaction, or it is thrown away."""
-    pooled.close()
+    @asynccontextmanager
+    async def _pooled(self) -> AsyncIterator[Any]:
+        pooled = await self.engine.raw_connection()
+        try:
+            yield pooled.driver_connection
+        except asyncpg.PostgresError:
+            raise
+        except BaseException:
+            await greenlet_spawn(pooled.invalidate)
+            raise
+        finally:
+            # Without a reset: a statement leaves its connection outside a transaction, or it is thrown away.
+            await greenlet_spawn(pooled.close)
 
 
 def _engine(url: DatabaseURL, pool_size: int, max_overflow: int) -> AsyncEngine:

@@ -1,0 +1,233 @@
+"""Two users and two walls: nothing of one ever reaches the other."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from conftest import ALL_FIELDS, Server, User, Wire, made_settings, running
+from sqlalchemy import ColumnElement, FromClause, true
+from starlette.datastructures import Headers
+
+from app import writing
+from app.auth import Authenticator
+from app.models import TASKS
+from app.statements import Reader
+from schema import schema
+
+Case = Callable[[User, User, dict[str, Any]], Awaitable[None]]
+
+PAYLOAD = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}"
+VIEWER = "{ viewer { id email taskStats { total open completed overdue } } }"
+TASK = f"query ($id: ID!) {{ task(id: $id) {{ {ALL_FIELDS} }} }}"
+NODE = "query ($id: ID!) { node(id: $id) { __typename id ... on User { email } ... on Task { title } } }"
+TASKS_PAGE = """
+    query ($filter: TaskFilter, $after: String) {
+        tasks(filter: $filter, after: $after, first: 100) { totalCount edges { cursor node { id title } } }
+    }
+"""
+CREATE = f'mutation ($id: ID!) {{ createTask(input: {{id: $id, title: "Bob\'s"}}) {PAYLOAD} }}'
+UPDATE = f'mutation ($id: ID!) {{ updateTask(id: $id, input: {{title: "Taken"}}) {PAYLOAD} }}'
+COMPLETE = f"mutation ($id: ID!) {{ setTaskCompleted(id: $id, completed: true) {PAYLOAD} }}"
+DELETE = f"mutation ($id: ID!) {{ deleteTask(id: $id) {PAYLOAD} }}"
+RESTORE = f"mutation ($id: ID!) {{ restoreTask(id: $id) {PAYLOAD} }}"
+
+
+async def viewer(_alice: User, bob: User, _task: dict[str, Any]) -> None:
+    seen = (await bob.data(VIEWER))["viewer"]
+    assert seen == {
+        "id": str(bob.id),
+        "email": bob.email,
+        "taskStats": {"total": 0, "open": 0, "completed": 0, "overdue": 0},
+    }
+
+
+async def tasks(alice: User, bob: User, task: dict[str, Any]) -> None:
+    everything = (await alice.data(TASKS_PAGE))["tasks"]
+    assert everything["totalCount"] == 1
+    for matching in ({}, {"ids": [task["id"]]}, {"not": {"completed": True}}):
+        assert (await bob.data(TASKS_PAGE, filter=matching))["tasks"] == {"totalCount": 0, "edges": []}
+    answer = await bob.ask(TASKS_PAGE, after=everything["edges"][0]["cursor"])
+    assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+
+
+async def same_as_missing(query: str, alice: User, bob: User, task: dict[str, Any]) -> None:
+    """A foreign id and one that nobody has get the same bytes, and change nothing."""
+    foreign = await bob.post(query, {"id": task["id"]})
+    missing = await bob.post(query, {"id": str(uuid4())})
+    assert foreign.status_code == missing.status_code == 200
+    assert foreign.content == missing.content
+    assert comparable(foreign.headers) == comparable(missing.headers)
+    assert (await alice.data(TASK, id=task["id"]))["task"] == task
+
+
+def comparable(headers: httpx.Headers) -> dict[str, str]:
+    return {name: value for name, value in Headers(headers).items() if name != "x-request-id"}
+
+
+def reading_or_changing(query: str) -> Case:
+    async def case(alice: User, bob: User, task: dict[str, Any]) -> None:
+        await same_as_missing(query, alice, bob, task)
+
+    return case
+
+
+async def create_task(alice: User, bob: User, task: dict[str, Any]) -> None:
+    made = (await bob.data(CREATE, id=task["id"]))["createTask"]
+    assert (made["task"]["id"], made["task"]["title"], made["userErrors"]) == (task["id"], "Bob's", [])
+    assert (await alice.data(TASK, id=task["id"]))["task"] == task
+
+
+CASES: dict[str, Case] = {
+    "viewer": viewer,
+    "node": reading_or_changing(NODE),
+    "task": reading_or_changing(TASK),
+    "tasks": tasks,
+    "createTask": create_task,
+    "updateTask": reading_or_changing(UPDATE),
+    "setTaskCompleted": reading_or_changing(COMPLETE),
+    "deleteTask": reading_or_changing(DELETE),
+    "restoreTask": reading_or_changing(RESTORE),
+}
+
+
+def test_every_root_field_has_a_case() -> None:
+    """A root field without a case with two users fails the suite."""
+    roots = [schema._schema.query_type, schema._schema.mutation_type, schema._schema.subscription_type]  # noqa: SLF001 - Strawberry has no public name for it
+
+    assert set(CASES) == {name for root in roots if root for name in root.fields}
+
+
+@pytest.mark.parametrize("field", CASES)
+async def test_another_user_sees_and_changes_nothing(field: str, alice: User, bob: User) -> None:
+    """Nothing of Alice's task shows to Bob, and nothing he sends changes it."""
+    task = await alice.add("Alice's", description="Hers alone")
+
+    await CASES[field](alice, bob, task)
+
+
+async def test_a_foreign_id_is_as_a_missing_one_in_the_trash(alice: User, bob: User) -> None:
+    """Not even the trash of another user can be told from nothing."""
+    task = await alice.add()
+    await alice.data(DELETE, id=task["id"])
+    trashed = (await alice.data(TASK, id=task["id"]))["task"]
+
+    await same_as_missing(RESTORE, alice, bob, trashed)
+
+
+async def test_without_the_first_wall_reads_leak_nothing(
+    alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the owner's filter taken out of every read, row security alone keeps Alice's tasks from Bob."""
+    task = await alice.add()
+    await bob.add("Bob's")
+    monkeypatch.setattr(Reader, "owns", unguarded)
+
+    page = (await bob.data(TASKS_PAGE + "# unguarded"))["tasks"]
+
+    assert [edge["node"]["title"] for edge in page["edges"]] == ["Bob's"]
+    assert page["totalCount"] == 1
+    assert (await bob.data(TASK + "# unguarded", id=task["id"]))["task"] is None
+    assert (await bob.data(NODE + "# unguarded", id=task["id"]))["node"] is None
+    assert (await bob.data(VIEWER + "# unguarded"))["viewer"]["taskStats"]["total"] == 1
+
+
+def unguarded(_reader: Reader, _table: FromClause) -> ColumnElement[bool]:
+    return true()
+
+
+async def test_without_the_first_wall_writes_change_nothing(
+    alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the owner's filter taken out of every write, row security alone keeps Bob from Alice's tasks."""
+    task = await alice.add()
+    await bob.add()
+    monkeypatch.setattr(writing, "user_id", lambda: TASKS.c.user_id)
+
+    for query in (UPDATE, COMPLETE, DELETE):
+        answer = await bob.ask(query + "# unguarded", id=task["id"])
+        assert answer.get("data") is None or next(iter(answer["data"].values()))["task"] is None
+
+    monkeypatch.undo()
+    assert (await alice.data(TASK, id=task["id"]))["task"] == task
+
+
+async def test_without_a_user_there_are_no_rows(server: Server, alice: User) -> None:
+    """The server's role sees nothing before it acts as somebody, nor after a transaction in which it did."""
+    await alice.add()
+    connection = await asyncpg.connect(server.app_url)
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL app.user_id = '{alice.id}'")
+        assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
+
+    for table in ("tasks", "task_clocks"):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - names from here
+    await connection.close()
+
+
+async def test_a_write_as_another_user_is_refused(server: Server, alice: User, bob: User) -> None:
+    """Row security checks what is written as well as what is read."""
+    connection = await asyncpg.connect(server.app_url)
+    insert = "INSERT INTO tasks (user_id, id, title, position, version) VALUES ($1, gen_random_uuid(), 'x', 'a', 1)"
+    await connection.execute(f"BEGIN; SET LOCAL app.user_id = '{bob.id}'")
+
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute(insert, alice.id)
+    await connection.close()
+
+
+async def test_interleaved_requests_on_two_connections_leak_nothing(
+    server: Server, new_user: Callable[..., Awaitable[User]]
+) -> None:
+    """10,000 requests of two users, taking turns on a pool of two connections, each see their own tasks only."""
+    settings = made_settings(server, db_pool_size=2, db_max_overflow=0)
+    async with running(settings) as application:
+        users = [await new_user(application.http), await new_user(application.http)]
+        for user in users:
+            await user.add(f"of {user.id}")
+        turns = iter(range(10_000))
+
+        async def take_turns() -> None:
+            for turn in turns:
+                await look(users[turn % 2], writes=turn % 20 < 2)
+
+        await asyncio.gather(*(take_turns() for _ in range(8)))
+
+
+async def look(user: User, *, writes: bool) -> None:
+    if writes:
+        made = await user.add(f"of {user.id}")
+        assert made["title"] == f"of {user.id}"
+    else:
+        titles = {edge["node"]["title"] for edge in (await user.data(TASKS_PAGE))["tasks"]["edges"]}
+        assert titles == {f"of {user.id}"}
+
+
+async def test_siblings_all_succeed(alice: User, wire: Wire) -> None:
+    """Ten root fields of one query run side by side, each in one statement."""
+    task = await alice.add()
+    await wire.statements()
+    fields = " ".join(f't{n}: task(id: "{task["id"]}") {{ title }}' for n in range(10))
+
+    data = await alice.data(f"{{ {fields} }}")
+
+    assert list(data.values()) == [{"title": "A task"}] * 10
+    assert len(await wire.statements()) == 10
+
+
+async def test_the_token_is_decoded_once(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many fields ask for the caller, one request verifies its token once."""
+    decoded: list[str | None] = []
+    verify = Authenticator.principal
+
+    def counting(self: Authenticator, authorization: str | None) -> Any:
+        decoded.append(authorization)
+        return verify(self, authorization)
+
+    monkeypatch.setattr(Authenticator, "principal", counting)
+    await alice.data("{ a: viewer { id } b: viewer { id } tasks { totalCount } }")
+
+    assert len(decoded) == 1
