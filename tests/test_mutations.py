@@ -1,0 +1,369 @@
+"""The five writes of one task: what they do, what they refuse, and what it costs."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from conftest import ALL_FIELDS, CREATE, User, Wire
+
+PAYLOAD = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}"
+UPDATE = f"""
+    mutation ($id: ID!, $input: UpdateTaskInput!, $version: Int) {{
+        updateTask(id: $id, input: $input, expectedVersion: $version) {PAYLOAD}
+    }}
+"""
+COMPLETE = f"""
+    mutation ($id: ID!, $completed: Boolean!, $version: Int) {{
+        setTaskCompleted(id: $id, completed: $completed, expectedVersion: $version) {PAYLOAD}
+    }}
+"""
+DELETE = f"mutation ($id: ID!, $version: Int) {{ deleteTask(id: $id, expectedVersion: $version) {PAYLOAD} }}"
+RESTORE = f"mutation ($id: ID!) {{ restoreTask(id: $id) {PAYLOAD} }}"
+TASK = f"query ($id: ID!) {{ task(id: $id) {{ {ALL_FIELDS} }} }}"
+
+FULL: dict[str, Any] = {
+    "title": "Send the report",
+    "description": 'With "quotes", a \\ and\na new line',
+    "priority": "HIGH",
+    "dueDate": "2026-12-24",
+    "tags": ["work", "writing"],
+}
+
+
+async def create(user: User, **task: Any) -> dict[str, Any]:
+    result: dict[str, Any] = (await user.data(CREATE, input=task))["createTask"]
+    return result
+
+
+async def update(user: User, task_id: str, version: int | None = None, **changes: Any) -> dict[str, Any]:
+    data = await user.data(UPDATE, id=task_id, input=changes, version=version)
+    result: dict[str, Any] = data["updateTask"]
+    return result
+
+
+async def fetch(user: User, task_id: str) -> Any:
+    return (await user.data(TASK, id=task_id))["task"]
+
+
+def problem(payload: dict[str, Any]) -> tuple[str, list[str] | None]:
+    (error,) = payload["userErrors"]
+    return error["code"], error["field"]
+
+
+async def test_create_needs_only_a_title(alice: User) -> None:
+    """What is not given has the value that the schema promises."""
+    task = await alice.add("Rest")
+
+    assert UUID(task["id"]).version == 7
+    assert (task["title"], task["description"], task["priority"]) == ("Rest", None, "NONE")
+    assert (task["completed"], task["completedAt"], task["dueDate"], task["tags"]) == (False, None, None, [])
+    assert task["deletedAt"] is None
+    assert task["createdAt"] == task["updatedAt"]
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(task["createdAt"])).total_seconds()) < 60
+
+
+async def test_create_keeps_everything_given(alice: User) -> None:
+    """A task reads back as it was made."""
+    task = await alice.add(**FULL)
+
+    assert {name: task[name] for name in FULL} == FULL
+    assert await fetch(alice, task["id"]) == task
+
+
+async def test_create_with_an_id_may_be_repeated(alice: User) -> None:
+    """The same id with the same content gives the task that is there, and writes nothing."""
+    new = {**FULL, "id": str(uuid4())}
+    first = await create(alice, **new)
+
+    assert first["task"]["id"] == new["id"]
+    assert await create(alice, **new) == first
+
+
+async def test_create_with_a_taken_id_is_refused(alice: User) -> None:
+    """The same id with other content is ID_TAKEN, and the task stays."""
+    task = await alice.add(id=str(uuid4()))
+
+    refused = await create(alice, id=task["id"], title="Something else")
+
+    assert problem(refused) == ("ID_TAKEN", ["input", "id"])
+    assert await fetch(alice, task["id"]) == task
+
+
+async def test_the_accounts_id_is_no_task_id(alice: User) -> None:
+    """An id stays unique among all nodes of a user."""
+    assert problem(await create(alice, id=str(alice.id), title="Me")) == ("INVALID", ["input", "id"])
+
+
+async def test_null_means_nothing_in_create(alice: User) -> None:
+    """Fields that are sent as null are as if they were omitted."""
+    task = await alice.add(id=None, description=None, priority=None, dueDate=None, tags=None)
+
+    assert (task["description"], task["priority"], task["dueDate"], task["tags"]) == (None, "NONE", None, [])
+
+
+async def test_update_keeps_what_is_omitted(alice: User) -> None:
+    """One field changes; all others but version and updatedAt stay."""
+    task = await alice.add(**FULL)
+
+    changed = (await update(alice, task["id"], title="Send it"))["task"]
+
+    assert changed["version"] > task["version"]
+    assert changed["updatedAt"] > task["updatedAt"]
+    expected = {**task, "title": "Send it", "version": changed["version"], "updatedAt": changed["updatedAt"]}
+    assert changed == expected
+
+
+async def test_update_clears_what_is_null(alice: User) -> None:
+    """Null clears every field that can be empty."""
+    task = await alice.add(**FULL)
+
+    changed = (await update(alice, task["id"], description=None, priority=None, dueDate=None, tags=None))["task"]
+
+    assert (changed["description"], changed["priority"], changed["dueDate"], changed["tags"]) == (
+        None,
+        "NONE",
+        None,
+        [],
+    )
+
+
+@pytest.mark.parametrize(("field", "code"), [("title", "BLANK"), ("completed", "INVALID")])
+async def test_update_cannot_clear_what_must_be(alice: User, field: str, code: str) -> None:
+    """Null for a field that is never empty is a problem of that field."""
+    task = await alice.add()
+
+    assert problem(await update(alice, task["id"], **{field: None})) == (code, ["input", field])
+    assert await fetch(alice, task["id"]) == task
+
+
+async def test_an_update_to_the_same_writes_nothing(alice: User) -> None:
+    """A task that has the values already keeps its version, and the clock stands still."""
+    first = await create(alice, **FULL)
+
+    again = await update(alice, first["task"]["id"], title=FULL["title"], tags=FULL["tags"])
+
+    assert again == first
+
+
+async def test_completing_sets_the_time_and_opening_clears_it(alice: User) -> None:
+    """CompletedAt goes with completed, and a repeated call changes neither."""
+    task = await alice.add()
+
+    done = (await alice.data(COMPLETE, id=task["id"], completed=True))["setTaskCompleted"]
+    again = (await alice.data(COMPLETE, id=task["id"], completed=True))["setTaskCompleted"]
+    renamed = await update(alice, task["id"], title="Done thing", completed=True)
+    opened = (await alice.data(COMPLETE, id=task["id"], completed=False))["setTaskCompleted"]
+
+    assert done["task"]["completed"]
+    assert done["task"]["completedAt"] == done["task"]["updatedAt"]
+    assert again == done
+    assert renamed["task"]["completedAt"] == done["task"]["completedAt"]
+    assert (opened["task"]["completed"], opened["task"]["completedAt"]) == (False, None)
+
+
+async def test_a_stale_version_changes_nothing(alice: User) -> None:
+    """VERSION_CONFLICT comes with the task as it is."""
+    task = await alice.add()
+    current = (await update(alice, task["id"], title="First"))["task"]
+
+    for refused in (
+        await update(alice, task["id"], version=task["version"], title="Second"),
+        (await alice.data(COMPLETE, id=task["id"], completed=True, version=task["version"]))["setTaskCompleted"],
+        (await alice.data(DELETE, id=task["id"], version=task["version"]))["deleteTask"],
+    ):
+        assert problem(refused) == ("VERSION_CONFLICT", ["expectedVersion"])
+        assert refused["task"] == current
+    assert await fetch(alice, task["id"]) == current
+
+
+async def test_the_right_version_lets_a_write_through(alice: User) -> None:
+    """Each write's version is what the next one expects."""
+    task = await alice.add()
+
+    task = (await update(alice, task["id"], version=task["version"], title="First"))["task"]
+    payload = (await alice.data(DELETE, id=task["id"], version=task["version"]))["deleteTask"]
+
+    assert payload["userErrors"] == []
+    assert payload["task"]["deletedAt"] is not None
+
+
+async def test_deleted_is_in_the_trash_and_comes_back_as_it_was(alice: User) -> None:
+    """Restoring gives back all but version and updatedAt; both calls may be repeated."""
+    task = await alice.add(**FULL)
+
+    deleted = (await alice.data(DELETE, id=task["id"]))["deleteTask"]
+    assert (await alice.data(DELETE, id=task["id"]))["deleteTask"] == deleted
+    assert deleted["task"]["deletedAt"] == deleted["task"]["updatedAt"]
+    assert problem(await update(alice, task["id"], title="Late")) == ("NOT_FOUND", ["id"])
+    restored = (await alice.data(RESTORE, id=task["id"]))["restoreTask"]
+    assert (await alice.data(RESTORE, id=task["id"]))["restoreTask"] == restored
+
+    moved = {"version": restored["task"]["version"], "updatedAt": restored["task"]["updatedAt"]}
+    assert restored["task"] == {**task, **moved}
+
+
+async def test_versions_and_tokens_move_with_the_users_clock(alice: User, bob: User) -> None:
+    """Each write of a user has the next version; another user's clock is another."""
+    versions = [(await alice.add())["version"] for _ in range(3)]
+    await bob.add()
+
+    assert versions == [1, 2, 3]
+    tokens = {(await create(alice, title="T"))["token"] for _ in range(3)}
+    assert len(tokens) == 3
+
+
+async def test_a_refused_write_does_not_move_the_clock(alice: User) -> None:
+    """What changes nothing leaves no trace."""
+    task = await alice.add()
+    await update(alice, str(uuid4()), title="Nobody")
+    await update(alice, task["id"], version=99, title="Stale")
+
+    assert (await alice.add())["version"] == task["version"] + 1
+
+
+async def test_a_write_is_three_messages(alice: User, wire: Wire) -> None:
+    """BEGIN with the user and the clock, one statement, COMMIT; what changes nothing rolls back."""
+    task = await alice.add()
+    begin, statement, end = await wire.statements()
+    assert begin.startswith(f"BEGIN; SET LOCAL app.user_id = '{alice.id}'; INSERT INTO task_clocks")
+    assert statement.startswith("WITH ")
+    assert end == "COMMIT"
+
+    for query in (COMPLETE, DELETE):
+        await alice.data(query, id=task["id"], completed=True)
+        assert [sent.split()[0] for sent in await wire.statements()] == ["BEGIN;", "WITH", "COMMIT"]
+    await alice.data(DELETE, id=task["id"])
+    assert [sent.split()[0] for sent in await wire.statements()] == ["BEGIN;", "WITH", "ROLLBACK"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "path"),
+    [
+        ({"title": ""}, "BLANK", ["title"]),
+        ({"title": " \t\n\u00a0\u2003"}, "BLANK", ["title"]),
+        ({"title": "x" * 201}, "TOO_LONG", ["title"]),
+        ({"title": "🎉" * 201}, "TOO_LONG", ["title"]),
+        ({"description": "x" * 1001}, "TOO_LONG", ["description"]),
+        ({"tags": [str(n) for n in range(21)]}, "LIMIT_EXCEEDED", ["tags"]),
+        ({"tags": ["a", "a", " "]}, "BLANK", ["tags", "2"]),
+        ({"tags": ["a", "é" * 51]}, "TOO_LONG", ["tags", "1"]),
+    ],
+)
+async def test_what_a_form_can_mend(
+    alice: User, wire: Wire, changes: dict[str, Any], code: str, path: list[str]
+) -> None:
+    """A bad field is a userError with its code and path, from create and update alike, and no SQL is sent."""
+    task = await alice.add()
+    await wire.statements()
+
+    assert problem(await create(alice, **{"title": "Fine", **changes})) == (code, ["input", *path])
+    assert problem(await update(alice, task["id"], **changes)) == (code, ["input", *path])
+    assert await wire.statements() == []
+
+
+async def test_all_problems_come_at_once(alice: User) -> None:
+    """A form learns of every bad field in one go."""
+    payload = await create(alice, title="", description="x" * 1001, tags=[""])
+
+    assert [error["field"][1] for error in payload["userErrors"]] == ["title", "description", "tags"]
+    assert payload["task"] is None
+
+
+async def test_the_longest_of_everything_is_stored(alice: User) -> None:
+    """200 emoji are a fine title; limits count characters, not bytes."""
+    longest = {"title": "🎉" * 200, "description": "ü" * 1000, "tags": [f"{n:02}" + "ß" * 48 for n in range(20)]}
+
+    task = await alice.add(**longest)
+
+    assert {name: task[name] for name in longest} == longest
+
+
+async def test_tags_are_trimmed_and_unique_in_order(alice: User) -> None:
+    """What differs by white space alone is one tag, where it first stood."""
+    assert (await alice.add(tags=[" b ", "a", "b", "a "]))["tags"] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"input": {"title": "a\u0000b"}}, "U+0000"),
+        ({"input": {"title": "t", "description": "\u0000"}}, "U+0000"),
+        ({"input": {"title": "t", "tags": ["\u0000"]}}, "U+0000"),
+        ({"input": {"title": "t", "id": "no-uuid"}}, "UUID"),
+        ({"input": {"title": "t", "id": "{01890a5d-ac96-774b-bcce-b302099a8057}"}}, "UUID"),
+        ({"input": {"title": "t", "dueDate": "2026-02-30"}}, "2026-01-31"),
+        ({"input": {"title": "t", "dueDate": "tomorrow"}}, "2026-01-31"),
+        ({"input": {"title": "t", "priority": "high"}}, "TaskPriority"),
+        ({"input": {"title": 5}}, "String"),
+        ({"input": {"title": "t", "done": True}}, "done"),
+        ({"input": {}}, "title"),
+        ({}, "input"),
+    ],
+)
+async def test_what_no_form_would_send(alice: User, wire: Wire, variables: dict[str, Any], words: str) -> None:
+    """Malformed input is BAD_USER_INPUT at the top, says what is wrong, and no SQL is sent."""
+    answer = await alice.ask(CREATE, **variables)
+
+    error = answer["errors"][0]
+    assert error["extensions"]["code"] == "BAD_USER_INPUT"
+    assert words in error["message"]
+    assert await wire.statements() == []
+
+
+@pytest.mark.parametrize("query", [UPDATE, DELETE, RESTORE, COMPLETE, TASK])
+async def test_a_bad_id_is_refused_everywhere(alice: User, wire: Wire, query: str) -> None:
+    """An id that is no UUID is BAD_USER_INPUT, and no SQL is sent."""
+    for bad in ("", "1", "01890a5dac96774bbcceb302099a8057", "01890a5d-ac96-774b-bcce-b302099a805\u0000", "🎉" * 36):
+        answer = await alice.ask(query, id=bad, input={"title": "t"}, completed=True)
+        assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+    assert await wire.statements() == []
+
+
+async def test_half_of_a_surrogate_pair_is_refused(alice: User, wire: Wire) -> None:
+    """Text that is no Unicode is refused as JSON already."""
+    body = json.dumps({"query": CREATE, "variables": {"input": {"title": "\ud83c"}}}).encode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {alice.token}"}
+
+    response = await alice.http.post("/graphql", content=body, headers=headers)
+
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+    assert await wire.statements() == []
+
+
+async def test_an_expected_version_out_of_range_is_refused(alice: User, wire: Wire) -> None:
+    """A number that is no Int never reaches the database."""
+    answer = await alice.ask(DELETE, id=str(uuid4()), version=2**31)
+
+    assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+    assert await wire.statements() == []
+
+
+async def test_a_deleted_account_is_unauthenticated(alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A token outlives its account as nothing but a clean refusal, and the account's tasks are gone."""
+    task = await alice.add()
+    await owner.execute("DELETE FROM users WHERE id = $1", alice.id)
+
+    for query in ("{ viewer { id } }", CREATE):
+        response = await alice.post(query, {"input": {"title": "Ghost"}} if query is CREATE else {})
+        assert response.status_code == 401
+        assert response.json()["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    assert await fetch(alice, task["id"]) is None
+
+
+async def test_siblings_in_a_mutation_run_in_order(alice: User) -> None:
+    """Mutations of one document take effect one after the other."""
+    task_id = str(uuid4())
+    document = f"""mutation {{
+        a: createTask(input: {{ id: "{task_id}", title: "One" }}) {{ task {{ version }} }}
+        b: updateTask(id: "{task_id}", input: {{ title: "Two" }}) {{ task {{ version title }} }}
+        c: deleteTask(id: "{task_id}") {{ task {{ version title }} }}
+    }}"""
+
+    data = await alice.data(document)
+
+    assert [payload["task"]["version"] for payload in data.values()] == [1, 2, 3]
+    assert data["c"]["task"]["title"] == "Two"
