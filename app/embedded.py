@@ -70,8 +70,8 @@ class EmbeddedPostgres:
 
     def __init__(self, cluster: "_Cluster", users_lock: int) -> None:
         host = quote(os.fsencode(cluster.socket_directory))
-        self.owner_url = f"postgresql://postgres@/taskql?host={host}"
-        self.app_url = f"postgresql://taskql_app@/taskql?host={host}"
+        self.owner_url = f"postgresql://postgres@/taskql?host={host}&port=5432"
+        self.app_url = f"postgresql://taskql_app@/taskql?host={host}&port=5432"
         self._cluster = cluster
         self._users_lock: int | None = users_lock
 
