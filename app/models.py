@@ -103,11 +103,14 @@ class Task(Base):
 # leak-proof expressions as index conditions, and PostgreSQL counts CASE among them.
 due_sort = case((Task.due_date.is_(None), literal_column("'infinity'::date")), else_=Task.due_date)
 
+# The same as PostgreSQL's catalog spells it, so that Alembic can compare.
+_DUE_SORT_IN_CATALOG = "(\nCASE\n    WHEN due_date IS NULL THEN 'infinity'::date\n    ELSE due_date\nEND)"
+
 # Each index serves the pages of one order; both directions walk it.
 Index("ix_tasks_created", Task.user_id, Task.created_at, Task.id)
 Index("ix_tasks_completed_created", Task.user_id, Task.completed, Task.created_at, Task.id)
 Index("ix_tasks_updated", Task.user_id, Task.updated_at, Task.id)
-Index("ix_tasks_due", Task.user_id, due_sort, Task.id)
+Index("ix_tasks_due", Task.user_id, text(_DUE_SORT_IN_CATALOG), Task.id)
 Index("ix_tasks_position", Task.user_id, Task.position, Task.id)
 Index("ix_tasks_version", Task.user_id, Task.version)
 

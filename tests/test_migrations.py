@@ -1,0 +1,188 @@
+"""The database's history: up, down, up again; what it makes is what the models say; constraints hold by name."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from alembic import command
+from conftest import Server, User, connect, made_settings
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from app import checks
+from app.errors import StartupError
+from app.settings import Settings
+from app.startup import findings, refuse_failures
+from app.url import DatabaseURL
+from migrations.run import config, migrate, missing
+
+
+@pytest.fixture
+async def empty(server: Server) -> AsyncIterator[Server]:
+    """A database of the test's own, with nothing in it."""
+    name = f"test_{uuid4().hex}"
+    admin = await connect(server.owner_url)
+    await admin.execute(f"CREATE DATABASE {name}")
+    yield server.database(name)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+async def run(url: str, work: Any) -> Any:
+    """Run a synchronous function on a connection of Alembic's kind."""
+    engine = create_async_engine(DatabaseURL(url).sqlalchemy, poolclass=NullPool)
+    async with engine.connect() as connection:
+        result = await connection.run_sync(work)
+        await connection.commit()
+    await engine.dispose()
+    return result
+
+
+async def shape(url: str) -> list[tuple[Any, ...]]:
+    """Every column, constraint, index, policy and function of the public schema."""
+    connection = await connect(url)
+    rows = await connection.fetch("""
+        SELECT 'column', table_name::text, column_name::text,
+            data_type::text || is_nullable || coalesce(column_default, '')
+        FROM information_schema.columns WHERE table_schema = 'public'
+        UNION ALL SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+        FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+        UNION ALL SELECT 'index', tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+        UNION ALL SELECT 'policy', tablename, policyname, qual || with_check FROM pg_policies
+        UNION ALL SELECT 'function', '', proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+        ORDER BY 1, 2, 3
+    """)
+    await connection.close()
+    return [tuple(row) for row in rows]
+
+
+async def test_up_down_and_up_again(empty: Server) -> None:
+    """Going down leaves nothing behind, and coming up again gives the same."""
+    owner, server = DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url)
+    assert await migrate(owner, server) == ["0001"]
+    first = await shape(empty.owner_url)
+
+    await run(empty.owner_url, lambda connection: command.downgrade(config(connection), "base"))
+    left = {row[1] for row in await shape(empty.owner_url)}
+    assert left <= {"alembic_version"}
+    await migrate(owner, server)
+
+    assert await shape(empty.owner_url) == first
+
+
+async def test_the_models_are_what_the_migrations_make(empty: Server) -> None:
+    """`alembic check` finds nothing to do, and leaves tables of others alone."""
+    await migrate(DatabaseURL(empty.owner_url), None)
+    stranger = await connect(empty.owner_url)
+    await stranger.execute("CREATE TABLE sessions (id text PRIMARY KEY, token text)")
+    await stranger.close()
+
+    await run(empty.owner_url, lambda connection: command.check(config(connection)))
+
+
+async def test_several_at_once_wait_for_one_another(empty: Server) -> None:
+    """Of migrations started together one applies the revisions, and the others find nothing left."""
+    owner, server = DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url)
+
+    applied = await asyncio.gather(*(migrate(owner, server) for _ in range(4)))
+
+    assert sorted(applied) == [[], [], [], ["0001"]]
+
+
+async def test_the_servers_role_is_made_without_special_rights(empty: Server) -> None:
+    """`migrate` makes the role that DATABASE_URL names; it can serve, and row security holds it."""
+    role = f"role_{uuid4().hex}"
+    app_url = empty.app_url.replace("//taskql_app@", f"//{role}:a%20quo'te@")
+    await migrate(DatabaseURL(empty.owner_url), DatabaseURL(app_url))
+
+    levels = {finding.level for finding in await findings(made_settings(Server(empty.owner_url, app_url)))}
+    connection = await connect(empty.owner_url)
+    rights = await connection.fetchrow(
+        "SELECT rolsuper, rolbypassrls, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = $1", role
+    )
+    await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    await connection.close()
+
+    assert levels == {"ok"}
+    assert rights is not None
+    assert not any(rights)
+
+
+async def test_missing_revisions_are_named(empty: Server) -> None:
+    """A database that was not migrated is refused, with the revisions it lacks."""
+    assert await run(empty.owner_url, missing) == ["0001"]
+
+    with pytest.raises(StartupError, match="lacks the revisions 0001"):
+        await refuse_failures(made_settings(empty))
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY", "ALTER TABLE tasks ENABLE ROW LEVEL SECURITY, FORCE"),
+        ("ALTER TABLE task_clocks DISABLE ROW LEVEL SECURITY", "ALTER TABLE task_clocks ENABLE"),
+        ("ALTER TABLE tasks OWNER TO taskql_app", "owns tasks"),
+    ],
+)
+async def test_a_breached_wall_is_refused(empty: Server, statement: str, words: str) -> None:
+    """The server does not start without its second wall, and says what mends it."""
+    await migrate(DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url))
+    connection = await connect(empty.owner_url)
+    await connection.execute(statement)
+    await connection.close()
+
+    with pytest.raises(StartupError, match=words):
+        await refuse_failures(made_settings(empty))
+
+
+async def test_a_superuser_is_refused(empty: Server) -> None:
+    """A role that row security does not hold may not serve."""
+    await migrate(DatabaseURL(empty.owner_url), None)
+
+    with pytest.raises(StartupError, match="is a superuser"):
+        await refuse_failures(made_settings(Server(empty.owner_url, empty.owner_url)))
+
+
+async def test_an_old_server_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server older than the oldest that is supported is named with its version."""
+    monkeypatch.setattr(checks, "OLDEST_SERVER", 990000)
+
+    with pytest.raises(StartupError, match=r"The server is PostgreSQL \d+"):
+        await refuse_failures(settings)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "constraint"),
+    [
+        ("title", "' \t '", "ck_tasks_title_not_blank"),
+        ("priority", "5", "ck_tasks_priority_known"),
+        ("completed", "true", "ck_tasks_completed_at_with_completed"),
+        ("due_date", "'infinity'", "ck_tasks_due_date_finite"),
+        ("tags", "array_fill('x'::text, array[21])", "ck_tasks_tags_few"),
+        ("tags", "'{a,null}'", "ck_tasks_tags_not_null"),
+        ("user_id", "gen_random_uuid()", "fk_tasks_user_id_users"),
+    ],
+)
+async def test_constraints_hold_in_the_database(
+    alice: User, owner: "asyncpg.Connection[Any]", column: str, value: str, constraint: str
+) -> None:
+    """What the API promises of a task, the database enforces on everybody, under a name."""
+    task = await alice.add()
+
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError) as caught:
+        await owner.execute(f"UPDATE tasks SET {column} = {value} WHERE id = $1", task["id"])  # noqa: S608 - from above
+    assert caught.value.constraint_name == constraint
+
+
+@pytest.mark.parametrize(("column", "value"), [("title", "repeat('x', 201)"), ("tags", "array[repeat('x', 51)]")])
+async def test_lengths_hold_in_the_database(
+    alice: User, owner: "asyncpg.Connection[Any]", column: str, value: str
+) -> None:
+    """No row is longer than the schema says."""
+    task = await alice.add()
+
+    with pytest.raises(asyncpg.StringDataRightTruncationError):
+        await owner.execute(f"UPDATE tasks SET {column} = {value} WHERE id = $1", task["id"])  # noqa: S608 - from above
