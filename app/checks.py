@@ -34,7 +34,7 @@ class Finding:
 
 def database(connection: Connection, missing: list[str]) -> list[Finding]:
     """Everything about a database as the connected role sees it."""
-    findings = [_version(connection), _migrations(missing), *_role(connection)]
+    findings = [_version(connection), migrations(missing), *_role(connection)]
     return findings if missing else [*findings, *_walls(connection)]
 
 
@@ -46,7 +46,8 @@ def _version(connection: Connection) -> Finding:
     return Finding("ok", f"The server is {shown}")
 
 
-def _migrations(missing: list[str]) -> Finding:
+def migrations(missing: list[str]) -> Finding:
+    """Whether the database is at the newest revision."""
     if missing:
         return Finding(
             "failure",

@@ -136,10 +136,16 @@ def expected() -> Iterator[None]:
         raise known from error
 
 
+def driver_error(error: BaseException) -> BaseException:
+    """What asyncpg raised, where SQLAlchemy has wrapped it."""
+    if isinstance(error, exc.DBAPIError) and error.orig is not None:
+        return error.orig.__cause__ or error.orig
+    return error
+
+
 def failure(error: BaseException) -> RequestError | None:
     """The expected failure behind an error of the driver or pool; None when it is a bug. TimeoutError is an OSError."""
-    if isinstance(error, exc.DBAPIError) and error.orig is not None:
-        return failure(error.orig.__cause__ or error.orig)
+    error = driver_error(error)
     if isinstance(error, OSError | exc.TimeoutError | exc.DisconnectionError | asyncpg.InterfaceError):
         return Unavailable("The database cannot be reached; try again.")
     state = getattr(error, "sqlstate", None) or ""

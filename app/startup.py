@@ -8,11 +8,13 @@ from typing import TypeVar
 import asyncpg
 from pydantic import SecretStr
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app import checks
 from app.checks import Finding
+from app.database import driver_error
 from app.errors import StartupError
 from app.settings import Settings
 from app.url import DatabaseURL
@@ -20,6 +22,7 @@ from migrations.run import migrate, missing
 
 T = TypeVar("T")
 
+_PASSING = (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)
 PATIENCE_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.1
 
@@ -60,21 +63,27 @@ async def bring_up_to_date(settings: Settings) -> list[str]:
 async def findings(settings: Settings) -> list[Finding]:
     """What `checks` finds, as the role that serves."""
     server, _ = urls(settings)
-    return await _patiently(server, lambda: _inspect(server))
+    return await _patiently(server, lambda: _inspect(server, _checked))
 
 
 async def refuse_failures(settings: Settings) -> None:
     """StartupError with the first thing that must not be."""
+    server, owner = urls(settings)
+    if owner is not server:
+        # The server's role may not be there before the first migration.
+        lacking = checks.migrations(await _patiently(owner, lambda: _inspect(owner, missing)))
+        if lacking.level == "failure":
+            raise StartupError(str(lacking))
     for finding in await findings(settings):
         if finding.level == "failure":
             raise StartupError(str(finding))
 
 
-async def _inspect(url: DatabaseURL) -> list[Finding]:
+async def _inspect(url: DatabaseURL, work: Callable[[Connection], T]) -> T:
     engine = create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments({}), poolclass=NullPool)
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(_checked)
+            return await connection.run_sync(work)
     finally:
         await engine.dispose()
 
@@ -90,11 +99,12 @@ async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await work()
-        except (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError) as error:
+        except (OSError, asyncpg.PostgresError, DBAPIError) as error:
+            cause = driver_error(error)
+            if not isinstance(cause, _PASSING):
+                raise StartupError(f"The database at {url} refuses: {_reason(cause)}.") from None
             if loop.time() + pause > deadline:
-                raise StartupError(f"No database answers at {url}: {_reason(error)}.") from None
-        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-            raise StartupError(f"The database at {url} refuses: {_reason(error)}.") from None
+                raise StartupError(f"No database answers at {url}: {_reason(cause)}.") from None
         await asyncio.sleep(pause)
         pause *= 2
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -90,6 +92,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         return
     with EmbeddedPostgres.start(tmp_path_factory.mktemp("data")) as embedded:
         yield Server(embedded.owner_url, embedded.app_url)
+
+
+@pytest.fixture
+async def empty(server: Server) -> AsyncIterator[Server]:
+    """A database of the test's own, with nothing in it."""
+    name = f"test_{uuid4().hex}"
+    admin = await connect(server.owner_url)
+    await admin.execute(f"CREATE DATABASE {name}")
+    yield server.database(name)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
 
 
 @pytest.fixture(scope="session")
@@ -205,3 +218,67 @@ async def wire(application: Application) -> Wire:
 @pytest.fixture
 def repository() -> Path:
     return Path(__file__).parent.parent
+
+
+@dataclass
+class Serving:
+    """A `taskql serve` in a process of its own, and what it printed: its address, and on the embedded database more."""
+
+    process: subprocess.Popen[str]
+    url: str
+    token: str = ""
+    curl: str = ""
+
+    def ask(self, query: str, token: str | None = None) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {token or self.token}"}
+        answer: dict[str, Any] = httpx.post(f"{self.url}/graphql", json={"query": query}, headers=headers).json()
+        return answer
+
+    def stop(self) -> int:
+        """End the server as a supervisor does; its exit code."""
+        self.process.terminate()
+        return self.process.wait(20)
+
+
+def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """A command of the command line; only what is given here is in its environment."""
+    return subprocess.Popen(  # noqa: S603 - the arguments are the tests' own
+        [sys.executable, "-m", "app", *arguments],
+        env={"PATH": os.environ["PATH"], **environment},
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def serving(*arguments: str | Path, **environment: str) -> Iterator[Serving]:
+    """A server on a free port, for as long as this lasts."""
+    with taskql("serve", "--port", "0", *arguments, **environment) as process:
+        try:
+            yield _announced(process, has_demo="DATABASE_URL" not in environment)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _announced(process: subprocess.Popen[str], *, has_demo: bool) -> Serving:
+    """The server that a process says it is, once it says so."""
+    assert process.stdout
+    assert process.stderr
+    first = process.stdout.readline()
+    assert first.startswith("TaskQL serves "), process.stderr.read()
+    served = Serving(process, first.split()[-1].removesuffix("/graphql"))
+    while has_demo and not served.curl:
+        line = process.stdout.readline().strip()
+        served.token = line if line.startswith("ey") else served.token
+        served.curl = line if line.startswith("curl ") else ""
+    return served
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server on an embedded database of its own, as `scripts/serve` starts it."""
+    with serving("--data-dir", tmp_path_factory.mktemp("demo")) as served:
+        yield served

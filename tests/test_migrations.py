@@ -1,7 +1,6 @@
 """The database's history: up, down, up again; what it makes is what the models say; constraints hold by name."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -18,17 +17,6 @@ from app.settings import Settings
 from app.startup import findings, refuse_failures
 from app.url import DatabaseURL
 from migrations.run import config, migrate, missing
-
-
-@pytest.fixture
-async def empty(server: Server) -> AsyncIterator[Server]:
-    """A database of the test's own, with nothing in it."""
-    name = f"test_{uuid4().hex}"
-    admin = await connect(server.owner_url)
-    await admin.execute(f"CREATE DATABASE {name}")
-    yield server.database(name)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
 
 
 async def run(url: str, work: Any) -> Any:

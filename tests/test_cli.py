@@ -1,0 +1,263 @@
+"""The commands as a stranger runs them: processes, ports, directories, exit codes and what is printed."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import jwt
+import psutil
+import pytest
+from conftest import SECRET, Server, Serving, serving, taskql
+
+TITLES = "{ tasks { nodes { title } } }"
+CREATE = 'mutation { createTask(input: { title: "Kept" }) { userErrors { code } } }'
+VIEWER = "{ viewer { id email } }"
+
+
+def finished(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
+    """The exit code of a command, and what it printed."""
+    with taskql(*arguments, **environment) as process:
+        out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+def refused(*arguments: str | Path, **environment: str) -> str:
+    """The one line of a command that must fail."""
+    code, _, err = finished(*arguments, **environment)
+    assert code == 1
+    assert err.startswith("taskql: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+def titles(served: Serving) -> list[str]:
+    return [node["title"] for node in served.ask(TITLES)["data"]["tasks"]["nodes"]]
+
+
+def environment(server: Server) -> dict[str, str]:
+    return {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
+
+
+def test_the_curl_line_works_when_pasted(demo: Serving) -> None:
+    """What `serve` prints can be pasted into a shell, and shows the demo tasks."""
+    shown = subprocess.run(demo.curl, shell=True, capture_output=True, text=True, check=True)  # noqa: S602 - as pasted
+
+    assert '"totalCount":5' in shown.stdout
+    assert "Renew the passport" in shown.stdout
+
+
+def test_the_explorer_signs_in_as_the_demo_user_on_loopback_alone(demo: Serving) -> None:
+    """The page holds a token where only this machine can ask for it, and not under a foreign name."""
+    html = {"Accept": "text/html"}
+
+    assert '"token": "ey' in httpx.get(f"{demo.url}/graphql", headers=html).text
+    foreign = httpx.get(f"{demo.url}/graphql", headers={**html, "Host": "evil.example"}).text
+    assert "ey" not in foreign.partition('"token": ')[2][:10]
+    assert '"token": null' in foreign
+
+
+def test_data_and_secret_survive_a_restart(tmp_path: Path) -> None:
+    """What was written is there after a restart, and tokens still hold."""
+    with serving("--data-dir", tmp_path) as first:
+        first.ask(CREATE)
+        token = first.token
+        assert first.stop() == 0
+    with serving("--data-dir", tmp_path) as second:
+        assert "Kept" in titles(second)
+        assert second.ask(VIEWER, token)["data"]["viewer"]["email"] == "demo@example.com"
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_killing_everything_loses_nothing(tmp_path: Path) -> None:
+    """After kill -9 of the server and its database the next start has every acknowledged write."""
+    with serving("--data-dir", tmp_path) as first:
+        first.ask(CREATE)
+        victims = [first.process.pid, *postgres_of(tmp_path)]
+        assert len(victims) > 1
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        first.process.wait(10)
+    with serving("--data-dir", tmp_path) as second:
+        assert "Kept" in titles(second)
+
+
+def postgres_of(data_dir: Path) -> list[int]:
+    """The processes of the database in a directory."""
+    postmaster = psutil.Process(int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0]))
+    return [postmaster.pid, *(child.pid for child in postmaster.children(recursive=True))]
+
+
+def test_a_second_server_shares_the_database(tmp_path: Path) -> None:
+    """Two servers on one directory see the same tasks, and the first to go leaves the other its database."""
+    with serving("--data-dir", tmp_path) as first, serving("--data-dir", tmp_path) as second:
+        first.ask(CREATE)
+        assert first.stop() == 0
+        assert "Kept" in titles(second)
+
+
+def test_several_workers_share_a_port(tmp_path: Path) -> None:
+    """--workers starts that many processes behind one address."""
+    with serving("--data-dir", tmp_path, "--workers", "2") as served:
+        deadline = time.monotonic() + 20
+        while len(psutil.Process(served.process.pid).children()) < 3 and time.monotonic() < deadline:
+            titles(served)
+        assert len(titles(served)) == 5
+        assert served.stop() == 0
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    """The line names the port and the way out, and no database was started for it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = refused("serve", "--port", port, "--data-dir", tmp_path)
+
+    assert port in line
+    assert "--port" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_directory_that_cannot_be(tmp_path: Path) -> None:
+    """A file in the way of the data directory is named."""
+    (tmp_path / "file").write_text("")
+
+    assert str(tmp_path / "file") in refused("serve", "--port", "0", "--data-dir", tmp_path / "file" / "data")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nonsense", "postgresql://user:password@host:5432/database"),
+        ("mysql://u:p@localhost/db", "must begin with postgresql://"),
+        ("postgresql://u:hidden@localhost/db?sslmod=require", "sslmod"),
+        ("postgresql://u:hidden@127.0.0.1:9/db", "No database answers"),
+    ],
+)
+def test_a_database_url_that_leads_nowhere(url: str, words: str) -> None:
+    """Each mistake in DATABASE_URL gets its own line, which never shows the password."""
+    line = refused("serve", "--port", "0", DATABASE_URL=url, AUTH_SECRET=SECRET)
+
+    assert words in line
+    assert "hidden" not in line
+
+
+def test_a_database_that_refuses(server: Server) -> None:
+    """A role or database that is not there is told apart from a server that is not."""
+    missing = server.database("no_such_database").app_url
+
+    assert "no_such_database" in refused("serve", "--port", "0", DATABASE_URL=missing, AUTH_SECRET=SECRET)
+
+
+@pytest.mark.parametrize("secret", [None, "too short"])
+def test_a_secret_that_is_none(server: Server, secret: str | None) -> None:
+    """A database of one's own needs a secret of one's own, long enough; the line says how to make one."""
+    given = {} if secret is None else {"AUTH_SECRET": secret}
+    line = refused("serve", "--port", "0", DATABASE_URL=server.app_url, **given)
+
+    assert "AUTH_SECRET" in line
+    assert "openssl rand" in line
+    assert "too short" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PORT", "http"), ("PORT", "70000"), ("WORKERS", "0"), ("DB_POOL_SIZE", "x")]
+)
+def test_a_setting_that_cannot_be(name: str, value: str) -> None:
+    """A bad setting is named by its variable."""
+    assert f"taskql: {name}: " in refused("serve", **{name: value})
+
+
+async def test_serve_names_missing_migrations_and_applies_them_when_told(empty: Server) -> None:
+    """A database of one's own is migrated only on request."""
+    assert "lacks the revisions 0001" in refused("serve", "--port", "0", **environment(empty))
+
+    with serving("--migrate", **environment(empty)) as served:
+        code, token, _ = finished("token", "--email", "someone@example.com", **environment(empty))
+        assert code == 0
+        assert served.ask(VIEWER, token.strip())["data"]["viewer"]["email"] == "someone@example.com"
+
+
+async def test_migrate_says_what_it_did(empty: Server) -> None:
+    """The first run names the revisions, the second that there is nothing to do."""
+    assert finished("migrate", **environment(empty)) == (0, "Applied 0001.\n", "")
+    code, out, _ = finished("migrate", **environment(empty))
+
+    assert code == 0
+    assert "up to date" in out
+
+
+def test_token_prints_a_token_and_nothing_else(server: Server, settings: object) -> None:
+    """The token stands alone on stdout, is the same user's each time, and lives as long as asked."""
+    del settings
+    email = f"{uuid4()}@example.com"
+    claims = []
+    for _ in range(2):
+        code, out, err = finished("token", "--email", email, "--ttl", "15m", **environment(server))
+        assert (code, err) == (0, "")
+        claims.append(jwt.decode(out.strip(), SECRET, ["HS256"]))
+
+    assert claims[0]["sub"] == claims[1]["sub"]
+    assert claims[0]["exp"] - claims[0]["iat"] == 15 * 60
+
+
+@pytest.mark.parametrize(
+    ("email", "ttl", "words"), [("nobody", "1h", "no email address"), ("a@b.example", "soon", "--ttl")]
+)
+def test_token_refuses_nonsense(server: Server, settings: object, email: str, ttl: str, words: str) -> None:
+    """A wrong option gets one line."""
+    del settings
+    assert words in refused("token", "--email", email, "--ttl", ttl, **environment(server))
+
+
+def test_schema_prints_and_checks(tmp_path: Path, repository: Path) -> None:
+    """The schema is printed as committed; --against names what breaks clients."""
+    committed = (repository / "schema" / "schema.graphql").read_text()
+    assert finished("schema") == (0, committed, "")
+    assert finished("schema", "--check") == (0, "", "")
+
+    richer = tmp_path / "richer.graphql"
+    richer.write_text(committed.replace("type Query {", "type Query {\n  oldField: String\n"))
+    code, out, err = finished("schema", "--against", richer)
+    assert code == 1
+    assert "oldField" in out
+    assert "break clients" in err
+    assert finished("schema", "--check", "--against", repository / "schema" / "schema.graphql")[0] == 0
+
+
+def test_doctor_finds_nothing_wrong(server: Server, settings: object) -> None:
+    """On a database in order every line is ok."""
+    del settings
+    code, out, err = finished("doctor", **environment(server))
+
+    assert (code, err) == (0, "")
+    assert {line.split()[0] for line in out.splitlines()} == {"ok"}
+    assert SECRET not in out
+
+
+async def test_doctor_says_what_mends_what_is_wrong(empty: Server) -> None:
+    """A failing check comes with the command that mends it, and the exit code says so."""
+    code, out, _ = finished("doctor", **environment(empty))
+
+    assert code == 1
+    assert "failure" in out
+    assert "taskql migrate" in out
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate", "token", "schema", "doctor"])
+def test_help(command: str) -> None:
+    """Every command explains itself."""
+    code, out, _ = finished(command, "--help")
+
+    assert code == 0
+    assert len(out.splitlines()) > 4
+
+
+def test_help_names_the_commands() -> None:
+    """The first look shows what there is."""
+    _, out, _ = finished("--help")
+
+    assert all(command in out for command in ("serve", "migrate", "token", "schema", "doctor"))

@@ -1,0 +1,152 @@
+"""Rules worth stating: who imports whom, what is documented, what is committed."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+from graphql import (
+    GraphQLEnumType,
+    GraphQLInputObjectType,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    GraphQLScalarType,
+    is_introspection_type,
+    is_specified_scalar_type,
+)
+
+from app.settings import Settings, variable
+from schema import schema, sdl
+
+LEAVES = {"app.errors", "app.identifiers", "app.explorer"}
+OUTERMOST = {"app.main", "app.http", "app.cli", "app.__main__"}
+GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
+
+
+def imports(path: Path) -> set[str]:
+    """The modules a file imports, those inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {imported(path, node.module, alias.name) for alias in node.names}
+    return names
+
+
+def imported(importer: Path, module: str, name: str) -> str:
+    """What `from module import name` needs: the module of that name, or else the module it is in."""
+    submodule = importer.parent.parent / module.replace(".", "/") / f"{name}.py"
+    return f"{module}.{name}" if submodule.exists() else module
+
+
+def modules(repository: Path, *packages: str) -> dict[str, set[str]]:
+    found = {}
+    for package in packages:
+        for path in (repository / package).glob("*.py"):
+            name = f"{package}.{path.stem}" if path.stem != "__init__" else package
+            found[name] = imports(path)
+    return found
+
+
+def roots(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def test_the_schema_knows_the_domain_and_never_the_reverse(repository: Path) -> None:
+    """Only the composition root and the command line import the schema."""
+    importers = {name for name, used in modules(repository, "app").items() if "schema" in roots(used)}
+
+    assert importers == {"app.main", "app.cli"}
+
+
+def test_no_sql_in_the_schema(repository: Path) -> None:
+    """Resolvers cannot reach the database but through Tasks."""
+    for name, used in modules(repository, "schema").items():
+        assert not roots(used) & {"sqlalchemy", "asyncpg", "alembic"}, name
+
+
+def test_no_graphql_or_http_in_the_domain(repository: Path) -> None:
+    """The domain could serve another protocol."""
+    for name, used in modules(repository, "app").items():
+        if name not in OUTERMOST:
+            assert not roots(used) & {"strawberry", "graphql", "starlette", "uvicorn"}, name
+
+
+def test_leaves_import_nothing_of_ours(repository: Path) -> None:
+    """What everybody uses depends on nobody."""
+    graph = modules(repository, "app")
+    for name in LEAVES:
+        assert not roots(graph[name]) & {"app", "schema", "migrations"}, name
+
+
+def test_imports_have_no_cycle(repository: Path) -> None:
+    """Every module can be read after the ones it imports."""
+    graph = modules(repository, "app", "schema", "migrations")
+    waiting = {name: {used for used in names if used in graph and used != name} for name, names in graph.items()}
+    while ready := {name for name, names in waiting.items() if not names}:
+        waiting = {name: names - ready for name, names in waiting.items() if name not in ready}
+
+    assert waiting == {}
+
+
+def test_the_environment_is_read_in_one_place(repository: Path) -> None:
+    """Only settings read the environment; the embedded database passes PATH on."""
+    for path in (repository / "app").glob("*.py"):
+        if path.stem not in {"settings", "embedded"}:
+            assert "environ" not in path.read_text(), path.name
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_every_setting_is_documented(repository: Path, field: str) -> None:
+    """README's table has a row for each variable, and code says what it is for."""
+    assert f"| `{variable(field)}` |" in (repository / "README.md").read_text()
+    assert Settings.model_fields[field].description
+
+
+def test_the_committed_schema_is_the_schema(repository: Path) -> None:
+    """A change of the API shows in the diff: taskql schema > schema/schema.graphql."""
+    assert (repository / "schema" / "schema.graphql").read_text() == sdl()
+
+
+def test_everything_in_the_schema_is_described() -> None:
+    """Types, fields, arguments, input fields and enum values all say what they are."""
+    missing = []
+    for name, type_ in GRAPHQL_SCHEMA.type_map.items():
+        if is_introspection_type(type_) or (isinstance(type_, GraphQLScalarType) and is_specified_scalar_type(type_)):
+            continue
+        missing += [name] if not type_.description else []
+        if isinstance(type_, GraphQLObjectType | GraphQLInterfaceType):
+            for key, field in type_.fields.items():
+                missing += [f"{name}.{key}"] if not field.description else []
+                missing += [f"{name}.{key}({arg})" for arg, value in field.args.items() if not value.description]
+        if isinstance(type_, GraphQLInputObjectType):
+            missing += [f"{name}.{key}" for key, value in type_.fields.items() if not value.description]
+        if isinstance(type_, GraphQLEnumType):
+            missing += [f"{name}.{key}" for key, value in type_.values.items() if not value.description]
+
+    assert missing == []
+
+
+def test_scalars_say_where_they_are_specified() -> None:
+    """A generator finds the format of every scalar of ours."""
+    ours = [type_ for type_ in GRAPHQL_SCHEMA.type_map.values() if isinstance(type_, GraphQLScalarType)]
+
+    assert all(type_.specified_by_url for type_ in ours if not is_specified_scalar_type(type_))
+
+
+def test_nothing_built_or_local_is_committed(repository: Path) -> None:
+    """The repository holds no built explorer, no data and no registry's address."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"],  # noqa: S607 - git is on the PATH of whoever has the checkout
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+
+    assert not [name for name in tracked if name.startswith(("app/static/explorer", ".taskql", ".venv"))]
+    locks = [name for name in tracked if name.startswith("requirements/") or name.endswith("package-lock.json")]
+    assert locks
+    for name in locks:
+        assert "://" not in (repository / name).read_text(), name
