@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from conftest import Serving
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -31,10 +32,6 @@ FLAGS = [
 SECONDS = 20
 
 
-class Server(Protocol):
-    url: str
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     options = ChromeOptions()
@@ -47,13 +44,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def page(browser: Chrome, server: Server) -> Chrome:
+def page(browser: Chrome, demo: Serving) -> Chrome:
     """The explorer as a first visitor meets it, loaded; the browser's logs hold this load only."""
     browser.get("about:blank")
-    browser.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": server.url, "storageTypes": "all"})
+    browser.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": demo.url, "storageTypes": "all"})
     log(browser, "browser")
     log(browser, "performance")
-    browser.get(f"{server.url}/graphql")
+    browser.get(f"{demo.url}/graphql")
     wait(browser, lambda: "query MyTasks" in text(browser, ".graphiql-query-editor"))
     return browser
 
@@ -108,12 +105,12 @@ def test_inline_script_is_refused(page: Chrome) -> None:
     assert page.execute_script(f"{add} return window.ran === true") is False
 
 
-def test_every_request_goes_to_the_server_itself(page: Chrome, server: Server) -> None:
+def test_every_request_goes_to_the_server_itself(page: Chrome, demo: Serving) -> None:
     """The explorer needs no other origin, so it works with the network off."""
     run(page)
     asked = [address for address in addresses_asked(page) if not address.startswith("data:")]
-    assert f"{server.url}/explorer/" in " ".join(asked)
-    assert {urlsplit(address)._replace(path="", query="").geturl() for address in asked} == {server.url}
+    assert f"{demo.url}/explorer/" in " ".join(asked)
+    assert {urlsplit(address)._replace(path="", query="").geturl() for address in asked} == {demo.url}
 
 
 def test_headers_pane_holds_the_token(page: Chrome) -> None:
