@@ -9,6 +9,7 @@ import orjson
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from app.errors import BadUserInput, LimitExceeded, RequestError, Unauthenticated, Unavailable
@@ -157,6 +158,16 @@ def _refusal(
 ) -> Response:
     error = {"message": message, "extensions": {"code": code}}
     return Response(orjson.dumps({"errors": [error]}), status, headers, media_type)
+
+
+class ExplorerFiles(StaticFiles):
+    """The explorer's assets: their addresses change with what they hold, so that browsers may keep them."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
 
 
 async def live(_request: Request) -> Response:

@@ -10,13 +10,12 @@ from graphql import GraphQLError
 from starlette.applications import Starlette
 from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
 from app import explorer
 from app.auth import Authenticator
 from app.database import Database
 from app.errors import StartupError
-from app.http import Execute, GraphQLAnswer, GraphQLEndpoint, GraphQLRequest, live, readiness
+from app.http import Execute, ExplorerFiles, GraphQLAnswer, GraphQLEndpoint, GraphQLRequest, live, readiness
 from app.settings import Settings
 from schema import schema
 from schema.context import Context
@@ -41,7 +40,7 @@ def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
         Route("/graphql", endpoint),
         Route("/livez", live),
         Route("/readyz", readiness(database.check)),
-        Mount("/explorer", StaticFiles(directory=explorer.ASSETS, check_dir=False)),
+        Mount("/explorer", ExplorerFiles(directory=explorer.ASSETS, check_dir=False)),
     ]
     app = Starlette(routes=routes, lifespan=lifespan)
     app.state.database = database
