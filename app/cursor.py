@@ -6,7 +6,6 @@ only be a place to start reading one's own tasks.
 """
 
 import base64
-import binascii
 import hashlib
 import json
 from typing import Any
@@ -35,12 +34,13 @@ def encoded(order: str, keys: list[ColumnElement[Any]]) -> ColumnElement[str]:
 def decoded(cursor: str, order: str, owner: UUID) -> list[Any]:
     """The sort keys in a cursor of this order and user; BadUserInput for anything else."""
     try:
-        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         seal, content = raw[:HASH_BYTES], raw[HASH_BYTES:]
-        if _seal(owner, content) != seal:
+        # Encoding it again refuses the other spellings that decoding lets pass.
+        if _text(raw) != cursor or _seal(owner, content) != seal:
             raise ValueError
         name, *keys = json.loads(content)
-    except (ValueError, binascii.Error, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise BadUserInput("The cursor is damaged, or comes from another user's list.") from None
     if name != order:
         raise BadUserInput("The cursor comes from a list in another order; use it with the orderBy it was made with.")
@@ -50,7 +50,11 @@ def decoded(cursor: str, order: str, owner: UUID) -> list[Any]:
 def sync_token(version: int, owner: UUID) -> str:
     """The clock of a user as an opaque token, sealed as cursors are."""
     content = str(version).encode()
-    return base64.urlsafe_b64encode(_seal(owner, content) + content).decode().rstrip("=")
+    return _text(_seal(owner, content) + content)
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 def _seal(owner: UUID, content: bytes) -> bytes:

@@ -28,8 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.errors import BadUserInput, LimitExceeded
-from app.models import PRIORITIES, TAG_LENGTH, Task, due_sort
-from app.validation import identifier, storable
+from app.models import PRIORITIES, Task, due_sort
+from app.validation import identifier, storable, utc
 
 MOST_CONDITIONS = 50
 MOST_VALUES = 1000
@@ -51,7 +51,7 @@ def _found(bind: Bind) -> ColumnElement[bool]:
 
 
 _timestamp = DateTime(timezone=True)
-_tags = ARRAY(String(TAG_LENGTH))
+_tags = ARRAY(String)  # of any length: a cast to varchar(50) would cut a longer one to fit
 
 CONDITIONS: Mapping[str, Callable[[Bind], ColumnElement[bool]]] = {
     "ids": lambda bind: Task.id == any_(cast(bind, ARRAY(Uuid))),
@@ -88,8 +88,15 @@ def _values(name: str, value: Any) -> Any:
             return [storable(item, f"filter.{name}") for item in value]
         case "search":
             return _pattern(value)
-    # Times travel as text: the driver would read the last representable one as infinity.
-    return value.isoformat() if isinstance(value, date | datetime) else value
+    return _moment(name, value) if isinstance(value, date) else value
+
+
+def _moment(name: str, value: date) -> str:
+    """A day or a time as text: the driver would read the last day there is as infinity."""
+    try:
+        return utc(value) if isinstance(value, datetime) else value.isoformat()
+    except OverflowError:
+        raise BadUserInput(f"filter.{name} is out of range; years go from 1 to 9999, in UTC.") from None
 
 
 class Filter:

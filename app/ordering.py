@@ -27,6 +27,7 @@ from sqlalchemy.types import TypeEngine
 from app import cursor
 from app.errors import BadUserInput
 from app.models import Task, due_sort
+from app.validation import storable, utc
 
 
 class OrderBy(NamedTuple):
@@ -41,17 +42,17 @@ NEWEST_FIRST = (OrderBy("CREATED_AT", descending=True),)
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
-    """What a term sorts by, its SQL type, and the check of its value in a cursor."""
+    """What a term sorts by, its SQL type, and how its value is read from a cursor."""
 
     expression: ColumnElement[Any]
     type: TypeEngine[Any]
-    check: Callable[[Any], object]
+    read: Callable[[Any], object]
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError
-    return value
+    if not isinstance(value, str):
+        raise TypeError
+    return storable(value, "The cursor")
 
 
 def _small_integer(value: Any) -> int:
@@ -60,18 +61,22 @@ def _small_integer(value: Any) -> int:
     return value
 
 
-def _due(value: Any) -> object:
-    return value if value == "infinity" else date.fromisoformat(value)
+def _due(value: Any) -> str:
+    return value if value == "infinity" else date.fromisoformat(value).isoformat()
+
+
+def _instant(value: Any) -> str:
+    return utc(datetime.fromisoformat(value))
 
 
 SORT_KEYS = {
-    "CREATED_AT": SortKey(Task.created_at.expression, DateTime(timezone=True), datetime.fromisoformat),
-    "UPDATED_AT": SortKey(Task.updated_at.expression, DateTime(timezone=True), datetime.fromisoformat),
+    "CREATED_AT": SortKey(Task.created_at.expression, DateTime(timezone=True), _instant),
+    "UPDATED_AT": SortKey(Task.updated_at.expression, DateTime(timezone=True), _instant),
     "DUE_DATE": SortKey(due_sort, Date(), _due),
     "PRIORITY": SortKey(Task.priority.expression, SmallInteger(), _small_integer),
     "POSITION": SortKey(Task.position.expression, Text(collation="C"), _text),
     "TITLE": SortKey(func.lower(Task.title), Text(), _text),
-    "ID": SortKey(Task.id.expression, Uuid(), UUID),
+    "ID": SortKey(Task.id.expression, Uuid(), lambda value: str(UUID(value))),
 }
 
 
@@ -109,11 +114,10 @@ class Order:
             return {}
         values = cursor.decoded(mark, self.name, owner)
         try:
-            for key, value in zip(self.keys, values, strict=True):
-                key.check(value)
-        except (ValueError, TypeError, AttributeError):
+            bounds = [key.read(value) for key, value in zip(self.keys, values, strict=True)]
+        except (ValueError, TypeError, AttributeError, OverflowError):
             raise BadUserInput("The cursor is damaged.") from None
-        return {f"{prefix}_{place}": value for place, value in enumerate(values)}
+        return {f"{prefix}_{place}": bound for place, bound in enumerate(bounds)}
 
     def beyond(self, prefix: str, *, backward: bool, inclusive: bool = False) -> ColumnElement[bool]:
         """The tasks after the keys bound as prefix_0, prefix_1, … (before them when backward)."""

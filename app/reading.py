@@ -14,7 +14,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     cast,
-    exists,
     func,
     literal_column,
     select,
@@ -194,8 +193,11 @@ class _Connection:
         name, given = ("before", self.shape.has_before) if self.shape.backward else ("after", self.shape.has_after)
         if not given:
             return text_literal("false")
-        passed = self.shape.order.beyond(name, backward=not self.shape.backward, inclusive=True)
-        return plain(exists().where(self._matching(), passed).correlate(self.me.row))
+        order = self.shape.order
+        passed = order.beyond(name, backward=not self.shape.backward, inclusive=True)
+        # The nearest one by the order's index. EXISTS would let the planner look for any one, by any way.
+        nearest = select(TASKS.c.id).where(self._matching(), passed).limit(literal_column("1"))
+        return plain(_scalar(nearest.order_by(*order.clauses(backward=not self.shape.backward)), self.me).is_not(None))
 
     def _total_count(self) -> ColumnElement[str]:
         count = select(cast(func.count(), Text)).select_from(TASKS).where(self._matching())

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,11 @@ def storable(value: str, name: str) -> str:
         except UnicodeEncodeError:
             raise BadUserInput(f"{name} holds half of a surrogate pair; send valid Unicode.") from None
     return value
+
+
+def utc(instant: datetime) -> str:
+    """A moment in UTC: PostgreSQL knows no offset beyond 16 hours. OverflowError outside of years 1 to 9999."""
+    return instant.astimezone(UTC).isoformat()
 
 
 def cleaned(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from app.models import CLOCKS, TAG_LENGTH, TASKS
+from app.models import CLOCKS, TASKS
 from app.rendering import Selection, task_json
 from app.statements import Statement, compiled, text_literal, user_id
 
@@ -53,7 +53,7 @@ _CONTENT: Mapping[str, ColumnElement[Any]] = {
     "priority": bindparam("priority", type_=SmallInteger),
     # As text: the driver would read 9999-12-31 as infinity.
     "due_date": cast(bindparam("due_date", type_=Text), Date),
-    "tags": cast(bindparam("tags", type_=ARRAY(Text)), ARRAY(String(TAG_LENGTH))),
+    "tags": cast(bindparam("tags", type_=ARRAY(Text)), ARRAY(String)),
 }
 
 
