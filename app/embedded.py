@@ -267,9 +267,10 @@ def _account() -> _Account:
         return _Account(os.geteuid(), os.getegid())
     try:
         entry = _system_account()
-        # The capability opens the way to a data directory below one that only root may enter, such as /root.
+        # The capability opens the way to files below a directory that only root may enter, such as /root, and the
+        # secure bit keeps it for access(2), by which initdb looks for postgres.
         capabilities = "-all,+dac_override"
-        ids = (f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups")
+        ids = (f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", "--securebits=+no_setuid_fixup")
         prefix = ("setpriv", *ids, f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}")
         _run((*prefix, "true")).check_returncode()
     except FileNotFoundError as error:

@@ -104,6 +104,7 @@ class Filter:
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
         self.values: dict[str, Any] = {}
+        self._conditions = 0
         rest = dict(tree)
         self.trashed = bool(rest.pop("trashed", False))
         self.shape: Shape = (self.trashed, self._shape(rest))
@@ -121,14 +122,19 @@ class Filter:
                 return [self._leaf(f"{name}.{end}", bound) for end, bound in value.items()]
         return [self._leaf(name, value)]
 
+    def _count(self, conditions: int) -> None:
+        self._conditions += conditions
+        if self._conditions > MOST_CONDITIONS:
+            raise LimitExceeded(f"The filter has more than {MOST_CONDITIONS} conditions.")
+
     def _nested(self, tree: Mapping[str, Any]) -> Shape:
+        self._count(0 if tree.keys() - {"trashed"} else 1)
         if tree.get("trashed"):
             raise BadUserInput("trashed belongs on the outermost filter.")
         return self._shape({name: value for name, value in tree.items() if name != "trashed"})
 
     def _leaf(self, name: str, value: Any) -> Shape:
-        if len(self.values) >= MOST_CONDITIONS:
-            raise LimitExceeded(f"The filter has more than {MOST_CONDITIONS} conditions.")
+        self._count(1)
         parameter = f"p{len(self.values)}"
         self.values[parameter] = _values(name, value)
         return (name, parameter)

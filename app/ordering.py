@@ -80,6 +80,9 @@ SORT_KEYS = {
 }
 
 
+INDEXED = {"CREATED_AT", "UPDATED_AT", "DUE_DATE", "POSITION"}
+
+
 class Order:
     """A total order: the terms asked for, then the id in the last term's direction."""
 
@@ -96,6 +99,10 @@ class Order:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Order) and self.terms == other.terms
+
+    @property
+    def has_index(self) -> bool:
+        return len(self.terms) == 2 and self.terms[0].field in INDEXED  # noqa: PLR2004 - the field and the id
 
     @property
     def expressions(self) -> list[ColumnElement[Any]]:
@@ -139,7 +146,9 @@ class Order:
             for place in range(len(bounds))
         ]
         same = [and_(*(key == bound for key, bound in zip(expressions, bounds, strict=True)))]
-        return or_(*ways, *(same if inclusive else []))
+        # Implied by the rest, and the only part that an index can start from.
+        leading = _ahead(expressions[0], bounds[0], falling=falling[0], inclusive=True)
+        return and_(leading, or_(*ways, *(same if inclusive else [])))
 
 
 def _ahead(key: Any, bound: Any, *, falling: bool, inclusive: bool) -> ColumnElement[bool]:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     cast,
+    exists,
     func,
     literal_column,
     select,
@@ -193,11 +194,13 @@ class _Connection:
         name, given = ("before", self.shape.has_before) if self.shape.backward else ("after", self.shape.has_after)
         if not given:
             return text_literal("false")
-        order = self.shape.order
-        passed = order.beyond(name, backward=not self.shape.backward, inclusive=True)
+        order, back = self.shape.order, not self.shape.backward
+        passed = and_(self._matching(), order.beyond(name, backward=back, inclusive=True))
+        if not order.has_index:
+            return plain(exists().where(passed).correlate(self.me.row))
         # The nearest one by the order's index. EXISTS would let the planner look for any one, by any way.
-        nearest = select(TASKS.c.id).where(self._matching(), passed).limit(literal_column("1"))
-        return plain(_scalar(nearest.order_by(*order.clauses(backward=not self.shape.backward)), self.me).is_not(None))
+        nearest = select(TASKS.c.id).where(passed).order_by(*order.clauses(backward=back)).limit(literal_column("1"))
+        return plain(_scalar(nearest, self.me).is_not(None))
 
     def _total_count(self) -> ColumnElement[str]:
         count = select(cast(func.count(), Text)).select_from(TASKS).where(self._matching())

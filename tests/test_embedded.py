@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app import embedded
 from app.embedded import EmbeddedPostgres, signing_secret
 from app.errors import StartupError
 
@@ -241,18 +242,21 @@ def test_planted_socket_directory(data_dir: Path, tmp_path: Path) -> None:
     run.unlink()
 
 
-@pytest.mark.skipif(not ROOT, reason="only root changes accounts")
-def test_root_uses_an_account(tmp_path: Path) -> None:
-    """As root, PostgreSQL runs as another account even below a directory that only root may enter."""
+def test_never_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL is not root, even where its data and its programs lie below a directory that only root may enter."""
     tmp_path.chmod(0o700)
+    programs = tmp_path / "bin"
+    programs.symlink_to(embedded._binaries())  # noqa: SLF001 - stands in for a checkout in a closed folder
+    monkeypatch.setattr(embedded, "_binaries", lambda: programs)
     with EmbeddedPostgres.start(tmp_path / "data"):
         assert postmaster(tmp_path / "data").uids().real != 0
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
 
 
-@pytest.mark.skipif(not ROOT, reason="only root changes accounts")
 def test_root_without_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where root cannot change accounts, the error names the ways out."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(embedded, "_system_account", lambda: pwd.getpwuid(os.getuid()))
     monkeypatch.setenv("PATH", str(data_dir))
     with pytest.raises(StartupError, match=r"there is no setpriv\): start TaskQL as an ordinary user, or set DAT"):
         EmbeddedPostgres.start(data_dir)
