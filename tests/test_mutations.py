@@ -274,7 +274,11 @@ async def test_all_problems_come_at_once(alice: User) -> None:
 
 async def test_the_longest_of_everything_is_stored(alice: User) -> None:
     """200 emoji are a fine title; limits count characters, not bytes."""
-    longest: dict[str, Any] = {"title": "🎉" * 200, "description": "ü" * 1000, "tags": [f"{n:02}" + "ß" * 48 for n in range(20)]}
+    longest: dict[str, Any] = {
+        "title": "🎉" * 200,
+        "description": "ü" * 1000,
+        "tags": [f"{n:02}" + "ß" * 48 for n in range(20)],
+    }
 
     task = await alice.add(**longest)
 
