@@ -46,8 +46,8 @@ def _is_due(bind: Bind, *, until: bool) -> ColumnElement[bool]:
 
 
 def _found(bind: Bind) -> ColumnElement[bool]:
-    in_description = func.coalesce(Task.description.ilike(bind, escape="\\"), false())
-    return or_(Task.title.ilike(bind, escape="\\"), in_description)
+    """Without regard to case and accents: the words are brought into the form that the column has."""
+    return func.strpos(Task.search, func.search_key(bind)) > literal_column("0")
 
 
 _timestamp = DateTime(timezone=True)
@@ -70,11 +70,6 @@ CONDITIONS: Mapping[str, Callable[[Bind], ColumnElement[bool]]] = {
 }
 
 
-def _pattern(words: str) -> str:
-    escaped = storable(words, "filter.search").replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
-
-
 def _values(name: str, value: Any) -> Any:
     """A value as the driver takes it; BadUserInput for one that PostgreSQL would refuse."""
     if isinstance(value, list) and len(value) > MOST_VALUES:
@@ -87,7 +82,7 @@ def _values(name: str, value: Any) -> Any:
         case "tagsAll" | "tagsAny":
             return [storable(item, f"filter.{name}") for item in value]
         case "search":
-            return _pattern(value)
+            return storable(value, "filter.search")
     return _moment(name, value) if isinstance(value, date) else value
 
 

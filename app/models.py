@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import (
     Boolean,
     CheckConstraint,
+    Computed,
     Date,
     DateTime,
     ForeignKey,
@@ -88,6 +89,9 @@ class Task(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    search: Mapped[str | None] = mapped_column(
+        Text, Computed("search_key(title || chr(10) || coalesce(description, ''))", persisted=True)
+    )
 
     __table_args__ = (
         CheckConstraint(r"title ~ '\S'", "title_not_blank"),
@@ -113,5 +117,6 @@ Index("ix_tasks_updated", Task.user_id, Task.updated_at, Task.id)
 Index("ix_tasks_due", Task.user_id, text(_DUE_SORT_IN_CATALOG), Task.id)
 Index("ix_tasks_position", Task.user_id, Task.position, Task.id)
 Index("ix_tasks_version", Task.user_id, Task.version)
+Index("ix_tasks_trash", Task.user_id, Task.deleted_at, postgresql_where=Task.deleted_at.is_not(None))
 
 USERS, CLOCKS, TASKS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks"))

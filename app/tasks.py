@@ -1,13 +1,14 @@
 """Tasks: every statement on the tasks of one user, and on the user's own row."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from app import reading, writing
-from app.errors import BadUserInput, Unauthenticated
-from app.filters import Filter
+from app import bulk, moving, reading, writing
+from app.errors import BadUserInput, LimitExceeded, Unauthenticated
+from app.filters import Filter, Shape
 from app.identifiers import uuid7
 from app.ordering import Order, OrderBy
 from app.reading import Page
@@ -17,6 +18,8 @@ from app.validation import Problem, cleaned, identifier, problems
 
 DEFAULT_PAGE = 20
 LARGEST_PAGE = 100
+MOST_CREATED = 100
+MOST_AT_ONCE = 1000
 
 Values = Mapping[str, Any]
 
@@ -55,11 +58,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a mutation did: the user's clock, the task as JSON for each response key, and what it refused."""
+    """What a mutation did: the user's clock, the JSON of its task or tasks for each response key, what it refused."""
 
     version: int | None = None
     tasks: Mapping[str, str | None] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
+    affected: int = 0
 
 
 REFUSALS = {
@@ -67,8 +71,13 @@ REFUSALS = {
     "VERSION_CONFLICT": Problem(
         "VERSION_CONFLICT", "The task was changed since; look at it and try again.", ("expectedVersion",)
     ),
+    "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", "You have no such task to move to.", ("to",)),
     "ID_TAKEN": Problem("ID_TAKEN", "You have another task with this id.", ("input", "id")),
 }
+
+
+class Crowded(Exception):
+    """The key of a place would be too long."""
 
 
 class Tasks:
@@ -127,6 +136,51 @@ class Tasks:
         """Take a task out of the trash."""
         return await self._change(payload, writing.restore, "restore", task_id, {}, None)
 
+    async def move(self, payload: Selection, task_id: str, place: str, anchor: str | None) -> Written:
+        """Put a task at the start or end of the manual order, or before or after another."""
+        values = {"anchor": identifier(anchor, f"to.{place}")} if anchor is not None else {}
+        values["id"] = identifier(task_id, "id")
+        try:
+            return await self._write(payload, moving.move, place, {}, **values)
+        except Crowded:
+            await self._database.write(self._owner, moving.spread(), {"user_id": self._owner})
+            return await self._write(payload, moving.move, place, {}, **values)
+
+    async def create_many(self, payload: Selection, tasks: Sequence[Values]) -> Written:
+        """Create tasks, all or none."""
+        if wrong := self._wrong(tasks):
+            return Written(problems=wrong)
+        rows = [_row(place, task) for place, task in enumerate(tasks)]
+        statement = payload.statement("createTasks", lambda: bulk.create(payload))
+        row = await self._database.write(self._owner, statement, {"user_id": self._owner, "rows": _json(rows)})
+        return _many(payload, row, [_taken(place) for place in row["places"]])
+
+    async def change_many(  # noqa: PLR0913 - the arguments of the field
+        self, payload: Selection, kind: str, where: Values, changes: Values, *, at_most: int, dry_run: bool
+    ) -> Written:
+        """Update, delete or restore the tasks that are selected, unless they are more than `at_most`."""
+        if not 1 <= at_most <= MOST_AT_ONCE:
+            raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.")
+        if wrong := problems(changes):
+            return Written(problems=wrong)
+        stored = writing.bound(cleaned(changes))
+        shape, selecting = _selected(kind, where)
+        many = bulk.Many(kind, tuple(stored), shape)
+        statement = payload.statement(many, lambda: bulk.change(payload, many))
+        values = {"user_id": self._owner, "at_most": at_most, "dry_run": dry_run, **stored, **selecting}
+        row = await self._database.write(self._owner, statement, values)
+        return _many(payload, row, _bulk_problems(row, at_most))
+
+    def _wrong(self, tasks: Sequence[Values]) -> list[Problem]:
+        """What is wrong with tasks to create, with their places in the field paths."""
+        if not 1 <= len(tasks) <= MOST_CREATED:
+            few = f"createTasks takes 1 to {MOST_CREATED} tasks; these are {len(tasks)}."
+            return [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
+        ids = [identifier(task["id"], "inputs.id") if "id" in task else None for place, task in enumerate(tasks)]
+        found = [wrong for place, task in enumerate(tasks) for wrong in problems(task, ("inputs", str(place)))]
+        found += [_taken(place) for place, given in enumerate(ids) if given and given in ids[:place]]
+        return found + [_taken(place) for place, given in enumerate(ids) if given == self._owner]
+
     async def _change(  # noqa: PLR0913, PLR0917 - what all changes of one task have in common
         self,
         payload: Selection,
@@ -155,9 +209,53 @@ class Tasks:
         change = writing.Change(kind, tuple(stored), "expected" in values)
         statement = payload.statement(change, lambda: build(payload, change))
         row = await self._database.write(self._owner, statement, {"user_id": self._owner, **stored, **values})
+        if row["code"] == "CROWDED":
+            raise Crowded
         tasks = {entry.key: row[f"task_{place}"] for place, entry in enumerate(payload.entries("task"))}
         refusal = [REFUSALS[row["code"]]] if row["code"] else []
         return Written(row["version"], tasks, refusal)
 
     async def _read(self, statement: Statement, **values: Any) -> str | None:
         return await self._database.read(statement, {"user_id": self._owner, **values})
+
+
+def _taken(place: int) -> Problem:
+    return Problem("ID_TAKEN", REFUSALS["ID_TAKEN"].message, ("inputs", str(place), "id"))
+
+
+def _row(place: int, task: Values) -> dict[str, Any]:
+    """A task to create as a row of the statement's JSON."""
+    content = writing.bound(cleaned({"description": None, "priority": 0, "due_date": None, "tags": [], **task}))
+    return {**content, "place": place, "id": str(task.get("id") or uuid7())}
+
+
+def _json(rows: list[dict[str, Any]]) -> str:
+    return json.dumps(rows, ensure_ascii=False)
+
+
+def _selected(kind: str, where: Values) -> tuple[Shape | None, dict[str, Any]]:
+    """The shape of a selector, and the values bound in it. What is restored is in the trash."""
+    if "ids" in where:
+        if len(where["ids"]) > MOST_AT_ONCE:
+            raise LimitExceeded(f"where.ids lists {len(where['ids'])} ids; the most is {MOST_AT_ONCE}.")
+        return None, {"ids": [identifier(task_id, "where.ids") for task_id in where["ids"]]}
+    wanted = Filter(where["filter"])
+    if wanted.trashed and kind != "restore":
+        raise BadUserInput("Tasks in the trash can only be restored; leave trashed out.")
+    return (kind == "restore", *wanted.shape[1:]), wanted.values
+
+
+def _many(payload: Selection, row: Mapping[str, Any], found: list[Problem]) -> Written:
+    tasks = {entry.key: row[f"tasks_{place}"] for place, entry in enumerate(payload.entries("tasks"))}
+    refused = any(problem.code != "NOT_FOUND" for problem in found)
+    return Written(row["version"], tasks, found, 0 if refused else row["affected"])
+
+
+def _bulk_problems(row: Mapping[str, Any], at_most: int) -> list[Problem]:
+    if row["affected"] > at_most:
+        text = f"{row['affected']} tasks match, and atMost is {at_most}; nothing was changed."
+        return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
+    return [
+        Problem("NOT_FOUND", REFUSALS["NOT_FOUND"].message, ("where", "ids", str(place)))
+        for place in row["places"] or []
+    ]

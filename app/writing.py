@@ -72,33 +72,33 @@ def bound(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def create(payload: Selection, change: Change) -> Statement:
     """Insert a task, unless the id is there already: then the same content is the same task, other content refused."""
-    present, clock = _present(), _clock()
-    content = _content(change)
+    before, now = present(), clock()
+    content = contents(change)
     columns = {
         "user_id": user_id(),
         "id": bindparam("id", type_=Uuid),
-        "position": last_position(clock.c.version),
-        "version": clock.c.version,
+        "position": last_position(now.c.version),
+        "version": now.c.version,
         "created_at": NOW,
         "updated_at": NOW,
         **content,
-        **_completion(content),
+        **completion(content),
     }
-    row = select(*columns.values()).select_from(clock)
+    row = select(*columns.values()).select_from(now)
     written = insert(TASKS).from_select(list(columns), row).on_conflict_do_nothing().returning(*TASKS.c).cte("written")
-    same = and_(*(present.c[name].is_not_distinct_from(value) for name, value in content.items()))
-    refusal = case((_is_there(written), null()), (same, null()), else_=text_literal("ID_TAKEN"))
-    return _outcome(payload, clock, present, written, refusal)
+    same = and_(*(before.c[name].is_not_distinct_from(value) for name, value in content.items()))
+    refusal = case((is_there(written), null()), (same, null()), else_=text_literal("ID_TAKEN"))
+    return outcome(payload, now, before, written, refusal)
 
 
 def update(payload: Selection, change: Change) -> Statement:
     """Set the columns of a task that is not in the trash."""
-    content = _content(change)
+    content = contents(change)
     differs = or_(false(), *(TASKS.c[name].is_distinct_from(value) for name, value in content.items()))
     return _changed(
         payload,
         change,
-        content | _completion(content, TASKS.c.completed_at),
+        content | completion(content, TASKS.c.completed_at),
         and_(TASKS.c.deleted_at.is_(None), differs),
         in_trash=False,
     )
@@ -115,16 +115,30 @@ def restore(payload: Selection, change: Change) -> Statement:
 
 
 def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
-    """A key after all that were made before it: a letter and the clock in hexadecimal digits of fixed width."""
-    digits = func.lpad(func.to_hex(version), literal_column("8"), text_literal("0"))
-    return text_literal("a").concat(digits)
+    """A key after all that were made before it, of fixed width, and with room before it: it does not end in 0."""
+    return text_literal("a").concat(_hexadecimal(version, 8)).concat(text_literal("V"))
 
 
-def _content(change: Change) -> dict[str, ColumnElement[Any]]:
+def first_position(version: ColumnElement[int]) -> ColumnElement[str]:
+    """A key before all that were made before it."""
+    return text_literal("Z").concat(_hexadecimal(literal_column("2147483647") - version, 8)).concat(text_literal("V"))
+
+
+def ranked_position(version: ColumnElement[int], rank: ColumnElement[int]) -> ColumnElement[str]:
+    """Keys for many tasks of one write, in the order of their rank."""
+    key = text_literal("a").concat(_hexadecimal(version, 8)).concat(_hexadecimal(rank, 6))
+    return key.concat(text_literal("V"))
+
+
+def _hexadecimal(number: ColumnElement[Any], digits: int) -> ColumnElement[str]:
+    return func.lpad(func.to_hex(cast(number, Integer)), literal_column(str(digits)), text_literal("0"))
+
+
+def contents(change: Change) -> dict[str, ColumnElement[Any]]:
     return {name: _CONTENT[name] for name in change.columns}
 
 
-def _completion(
+def completion(
     content: Mapping[str, ColumnElement[Any]], since: ColumnElement[Any] | None = None
 ) -> dict[str, ColumnElement[Any]]:
     """The time that goes with `completed`: now, unless the task was done before."""
@@ -142,49 +156,54 @@ def _changed(
     *,
     in_trash: bool,
 ) -> Statement:
-    present, clock = _present(in_trash=in_trash), _clock()
+    before, now = present(in_trash=in_trash), clock()
     expected = bindparam("expected", type_=Integer)
     written = (
         sql_update(TASKS)
-        .values(**values, version=select(clock.c.version).scalar_subquery(), updated_at=NOW)
+        .values(**values, version=select(now.c.version).scalar_subquery(), updated_at=NOW)
         .where(TASKS.c.user_id == user_id(), TASKS.c.id == bindparam("id", type_=Uuid), due)
         .where(TASKS.c.version == expected if change.expects_version else true())
         .returning(*TASKS.c)
         .cte("written")
     )
-    stale = present.c.version != expected if change.expects_version else false()
+    stale = before.c.version != expected if change.expects_version else false()
     refusal = case(
-        (present.c.id.is_(None), text_literal("NOT_FOUND")), (stale, text_literal("VERSION_CONFLICT")), else_=null()
+        (before.c.id.is_(None), text_literal("NOT_FOUND")), (stale, text_literal("VERSION_CONFLICT")), else_=null()
     )
-    return _outcome(payload, clock, present, written, refusal)
+    return outcome(payload, now, before, written, refusal)
 
 
-def _present(*, in_trash: bool = True) -> CTE:
+def present(*, in_trash: bool = True) -> CTE:
     """The task as it was before this statement, also from the trash or not."""
     wanted = TASKS.c.id == bindparam("id", type_=Uuid)
     live = true() if in_trash else TASKS.c.deleted_at.is_(None)
     return select(TASKS).where(TASKS.c.user_id == user_id(), wanted, live).cte("present")
 
 
-def _clock() -> CTE:
+def clock() -> CTE:
     return select(CLOCKS.c.version).where(CLOCKS.c.user_id == user_id()).cte("clock")
 
 
-def _is_there(rows: CTE) -> ColumnElement[bool]:
+def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
+    """The user's clock when this is done: what changes nothing is rolled back, and the clock with it."""
+    return now.c.version - case((changed, literal_column("0")), else_=literal_column("1"))
+
+
+def is_there(rows: CTE) -> ColumnElement[bool]:
     return exists(select(literal_column("1")).select_from(rows))
 
 
-def _outcome(payload: Selection, clock: CTE, present: CTE, written: CTE, refusal: ColumnElement[Any]) -> Statement:
+def outcome(payload: Selection, now: CTE, before: CTE, written: CTE, refusal: ColumnElement[Any]) -> Statement:
     """One row: whether anything changed, the refusal's code, the clock, the task for each key that asks for it."""
-    changed = _is_there(written)
-    current = union_all(select(written), select(present).where(not_(changed))).cte("current")
-    version = clock.c.version - case((changed, literal_column("0")), else_=literal_column("1"))
+    changed = is_there(written)
+    current = union_all(select(written), select(before).where(not_(changed))).cte("current")
+    version = version_after(now, changed)
     found = current.c.id.is_not(None)
     tasks = [
         case((found, task_json(entry.inner, current.c)), else_=null()).label(f"task_{place}")
         for place, entry in enumerate(payload.entries("task"))
     ]
-    rows = clock.outerjoin(current, true()).outerjoin(present, true())
+    rows = now.outerjoin(current, true()).outerjoin(before, true())
     return compiled(
         select(changed.label("changed"), refusal.label("code"), version.label("version"), *tasks).select_from(rows)
     )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import strawberry
 from strawberry import UNSET, Maybe, Some
 
+from app.errors import BadUserInput
 from app.models import PRIORITIES
 from app.ordering import OrderBy
 from schema.types import TaskPriority
@@ -106,6 +107,35 @@ class UpdateTaskInput:
     def changes(self) -> dict[str, Any]:
         given = {name: value.value for name, value in vars(self).items() if isinstance(value, Some)}
         return stored(given)
+
+
+@strawberry.input(one_of=True, description="Tasks by their ids or by a filter: exactly one of both.")
+class TaskSelector:
+    ids: list[strawberry.ID] | None = strawberry.field(
+        default=UNSET, description="These tasks, at most 1,000; those you do not have are NOT_FOUND."
+    )
+    filter: TaskFilter | None = strawberry.field(
+        default=UNSET, description="The tasks that match; for restoreTasks those in the trash."
+    )
+
+    def selector(self) -> dict[str, Any]:
+        return {"ids": self.ids} if self.ids else {"filter": tree(self.filter)} if self.filter else {"ids": []}
+
+
+@strawberry.input(one_of=True, description="A place in the manual order: exactly one of these.")
+class MoveTarget:
+    before: strawberry.ID | None = strawberry.field(default=UNSET, description="Right before this task.")
+    after: strawberry.ID | None = strawberry.field(default=UNSET, description="Right after this task.")
+    to_start: bool | None = strawberry.field(default=UNSET, description="true: before all others.")
+    to_end: bool | None = strawberry.field(default=UNSET, description="true: after all others.")
+
+    def place(self) -> tuple[str, str | None]:
+        """The kind of place, and the id of the task that it is beside."""
+        if self.before or self.after:
+            return ("before", self.before) if self.before else ("after", self.after)
+        if self.to_start or self.to_end:
+            return ("toStart" if self.to_start else "toEnd"), None
+        raise BadUserInput("Say where to with before, after, toStart: true or toEnd: true.")
 
 
 def given(value: T | None) -> T | None:

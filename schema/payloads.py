@@ -13,7 +13,7 @@ from schema.execution import Rendered
 
 
 def payload(selection: Selection, written: Written, owner: UUID) -> Rendered:
-    """The answer of a mutation of one task."""
+    """The answer of a mutation of one task or of many."""
     return Rendered({entry.key: _payload_field(entry, selection, written, owner) for entry in selection.fields})
 
 
@@ -22,6 +22,10 @@ def _payload_field(entry: Field, selection: Selection, written: Written, owner: 
         case "task":
             task = written.tasks.get(entry.key)
             return None if task is None else Fragment(task)
+        case "tasks":
+            return Fragment(written.tasks.get(entry.key) or "[]")
+        case "affectedCount":
+            return written.affected
         case "userErrors":
             return [_error(entry.inner, problem) for problem in written.problems]
         case "token":

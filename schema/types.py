@@ -160,3 +160,11 @@ class TaskPayload:
     )
     user_errors: list[UserError] = strawberry.field(description="What kept it from being done; empty when it was.")
     token: SyncToken | None = strawberry.field(description="The history up to and with this write.")
+
+
+@strawberry.type(description="What a mutation of many tasks did.")
+class TasksPayload:
+    tasks: list[Task] = strawberry.field(description="The selected tasks as they now are, or as they are in a dry run.")
+    affected_count: int = strawberry.field(description="How many tasks are now as asked, or would be after a dry run.")
+    user_errors: list[UserError] = strawberry.field(description="What kept it from being done; empty when it was.")
+    token: SyncToken | None = strawberry.field(description="The history up to and with this write.")

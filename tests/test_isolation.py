@@ -33,6 +33,14 @@ CREATE = f'mutation ($id: ID!) {{ createTask(input: {{id: $id, title: "Bob\'s"}}
 UPDATE = f'mutation ($id: ID!) {{ updateTask(id: $id, input: {{title: "Taken"}}) {PAYLOAD} }}'
 COMPLETE = f"mutation ($id: ID!) {{ setTaskCompleted(id: $id, completed: true) {PAYLOAD} }}"
 DELETE = f"mutation ($id: ID!) {{ deleteTask(id: $id) {PAYLOAD} }}"
+MANY = f"{{ tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code message field }} token }}"
+UPDATE_MANY = f'mutation ($id: ID!) {{ updateTasks(where: {{ids: [$id]}}, input: {{title: "Taken"}}) {MANY} }}'
+DELETE_MANY = f"mutation ($id: ID!) {{ deleteTasks(where: {{ids: [$id]}}) {MANY} }}"
+RESTORE_MANY = f"mutation ($id: ID!) {{ restoreTasks(where: {{ids: [$id]}}) {MANY} }}"
+CREATE_MANY = f'mutation ($id: ID!) {{ createTasks(inputs: [{{id: $id, title: "Bob\'s"}}]) {MANY} }}'
+DELETE_ALL = f"mutation {{ deleteTasks(where: {{filter: {{}}}}) {MANY} }}"
+MOVE = f"mutation ($id: ID!) {{ moveTask(id: $id, to: {{toStart: true}}) {PAYLOAD} }}"
+MOVE_BESIDE = f"mutation ($own: ID!, $id: ID!) {{ moveTask(id: $own, to: {{after: $id}}) {PAYLOAD} }}"
 RESTORE = f"mutation ($id: ID!) {{ restoreTask(id: $id) {PAYLOAD} }}"
 
 
@@ -81,6 +89,26 @@ async def create_task(alice: User, bob: User, task: dict[str, Any]) -> None:
     assert (await alice.data(TASK, id=task["id"]))["task"] == task
 
 
+async def create_tasks(alice: User, bob: User, task: dict[str, Any]) -> None:
+    made = (await bob.data(CREATE_MANY, id=task["id"]))["createTasks"]
+    assert (made["tasks"][0]["id"], made["tasks"][0]["title"], made["userErrors"]) == (task["id"], "Bob's", [])
+    assert (await alice.data(TASK, id=task["id"]))["task"] == task
+
+
+async def delete_tasks(alice: User, bob: User, task: dict[str, Any]) -> None:
+    await same_as_missing(DELETE_MANY, alice, bob, task)
+    assert (await bob.data(DELETE_ALL))["deleteTasks"]["affectedCount"] == 0
+    assert (await alice.data(TASK, id=task["id"]))["task"] == task
+
+
+async def move_task(alice: User, bob: User, task: dict[str, Any]) -> None:
+    await same_as_missing(MOVE, alice, bob, task)
+    own = (await bob.add())["id"]
+    foreign, missing = [await bob.post(MOVE_BESIDE, {"own": own, "id": at}) for at in (task["id"], str(uuid4()))]
+    assert foreign.content == missing.content
+    assert foreign.json()["data"]["moveTask"]["userErrors"][0]["code"] == "NOT_FOUND"
+
+
 CASES: dict[str, Case] = {
     "viewer": viewer,
     "node": reading_or_changing(NODE),
@@ -91,6 +119,11 @@ CASES: dict[str, Case] = {
     "setTaskCompleted": reading_or_changing(COMPLETE),
     "deleteTask": reading_or_changing(DELETE),
     "restoreTask": reading_or_changing(RESTORE),
+    "moveTask": move_task,
+    "createTasks": create_tasks,
+    "updateTasks": reading_or_changing(UPDATE_MANY),
+    "deleteTasks": delete_tasks,
+    "restoreTasks": reading_or_changing(RESTORE_MANY),
 }
 
 

@@ -18,6 +18,8 @@ from app.startup import findings, refuse_failures
 from app.url import DatabaseURL
 from migrations.run import config, migrate, missing
 
+REVISIONS = ["0001", "0002"]
+
 
 async def run(url: str, work: Any) -> Any:
     """Run a synchronous function on a connection of Alembic's kind."""
@@ -50,7 +52,7 @@ async def shape(url: str) -> list[tuple[Any, ...]]:
 async def test_up_down_and_up_again(empty: Server) -> None:
     """Going down leaves nothing behind, and coming up again gives the same."""
     owner, server = DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url)
-    assert await migrate(owner, server) == ["0001"]
+    assert await migrate(owner, server) == REVISIONS
     first = await shape(empty.owner_url)
 
     await run(empty.owner_url, lambda connection: command.downgrade(config(connection), "base"))
@@ -77,7 +79,7 @@ async def test_several_at_once_wait_for_one_another(empty: Server) -> None:
 
     applied = await asyncio.gather(*(migrate(owner, server) for _ in range(4)))
 
-    assert sorted(applied) == [[], [], [], ["0001"]]
+    assert sorted(applied) == [[], [], [], REVISIONS]
 
 
 async def test_the_servers_role_is_made_without_special_rights(empty: Server) -> None:
@@ -101,9 +103,9 @@ async def test_the_servers_role_is_made_without_special_rights(empty: Server) ->
 
 async def test_missing_revisions_are_named(empty: Server) -> None:
     """A database that was not migrated is refused, with the revisions it lacks."""
-    assert await run(empty.owner_url, missing) == ["0001"]
+    assert await run(empty.owner_url, missing) == REVISIONS
 
-    with pytest.raises(StartupError, match="lacks the revisions 0001"):
+    with pytest.raises(StartupError, match="lacks the revisions 0001, 0002"):
         await refuse_failures(made_settings(empty))
 
 
