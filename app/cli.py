@@ -1,4 +1,4 @@
-"""The command line: taskql serve, migrate, token, schema, doctor."""
+"""The command line: taskql serve, migrate, token, schema, purge, doctor."""
 
 import asyncio
 import signal
@@ -17,6 +17,7 @@ import uvicorn
 from graphql import GraphQLSchema, build_schema, find_breaking_changes
 from uvicorn.supervisors import Multiprocess
 
+from app import purge as purging
 from app import settings as configuration
 from app import startup
 from app.accounts import demo_user, user_with_email
@@ -28,6 +29,7 @@ from schema import sdl
 
 GRACE_SECONDS = 10
 BACKLOG = 2048
+PROGRESS_EVERY = 1000
 COMMITTED = Path(__file__).parent.parent / "schema" / "schema.graphql"
 
 
@@ -91,7 +93,7 @@ def migrate(data_dir: Path | None) -> None:
 @data_dir
 def token(email: str, ttl: str, data_dir: Path | None) -> None:
     """Print a token for a user, and nothing else."""
-    lifetime = _duration(ttl)
+    lifetime = _duration(ttl, "--ttl")
     with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
         if settings.auth_secret is None:
             raise StartupError("AUTH_SECRET is not set; the server that shall take the token needs the same.")
@@ -114,6 +116,21 @@ def schema(check: bool, against: Path | None) -> None:  # noqa: FBT001 - a flag 
         _refuse_breaking_changes(build_schema(against.read_text()))
     if not (check or against):
         click.echo(sdl(), nl=False)
+
+
+@main.command()
+@click.option("--older-than", default="30d", show_default=True, help="How long a task has been in the trash: 12h, 30d.")
+@data_dir
+def purge(older_than: str, data_dir: Path | None) -> None:
+    """Remove for good what has been in the trash for long.
+
+    Works in batches and may be interrupted and run again at any time. Sync tokens from before what was removed are
+    answered with a full sync.
+    """
+    age = _duration(older_than, "--older-than")
+    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+        users, removed = asyncio.run(_purged(settings, age))
+    click.echo(f"Removed {removed} tasks of {users} users.")
 
 
 @main.command()
@@ -174,6 +191,18 @@ async def _user(settings: Settings, email: str) -> UUID:
         await database.close()
 
 
+async def _purged(settings: Settings, age: timedelta) -> tuple[int, int]:
+    await startup.refuse_failures(settings)
+    database, users, removed = connect(settings), 0, 0
+    try:
+        async for users, removed in purging.purge(database, age):
+            if users % PROGRESS_EVERY == 0:
+                click.echo(f"{users} users, {removed} tasks removed", err=True)
+    finally:
+        await database.close()
+    return users, removed
+
+
 def _authenticator(settings: Settings) -> Authenticator:
     return Authenticator(settings.secret(), settings.auth_issuer, settings.auth_audience)
 
@@ -219,10 +248,10 @@ def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None
         return
 
 
-def _duration(text: str) -> timedelta:
+def _duration(text: str, option: str) -> timedelta:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     if text[-1:] not in units or not text[:-1].isdigit() or not 0 < int(text[:-1]) < 10**6:
-        raise StartupError(f"--ttl must be a number and s, m, h or d, such as 15m; it is {text!r}.")
+        raise StartupError(f"{option} must be a number and s, m, h or d, such as 15m; it is {text!r}.")
     return timedelta(seconds=int(text[:-1]) * units[text[-1]])
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -24,6 +25,8 @@ ONE = compiled(select(literal_column("1")))
 COMMAND_TIMEOUT = 5.0
 POOL_TIMEOUT = 2.0
 RECYCLE_AFTER = 300
+# Before the second and the third try of a write that PostgreSQL has undone, in seconds.
+PAUSES = (0.02, 0.1)
 
 # What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
 # statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
@@ -52,16 +55,19 @@ class Database:
             return body
 
     async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The one row of a writing statement, in a transaction kept only when the row says it changed anything."""
+        """The one row of a writing statement, in a transaction kept only when the row says it changed anything.
+
+        A deadlock or serialization failure has undone the whole transaction, so it is safe to run it again. After any
+        other failure the commit may have happened: the caller decides.
+        """
+        arguments = statement.arguments(values)
         async with self._connection() as connection:
-            try:
-                await connection.execute(begin(owner))
-                row = await connection.fetchrow(statement.text, *statement.arguments(values))
-                await connection.execute("COMMIT" if row["changed"] else "ROLLBACK")
-            except asyncpg.PostgresError:
-                await connection.execute("ROLLBACK")
-                raise
-            return dict(row)
+            for pause in PAUSES:
+                try:
+                    return await _transaction(connection, owner, statement.text, arguments)
+                except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+                    await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
+            return await _transaction(connection, owner, statement.text, arguments)
 
     async def check(self) -> None:
         """One round trip; Unavailable where the database does not answer."""
@@ -101,6 +107,17 @@ class Database:
         finally:
             # Without a reset: a statement leaves its connection outside a transaction, or it is thrown away.
             await greenlet_spawn(pooled.close)
+
+
+async def _transaction(connection: Any, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
+    try:
+        await connection.execute(begin(owner))
+        row = await connection.fetchrow(text, *arguments)
+        await connection.execute("COMMIT" if row["changed"] else "ROLLBACK")
+    except asyncpg.PostgresError:
+        await connection.execute("ROLLBACK")
+        raise
+    return dict(row)
 
 
 def _engine(url: DatabaseURL, pool_size: int, max_overflow: int) -> AsyncEngine:

@@ -1,0 +1,86 @@
+"""`taskql purge`: what was deleted long ago goes for good, and nothing else."""
+
+from typing import Any
+
+import asyncpg
+from conftest import SECRET, Server, User, taskql
+
+DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { task { id version } } }"
+TRASH = "{ tasks(filter: { trashed: true }, first: 100) { nodes { id title } } live: tasks { totalCount } }"
+RESTORE = "mutation ($id: ID!) { restoreTask(id: $id) { task { id } userErrors { code } } }"
+
+
+def purge(server: Server, older_than: str) -> tuple[int, str]:
+    environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
+    with taskql("purge", "--older-than", older_than, **environment) as process:
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out + err
+
+
+async def trashed(user: User, title: str) -> dict[str, Any]:
+    task = await user.add(title)
+    deleted: dict[str, Any] = (await user.data(DELETE, id=task["id"]))["deleteTask"]["task"]
+    return deleted
+
+
+async def test_only_old_trash_goes(server: Server, alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
+    """Of two users' tasks only those deleted before the given time are removed, and each clock remembers how far."""
+    old, young = await trashed(alice, "Old"), await trashed(alice, "Young")
+    await alice.add("Live")
+    others = await trashed(bob, "Old")
+    await owner.execute(
+        "UPDATE tasks SET deleted_at = now() - interval '31 days' WHERE (user_id, id) IN (($1, $2), ($3, $4))",
+        alice.id, old["id"], bob.id, others["id"],
+    )  # fmt: skip
+
+    code, said = purge(server, "30d")
+
+    assert code == 0
+    assert "Removed 2 tasks" in said
+    seen = await alice.data(TRASH)
+    assert [node["id"] for node in seen["tasks"]["nodes"]] == [young["id"]]
+    assert seen["live"]["totalCount"] == 1
+    assert (await bob.data(TRASH))["tasks"]["nodes"] == []
+    through = await owner.fetchval("SELECT purged_through FROM task_clocks WHERE user_id = $1", alice.id)
+    assert through == old["version"]
+
+
+async def test_a_second_run_finds_nothing(server: Server, alice: User) -> None:
+    """Running it again removes nothing more, and moves no clock."""
+    await trashed(alice, "Young")
+    version = (await alice.add())["version"]
+
+    assert "Removed 0 tasks" in purge(server, "1d")[1]
+    assert (await alice.add())["version"] == version + 1
+
+
+async def test_more_than_one_batch(server: Server, alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A user's trash goes batch by batch until none of it is left."""
+    await alice.add()
+    await owner.execute(
+        """INSERT INTO tasks (user_id, id, title, position, version, deleted_at)
+           SELECT $1, gen_random_uuid(), 'x', 'b' || i, 1, '2000-01-01' FROM generate_series(1, 2500) AS i""",
+        alice.id,
+    )
+
+    assert "Removed 2500 tasks" in purge(server, "30d")[1]
+    assert await owner.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", alice.id) == 1
+
+
+async def test_what_was_purged_cannot_be_restored(
+    server: Server, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """Gone is gone: NOT_FOUND."""
+    task = await trashed(alice, "Old")
+    await owner.execute("UPDATE tasks SET deleted_at = '2000-01-01' WHERE user_id = $1", alice.id)
+    purge(server, "30d")
+
+    assert (await alice.data(RESTORE, id=task["id"]))["restoreTask"]["userErrors"] == [{"code": "NOT_FOUND"}]
+
+
+def test_a_time_that_is_none(server: Server) -> None:
+    """A wrong option gets one line."""
+    code, said = purge(server, "soon")
+
+    assert code == 1
+    assert "--older-than" in said
