@@ -34,6 +34,8 @@ from schema import limits
 log = logging.getLogger(__name__)
 
 MOST_OPERATIONS = 1000
+# Of one operation: its root fields, in as many variants as conditions make. What goes beyond is collected again.
+MOST_SELECTIONS = 64
 MOST_ERRORS = 5
 
 
@@ -80,6 +82,8 @@ class Operation:
         key = (info.path.key, type_name, *(variables.coerced.get(name) for name in self.conditions))
         known = self.selections.get(key)
         if known is None:
+            if len(self.selections) >= MOST_SELECTIONS:
+                self.selections.clear()
             details = [FieldDetails(node, None) for node in info.field_nodes]
             type_ = cast("GraphQLObjectType", self.schema.type_map[type_name])
             known = self.selections[key] = self._selected(type_, details, variables)
