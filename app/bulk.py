@@ -39,7 +39,8 @@ from app.statements import Statement, compiled, text_literal, user_id
 from app.writing import NOW, Change, clock, completion, contents, is_there, ranked_position, version_after
 
 _CONTENT = ("title", "description", "priority", "due_date", "tags")
-_IDS = bindparam("ids", type_=ARRAY(Uuid))
+# Lists go over the wire as text[], which the driver knows: others would cost it a look into the catalog.
+_IDS = cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid))
 
 
 class Many(NamedTuple):
@@ -61,7 +62,7 @@ def create(payload: Selection) -> Statement:
     new = new.where(~is_there(taken), given.c.id.not_in(select(present.c.id)))
     written = insert(TASKS).from_select(list(columns), new).on_conflict_do_nothing().returning(*TASKS.c).cte("written")
     current = union_all(select(written), select(present)).cte("current")
-    places = func.array(select(taken.c.place).order_by(taken.c.place).scalar_subquery(), type_=ARRAY(Integer))
+    places = cast(func.array(select(taken.c.place).order_by(taken.c.place).scalar_subquery()), ARRAY(Text))
     rows = current.join(given, given.c.id == current.c.id)
     free, order = ~is_there(taken), given.c.place
     lists = [_json_list(entry.inner, current, rows, order, free) for entry in payload.entries("tasks")]
@@ -135,7 +136,7 @@ def _missing(matched: CTE) -> ColumnElement[Any]:
     ids = func.unnest(_IDS).table_valued(column("id", Uuid), with_ordinality="place", name="ids")
     ids = ids.render_derived()
     unknown = select(ids.c.place - literal_column("1")).where(~exists().where(matched.c.id == ids.c.id))
-    return func.array(unknown.order_by(ids.c.place).scalar_subquery(), type_=ARRAY(Integer))
+    return cast(func.array(unknown.order_by(ids.c.place).scalar_subquery()), ARRAY(Text))
 
 
 def _json_list(

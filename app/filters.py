@@ -76,9 +76,9 @@ def _values(name: str, value: Any) -> Any:
         raise LimitExceeded(f"filter.{name} lists {len(value)} values; the most is {MOST_VALUES}.")
     match name:
         case "ids":
-            return [identifier(item, "filter.ids") for item in value]
+            return [str(identifier(item, "filter.ids")) for item in value]
         case "priority":
-            return [PRIORITIES.index(item) for item in value]
+            return [str(PRIORITIES.index(item)) for item in value]
         case "tagsAll" | "tagsAny":
             return [storable(item, f"filter.{name}") for item in value]
         case "search":
@@ -161,8 +161,7 @@ def _bind_type(name: str) -> Any:
     match name:
         case "completed" | "due.isNull":
             return Boolean
-        case "ids" | "tagsAll" | "tagsAny":
-            return ARRAY(Uuid) if name == "ids" else ARRAY(Text)
-        case "priority":
-            return ARRAY(SmallInteger)
+        case "ids" | "priority" | "tagsAll" | "tagsAny":
+            # As text[], which the driver knows: other lists would cost it a look into the catalog.
+            return ARRAY(Text)
     return Text

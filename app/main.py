@@ -31,8 +31,10 @@ def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        yield
-        await database.close()
+        try:
+            yield
+        finally:
+            await database.close()
 
     endpoint = GraphQLEndpoint(executing(database, authenticator), _explorer_token(settings, authenticator, demo_user))
     routes = [

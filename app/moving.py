@@ -11,6 +11,7 @@ from sqlalchemy import (
     bindparam,
     case,
     exists,
+    false,
     func,
     literal_column,
     null,
@@ -79,18 +80,21 @@ def _target(kind: str, before: CTE, now: CTE) -> CTE:
     """The key of the place, whether there is such a place, and whether the task stands there already."""
     own = before.c.position
     place: Place
+    version = select(now.c.version).scalar_subquery()
+    # Also beside the first or last task: what is moved or made there next must come further out.
+    key = first_position(version) if kind in {"toStart", "before"} else last_position(version)
     if kind in {"toStart", "toEnd"}:
-        version = select(now.c.version).scalar_subquery()
-        key = first_position(version) if kind == "toStart" else last_position(version)
         passed = _position < own if kind == "toStart" else _position > own
         place = (key, ~exists(select(_others.c.id).where(_other, passed)), true())
     else:
-        place = _beside(kind, before)
-    columns = (part.label(name) for name, part in zip(("key", "settled", "anchored"), place, strict=True))
-    return select(*columns).select_from(before).cte("target")
+        place = _beside(kind, before, key)
+    key, settled, anchored = place
+    return (
+        select(key.label("key"), settled.label("settled"), anchored.label("anchored")).select_from(before).cte("target")
+    )
 
 
-def _beside(kind: str, before: CTE) -> Place:
+def _beside(kind: str, before: CTE, outermost: ColumnElement[str]) -> Place:
     anchor_id = bindparam("anchor", type_=Uuid)
     live = and_(TASKS.c.user_id == user_id(), TASKS.c.deleted_at.is_(None), TASKS.c.id == anchor_id)
     anchor = select(TASKS.c.position).where(live).scalar_subquery()
@@ -102,8 +106,5 @@ def _beside(kind: str, before: CTE) -> Place:
     in_order = own < anchor if ahead else own > anchor
     settled = or_(before.c.id == anchor_id, and_(in_order, ~exists(select(_others.c.id).where(_other, between))))
     ends = (nearest, anchor) if ahead else (anchor, nearest)
-    return (
-        func.position_between(*ends, type_=Text),
-        func.coalesce(settled, literal_column("false")),
-        anchor.is_not(None),
-    )
+    key = case((nearest.is_(None), outermost), else_=func.position_between(*ends, type_=Text))
+    return key, func.coalesce(settled, false()), anchor.is_not(None)

@@ -128,7 +128,8 @@ class _Connection:
         text = json_object(self.selection, self._field)
         read_rows = any(self.selection.entries(name) for name in ("edges", "nodes", "pageInfo"))
         statement = select(text.label("body"))
-        return statement.select_from(self.rows) if read_rows else statement
+        # Counting makes it one row also where the selection needs none of the rows.
+        return statement.select_from(self.rows).having(func.count() >= literal_column("0")) if read_rows else statement
 
     def _matching(self) -> ColumnElement[bool]:
         return and_(self.me.owns(TASKS), condition(self.shape.filter))

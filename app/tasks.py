@@ -120,7 +120,7 @@ class Tasks:
         given = task.get("id")
         task_id = identifier(given, "input.id") if given is not None else uuid7()
         if task_id == self._owner:
-            return Written(problems=[Problem("INVALID", "This id is your account's; choose another.", ("input", "id"))])
+            return Written(problems=[_own_id("input")])
         content = {name: value for name, value in task.items() if name != "id"}
         return await self._write(payload, writing.create, "create", content, id=task_id)
 
@@ -176,10 +176,10 @@ class Tasks:
         if not 1 <= len(tasks) <= MOST_CREATED:
             few = f"createTasks takes 1 to {MOST_CREATED} tasks; these are {len(tasks)}."
             return [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
-        ids = [identifier(task["id"], "inputs.id") if "id" in task else None for place, task in enumerate(tasks)]
+        ids = [identifier(task["id"], "inputs.id") if "id" in task else None for task in tasks]
         found = [wrong for place, task in enumerate(tasks) for wrong in problems(task, ("inputs", str(place)))]
         found += [_taken(place) for place, given in enumerate(ids) if given and given in ids[:place]]
-        return found + [_taken(place) for place, given in enumerate(ids) if given == self._owner]
+        return found + [_own_id("inputs", str(place)) for place, given in enumerate(ids) if given == self._owner]
 
     async def _change(  # noqa: PLR0913, PLR0917 - what all changes of one task have in common
         self,
@@ -219,7 +219,11 @@ class Tasks:
         return await self._database.read(statement, {"user_id": self._owner, **values})
 
 
-def _taken(place: int) -> Problem:
+def _own_id(*path: str) -> Problem:
+    return Problem("INVALID", "This id is your account's; choose another.", (*path, "id"))
+
+
+def _taken(place: int | str) -> Problem:
     return Problem("ID_TAKEN", REFUSALS["ID_TAKEN"].message, ("inputs", str(place), "id"))
 
 
@@ -238,7 +242,7 @@ def _selected(kind: str, where: Values) -> tuple[Shape | None, dict[str, Any]]:
     if "ids" in where:
         if len(where["ids"]) > MOST_AT_ONCE:
             raise LimitExceeded(f"where.ids lists {len(where['ids'])} ids; the most is {MOST_AT_ONCE}.")
-        return None, {"ids": [identifier(task_id, "where.ids") for task_id in where["ids"]]}
+        return None, {"ids": [str(identifier(task_id, "where.ids")) for task_id in where["ids"]]}
     wanted = Filter(where["filter"])
     if wanted.trashed and kind != "restore":
         raise BadUserInput("Tasks in the trash can only be restored; leave trashed out.")

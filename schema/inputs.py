@@ -90,7 +90,7 @@ class CreateTaskInput:
 
     def content(self) -> dict[str, Any]:
         names = ("title", "description", "priority", "due_date", "tags")
-        return stored({name: getattr(self, name) for name in names} | ({"id": self.id} if self.id else {}))
+        return stored({name: getattr(self, name) for name in names} | ({} if self.id is None else {"id": self.id}))
 
 
 @strawberry.input(description="Changes to a task. Omit a field to keep it; null clears it where that makes sense.")
