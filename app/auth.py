@@ -32,11 +32,10 @@ class Authenticator:
     def principal(self, authorization: str | None) -> Principal:
         """The principal of an Authorization header."""
         claims = self._claims(_bearer(authorization))
-        subject = claims["sub"]
         try:
-            return Principal(identifier(subject, "sub"), float(claims["exp"]))
-        except BadUserInput:
-            raise Unauthenticated("The token's sub claim is not the UUID of a user.") from None
+            return Principal(identifier(claims["sub"], "sub"), float(claims["exp"]))
+        except (BadUserInput, OverflowError):
+            raise Unauthenticated("The token's sub is not the UUID of a user, or its exp no time.") from None
 
     def token(self, user_id: UUID, lifetime: timedelta) -> str:
         """A token for a user, valid from now on."""

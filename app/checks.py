@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Boolean, Connection, Select, Text, column, func, literal, select, table
+from sqlalchemy import Boolean, Connection, Select, Text, column, false, func, literal, or_, select, table
 
 OLDEST_SERVER = 150000
 WALLED = ("tasks", "task_clocks")
+RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 _roles = table("pg_roles", column("rolname"), column("rolsuper", Boolean), column("rolbypassrls", Boolean))
 _classes = table(
@@ -17,6 +18,14 @@ _classes = table(
     column("relkind"),
     column("relrowsecurity", Boolean),
     column("relforcerowsecurity", Boolean),
+)
+
+_policies_view = table(
+    "pg_policies",
+    column("tablename", Text),
+    column("policyname", Text),
+    column("qual", Text),
+    column("with_check", Text),
 )
 
 
@@ -77,7 +86,34 @@ def _walls(connection: Connection) -> list[Finding]:
         .where(_classes.c.oid.in_([func.to_regclass(name) for name in WALLED]))
         .order_by(_classes.c.relname)
     )
-    return [_wall(*row) for row in rows]
+    return [*(_wall(*row) for row in rows), *_policies(connection), _rights(connection)]
+
+
+def _policies(connection: Connection) -> list[Finding]:
+    """Policies add up: one more, or another, lets through what ours would not."""
+    mine = "(user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
+    rows = connection.execute(
+        select(_policies_view.c.tablename, _policies_view.c.policyname)
+        .where(_policies_view.c.tablename.in_(WALLED))
+        .where(or_(_policies_view.c.qual.is_distinct_from(mine), _policies_view.c.with_check.is_distinct_from(mine)))
+    )
+    mend = "As the tables' owner: DROP POLICY {} ON {};"
+    return [
+        Finding("failure", f"The policy {name} of {table} is not TaskQL's", mend.format(name, table))
+        for table, name in rows
+    ]
+
+
+def _rights(connection: Connection) -> Finding:
+    """What the server's role needs, it has."""
+    needs = [func.has_table_privilege(name, right) for name in WALLED for right in RIGHTS]
+    needs += [func.has_table_privilege("users", "SELECT")]
+    needs += [func.coalesce(func.has_function_privilege(func.to_regprocedure("act_as(uuid)"), "EXECUTE"), false())]
+    if all(connection.execute(select(*needs)).one()):
+        return Finding("ok", "The role has the rights it needs")
+    return Finding(
+        "failure", "The role lacks rights on the tables or on act_as()", "Run `taskql migrate`: it grants them."
+    )
 
 
 def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> Finding:  # noqa: FBT001 - the columns of a row

@@ -1,6 +1,7 @@
 """The command line: taskql serve, migrate, token, schema, purge, doctor."""
 
 import asyncio
+import re
 import signal
 import socket
 import sys
@@ -14,7 +15,7 @@ from uuid import UUID
 
 import click
 import uvicorn
-from graphql import GraphQLSchema, build_schema, find_breaking_changes
+from graphql import GraphQLError, GraphQLSchema, build_schema, find_breaking_changes
 from uvicorn.supervisors import Multiprocess
 
 from app import purge as purging
@@ -68,6 +69,7 @@ def serve(host: str | None, port: int | None, workers: int | None, migrate: bool
     """Serve the API and its explorer."""
     given = configuration.load(host=host, port=port, workers=workers, data_dir=data_dir)
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGHUP, _stop)
     with _listening(given) as listener, startup.database_settings(given) as settings:
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
         _announce(settings, listener, demo)
@@ -113,7 +115,7 @@ def schema(check: bool, against: Path | None) -> None:  # noqa: FBT001 - a flag 
     if check and sdl() != COMMITTED.read_text():
         raise StartupError("schema/schema.graphql is out of date; run: taskql schema > schema/schema.graphql")
     if against is not None:
-        _refuse_breaking_changes(build_schema(against.read_text()))
+        _refuse_breaking_changes(_read_schema(against))
     if not (check or against):
         click.echo(sdl(), nl=False)
 
@@ -157,8 +159,8 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         where = f"{settings.host} port {settings.port}"
         raise StartupError(f"Cannot listen on {where}: {reason}. Choose another with --port (0: a free one).") from None
     with listener:
@@ -181,7 +183,7 @@ async def _prepared(settings: Settings, *, embedded: bool, migrate: bool) -> UUI
 
 
 async def _user(settings: Settings, email: str) -> UUID:
-    if "@" not in email:
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+", email):
         raise StartupError(f"{email!r} is no email address.")
     await startup.refuse_failures(settings)
     database = connect(settings)
@@ -223,7 +225,7 @@ def _announce(settings: Settings, listener: socket.socket, demo: UUID | None) ->
 def _curl(url: str, bearer: str) -> str:
     query = '{"query": "{ tasks { totalCount nodes { title completed dueDate } } }"}'
     headers = f"-H 'Content-Type: application/json' -H 'Authorization: Bearer {bearer}'"
-    return f"curl -s {url} {headers} -d '{query}'"
+    return f"curl -s '{url}' {headers} -d '{query}'"
 
 
 def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None:
@@ -250,9 +252,16 @@ def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None
 
 def _duration(text: str, option: str) -> timedelta:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    if text[-1:] not in units or not text[:-1].isdigit() or not 0 < int(text[:-1]) < 10**6:
+    if text[-1:] not in units or not text[:-1].isdecimal() or not 0 < int(text[:-1]) < 10**6:
         raise StartupError(f"{option} must be a number and s, m, h or d, such as 15m; it is {text!r}.")
     return timedelta(seconds=int(text[:-1]) * units[text[-1]])
+
+
+def _read_schema(path: Path) -> GraphQLSchema:
+    try:
+        return build_schema(path.read_text())
+    except (GraphQLError, TypeError, UnicodeDecodeError) as error:
+        raise StartupError(f"{path} holds no GraphQL schema: {error}") from None
 
 
 def _refuse_breaking_changes(old: GraphQLSchema) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import asyncpg
 from sqlalchemy import event, exc, literal_column, select
@@ -28,6 +29,10 @@ RECYCLE_AFTER = 300
 # Before the second and the third try of a write that PostgreSQL has undone, in seconds.
 PAUSES = (0.02, 0.1)
 
+# What the driver says when the server closes a connection while it is about to be used.
+_CONFUSED = asyncpg.InternalClientError
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, _CONFUSED)
+
 # What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
 # statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
 SESSION = {
@@ -47,6 +52,7 @@ class Database:
         self.engine = _engine(DatabaseURL(url), pool_size, max_overflow)
         # The pool lets whoever comes by take what a waiter was woken for; this queue is first come, first served.
         self._turns = asyncio.Semaphore(pool_size + max_overflow)
+        self._writers: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
         """The first column of a statement's one row, in autocommit."""
@@ -61,13 +67,25 @@ class Database:
         other failure the commit may have happened: the caller decides.
         """
         arguments = statement.arguments(values)
-        async with self._connection() as connection:
+        async with self._alone(owner), self._connection() as connection:
             for pause in PAUSES:
                 try:
                     return await _transaction(connection, owner, statement.text, arguments)
                 except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
                     await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
             return await _transaction(connection, owner, statement.text, arguments)
+
+    @asynccontextmanager
+    async def _alone(self, owner: UUID) -> AsyncIterator[None]:
+        """One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile."""
+        lock = self._writers.setdefault(owner, asyncio.Lock())
+        with expected():
+            async with asyncio.timeout(COMMAND_TIMEOUT):
+                await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     async def check(self) -> None:
         """One round trip; Unavailable where the database does not answer."""
@@ -145,11 +163,12 @@ def expected() -> Iterator[None]:
     """Turn what the driver and the pool raise into the failures that callers know."""
     try:
         yield
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, exc.SQLAlchemyError) as error:
+    except (OSError, *_DRIVER_ERRORS, exc.SQLAlchemyError) as error:
         known = failure(error)
         if known is None:
             raise
-        log.warning("database unavailable: %s", type(error).__name__)
+        if isinstance(known, Unavailable):
+            log.warning("database unavailable: %s", type(error).__name__)
         raise known from error
 
 
@@ -163,7 +182,7 @@ def driver_error(error: BaseException) -> BaseException:
 def failure(error: BaseException) -> RequestError | None:
     """The expected failure behind an error of the driver or pool; None when it is a bug. TimeoutError is an OSError."""
     error = driver_error(error)
-    if isinstance(error, OSError | exc.TimeoutError | exc.DisconnectionError | asyncpg.InterfaceError):
+    if isinstance(error, OSError | exc.TimeoutError | exc.DisconnectionError | asyncpg.InterfaceError | _CONFUSED):
         return Unavailable("The database cannot be reached; try again.")
     state = getattr(error, "sqlstate", None) or ""
     if state == "23503" and "users" in (getattr(error, "constraint_name", None) or ""):

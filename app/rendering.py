@@ -15,7 +15,7 @@ from app.models import PRIORITIES
 from app.statements import Statement, text_literal
 
 TYPE_NAME = "__typename"
-MOST_STATEMENTS = 64
+MOST_STATEMENTS = 16
 
 Columns = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 

@@ -20,7 +20,7 @@ class DatabaseURL:
     def __init__(self, url: str) -> None:
         try:
             parsed = make_url(url)
-        except ArgumentError:
+        except (ArgumentError, ValueError):
             raise StartupError(
                 "DATABASE_URL is not a database URL; it looks like postgresql://user:password@host:5432/database"
             ) from None
@@ -29,7 +29,7 @@ class DatabaseURL:
         query = {name: value if isinstance(value, str) else value[0] for name, value in parsed.query.items()}
         self.role, self.password, self.host = parsed.username, parsed.password, parsed.host or query.get("host", "")
         self.pooled = bool(parsed.host and "-pooler" in parsed.host.split(".")[0])
-        self._timeout = float(query.pop("connect_timeout", CONNECT_TIMEOUT))
+        self._timeout = _seconds(query.pop("connect_timeout", None))
         self._name = query.pop("application_name", "taskql")
         self._tls = _tls(query.pop("sslmode", None), self.host, query.pop("sslrootcert", None))
         socket: dict[str, str] = {name: query.pop(name) for name in ("host", "port") if name in query}
@@ -49,12 +49,22 @@ class DatabaseURL:
         return self.sqlalchemy.render_as_string(hide_password=True)
 
 
+def _seconds(timeout: str | None) -> float:
+    try:
+        return CONNECT_TIMEOUT if timeout is None else float(timeout)
+    except ValueError:
+        raise StartupError(f"DATABASE_URL: connect_timeout must be a number of seconds, not {timeout!r}") from None
+
+
 def _tls(mode: str | None, host: str, root: str | None) -> ssl.SSLContext | str | bool:
     """Encryption as `sslmode` asks; hosts that are known to have a public certificate are verified."""
     if mode == "disable" or (mode is None and (not host or host.startswith("/"))):
         return False
     if host.endswith(".neon.tech") or mode in {"verify-full", "verify-ca"}:
-        context = ssl.create_default_context(cafile=root)
+        try:
+            context = ssl.create_default_context(cafile=root)
+        except OSError as error:
+            raise StartupError(f"DATABASE_URL: sslrootcert {root} cannot be read: {error}") from None
         context.check_hostname = mode != "verify-ca"
         return context
     return mode or "prefer"

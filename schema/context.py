@@ -6,6 +6,7 @@ from functools import cached_property
 import strawberry
 
 from app.auth import Authenticator, Principal
+from app.errors import Unauthenticated
 from app.rendering import Selection
 from app.tasks import Database, Tasks
 from schema.execution import Operation
@@ -21,8 +22,18 @@ class Context:
     operation: Operation
 
     @cached_property
+    def _verified(self) -> Principal | Unauthenticated:
+        try:
+            return self.authenticator.principal(self.authorization)
+        except Unauthenticated as refusal:
+            return refusal
+
+    @property
     def principal(self) -> Principal:
-        return self.authenticator.principal(self.authorization)
+        """The caller; Unauthenticated for every field of a request whose token does not hold."""
+        if isinstance(self._verified, Unauthenticated):
+            raise self._verified
+        return self._verified
 
     def tasks(self) -> Tasks:
         """The only door to task data."""

@@ -15,7 +15,6 @@ from graphql import (
     GraphQLResolveInfo,
     GraphQLSchema,
     OperationDefinitionNode,
-    OperationType,
     get_named_type,
     parse,
     specified_rules,
@@ -33,7 +32,9 @@ from schema import limits
 
 log = logging.getLogger(__name__)
 
-MOST_OPERATIONS = 1000
+# A prepared operation takes some 80 bytes for each character of its text, so the store is bounded by text.
+MOST_TEXT = 500_000
+LONGEST_STORED = 20_000
 # Of one operation: its root fields, in as many variants as conditions make. What goes beyond is collected again.
 MOST_SELECTIONS = 64
 MOST_ERRORS = 5
@@ -72,10 +73,6 @@ class Operation:
     conditions: tuple[str, ...]
     selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
 
-    @property
-    def is_mutation(self) -> bool:
-        return self.node.operation is OperationType.MUTATION
-
     def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
         """What a root field asks of an object type; @skip and @include are all that variables change in it."""
         variables = info.variable_values
@@ -110,6 +107,7 @@ class Engine:
     def __init__(self, schema: GraphQLSchema) -> None:
         self.schema = schema
         self._operations: OrderedDict[tuple[str, str | None], Operation] = OrderedDict()
+        self._text = 0
 
     def prepare(self, query: str, operation_name: str | None) -> Operation:
         """The operation of a text, from the store where it was seen before; RequestErrors where it cannot run."""
@@ -118,10 +116,17 @@ class Engine:
         if known is not None:
             self._operations.move_to_end(key)
             return known
-        operation = self._operations[key] = self._prepared(query, operation_name)
-        if len(self._operations) > MOST_OPERATIONS:
-            self._operations.popitem(last=False)
+        operation = self._prepared(query, operation_name)
+        if len(query) <= LONGEST_STORED:
+            self._store(key, operation)
         return operation
+
+    def _store(self, key: tuple[str, str | None], operation: Operation) -> None:
+        self._operations[key] = operation
+        self._text += len(key[0])
+        while self._text > MOST_TEXT:
+            (oldest, _), _ = self._operations.popitem(last=False)
+            self._text -= len(oldest)
 
     async def execute(
         self, operation: Operation, variables: Mapping[str, Any] | None, context: object

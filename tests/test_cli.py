@@ -135,6 +135,9 @@ def test_a_data_directory_that_cannot_be(tmp_path: Path) -> None:
         ("mysql://u:p@localhost/db", "must begin with postgresql://"),
         ("postgresql://u:hidden@localhost/db?sslmod=require", "sslmod"),
         ("postgresql://u:hidden@127.0.0.1:9/db", "No database answers"),
+        ("postgresql://u:hidden@localhost:54x2/db", "postgresql://user:password@host:5432/database"),
+        ("postgresql://u:hidden@localhost/db?connect_timeout=abc", "connect_timeout"),
+        ("postgresql://u:hidden@localhost/db?sslmode=verify-full&sslrootcert=/nope", "/nope"),
     ],
 )
 def test_a_database_url_that_leads_nowhere(url: str, words: str) -> None:
@@ -226,6 +229,36 @@ def test_schema_prints_and_checks(tmp_path: Path, repository: Path) -> None:
     assert "oldField" in out
     assert "break clients" in err
     assert finished("schema", "--check", "--against", repository / "schema" / "schema.graphql")[0] == 0
+
+
+def test_a_schema_that_is_none(tmp_path: Path) -> None:
+    """--against a file without a schema is one line."""
+    (tmp_path / "no.graphql").write_text("type {")
+
+    assert "no.graphql" in refused("schema", "--against", tmp_path / "no.graphql")
+
+
+def test_serve_from_its_script(tmp_path: Path, repository: Path) -> None:
+    """scripts/serve passes its arguments on, may be run again, and answers."""
+    for _ in range(2):
+        command = [str(repository / "scripts" / "serve"), "--port", "0", "--data-dir", str(tmp_path / "a b")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own script
+            assert process.stdout
+            said = iter(process.stdout.readline, "")
+            line = next(line for line in said if line.startswith("curl "))
+            shown = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)  # noqa: S602 - as pasted
+            process.terminate()
+        assert '"totalCount":5' in shown.stdout
+
+
+def test_a_closed_terminal_stops_the_database_too(tmp_path: Path) -> None:
+    """SIGHUP ends the server in order, as SIGTERM does."""
+    with serving("--data-dir", tmp_path) as served:
+        postmaster = psutil.Process(postgres_of(tmp_path)[0])
+        served.process.send_signal(signal.SIGHUP)
+        served.process.wait(20)
+        postmaster.wait(10)
+        assert not postmaster.is_running()
 
 
 def test_doctor_finds_nothing_wrong(server: Server, settings: object) -> None:

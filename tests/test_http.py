@@ -1,11 +1,14 @@
 """What a client meets before any resolver: media types, malformed requests, tokens, and the codes of errors."""
 
+import asyncio
 import json
 import logging
+import re
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import jwt
 import pytest
@@ -16,6 +19,7 @@ from app.errors import Unavailable
 from app.http import MOST_BYTES
 
 VIEWER = "{ viewer { id } }"
+TASK = '{ task(id: "01890a5d-ac96-774b-bcce-b302099a8057") { id } }'
 GRAPHQL_JSON = "application/graphql-response+json"
 FRAGMENTS = " ".join(f"fragment F{n} on Query {{ ...F{n + 1} ...F{n + 1} }}" for n in range(30))
 DOUBLING = f"{{ ...F0 }} {FRAGMENTS} fragment F30 on Query {{ viewer {{ id }} }}"
@@ -102,6 +106,8 @@ async def test_other_methods(http: httpx.AsyncClient, method: str) -> None:
         (f"{GRAPHQL_JSON}, application/json;q=0.9", "{ nothing }", 400, "GRAPHQL_VALIDATION_FAILED"),
         (GRAPHQL_JSON, VIEWER, 401, "UNAUTHENTICATED"),
         ("application/json", VIEWER, 401, "UNAUTHENTICATED"),
+        ("application/json", TASK, 401, "UNAUTHENTICATED"),
+        (GRAPHQL_JSON, TASK, 401, "UNAUTHENTICATED"),
     ],
 )
 async def test_media_types_and_statuses(
@@ -188,6 +194,7 @@ CLAIMS = {"sub": str(uuid4()), "iat": 1, "exp": LATER}
         "Bearer " + signed({"sub": CLAIMS["sub"], "exp": LATER}),
         "Bearer " + signed({"iat": 1, "exp": LATER}),
         "Bearer " + signed({**CLAIMS, "nbf": LATER}),
+        "Bearer " + signed({**CLAIMS, "exp": 10**400}),
         "Bearer " + jwt.encode(CLAIMS, "", "none"),
         "Bearer " + signed(CLAIMS, SECRET * 2, "HS512"),
     ],
@@ -252,10 +259,24 @@ async def test_an_outage_is_503(alice: User, monkeypatch: pytest.MonkeyPatch) ->
         raise Unavailable("The database cannot be reached; try again.")
 
     monkeypatch.setattr("app.database.Database.read", down)
-    response = await alice.post(VIEWER)
+    for query in (VIEWER, TASK):
+        response = await alice.post(query)
 
-    assert (response.status_code, code(response)) == (503, "UNAVAILABLE")
-    assert int(response.headers["retry-after"]) >= 1
+        assert (response.status_code, code(response)) == (503, "UNAVAILABLE")
+        assert int(response.headers["retry-after"]) >= 1
+
+
+async def test_connections_that_the_server_closed(alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """When PostgreSQL ends every connection, no answer is a bug of ours, and the next requests succeed."""
+    for _ in range(5):
+        await asyncio.gather(*(alice.post(VIEWER) for _ in range(8)))
+        busy = [asyncio.create_task(alice.post(VIEWER)) for _ in range(8)]
+        await owner.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'taskql_app'")
+        answers = [response.json() for response in await asyncio.gather(*busy)]
+        codes = {error["extensions"]["code"] for answer in answers for error in answer.get("errors", [])}
+        assert codes <= {"UNAVAILABLE"}
+    assert (await alice.post(VIEWER)).status_code in {200, 503}
+    assert (await alice.post(VIEWER)).status_code == 200
 
 
 async def test_the_request_id_comes_back(alice: User) -> None:
@@ -263,7 +284,10 @@ async def test_the_request_id_comes_back(alice: User) -> None:
     given = await alice.http.post("/graphql", json={"query": VIEWER}, headers={"X-Request-ID": "abc-1"})
 
     assert given.headers["x-request-id"] == "abc-1"
-    assert (await alice.post(VIEWER)).headers["x-request-id"]
+    for unfit in ("", "a b", "x" * 65, "ü"):
+        headers = [(b"X-Request-ID", unfit.encode("latin-1"))]
+        made = await alice.http.post("/graphql", json={"query": VIEWER}, headers=headers)
+        assert re.fullmatch("[0-9a-f]{16}", made.headers["x-request-id"])
 
 
 async def test_health(application: Application) -> None:

@@ -264,3 +264,6 @@ async def test_the_token_is_decoded_once(alice: User, monkeypatch: pytest.Monkey
     await alice.data("{ a: viewer { id } b: viewer { id } tasks { totalCount } }")
 
     assert len(decoded) == 1
+
+    await alice.http.post("/graphql", json={"query": "{ a: viewer { id } b: viewer { id } c: viewer { id } }"})
+    assert len(decoded) == 2

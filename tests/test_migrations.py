@@ -115,6 +115,9 @@ async def test_missing_revisions_are_named(empty: Server) -> None:
         ("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY", "ALTER TABLE tasks ENABLE ROW LEVEL SECURITY, FORCE"),
         ("ALTER TABLE task_clocks DISABLE ROW LEVEL SECURITY", "ALTER TABLE task_clocks ENABLE"),
         ("ALTER TABLE tasks OWNER TO taskql_app", "owns tasks"),
+        ("CREATE POLICY oops ON tasks USING (true)", "DROP POLICY oops ON tasks"),
+        ("REVOKE INSERT ON tasks FROM taskql_app", "lacks rights"),
+        ("DROP FUNCTION act_as(uuid)", "lacks rights"),
     ],
 )
 async def test_a_breached_wall_is_refused(empty: Server, statement: str, words: str) -> None:
