@@ -89,8 +89,9 @@ class Task(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    # Between the two stands a combining mark, which no key holds: words are found within one text.
     search: Mapped[str | None] = mapped_column(
-        Text, Computed("search_key(title || chr(10) || coalesce(description, ''))", persisted=True)
+        Text, Computed("search_key(title) || chr(768) || search_key(coalesce(description, ''))", persisted=True)
     )
 
     __table_args__ = (

@@ -71,7 +71,7 @@ def _search() -> None:
         sa.Column(
             "search",
             sa.Text(),
-            sa.Computed("search_key(title || chr(10) || coalesce(description, ''))", persisted=True),
+            sa.Computed("search_key(title) || chr(768) || search_key(coalesce(description, ''))", persisted=True),
             nullable=True,
         ),
     )

@@ -1,0 +1,689 @@
+"""What every answer must be: the schema resolved plainly, field by field, over rows of the ORM.
+
+Slow and obvious on purpose: no rendered SQL, no prepared operations, filters and pages in plain Python. The database
+is asked only for what is its own to decide: how it folds and sorts text, when a write happened, and the key of a place
+in the manual order.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from graphql import (
+    ExecutionResult,
+    GraphQLEnumType,
+    GraphQLError,
+    GraphQLObjectType,
+    GraphQLScalarType,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    build_schema,
+    execute,
+    get_operation_ast,
+    parse,
+    validate,
+)
+from sqlalchemy import func, or_, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from app.errors import BadUserInput, LimitExceeded
+from app.models import PRIORITIES, Task, TaskClock, User
+from app.url import DatabaseURL
+from schema import sdl
+
+Json = dict[str, Any]
+Term = tuple[str, bool]
+Problem = tuple[str, list[str]]
+Errors = list[tuple[str, list[Any] | None]]
+
+STORED = [column for column in Task.__table__.columns if column.computed is None]
+NEWEST_FIRST: list[Term] = [("CREATED_AT", True)]
+MANUALLY: list[Term] = [("POSITION", False)]
+UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Data as JSON text, so that the order of keys counts, and the code and path of every error."""
+
+    data: str
+    errors: Errors
+
+    @classmethod
+    def of_json(cls, text: str) -> "Answer":
+        """An answer as it came over HTTP."""
+        entries = json.loads(text, object_pairs_hook=_without_repeated_keys)
+        return cls.of(entries.get("data"), entries.get("errors", []))
+
+    @classmethod
+    def of(cls, data: Json | None, errors: Sequence[Mapping[str, Any]]) -> "Answer":
+        found = [(error.get("extensions", {}).get("code"), error.get("path")) for error in errors]
+        return cls(json.dumps(data), sorted(found, key=repr))
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> Json:
+    keys = [key for key, _ in pairs]
+    assert len(set(keys)) == len(keys), f"an object repeats a key: {keys}"
+    return dict(pairs)
+
+
+class Oracle:
+    """One user's rows, as they are in the database, and the answers to operations on them.
+
+    The public methods that take `info` resolve the root field of their name.
+    """
+
+    def __init__(self, sessions: AsyncEngine, user_id: UUID) -> None:
+        self.user_id = user_id
+        self._engine = sessions
+        self.user: User
+        self.rows: dict[UUID, Task] = {}
+        self.clock = 0
+        self._lowered: dict[UUID, str] = {}
+        self._title_ranks: dict[UUID, int] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, owner_url: str, user_id: UUID) -> AsyncIterator["Oracle"]:
+        """An oracle on a session of the superuser, whom row security does not hold."""
+        url = DatabaseURL(owner_url)
+        engine = create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments({"timezone": "UTC"}))
+        oracle = cls(engine, user_id)
+        try:
+            await oracle.load()
+            yield oracle
+        finally:
+            await engine.dispose()
+
+    async def load(self) -> None:
+        """Read everything of the user anew."""
+        lowered = func.lower(Task.title)
+        tasks = select(Task, lowered, func.dense_rank().over(order_by=lowered)).where(Task.user_id == self.user_id)
+        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+            self.user = await session.get_one(User, self.user_id)
+            clock = await session.get(TaskClock, self.user_id)
+            found = (await session.execute(tasks)).all()
+        self.clock = clock.version if clock else 0
+        self.rows = {row.id: row for row, _, _ in found}
+        self._lowered = {row.id: text for row, text, _ in found}
+        self._title_ranks = {row.id: rank for row, _, rank in found}
+
+    def state(self) -> tuple[int, Json]:
+        """The clock, and every column of every task."""
+        return self.clock, {
+            str(row.id): {column.name: getattr(row, column.name) for column in STORED}
+            for row in self.sorted(self.rows.values(), MANUALLY)
+        }
+
+    async def answer(self, query: str, variables: Json | None = None, operation_name: str | None = None) -> Answer:
+        """The answer to an operation."""
+        prepared = _prepared(query)
+        if isinstance(prepared, Answer):
+            return prepared
+        if get_operation_ast(prepared, operation_name) is None:
+            return _refusal(BadUserInput.code)
+        result = execute(
+            SCHEMA,
+            prepared,
+            root_value=self,
+            variable_values=variables,
+            operation_name=operation_name,
+            field_resolver=_resolve,
+            type_resolver=lambda value, _info, _type: type(value).__name__,
+        )
+        done = result if isinstance(result, ExecutionResult) else await result
+        assert isinstance(done, ExecutionResult)
+        return Answer.of(done.data, [_formatted(error) for error in done.errors or []])
+
+    # Query
+
+    def viewer(self, _info: object) -> User:
+        return self.user
+
+    def node(self, _info: object, id: str) -> Task | User | None:  # noqa: A002 - arguments are named by the schema
+        wanted = _uuid(id)
+        return self.user if wanted == self.user_id else self.rows.get(wanted)
+
+    def task(self, _info: object, id: str) -> Task | None:  # noqa: A002 - the same
+        return self.rows.get(_uuid(id))
+
+    async def tasks(  # noqa: PLR0913 - as many as the schema shows
+        self,
+        _info: object,
+        *,
+        filter: Json | None = None,  # noqa: A002 - the same
+        orderBy: list[Json] | None = None,  # noqa: N803 - the same
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+    ) -> Json:
+        order = _order(orderBy or [])
+        _check(filter or {})
+        size = _page_size(first, last)
+        everything = self.sorted(self.rows.values(), order)
+        places = {self.cursor(row, order): place for place, row in enumerate(everything)}
+        start, end = _place(after, places, -1), _place(before, places, len(everything))
+        matching = await self._matching(filter or {})
+        shown = [(place, row) for place, row in enumerate(everything) if row.id in matching]
+        inside = [row for place, row in shown if start < place < end]
+        page = inside[:size] if last is None else inside[-size:]
+        cut = len(inside) > size
+        # As Relay has it: where the page is not cut by its size, only the cursor it starts from is looked behind.
+        before_it, after_it = any(place <= start for place, _ in shown), any(place >= end for place, _ in shown)
+        cursors = [self.cursor(row, order) for row in page]
+        return {
+            "edges": [{"cursor": mark, "node": row} for mark, row in zip(cursors, page, strict=True)],
+            "nodes": page,
+            "pageInfo": {
+                "hasNextPage": cut if last is None else after_it,
+                "hasPreviousPage": before_it if last is None else cut,
+                "startCursor": cursors[0] if page else None,
+                "endCursor": cursors[-1] if page else None,
+            },
+            "totalCount": len(matching),
+        }
+
+    def stats(self) -> Json:
+        live = [row for row in self.rows.values() if row.deleted_at is None]
+        today = datetime.now(UTC).date()
+        return {
+            "total": len(live),
+            "open": sum(not row.completed for row in live),
+            "completed": sum(row.completed for row in live),
+            "overdue": sum(not row.completed and row.due_date is not None and row.due_date < today for row in live),
+        }
+
+    # Orders and cursors
+
+    def sorted(self, rows: Iterable[Task], order: list[Term]) -> list[Task]:
+        """Rows by all terms and then the id, which goes the way of the last term."""
+        result = list(rows)
+        for name, descending in reversed(_total(order)):
+            result.sort(key=self._sort_key(name), reverse=descending)
+        return result
+
+    def _sort_key(self, name: str) -> Callable[[Task], Any]:
+        keys: dict[str, Callable[[Task], Any]] = {
+            "CREATED_AT": lambda row: row.created_at,
+            "UPDATED_AT": lambda row: row.updated_at,
+            "DUE_DATE": lambda row: (row.due_date is None, row.due_date or date.max),
+            "PRIORITY": lambda row: row.priority,
+            "POSITION": lambda row: row.position.encode(),
+            "TITLE": lambda row: self._title_ranks[row.id],
+            "ID": lambda row: row.id,
+        }
+        return keys[name]
+
+    def cursor(self, row: Task, order: list[Term]) -> str:
+        """As app.cursor describes it: base64url of a seal and a JSON array in PostgreSQL's spelling."""
+        shown = {
+            "CREATED_AT": instant(row.created_at),
+            "UPDATED_AT": instant(row.updated_at),
+            "DUE_DATE": row.due_date.isoformat() if row.due_date else "infinity",
+            "PRIORITY": row.priority,
+            "POSITION": row.position,
+            "TITLE": self._lowered[row.id],
+            "ID": str(row.id),
+        }
+        terms = _total(order)
+        name = " ".join(("-" if descending else "+") + field for field, descending in terms)
+        return self._sealed(json.dumps([name, *(shown[field] for field, _ in terms)], ensure_ascii=False))
+
+    def _sealed(self, text: str) -> str:
+        content = text.encode()
+        seal = hashlib.sha256(str(self.user_id).encode() + content).digest()[:6]
+        return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
+
+    # Filters
+
+    async def _matching(self, wanted: Json) -> set[UUID]:
+        found = {words: await self._found(words) for words in _searches(wanted)}
+        trashed = bool(wanted.get("trashed"))
+        rows = [row for row in self.rows.values() if (row.deleted_at is not None) == trashed]
+        return {row.id for row in rows if _meets(row, wanted, found)}
+
+    async def _found(self, words: str) -> set[UUID]:
+        """The tasks that have the words in their title or description, all of them folded alike."""
+        texts = (func.search_key(text) for text in (Task.title, Task.description))
+        places = [func.strpos(text, func.search_key(words)) for text in texts]
+        found = select(Task.id).where(Task.user_id == self.user_id, or_(*(place > 0 for place in places)))
+        async with AsyncSession(self._engine) as session:
+            return set(await session.scalars(found))
+
+    # Mutation
+
+    async def create_task(self, _info: object, input: Json) -> Json:  # noqa: A002 - arguments are named by the schema
+        task_id = _uuid(input["id"])
+        if task_id == self.user_id:
+            return _payload([("INVALID", ["input", "id"])])
+        if errors := _problems(input, ["input"]):
+            return _payload(errors)
+        content = _created(input)
+        present = self.rows.get(task_id)
+        if present is None:
+            await self._insert([(task_id, content)])
+            return self._unchanged(self.rows[task_id])
+        return self._unchanged(present, None if _is(present, content) else ("ID_TAKEN", ["input", "id"]))
+
+    async def update_task(
+        self,
+        _info: object,
+        id: str,  # noqa: A002 - the same
+        input: Json,  # noqa: A002 - the same
+        expectedVersion: int | None = None,  # noqa: N803 - the same
+    ) -> Json:
+        task_id = _uuid(id)
+        if errors := _problems(input, ["input"]):
+            return _payload(errors)
+        present, changes = self.rows.get(task_id), _stored(input)
+        if present is None or present.deleted_at is not None:
+            return self._unchanged(None, ("NOT_FOUND", ["id"]))
+        if expectedVersion not in {None, present.version}:
+            return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
+        await self._update([present], changes)
+        return self._unchanged(present)
+
+    async def set_task_completed(
+        self,
+        info: object,
+        id: str,  # noqa: A002 - the same
+        completed: bool,  # noqa: FBT001 - the same
+        expectedVersion: int | None = None,  # noqa: N803 - the same
+    ) -> Json:
+        return await self.update_task(info, id, {"completed": completed}, expectedVersion)
+
+    async def delete_task(
+        self,
+        _info: object,
+        id: str,  # noqa: A002 - the same
+        expectedVersion: int | None = None,  # noqa: N803 - the same
+    ) -> Json:
+        present = self.rows.get(_uuid(id))
+        if present is None:
+            return self._unchanged(None, ("NOT_FOUND", ["id"]))
+        if expectedVersion not in {None, present.version}:
+            return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
+        await self._trash([present], trashed=True)
+        return self._unchanged(present)
+
+    async def restore_task(self, _info: object, id: str) -> Json:  # noqa: A002 - the same
+        present = self.rows.get(_uuid(id))
+        if present is None:
+            return self._unchanged(None, ("NOT_FOUND", ["id"]))
+        await self._trash([present], trashed=False)
+        return self._unchanged(present)
+
+    async def move_task(self, _info: object, id: str, to: Json) -> Json:  # noqa: A002 - the same
+        ((place, target),) = to.items()
+        if target is False:
+            raise BadUserInput("nowhere")
+        anchor = self.rows.get(_uuid(target)) if place in {"before", "after"} else None
+        row = self.rows.get(_uuid(id))
+        if row is None or row.deleted_at is not None:
+            return self._unchanged(None, ("NOT_FOUND", ["id"]))
+        if place in {"before", "after"} and (anchor is None or anchor.deleted_at is not None):
+            return self._unchanged(row, ("NOT_FOUND", ["to"]))
+        now = self.sorted(self.rows.values(), MANUALLY)
+        wished = [other for other in now if other is not row]
+        beside = wished.index(anchor) if anchor in wished else 0
+        wished.insert({"toStart": 0, "toEnd": len(wished), "before": beside, "after": beside + 1}[place], row)
+        if wished != now and anchor is not row:
+            self._write([row], await self._time_of_write(row.id), position=await self._of_row(row.id, "position"))
+            assert self.sorted(self.rows.values(), MANUALLY) == wished
+        return self._unchanged(row)
+
+    async def create_tasks(self, _info: object, inputs: list[Json]) -> Json:
+        if not 1 <= len(inputs) <= 100:
+            return _payload([("LIMIT_EXCEEDED", ["inputs"])])
+        ids = [_uuid(each["id"]) for each in inputs]
+        errors = [wrong for place, each in enumerate(inputs) for wrong in _problems(each, ["inputs", str(place)])]
+        errors += [_taken(place) for place, task_id in enumerate(ids) if task_id in ids[:place]]
+        errors += [_taken(place) for place, task_id in enumerate(ids) if task_id == self.user_id]
+        if errors:
+            return _payload(errors)
+        contents = [_created(each) for each in inputs]
+        present = {task_id: self.rows[task_id] for task_id in ids if task_id in self.rows}
+        pairs = list(zip(ids, contents, strict=True))
+        if errors := [
+            _taken(place)
+            for place, (key, content) in enumerate(pairs)
+            if key in present and not _is(present[key], content)
+        ]:
+            return self._many([], errors)
+        await self._insert([(key, content) for key, content in pairs if key not in present])
+        return self._many([self.rows[task_id] for task_id in ids])
+
+    async def update_tasks(self, _info: object, where: Json, input: Json, **limits: Any) -> Json:  # noqa: A002 - the same
+        return await self._of_many("update", where, input, **limits)
+
+    async def delete_tasks(self, _info: object, where: Json, **limits: Any) -> Json:
+        return await self._of_many("delete", where, {}, **limits)
+
+    async def restore_tasks(self, _info: object, where: Json, **limits: Any) -> Json:
+        return await self._of_many("restore", where, {}, **limits)
+
+    async def _of_many(
+        self,
+        kind: str,
+        where: Json,
+        changes: Json,
+        atMost: int | None,  # noqa: N803 - the same
+        dryRun: bool | None,  # noqa: N803, FBT001 - the same
+    ) -> Json:
+        most = 100 if atMost is None else atMost
+        if not 1 <= most <= 1000:
+            raise BadUserInput("no such limit")
+        if errors := _problems(changes, ["input"]):
+            return _payload(errors)
+        rows, missing = await self._selected(kind, where)
+        if len(rows) > most:
+            return self._many([], [("LIMIT_EXCEEDED", ["atMost"])])
+        if not dryRun:
+            await (self._update(rows, _stored(changes)) if kind == "update" else self._trash(rows, kind == "delete"))
+        return self._many(rows, [("NOT_FOUND", ["where", "ids", str(place)]) for place in missing])
+
+    async def _selected(self, kind: str, where: Json) -> tuple[list[Task], list[int]]:
+        """The tasks that a write of many is about, by their ids, and the places of ids that are no such task."""
+        ((way, wanted),) = where.items()
+        if way == "ids":
+            ids = [_uuid(task_id) for task_id in wanted]
+            there = {key for key, row in self.rows.items() if kind != "update" or row.deleted_at is None}
+            chosen, missing = there & set(ids), [place for place, key in enumerate(ids) if key not in there]
+        else:
+            _check(wanted)
+            if wanted.get("trashed") and kind != "restore":
+                raise BadUserInput("trashed")
+            chosen, missing = await self._matching({**wanted, "trashed": kind == "restore"}), []
+        return [self.rows[key] for key in sorted(chosen)], missing
+
+    async def _insert(self, tasks: list[tuple[UUID, Json]]) -> None:
+        """New tasks, each after all that are there."""
+        rows: list[Task] = []
+        for task_id, content in tasks:
+            now, position = await self._time_of_write(task_id), await self._of_row(task_id, "position")
+            assert all(row.position.encode() < position.encode() for row in [*self.rows.values(), *rows])
+            empty: Json = {"completed": False, "completed_at": None, "deleted_at": None, "created_at": now}
+            rows.append(Task(user_id=self.user_id, id=task_id, position=position, updated_at=now, **empty, **content))
+        if rows:
+            self._write(rows, rows[0].updated_at)
+
+    async def _update(self, rows: list[Task], changes: Json) -> None:
+        rows = [row for row in rows if not _is(row, changes)]
+        if rows:
+            now = await self._time_of_write(rows[0].id)
+            for row in rows if "completed" in changes else []:
+                row.completed_at = (row.completed_at or now) if changes["completed"] else None
+            self._write(rows, now, **changes)
+
+    async def _trash(self, rows: list[Task], trashed: bool) -> None:  # noqa: FBT001 - a state of the tasks
+        rows = [row for row in rows if (row.deleted_at is not None) != trashed]
+        if rows:
+            now = await self._time_of_write(rows[0].id)
+            self._write(rows, now, deleted_at=now if trashed else None)
+
+    def _write(self, rows: list[Task], now: datetime, **values: Any) -> None:
+        """One write, which moves the user's clock."""
+        self.clock += 1
+        for row in rows:
+            for name, value in {**values, "updated_at": now, "version": self.clock}.items():
+                setattr(row, name, value)
+            self.rows[row.id] = row
+
+    def _unchanged(self, row: Task | None, refusal: Problem | None = None) -> Json:
+        return _payload([refusal] if refusal else [], task=row, token=self._sealed(str(self.clock)))
+
+    def _many(self, rows: list[Task], errors: Sequence[Problem] = ()) -> Json:
+        return _payload(errors, tasks=rows, affectedCount=len(rows), token=self._sealed(str(self.clock)))
+
+    async def _time_of_write(self, task_id: UUID) -> datetime:
+        """When the application, which was asked first, wrote the task: now, and after every write before."""
+        now: datetime = await self._of_row(task_id, "updated_at")
+        assert all(row.updated_at < now for row in self.rows.values())
+        return now
+
+    async def _of_row(self, task_id: UUID, column: str) -> Any:
+        async with AsyncSession(self._engine) as session:
+            return getattr(await session.get_one(Task, (self.user_id, task_id)), column)
+
+
+@lru_cache(maxsize=1)
+def _prepared(query: str) -> Any:
+    """A document that can be executed, or the answer that refuses it."""
+    try:
+        parse(query, max_tokens=1000)
+        document = parse(query)
+    except GraphQLError as error:
+        return _refusal("LIMIT_EXCEEDED" if "tokens" in error.message else "GRAPHQL_PARSE_FAILED")
+    if validate(SCHEMA, document):
+        return _refusal("GRAPHQL_VALIDATION_FAILED")
+    assert any(isinstance(node, OperationDefinitionNode) for node in document.definitions)
+    return document
+
+
+def _refusal(code: str) -> Answer:
+    return Answer("null", [(code, None)])
+
+
+def _formatted(error: GraphQLError) -> Json:
+    """What is not one of the application's failures is a variable or an argument that does not fit."""
+    return {"extensions": {"code": BadUserInput.code}, **error.formatted}
+
+
+def _schema() -> GraphQLSchema:
+    """The committed schema with plain resolvers."""
+    schema = build_schema(sdl())
+    moment, day = (schema.type_map[name] for name in ("DateTime", "Date"))
+    priority, user = schema.type_map["TaskPriority"], schema.type_map["User"]
+    assert isinstance(moment, GraphQLScalarType)
+    assert isinstance(day, GraphQLScalarType)
+    assert isinstance(priority, GraphQLEnumType)
+    assert isinstance(user, GraphQLObjectType)
+    moment.coerce_output_value, moment.coerce_input_value = instant, _parsed_instant
+    day.coerce_output_value, day.coerce_input_value = date.isoformat, _parsed_day
+    for name, value in priority.values.items():
+        value.value = PRIORITIES.index(name)
+    user.fields["taskStats"].resolve = lambda _user, info: info.root_value.stats()
+    return schema
+
+
+def _resolve(source: Any, info: Any, **arguments: Any) -> Any:
+    """The attribute or entry of a field's name; a method is called."""
+    if isinstance(source, dict):
+        return source[info.field_name]
+    value = getattr(source, _snake(info.field_name))
+    return value(info, **arguments) if callable(value) else value
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), name)
+
+
+def instant(value: datetime) -> str:
+    """RFC 3339 in UTC with the shortest fraction: 2026-11-22T05:33:58.69+00:00."""
+    fraction = f".{value.microsecond:06}".rstrip("0").rstrip(".")
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0") + fraction + "+00:00"
+
+
+def _parsed_instant(value: Any) -> datetime:
+    parsed = datetime.fromisoformat(value)
+    if parsed.tzinfo is None:
+        raise ValueError("no offset")
+    return parsed
+
+
+def _parsed_day(value: Any) -> date:
+    return datetime.strptime(value, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no time zone
+
+
+def _uuid(value: str) -> UUID:
+    if not UUID_FORM.fullmatch(value):
+        raise BadUserInput("no UUID")
+    return UUID(value)
+
+
+def _text(value: str) -> str:
+    if "\0" in value:
+        raise BadUserInput("U+0000")
+    return value
+
+
+def _order(terms: list[Json]) -> list[Term]:
+    names = [term["field"] for term in terms]
+    if len(set(names)) < len(names):
+        raise BadUserInput("a field twice")
+    return [(term["field"], term["direction"] == "DESC") for term in terms] or NEWEST_FIRST
+
+
+def _total(order: list[Term]) -> list[Term]:
+    return [*order, ("ID", order[-1][1])]
+
+
+def _page_size(first: int | None, last: int | None) -> int:
+    if first is not None and last is not None:
+        raise BadUserInput("first and last")
+    size = 20 if first is None and last is None else first if last is None else last
+    assert size is not None
+    if not 1 <= size <= 100:
+        raise BadUserInput("no such page size")
+    return size
+
+
+def _place(cursor: str | None, places: Mapping[str, int], otherwise: int) -> int:
+    """The place of a cursor: those of the user's own tasks in this order are all the good ones there are."""
+    if cursor is None:
+        return otherwise
+    if cursor not in places:
+        raise BadUserInput("no such cursor")
+    return places[cursor]
+
+
+def _check(wanted: Json) -> None:
+    """Refuse what cannot be asked, in the order of the schema's input fields."""
+    for count, (name, value) in enumerate(_conditions({**wanted, "trashed": None}), start=1):
+        if count > 50:
+            raise LimitExceeded("conditions")
+        if isinstance(value, list) and len(value) > 1000:
+            raise LimitExceeded("values")
+        for item in value if name in {"ids", "tagsAll", "tagsAny"} else []:
+            _uuid(item) if name == "ids" else _text(item)
+        if name == "search":
+            _text(value)
+
+
+def _conditions(wanted: Json) -> Iterable[tuple[str, Any]]:
+    """The conditions of a filter and all within it; no filter within another may ask for the trash."""
+    for name, value in wanted.items():
+        if value is None or name == "trashed":
+            continue
+        if name in {"due", "created", "updated"}:
+            yield from ((f"{name}.{end}", bound) for end, bound in value.items() if bound is not None)
+        elif name in {"and", "or", "not"}:
+            for branch in [value] if name == "not" else value:
+                if all(condition is None for part, condition in branch.items() if part != "trashed"):
+                    yield "nothing", None
+                if branch.get("trashed"):
+                    raise BadUserInput("trashed within")
+                yield from _conditions(branch)
+        else:
+            yield name, value
+
+
+def _searches(wanted: Json) -> set[str]:
+    return {value for name, value in _conditions({**wanted, "trashed": None}) if name == "search"}
+
+
+def _meets(row: Task, wanted: Json, found: Mapping[str, set[UUID]]) -> bool:
+    conditions = {name: value for name, value in wanted.items() if value is not None and name != "trashed"}
+    return all(_holds(row, name, value, found) for name, value in conditions.items())
+
+
+def _holds(row: Task, name: str, value: Any, found: Mapping[str, set[UUID]]) -> bool:
+    tests: dict[str, Callable[[], bool]] = {
+        "ids": lambda: row.id in {UUID(item) for item in value},
+        "completed": lambda: row.completed == value,
+        "search": lambda: row.id in found[value],
+        "priority": lambda: row.priority in value,
+        "tagsAll": lambda: set(value) <= set(row.tags),
+        "tagsAny": lambda: bool(set(value) & set(row.tags)),
+        "due": lambda: _within(row.due_date, value),
+        "created": lambda: _within(row.created_at, value),
+        "updated": lambda: _within(row.updated_at, value),
+        "and": lambda: all(_meets(row, branch, found) for branch in value),
+        "or": lambda: any(_meets(row, branch, found) for branch in value),
+        "not": lambda: not _meets(row, value, found),
+    }
+    return tests[name]()
+
+
+def _within(value: Any, span: Json) -> bool:
+    """Whether a day or moment lies in a span; where there is none, it lies in no span that has ends."""
+    gte, lt, is_null = span.get("gte"), span.get("lt"), span.get("isNull")
+    return (
+        (gte is None or (value is not None and value >= gte))
+        and (lt is None or (value is not None and value < lt))
+        and (is_null is None or (value is None) == is_null)
+    )
+
+
+def _stored(values: Json) -> Json:
+    """Input as columns hold it."""
+    result = {_snake(name): value for name, value in values.items() if name != "id"}
+    if "tags" in result:
+        result["tags"] = list(dict.fromkeys(tag.strip() for tag in result["tags"] or []))
+    if "priority" in result:
+        result["priority"] = result["priority"] or 0
+    return result
+
+
+def _created(values: Json) -> Json:
+    """The content of a new task: what is omitted is empty."""
+    return _stored({"description": None, "priority": None, "dueDate": None, "tags": None} | values)
+
+
+def _is(row: Task, content: Json) -> bool:
+    return all(getattr(row, name) == value for name, value in content.items())
+
+
+def _taken(place: int) -> Problem:
+    return "ID_TAKEN", ["inputs", str(place), "id"]
+
+
+def _problems(values: Json, path: list[str]) -> list[Problem]:
+    """What a form could mend in an input, in the order of its fields."""
+    result: list[Problem] = []
+    title, description, tags = values.get("title"), values.get("description"), values.get("tags")
+    for text in (title, description, *(tags or [])):
+        _text(text or "")
+    if "title" in values and not (title or "").strip():
+        result.append(("BLANK", [*path, "title"]))
+    if title is not None and title.strip() and len(title) > 200:
+        result.append(("TOO_LONG", [*path, "title"]))
+    if description is not None and len(description) > 1000:
+        result.append(("TOO_LONG", [*path, "description"]))
+    if "completed" in values and values["completed"] is None:
+        result.append(("INVALID", [*path, "completed"]))
+    return result + _tag_problems([tag.strip() for tag in tags or []], [*path, "tags"])
+
+
+def _tag_problems(tags: list[str], path: list[str]) -> list[Problem]:
+    few: list[Problem] = [] if len(set(tags)) <= 20 else [("LIMIT_EXCEEDED", path)]
+    wrong = [(place, tag) for place, tag in enumerate(tags) if not 1 <= len(tag) <= 50]
+    return few + [("TOO_LONG" if tag else "BLANK", [*path, str(place)]) for place, tag in wrong]
+
+
+def _payload(errors: Sequence[Problem], **more: Any) -> Json:
+    """A payload of either kind; where nothing came to be written it has no token."""
+    told = [{"code": code, "field": field} for code, field in errors]
+    return {"task": None, "tasks": [], "affectedCount": 0, "token": None, "userErrors": told, **more}
+
+
+SCHEMA = _schema()

@@ -1,0 +1,672 @@
+"""The application against the oracle: the same JSON and the same errors for some 2,300 generated operations."""
+
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid5
+
+import asyncpg
+import httpx
+import hypothesis
+import hypothesis.strategies as st
+import hypothesis_graphql
+import hypothesis_graphql.nodes
+import pytest
+from conftest import SECRET, Server, User, connect
+from graphql import (
+    ArgumentNode,
+    FieldNode,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    ListValueNode,
+    NullValueNode,
+    ObjectFieldNode,
+    ObjectValueNode,
+    StringValueNode,
+    ValueNode,
+    get_named_type,
+    parse_value,
+    print_ast,
+)
+from graphql.language.visitor import Visitor, visit
+from oracle import NEWEST_FIRST, SCHEMA, Answer, Oracle, Term
+
+from app.auth import Authenticator
+from app.models import PRIORITIES
+from schema import sdl
+
+SDL = sdl()
+NAMESPACE = UUID("5e1ec7ed-0000-4000-8000-000000000000")
+ALICE, BOB, CAROL = (uuid5(NAMESPACE, name) for name in ("alice", "bob", "carol"))
+IDS = [uuid5(NAMESPACE, f"task {place}") for place in range(30)]
+STRANGE_IDS = [
+    str(uuid5(NAMESPACE, "nobody")),
+    "",
+    "7",
+    "not-a-uuid",
+    str(IDS[0]).upper(),
+    str(IDS[0]).replace("-", ""),
+]
+
+MOMENTS = [
+    datetime.fromisoformat(text)
+    for text in (
+        "2026-11-22T05:33:58.69+00:00",
+        "2026-11-22T05:33:58.100000+00:00",
+        "2026-11-22T05:33:58+00:00",
+        "2026-11-22T05:33:58.000001+00:00",
+        "2026-11-22T05:33:58.999999+00:00",
+        "2000-02-29T23:59:59.5+00:00",
+        "1969-12-31T23:59:59.999999+00:00",
+        "0001-01-01T00:00:00+00:00",
+        "9999-12-31T23:59:59.999999+00:00",
+    )
+]
+DAYS = [date.fromisoformat(text) for text in ("0001-01-01", "1999-12-31", "2024-02-29", "2099-01-01", "9999-12-31")]
+TITLES = [
+    "Buy milk",
+    "buy MILK",
+    'say "no"',
+    "back\\slash \\n \\u0041",
+    "line\nbreak\ttab\rreturn\x08\x0c",
+    "\x01\x1f\x7f control",
+    "emoji 👩‍👩‍👧 and U+1D518: \U0001d518",
+    "Äpfel ÉCOLE straße",
+    "ÄPFEL école STRASSE",
+    "100% _under_ %",
+    "'); DROP TABLE tasks; --",
+    '{"__typename":"Task"}',
+    "\u2028separators\u2029\ufeff",
+    " leading and trailing ",
+    "x" * 200,
+    "<script>&amp;</script>",
+    "Ⅷ ǅ ΑΣ İ",
+]
+DESCRIPTIONS = [None, "", "plain", 'a "quoted"\\ line\nbreak', "\x01", "😀" * 10, "d" * 1000, "MILK and 100%"]
+TAGS = [
+    "home",
+    "Home",
+    "a,b",
+    "{curly}",
+    'q"uote',
+    "back\\slash",
+    "null",
+    "NULL",
+    "ünï",
+    "👍",
+    "\x02",
+    "t" * 50,
+    " sp ",
+]
+SNIPPETS = [
+    "",
+    "milk",
+    "MILK",
+    "%",
+    "_",
+    "\\",
+    "École",
+    "ß",
+    '"',
+    "👩",
+    "\n",
+    "nothing has this",
+    "a",
+    "\x01",
+    "ΣΑ",
+    "ας",
+]
+
+# The same operations every time. An example is several operations and takes longer, and more choices, than Hypothesis
+# has in mind: hence the health checks. It explains no failure, as that takes minutes; the message has it all.
+RUN = hypothesis.settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+
+
+def seeds(user_id: UUID, seed: int) -> list[dict[str, Any]]:
+    """30 tasks of one user: every value above at least once in some, sort keys that tie in others."""
+    choose = random.Random(seed)  # noqa: S311 - data that is the same every time
+    rows = []
+    for place, task_id in enumerate(IDS):
+        done, trashed = place % 3 == 0, place % 5 == 4
+        rows.append(
+            {
+                "user_id": user_id,
+                "id": task_id,
+                "title": (TITLES * 2)[place + seed],
+                "description": DESCRIPTIONS[(place + seed) % len(DESCRIPTIONS)],
+                "completed": done,
+                "completed_at": choose.choice(MOMENTS) if done else None,
+                "priority": place % len(PRIORITIES),
+                "due_date": choose.choice([*DAYS, None]),
+                "tags": choose.sample(TAGS, place % 4),
+                "position": choose.choice(["a", "B", "aé", "a\x01", "Z" * 20]) + str(choose.randrange(5)),
+                "version": place + 1,
+                "created_at": choose.choice(MOMENTS),
+                "updated_at": choose.choice(MOMENTS),
+                "deleted_at": choose.choice(MOMENTS) if trashed else None,
+            }
+        )
+    return rows
+
+
+@dataclass(repr=False)
+class Person:
+    """A user, and the oracle who knows what she must be told."""
+
+    user: User
+    oracle: Oracle
+    owner: "asyncpg.Connection[Any]"
+
+    async def check(self, query: str, variables: dict[str, Any] | None = None) -> Answer:
+        """The answer of the application, which is the oracle's."""
+        response = await self.user.post(query, variables)
+        expected = await self.oracle.answer(query, variables)
+        found = Answer.of_json(response.text)
+        assert found == expected, f"{json.dumps(variables)}\n{query}\nfound    {found}\nexpected {expected}"
+        return expected
+
+    async def begin(self, rows: list[dict[str, Any]]) -> None:
+        """Have exactly these tasks."""
+        for table in ("tasks", "task_clocks"):
+            await self.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", self.user.id)  # noqa: S608 - ours
+        # As JSON: the driver would write the last day there is as infinity.
+        columns = ", ".join(rows[0])
+        insert = f"INSERT INTO tasks ({columns}) SELECT {columns} FROM json_populate_recordset(NULL::tasks, $1)"  # noqa: S608 - ours
+        await self.owner.execute(insert, json.dumps(rows, default=str))
+        insert = "INSERT INTO task_clocks (user_id, version) VALUES ($1, $2)"
+        await self.owner.execute(insert, self.user.id, max(row["version"] for row in rows))
+        await self.oracle.load()
+
+
+People = dict[UUID, Person]
+
+
+@pytest.fixture(scope="module")
+async def people(server: Server, http: httpx.AsyncClient) -> AsyncIterator[People]:
+    """Alice, and Bob whose tasks have the same ids; Carol, whose tasks change."""
+    names: dict[UUID, tuple[str | None, str | None]]
+    names = {ALICE: ("Alice", "https://example.com/a.png"), BOB: (None, None), CAROL: ('C"\n\\', "")}
+    async with AsyncExitStack() as stack:
+        owner = await connect(server.owner_url)
+        stack.push_async_callback(owner.close)
+        await owner.execute("DELETE FROM users WHERE id = ANY($1)", list(names))
+        insert = "INSERT INTO users (id, email, name, image, created_at) VALUES ($1, $2, $3, $4, $5)"
+        result = {}
+        for place, (user_id, (name, image)) in enumerate(names.items()):
+            await owner.execute(insert, user_id, f"{user_id}@example.com", name, image, MOMENTS[0])
+            user = User(user_id, "", Authenticator(SECRET).token(user_id, timedelta(hours=1)), http)
+            oracle = await stack.enter_async_context(Oracle.of(server.owner_url, user_id))
+            result[user_id] = Person(user, oracle, owner)
+            await result[user_id].begin(seeds(user_id, place))
+        yield result
+
+
+# Argument values
+
+IDENTIFIERS = st.sampled_from([str(item) for item in IDS] * 2 + [str(ALICE), str(BOB), *STRANGE_IDS])
+SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 19, 20, 24, 25, 100] * 8 + [0, -1, 101, 2**31 - 1, 2**31, None])
+ORDER_FIELDS = ["CREATED_AT", "UPDATED_AT", "DUE_DATE", "PRIORITY", "POSITION", "TITLE"]
+PRIORITY = st.sampled_from(PRIORITIES)
+TERMS = st.tuples(st.sampled_from(ORDER_FIELDS), st.booleans())
+ORDERS = st.lists(TERMS, max_size=3, unique_by=lambda term: term[0]) | st.lists(TERMS, min_size=2, max_size=2)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A cursor to be made: a task's in an order, or something that resembles one."""
+
+    order: tuple[Term, ...]
+    task: UUID
+    kind: str
+
+    def text(self, own: Oracle, other: Oracle) -> str:
+        order = [*self.order] or NEWEST_FIRST
+        good = own.cursor(own.rows[self.task], order)
+        middle = len(good) // 2
+        return {
+            "good": good,
+            "foreign": other.cursor(other.rows[self.task], order),
+            "other order": own.cursor(own.rows[self.task], [(name, not down) for name, down in order]),
+            "changed": good[:middle] + ("A" if good[middle] != "A" else "B") + good[middle + 1 :],
+            "cut": good[:-4],
+            "empty": "",
+            "garbage": "no \U0001f600 cursor\0",
+        }[self.kind]
+
+
+KINDS = ["good"] * 40 + ["foreign", "other order", "changed", "cut", "empty", "garbage"]
+
+
+def marks(order: list[Term]) -> st.SearchStrategy[Mark | None]:
+    good = st.builds(Mark, st.just(tuple(order)), st.sampled_from(IDS), st.sampled_from(KINDS))
+    return good | good | st.none()
+
+
+def spans(values: list[str], **more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    ends = st.none() | st.sampled_from(values)
+    return st.fixed_dictionaries({}, optional={"gte": ends, "lt": ends, **more})
+
+
+DAY_TEXTS = [day.isoformat() for day in DAYS]
+MOMENT_TEXTS = [*(moment.isoformat() for moment in MOMENTS), "2026-11-22T05:33:58Z", "2026-11-23T01:33:58.1+20:00"]
+TAG_LISTS = st.lists(st.sampled_from([*TAGS, "unknown", "t" * 51]), max_size=3)
+CONDITIONS: dict[str, st.SearchStrategy[Any]] = {
+    "ids": st.lists(IDENTIFIERS, max_size=8) | st.lists(st.sampled_from(IDS).map(str), min_size=10),
+    "completed": st.booleans(),
+    "search": st.sampled_from(SNIPPETS),
+    "priority": st.lists(PRIORITY, max_size=4),
+    "tagsAll": TAG_LISTS,
+    "tagsAny": TAG_LISTS,
+    "due": spans(DAY_TEXTS, isNull=st.none() | st.booleans()),
+    "created": spans(MOMENT_TEXTS),
+    "updated": spans(MOMENT_TEXTS),
+}
+
+
+@st.composite
+def filters(draw: st.DrawFn, depth: int = 0) -> dict[str, Any]:
+    inner = filters(depth + 1)
+    nested = {"not": inner, "and": st.lists(inner, max_size=2), "or": st.lists(inner, max_size=3)}
+    possible = CONDITIONS if depth > 1 else CONDITIONS | nested
+    least = draw(st.sampled_from([0, 1, 1, 1, 1]))
+    names = draw(st.lists(st.sampled_from(["search", *possible]), min_size=least, max_size=2, unique=True))
+    wanted = {name: draw(possible[name]) if draw(st.integers(0, 9)) else None for name in names}
+    trashed = draw(st.sampled_from([None, True, False] if depth == 0 else [None] * 20 + [False, True]))
+    return wanted | ({} if trashed is None else {"trashed": trashed})
+
+
+def order_input(order: list[Term]) -> list[dict[str, str]]:
+    """An orderBy; ascending is what goes without saying."""
+    return [{"field": name} | ({"direction": "DESC"} if descending else {}) for name, descending in order]
+
+
+# Documents of our own: whatever selections can be made of, over the root fields
+
+SENDS = 4
+SWITCHES = {"x": "Boolean!", "y": "Boolean! = false", "z": "Boolean = true"}
+DIRECTIVES = [
+    *[""] * 24,
+    *["@include(if: $x)", "@skip(if: $y)", "@skip(if: $x) @include(if: $z)"] * 2,
+    "@include(if: true)",
+    "@include(if: false)",
+    "@skip(if: false)",
+    "@skip(if: true)",
+]
+FORMS = ["field"] * 9 + ["bare", "inline", "inline", "spread", "spread"]
+MOST_ITEMS = 40
+ALSO = {"Node": ["Task", "User", "Node"], "Task": ["Task", "Node"], "User": ["User", "Node"]}
+SHARED = {"id": ["id", "key"], "createdAt": ["createdAt", "made"], "__typename": ["__typename", "kind"]}
+# The oracle has its own words for what went wrong.
+UNTOLD = {"message"}
+DEEPEST_FRAGMENTS = 3
+
+
+class Writer:
+    """Writes selections that can merge with each other: within one document, a response key is always one field."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self._draw = draw
+        self._shift = draw(st.integers(0, 3))
+        self._left = MOST_ITEMS
+        self._fragments: dict[str, tuple[str, str]] = {}
+
+    def pick(self, items: list[Any]) -> Any:
+        return self._draw(st.sampled_from(items))
+
+    def document(self, kind: str, variables: dict[str, str], body: str) -> str:
+        """A whole document, with the fragments and variables that it came to use."""
+        fragments = "".join(f"\nfragment {name} on {on} {text}" for name, (on, text) in self._fragments.items())
+        used = {name: type_ for name, type_ in SWITCHES.items() if f"${name})" in body + fragments}
+        defined = ", ".join(f"${name}: {type_}" for name, type_ in (variables | used).items())
+        return f"{kind} {f'({defined})' if defined else ''} {{ {body} }}{fragments}"
+
+    def directive(self) -> str:
+        text: str = self.pick(DIRECTIVES)
+        return text
+
+    def selection(self, type_name: str, depth: int = 0) -> str:
+        items = [self._item(type_name, depth) for _ in range(self._draw(st.integers(1, 4)) if self._left > 0 else 1)]
+        return "{ " + " ".join(items) + " }"
+
+    def _item(self, type_name: str, depth: int) -> str:
+        self._left -= 1
+        form = self.pick(FORMS) if depth < DEEPEST_FRAGMENTS else "field"
+        if form == "field":
+            return self._field(type_name, depth)
+        if form == "bare":
+            return f"... {self.directive()} {self.selection(type_name, depth + 1)}"
+        within = self.pick(ALSO.get(type_name, [type_name]))
+        if form == "inline":
+            return f"... on {within} {self.directive()} {self.selection(within, depth + 1)}"
+        return f"...{self._fragment(within, depth)} {self.directive()}"
+
+    def _fragment(self, type_name: str, depth: int) -> str:
+        """The name of a fragment: one that is finished, or a new one."""
+        known = [name for name, (on, _) in self._fragments.items() if on == type_name]
+        if known and self.pick([True, False]):
+            return str(self.pick(known))
+        text = self.selection(type_name, depth + 1)
+        name = f"F{len(self._fragments)}"
+        self._fragments[name] = (type_name, text)
+        return name
+
+    def _field(self, type_name: str, depth: int) -> str:
+        fields = fields_of(type_name)
+        name = self.pick([*(field for field in fields if field not in UNTOLD), "__typename"])
+        key = self.pick(self._keys(list(fields), name))
+        inner = self.selection(shown, depth) if (shown := fields.get(name)) else ""
+        return f"{name if key == name else f'{key}: {name}'} {self.directive()} {inner}"
+
+    def _keys(self, fields: list[str], name: str) -> list[str]:
+        """Its response keys: its own name or, shifted, another field's, and one more."""
+        if name in SHARED:
+            return SHARED[name]
+        own = [field for field in fields if field not in SHARED]
+        return [own[(own.index(name) + self._shift) % len(own)], name + "_"]
+
+
+def fields_of(type_name: str) -> dict[str, str | None]:
+    """The fields of a type; for those that are objects, their type."""
+    type_ = SCHEMA.type_map[type_name]
+    assert isinstance(type_, GraphQLObjectType | GraphQLInterfaceType)
+    shown = {name: get_named_type(field.type) for name, field in type_.fields.items()}
+    return {name: type_.name if isinstance(type_, GraphQLObjectType) else None for name, type_ in shown.items()}
+
+
+# Each form of the arguments of `tasks`; # is the place of the root field, so that no two share a variable.
+WINDOWS = [
+    "",
+    "(filter: $filter#, orderBy: $order#, first: $first#, after: $after#)",
+    "(filter: $filter#, orderBy: $order#, last: $last#, before: $before#)",
+    "(filter: $filter#, orderBy: $order#, first: $first#, before: $before#)",
+    "(orderBy: $order#, last: $last#, after: $after#)",
+    "(filter: $filter#, orderBy: $order#, first: $first#, after: $after#, before: $before#)",
+    "(filter: $filter#, first: $first#, last: $last#)",
+    "(filter: {completed: $done#, trashed: $trashed#, or: [{search: $search#}]}, orderBy: {field: $field#}, first: 5)",
+    "(filter: {completed: $done#, not: {search: $search#}}, orderBy: {field: $field#, direction: DESC}, last: 50)",
+]
+VARIABLES = {
+    "id": "ID!",
+    "filter": "TaskFilter",
+    "order": "[TaskOrder!]",
+    "first": "Int",
+    "last": "Int",
+    "after": "String",
+    "before": "String",
+    "done": "Boolean",
+    "trashed": "Boolean = true",
+    "search": "String",
+    "field": "TaskOrderField!",
+}
+ROOTS = {"viewer": "User", "node": "Node", "task": "Task", "tasks": "TaskConnection"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A document, and several sets of variables to run it with, one after the other."""
+
+    text: str
+    variables: list[dict[str, Any]]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    writer = Writer(draw)
+    roots, used = [], set()
+    for place in range(draw(st.integers(1, 3))):
+        name = writer.pick(["viewer", "node", "task", "tasks", "tasks", "tasks"])
+        arguments = writer.pick(WINDOWS) if name == "tasks" else "" if name == "viewer" else "(id: $id#)"
+        used |= {(variable, place) for variable in VARIABLES if f"${variable}#" in arguments}
+        call = f"{writer.pick(['r', name])}{place}: {name}{arguments.replace('#', str(place))}"
+        # The same field twice merges, within a fragment or not.
+        roots += [f"{call} {writer.directive()} {writer.selection(ROOTS[name])}" for _ in range(writer.pick([1, 1, 2]))]
+    body = " ".join(
+        f"... on Query {writer.directive()} {{ {root} }}" if writer.pick([0, 0, 1]) else root for root in roots
+    )
+    text = writer.document("query", {f"{name}{place}": VARIABLES[name] for name, place in sorted(used)}, body)
+    return Case(text, [draw(values(used, text)) for _ in range(SENDS)])
+
+
+@st.composite
+def values(draw: st.DrawFn, used: set[tuple[str, int]], text: str) -> dict[str, Any]:
+    result = {name: draw(st.booleans()) for name in SWITCHES if f"(${name}:" in text or f" ${name}:" in text}
+    for place in sorted({place for _, place in used}):
+        order = draw(ORDERS)
+        strategies: dict[str, st.SearchStrategy[Any]] = {
+            "id": IDENTIFIERS,
+            "filter": filters() | filters() | filters() | st.none(),
+            "order": st.just(order_input(order) or None),
+            "first": SIZES,
+            "last": SIZES,
+            "after": marks(order),
+            "before": marks(order),
+            "done": st.none() | st.booleans(),
+            "trashed": st.none() | st.booleans(),
+            "search": st.none() | st.sampled_from(SNIPPETS),
+            "field": st.sampled_from(ORDER_FIELDS),
+        }
+        for name in sorted(name for name, where in used if where == place):
+            value = draw(strategies[name])
+            if value is not None or draw(st.booleans()):
+                result[f"{name}{place}"] = value
+    return result
+
+
+def resolved(variables: dict[str, Any], own: Oracle, other: Oracle) -> dict[str, Any]:
+    return {name: value.text(own, other) if isinstance(value, Mark) else value for name, value in variables.items()}
+
+
+@hypothesis.settings(RUN, max_examples=340)
+@hypothesis.given(case=cases())
+async def test_selections(people: People, case: Case) -> None:
+    """One operation answers two users by turns, each with what the oracle tells."""
+    alice, bob = people[ALICE], people[BOB]
+    for place, variables in enumerate(case.variables):
+        own, other = (alice, bob) if place % 4 < 3 else (bob, alice)
+        await own.check(case.text, resolved(variables, own.oracle, other.oracle))
+
+
+# Documents of hypothesis-graphql: whatever the schema allows, with arguments that find something
+
+SCALARS = {
+    "DateTime": st.sampled_from(MOMENT_TEXTS).map(hypothesis_graphql.nodes.String),
+    "Date": st.sampled_from(DAY_TEXTS).map(hypothesis_graphql.nodes.String),
+}
+WORDS = {
+    "id": IDENTIFIERS,
+    "ids": IDENTIFIERS,
+    "search": st.sampled_from(SNIPPETS),
+    "tagsAll": st.sampled_from(TAGS),
+    "tagsAny": st.sampled_from(TAGS),
+}
+
+
+class Sense(Visitor):
+    """Gives ids, words and pages that are about the tasks that there are, mostly."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        super().__init__()
+        self._draw = draw
+
+    def leave_argument(self, node: ArgumentNode, *_: object) -> ArgumentNode:
+        return ArgumentNode(name=node.name, value=self._sensible(node.name.value, node.value))
+
+    def leave_object_field(self, node: ObjectFieldNode, *_: object) -> ObjectFieldNode:
+        return ObjectFieldNode(name=node.name, value=self._sensible(node.name.value, node.value))
+
+    def _sensible(self, name: str, value: ValueNode) -> ValueNode:
+        if isinstance(value, NullValueNode) or self._draw(st.integers(0, 9)) == 0:
+            return value
+        if name == "trashed":
+            return NullValueNode()
+        if name not in WORDS:
+            return value
+        word = StringValueNode(value=self._draw(WORDS[name]))
+        return ListValueNode(values=(word,)) if isinstance(value, ListValueNode) else word
+
+    def enter_field(self, node: FieldNode, *_: object) -> FieldNode | None:
+        if node.name.value != "tasks":
+            return None
+        filters_ = [argument for argument in node.arguments or () if argument.name.value == "filter"]
+        window = parse_value(self._draw(windows()))
+        assert isinstance(window, ObjectValueNode)
+        others = [ArgumentNode(name=field.name, value=field.value) for field in window.fields]
+        return FieldNode(name=node.name, arguments=(*filters_, *others), selection_set=node.selection_set)
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> str:
+    """An order and a page of it, as literals."""
+    order = draw(st.lists(TERMS, max_size=3, unique_by=lambda term: term[0]))
+    terms = ", ".join(f"{{field: {name}, direction: {'DESC' if down else 'ASC'}}}" for name, down in order)
+    size, mark = draw(SIZES), draw(st.sampled_from(["null"] * 12 + ['""', '"garbage"']))
+    page = draw(st.sampled_from([f"first: {size}, after: {mark}", f"last: {size}, before: {mark}", ""]))
+    return f"{{orderBy: [{terms}], {page}}}".replace("None", "null")
+
+
+@st.composite
+def sensible(draw: st.DrawFn) -> str:
+    queries = hypothesis_graphql.queries(SDL, fields=ROOTS, custom_scalars=SCALARS, print_ast=lambda document: document)
+    document = draw(queries)
+    return print_ast(visit(document, Sense(draw)))
+
+
+@hypothesis.settings(RUN, max_examples=200)
+@hypothesis.given(query=sensible())
+async def test_queries_of_the_schema(people: People, query: str) -> None:
+    """Queries made from nothing but the schema are answered as the oracle tells."""
+    await people[ALICE].check(query)
+
+
+WRONG = hypothesis_graphql.queries(SDL, fields=ROOTS, custom_scalars=SCALARS, mode=hypothesis_graphql.Mode.NEGATIVE)
+
+
+@hypothesis.settings(RUN, max_examples=100)
+@hypothesis.given(query=WRONG)
+async def test_wrong_queries(people: People, query: str) -> None:
+    """Queries with one violation of the schema are refused as the oracle tells."""
+    await people[ALICE].check(query)
+
+
+# Mutations
+
+ONE = {
+    "createTask": "(input: $create)",
+    "updateTask": "(id: $id, input: $update, expectedVersion: $version)",
+    "setTaskCompleted": "(id: $id, completed: $completed, expectedVersion: $version)",
+    "deleteTask": "(id: $id, expectedVersion: $version)",
+    "restoreTask": "(id: $id)",
+    "moveTask": "(id: $id, to: $to)",
+}
+MANY = {
+    "createTasks": "(inputs: $inputs)",
+    "updateTasks": "(where: $where, input: $update, atMost: $most, dryRun: $dry)",
+    "deleteTasks": "(where: $where, atMost: $most, dryRun: $dry)",
+    "restoreTasks": "(where: $where, dryRun: $dry)",
+}
+# The two that bring most about.
+OFTEN = ["updateTask"] * 4 + ["restoreTask", "moveTask", "createTasks"]
+TYPES = {
+    "create": "CreateTaskInput!",
+    "inputs": "[CreateTaskInput!]!",
+    "update": "UpdateTaskInput!",
+    "id": "ID!",
+    "version": "Int",
+    "completed": "Boolean!",
+    "to": "MoveTarget!",
+    "where": "TaskSelector!",
+    "most": "Int",
+    "dry": "Boolean",
+}
+LONG_AGO = {name: datetime(2000, 1, 1, tzinfo=UTC) for name in ("created_at", "updated_at")}
+# A completed task, an open one, one in the trash; and two more ids.
+BEFORE = [seeds(CAROL, 2)[place] | LONG_AGO | {"position": f"a{place:08x}"} for place in (0, 1, 4)]
+THEIRS = [str(IDS[place]) for place in (0, 0, 0, 1, 1, 1, 4, 5, 6)]
+MINE = st.sampled_from([*THEIRS * 4, str(CAROL), str(IDS[0]).upper(), "no UUID", ""])
+TITLE = st.sampled_from([*TITLES * 3, "😀" * 200, "", " \n", "x" * 201, "\0"])
+TEXTS = {
+    "description": st.sampled_from([*DESCRIPTIONS * 3, "d" * 1001]),
+    "priority": st.none() | PRIORITY,
+    "dueDate": st.none() | st.sampled_from(DAY_TEXTS),
+    "tags": st.none() | st.lists(st.sampled_from([*TAGS * 4, " home", "Home ", "", "t" * 51]), max_size=4),
+}
+DONE = st.sampled_from([True, True, False])
+# Null clears, and cannot clear everything.
+CLEARED = st.sampled_from([*TEXTS, "title", "completed"]).map(lambda name: {name: None})
+CREATE = st.fixed_dictionaries({"id": MINE, "title": TITLE}, optional=TEXTS)
+ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
+    "create": CREATE,
+    "inputs": st.lists(CREATE, max_size=3)
+    | st.lists(CREATE, min_size=2, max_size=2, unique_by=lambda task: str(task["id"])),
+    "update": st.fixed_dictionaries({"title": TITLE}, optional={"completed": DONE})
+    | st.fixed_dictionaries({"completed": DONE}, optional=TEXTS)
+    | st.fixed_dictionaries({}, optional=TEXTS)
+    | CLEARED,
+    "id": MINE,
+    "version": st.sampled_from([*[None] * 8, 1, 2, 5, 6, 7]),
+    "completed": DONE,
+    "to": st.fixed_dictionaries({"before": MINE})
+    | st.fixed_dictionaries({"after": MINE})
+    | st.sampled_from([{"toStart": True}, {"toEnd": True}, {"toStart": True}, {"toEnd": True}, {"toEnd": False}]),
+    "where": st.fixed_dictionaries({"ids": st.lists(st.sampled_from(THEIRS), max_size=4) | st.lists(MINE, max_size=2)})
+    | st.fixed_dictionaries({"filter": filters() | st.just({})}),
+    "most": st.sampled_from([*[None] * 6, 1, 2, 1000, 0, 1001]),
+    "dry": st.sampled_from([None, False, False, True]),
+}
+
+
+@st.composite
+def writes(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A mutation with its variables."""
+    writer = Writer(draw)
+    name = draw(st.sampled_from([*OFTEN, *ONE, *MANY]))
+    call, payload = (f"{name}{ONE[name]}", "TaskPayload") if name in ONE else (f"{name}{MANY[name]}", "TasksPayload")
+    used = {variable: type_ for variable, type_ in TYPES.items() if f"${variable}" in call}
+    switches = {variable: draw(st.booleans()) for variable in SWITCHES}
+    text = writer.document("mutation", used, f"{call} {writer.directive()} {writer.selection(payload)}")
+    return text, switches | {variable: draw(ARGUMENTS[variable]) for variable in used}
+
+
+@hypothesis.settings(RUN, max_examples=80)
+@hypothesis.given(steps=st.lists(writes(), min_size=6, max_size=12))
+async def test_mutations(people: People, steps: list[tuple[str, dict[str, Any]]]) -> None:
+    """Mutations one after the other answer and leave behind what the oracle does."""
+    carol = people[CAROL]
+    await carol.begin(BEFORE)
+    for query, variables in steps:
+        await carol.check(query, variables)
+        expected = carol.oracle.state()
+        await carol.oracle.load()
+        assert carol.oracle.state() == expected, f"{json.dumps(variables)}\n{query}"
+
+
+# What they have found, in its smallest form
+
+
+async def test_a_search_stays_within_one_text(alice: User) -> None:
+    """Words that begin in the title and end in the description are not found."""
+    await alice.add("One", description="two")
+    query = "query ($words: String) { tasks(filter: {search: $words}) { totalCount } }"
+
+    for words, count in {"one": 1, "TWO": 1, "\n": 0, "one\ntwo": 0, "onetwo": 0}.items():
+        assert await alice.data(query, words=words) == {"tasks": {"totalCount": count}}, words
+
+
+async def test_an_empty_id_is_no_uuid(alice: User) -> None:
+    """A task cannot be made with the empty id, as with no other that is not a UUID."""
+    for query in (
+        'mutation { createTask(input: {id: "", title: "New"}) { token } }',
+        'mutation { createTasks(inputs: [{id: "", title: "New"}]) { token } }',
+    ):
+        answer = await alice.ask(query)
+        assert [error["extensions"]["code"] for error in answer.get("errors", [])] == ["BAD_USER_INPUT"]
