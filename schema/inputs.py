@@ -33,7 +33,7 @@ class DateTimeRange:
 class TaskFilter:
     ids: list[strawberry.ID] | None = strawberry.field(description="Any of these ids.")
     completed: bool | None = strawberry.field(description="Done or open.")
-    search: str | None = strawberry.field(description="Text in the title or description, in any case.")
+    search: str | None = strawberry.field(description="Text in the title or description, in any case and accent.")
     priority: list[TaskPriority] | None = strawberry.field(description="Any of these priorities.")
     tags_all: list[str] | None = strawberry.field(description="Every one of these tags.")
     tags_any: list[str] | None = strawberry.field(description="At least one of these tags.")

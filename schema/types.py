@@ -1,5 +1,7 @@
 """Output types. Answers are rendered by PostgreSQL; these classes are their contract."""
 
+import re
+from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
 from typing import NewType
@@ -9,6 +11,10 @@ from strawberry.schema.config import StrawberryConfig
 
 SyncToken = NewType("SyncToken", str)
 
+# fromisoformat() takes more than RFC 3339: weeks, other separators, no offset.
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
 
 def _instant(value: datetime) -> str:
     """RFC 3339 with the shortest fraction, as PostgreSQL writes it."""
@@ -17,24 +23,17 @@ def _instant(value: datetime) -> str:
 
 
 def _parsed_instant(value: object) -> datetime:
-    if not isinstance(value, str):
-        raise ValueError("A DateTime is text such as 2026-01-31T09:30:00Z.")  # noqa: TRY004 - coercion takes ValueError
-    try:
-        instant = datetime.fromisoformat(value)
-    except ValueError:
-        raise ValueError("A DateTime is RFC 3339 text such as 2026-01-31T09:30:00Z.") from None
-    if instant.tzinfo is None:
-        raise ValueError("A DateTime needs its offset: 2026-01-31T09:30:00Z or 2026-01-31T09:30:00+02:00.")
-    return instant
+    if isinstance(value, str) and _RFC_3339.fullmatch(value):
+        with suppress(ValueError):
+            return datetime.fromisoformat(value.upper())
+    raise ValueError("A DateTime is RFC 3339 text with its offset, such as 2026-01-31T09:30:00Z.")
 
 
 def _parsed_date(value: object) -> date:
-    if not isinstance(value, str) or len(value) != len("2026-01-31"):
-        raise ValueError("A Date is text such as 2026-01-31.")
-    try:
-        return date.fromisoformat(value)
-    except ValueError:
-        raise ValueError("A Date is a day of the calendar such as 2026-01-31.") from None
+    if isinstance(value, str) and _DAY.fullmatch(value):
+        with suppress(ValueError):
+            return date.fromisoformat(value)
+    raise ValueError("A Date is a day of the calendar such as 2026-01-31.")
 
 
 CONFIG = StrawberryConfig(
@@ -113,8 +112,10 @@ class Task(Node):
 
 @strawberry.type(description="Where a page lies in its list.")
 class PageInfo:
-    has_next_page: bool = strawberry.field(description="Whether tasks follow this page.")
-    has_previous_page: bool = strawberry.field(description="Whether tasks precede this page.")
+    has_next_page: bool = strawberry.field(description="Whether tasks follow this page, up to `before`.")
+    has_previous_page: bool = strawberry.field(
+        description="Whether tasks precede this page; with `last`, down to `after`."
+    )
     start_cursor: str | None = strawberry.field(description="The first task's cursor; null on an empty page.")
     end_cursor: str | None = strawberry.field(description="The last task's cursor; send it as `after`.")
 

@@ -347,7 +347,7 @@ class Oracle:
         ids = [_uuid(each["id"]) for each in inputs]
         errors = [wrong for place, each in enumerate(inputs) for wrong in _problems(each, ["inputs", str(place)])]
         errors += [_taken(place) for place, task_id in enumerate(ids) if task_id in ids[:place]]
-        errors += [_taken(place) for place, task_id in enumerate(ids) if task_id == self.user_id]
+        errors += [("INVALID", ["inputs", str(place), "id"]) for place, key in enumerate(ids) if key == self.user_id]
         if errors:
             return _payload(errors)
         contents = [_created(each) for each in inputs]

@@ -341,6 +341,28 @@ async def test_any_offset_of_rfc_3339(user: User, name: str, offset: str) -> Non
     assert await found(user, asked) == predicted(asked) != set()
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"due": {"lt": "2026-W01-1"}},
+        {"due": {"lt": "20260101"}},
+        {"due": {"lt": "2026-02-30"}},
+        {"created": {"lt": "2026-01-01"}},
+        {"created": {"lt": "2026-01-01T00:00:00"}},
+        {"created": {"lt": "2026-01-01x00:00:00Z"}},
+        {"created": {"lt": "20260101T000000Z"}},
+        {"created": {"lt": "2026-13-01T00:00:00Z"}},
+    ],
+    ids=str,
+)
+async def test_days_and_moments_are_rfc_3339(alice: User, wire: Wire, asked: Filter) -> None:
+    """Other spellings of days and moments are BAD_USER_INPUT, and no SQL is sent."""
+    answer = await alice.ask(FIND, filter=asked)
+
+    assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+    assert await wire.statements() == []
+
+
 async def test_a_tag_is_looked_for_as_a_whole(user: User) -> None:
     """A tag longer than any task has is found nowhere, though one begins as it does."""
     asked: list[Filter] = [{name: [LONG_TAG + "t"]} for name in ("tagsAll", "tagsAny")]

@@ -592,7 +592,7 @@ LONG_AGO = {name: datetime(2000, 1, 1, tzinfo=UTC) for name in ("created_at", "u
 # A completed task, an open one, one in the trash; and two more ids.
 BEFORE = [seeds(CAROL, 2)[place] | LONG_AGO | {"position": f"a{place:08x}"} for place in (0, 1, 4)]
 THEIRS = [str(IDS[place]) for place in (0, 0, 0, 1, 1, 1, 4, 5, 6)]
-MINE = st.sampled_from([*THEIRS * 4, str(CAROL), str(IDS[0]).upper(), "no UUID", ""])
+MINE = st.sampled_from([*THEIRS * 2, str(CAROL), str(IDS[0]).upper(), "no UUID", ""])
 TITLE = st.sampled_from([*TITLES * 3, "😀" * 200, "", " \n", "x" * 201, "\0"])
 TEXTS = {
     "description": st.sampled_from([*DESCRIPTIONS * 3, "d" * 1001]),
