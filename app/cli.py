@@ -69,7 +69,7 @@ def serve(host: str | None, port: int | None, workers: int | None, migrate: bool
     """Serve the API and its explorer."""
     given = configuration.load(host=host, port=port, workers=workers, data_dir=data_dir)
     signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGHUP, _stop)
+    signal.signal(signal.SIGHUP, _hang_up)
     with _listening(given) as listener, startup.database_settings(given) as settings:
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
         _announce(settings, listener, demo)
@@ -151,6 +151,11 @@ def doctor(data_dir: Path | None) -> None:
 def _stop(_signal: int, _frame: object) -> None:
     """End by unwinding, so that the embedded database is left in order."""
     sys.exit(0)
+
+
+def _hang_up(_signal: int, _frame: object) -> None:
+    """A closed terminal ends the server as SIGTERM does."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager

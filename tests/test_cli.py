@@ -254,6 +254,7 @@ def test_serve_from_its_script(tmp_path: Path, repository: Path) -> None:
 def test_a_closed_terminal_stops_the_database_too(tmp_path: Path) -> None:
     """SIGHUP ends the server in order, as SIGTERM does."""
     with serving("--data-dir", tmp_path) as served:
+        assert len(titles(served)) == 5
         postmaster = psutil.Process(postgres_of(tmp_path)[0])
         served.process.send_signal(signal.SIGHUP)
         served.process.wait(20)

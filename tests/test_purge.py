@@ -3,6 +3,7 @@
 from typing import Any
 
 import asyncpg
+import pytest
 from conftest import SECRET, Server, User, taskql
 
 DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { task { id version } } }"
@@ -15,6 +16,13 @@ def purge(server: Server, older_than: str) -> tuple[int, str]:
     with taskql("purge", "--older-than", older_than, **environment) as process:
         out, err = process.communicate(timeout=60)
     return process.returncode, out + err
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emptied(server: Server, settings: object) -> None:
+    """No old trash of other tests."""
+    del settings
+    assert purge(server, "1d")[0] == 0
 
 
 async def trashed(user: User, title: str) -> dict[str, Any]:
