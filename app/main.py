@@ -1,12 +1,14 @@
 """The composition root: settings become a running application."""
 
 import ipaddress
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
-from graphql import GraphQLError, OperationType
+from graphql import ExecutionResult, GraphQLError, located_error
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -16,15 +18,19 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import explorer
-from app.auth import Authenticator
+from app.auth import Authenticator, Principal
 from app.database import Database
-from app.errors import BadUserInput, StartupError
-from app.http import Execute, ExplorerFiles, GraphQLAnswer, GraphQLEndpoint, live, readiness, refusal
-from app.requests import ALLOW_POST, GraphQLRequest, Refused
-from app.settings import Settings
+from app.errors import RequestError, StartupError
+from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
+from app.operations import Execute, GraphQLAnswer, GraphQLRequest
+from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
+from app.rate import Rate, Rates, SharedCounters, Windows
+from app.settings import OFF, Settings
 from schema import schema
+from schema.admission import Admission
 from schema.context import Context
 from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
+from schema.limits import Limits
 
 GRAPHQL = "/graphql"
 DAY_SECONDS = 86_400
@@ -43,7 +49,9 @@ def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
         finally:
             await database.close()
 
-    endpoint = GraphQLEndpoint(executing(database, authenticator), _explorer_token(settings, authenticator, demo_user))
+    endpoint = GraphQLEndpoint(
+        executing(settings, database, authenticator), _explorer_token(settings, authenticator, demo_user)
+    )
     app = Application(routes=_routes(database), lifespan=lifespan, exception_handlers={HTTPException: refusal})
     app.state.database = database
     app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
@@ -95,23 +103,73 @@ def connect(settings: Settings) -> Database:
     )
 
 
-def executing(database: Database, authenticator: Authenticator) -> Execute:
-    """What the endpoint calls for each request."""
-    engine = Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
+def executing(settings: Settings, database: Database, authenticator: Authenticator) -> Execute:
+    """What the transports call for each request."""
+    door = admission(settings)
+    engine = door.engine
 
     async def execute(request: GraphQLRequest) -> GraphQLAnswer:
+        caller = await _caller(authenticator, request.authorization)
         try:
-            operation = engine.prepare(request.query or "", request.operation_name)
-            if request.safe and operation.node.operation is not OperationType.QUERY:
-                raise Refused(405, "Send mutations by POST.", BadUserInput.code, ALLOW_POST)
-            context = Context(authenticator, database, request.authorization, operation)
-            result = await engine.execute(operation, request.variables, context)
+            operation, rows = await door.admit(request, caller)
+            result = await engine.execute(operation, request.variables, Context(caller, database, operation))
         except RequestErrors as refused:
-            return GraphQLAnswer({"errors": _formatted(refused.errors, request)}, executed=False)
-        errors = {"errors": _formatted(result.errors, request)} if result.errors else {}
-        return GraphQLAnswer(errors | {"data": result.data}, executed=True)
+            return _refused(refused.errors, request)
+        except RequestError as error:
+            return _refused([located_error(error)], request)
+        return _answer(result, request, {"rows": rows, "limit": settings.limit_cost})
 
     return execute
+
+
+async def _caller(authenticator: Authenticator, authorization: str | None) -> Principal | RequestError:
+    """Whom a request speaks for; a refusal is for the fields that need a caller, since introspection needs none."""
+    try:
+        return authenticator.principal(authorization)
+    except RequestError as refusal:
+        return refusal
+
+
+def admission(settings: Settings) -> Admission:
+    """The checks of a server; StartupError for a manifest that it cannot answer."""
+    limits = {name: getattr(settings, f"limit_{name}") for name in Limits.__slots__}
+    engine = Engine(schema._schema, Limits(**limits))  # noqa: SLF001 - Strawberry has no public name for graphql-core's
+    return Admission(engine, _documents(settings, engine), _rates(settings), settings.introspection)
+
+
+def _documents(settings: Settings, engine: Engine) -> Documents:
+    if settings.trusted_documents is None:
+        return PersistedQueries() if settings.persisted_queries else FullTexts()
+    trusted = manifest(settings.trusted_documents)
+    for document_id, text in trusted.items():
+        try:
+            engine.pin(text)
+        except RequestErrors as refused:
+            name = " ".join(re.findall(r"\b(?:query|mutation|subscription)\s+(\w+)", text)) or "without a name"
+            reason = refused.errors[0].message
+            raise StartupError(f"TRUSTED_DOCUMENTS: operation {name} ({document_id}) cannot run: {reason}") from None
+    return TrustedDocuments(trusted)
+
+
+def _rates(settings: Settings) -> Rates:
+    url = settings.rate_limit_redis_url
+
+    def rate(text: str) -> Rate | None:
+        return None if text == OFF else Rate(text, SharedCounters(url.get_secret_value()) if url else Windows())
+
+    return Rates(rate(settings.rate_limit), rate(settings.rate_limit_anonymous))
+
+
+def _answer(result: ExecutionResult, request: GraphQLRequest, cost: dict[str, int]) -> GraphQLAnswer:
+    entries: dict[str, Any] = {"errors": _formatted(result.errors, request)} if result.errors else {}
+    entries["data"] = result.data
+    if request.extensions and request.extensions.get("cost") is True:
+        entries["extensions"] = {"cost": cost}
+    return GraphQLAnswer(entries, executed=True)
+
+
+def _refused(errors: list[GraphQLError], request: GraphQLRequest) -> GraphQLAnswer:
+    return GraphQLAnswer({"errors": _formatted(errors, request)}, executed=False)
 
 
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:

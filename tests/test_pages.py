@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 from conftest import SECRET, Application, Server, User, Wire, connect
 
-from app.auth import Authenticator
+from app.auth import Authenticator, Principal
 from app.database import SESSION
 from app.statements import Statement
 from app.tasks import Database
@@ -611,7 +611,7 @@ async def sent(application: Application, user: User, query: str, **variables: An
     """What a query of one root field makes the server send, by way of its own parts."""
     recorder = Recorder(application.database, [])
     operation = ENGINE.prepare(query, None)
-    context = Context(Authenticator(SECRET), recorder, f"Bearer {user.token}", operation)
+    context = Context(Principal(user.id, 0), recorder, operation)
     result = await ENGINE.execute(operation, variables, context)
     assert result.errors is None
     ((statement, values),) = recorder.reads
