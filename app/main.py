@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from app.errors import RequestError, StartupError
 from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
-from app.rate import Rate, Rates, SharedCounters, Windows
+from app.rate import Rates, SharedCounters, Windows
 from app.settings import OFF, Settings
 from schema import schema
 from schema.admission import Admission
@@ -39,7 +40,7 @@ DEMO_TOKEN_LIFETIME = timedelta(days=7)
 
 def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
     """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
-    database = connect(settings)
+    database, door = connect(settings), admission(settings)
     authenticator = Authenticator(settings.secret(), settings.auth_issuer, settings.auth_audience)
 
     @asynccontextmanager
@@ -47,10 +48,11 @@ def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
         try:
             yield
         finally:
+            await door.rates.close()
             await database.close()
 
     endpoint = GraphQLEndpoint(
-        executing(settings, database, authenticator), _explorer_token(settings, authenticator, demo_user)
+        executing(settings, door, database, authenticator), _explorer_token(settings, authenticator, demo_user)
     )
     app = Application(routes=_routes(database), lifespan=lifespan, exception_handlers={HTTPException: refusal})
     app.state.database = database
@@ -103,9 +105,8 @@ def connect(settings: Settings) -> Database:
     )
 
 
-def executing(settings: Settings, database: Database, authenticator: Authenticator) -> Execute:
+def executing(settings: Settings, door: Admission, database: Database, authenticator: Authenticator) -> Execute:
     """What the transports call for each request."""
-    door = admission(settings)
     engine = door.engine
 
     async def execute(request: GraphQLRequest) -> GraphQLAnswer:
@@ -152,12 +153,9 @@ def _documents(settings: Settings, engine: Engine) -> Documents:
 
 
 def _rates(settings: Settings) -> Rates:
+    users, addresses = (None if text == OFF else text for text in (settings.rate_limit, settings.rate_limit_anonymous))
     url = settings.rate_limit_redis_url
-
-    def rate(text: str) -> Rate | None:
-        return None if text == OFF else Rate(text, SharedCounters(url.get_secret_value()) if url else Windows())
-
-    return Rates(rate(settings.rate_limit), rate(settings.rate_limit_anonymous))
+    return Rates(users, addresses, partial(SharedCounters, url.get_secret_value()) if url else Windows)
 
 
 def _answer(result: ExecutionResult, request: GraphQLRequest, cost: dict[str, int]) -> GraphQLAnswer:
