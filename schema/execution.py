@@ -30,7 +30,7 @@ from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
 from app.rendering import Field, Selection
 from schema.cost import Cost
-from schema.limits import Gauge, Limits
+from schema.limits import Gauge, Limits, check_variables
 from schema.size import Size
 
 log = logging.getLogger(__name__)
@@ -178,6 +178,10 @@ class Engine:
     def _variables(self, operation: Operation, variables: Mapping[str, Any] | None) -> VariableValues:
         definitions = operation.node.variable_definitions or ()
         given = dict(variables or {})
+        try:
+            check_variables(given)
+        except LimitExceeded as error:
+            raise refused(error) from None
         values = get_variable_values(self.schema, definitions, given, MOST_ERRORS, hide_suggestions=True)
         if isinstance(values, list):
             raise RequestErrors(values, BadUserInput.code)
