@@ -196,7 +196,7 @@ async def test_without_a_user_there_are_no_rows(server: Server, alice: User) -> 
         await connection.execute(f"SET LOCAL app.user_id = '{alice.id}'")
         assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
 
-    for table in ("tasks", "task_clocks"):
+    for table in ("tasks", "task_clocks", "task_tags"):
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - names from here
     await connection.close()
 
