@@ -48,8 +48,8 @@ SESSION = {
 class Database:
     """A pool of connections on which statements run as one user each."""
 
-    def __init__(self, url: str, *, pool_size: int, max_overflow: int) -> None:
-        self.engine = _engine(DatabaseURL(url), pool_size, max_overflow)
+    def __init__(self, url: DatabaseURL, *, pool_size: int, max_overflow: int) -> None:
+        self.engine = _engine(url, pool_size, max_overflow)
         # The pool lets whoever comes by take what a waiter was woken for; this queue is first come, first served.
         self._turns = asyncio.Semaphore(pool_size + max_overflow)
         self._writers: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()

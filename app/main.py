@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from graphql import GraphQLError
@@ -11,12 +12,13 @@ from starlette.applications import Starlette
 from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route
 
-from app import explorer
-from app.auth import Authenticator
+from app import accounts, explorer
+from app.auth import Authenticator, Principal, Signer
 from app.database import Database
-from app.errors import StartupError
+from app.errors import RequestError
 from app.http import Execute, ExplorerFiles, GraphQLAnswer, GraphQLEndpoint, GraphQLRequest, live, readiness
 from app.settings import Settings
+from app.url import server_url
 from schema import schema
 from schema.context import Context
 from schema.execution import Engine, RequestErrors, formatted
@@ -27,16 +29,19 @@ DEMO_TOKEN_LIFETIME = timedelta(days=7)
 def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
     """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
     database = connect(settings)
-    authenticator = Authenticator(settings.secret(), settings.auth_issuer, settings.auth_audience)
+    authenticator = Authenticator(
+        settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         try:
             yield
         finally:
+            await authenticator.close()
             await database.close()
 
-    endpoint = GraphQLEndpoint(executing(database, authenticator), _explorer_token(settings, authenticator, demo_user))
+    endpoint = GraphQLEndpoint(executing(database, authenticator), _explorer_token(settings, demo_user))
     routes = [
         Route("/", RedirectResponse("/graphql")),
         Route("/graphql", endpoint),
@@ -51,10 +56,8 @@ def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
 
 def connect(settings: Settings) -> Database:
     """The database that serves requests; nothing is opened yet."""
-    if settings.database_url is None:
-        raise StartupError("DATABASE_URL is not set.")
     return Database(
-        settings.database_url.get_secret_value(),
+        server_url(settings),
         pool_size=settings.db_pool_size,
         max_overflow=settings.db_max_overflow,
     )
@@ -67,7 +70,7 @@ def executing(database: Database, authenticator: Authenticator) -> Execute:
     async def execute(request: GraphQLRequest) -> GraphQLAnswer:
         try:
             operation = engine.prepare(request.query, request.operation_name)
-            context = Context(authenticator, database, request.authorization, operation)
+            context = Context(await _caller(authenticator, request.authorization), database, operation)
             result = await engine.execute(operation, request.variables, context)
         except RequestErrors as refused:
             return GraphQLAnswer({"errors": _formatted(refused.errors, request)}, executed=False)
@@ -77,23 +80,38 @@ def executing(database: Database, authenticator: Authenticator) -> Execute:
     return execute
 
 
+async def _caller(authenticator: Authenticator, authorization: str | None) -> Principal | RequestError:
+    """Whom a request speaks for; a refusal is for the fields that need a caller, since introspection needs none."""
+    try:
+        return await authenticator.principal(authorization)
+    except RequestError as refusal:
+        return refusal
+
+
+def signer(settings: Settings) -> Signer | None:
+    """What makes tokens that this server takes; None where the issuer alone makes them."""
+    issuer = settings.issuers()[0]
+    if issuer.secret is None or issuer.derives_ids:
+        return None
+    return Signer(issuer.secret, issuer.name, issuer.audience)
+
+
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:
     return [formatted(error, request.request_id) for error in errors]
 
 
-def _explorer_token(
-    settings: Settings, authenticator: Authenticator, demo_user: UUID | None
-) -> Callable[[str], str | None]:
+def _explorer_token(settings: Settings, demo_user: UUID | None) -> Callable[[str], str | None]:
     """A token for the explorer's headers, only where the server and the page's address are this machine's own.
 
     The Host header is checked too: a foreign page may have its own name resolve to this address.
     """
+    signs = signer(settings)
 
     def token(host: str) -> str | None:
         name = host.rsplit(":", 1)[0].strip("[]")
-        if demo_user is None or not (is_loopback(settings.host) and is_loopback(name)):
+        if signs is None or demo_user is None or not (is_loopback(settings.host) and is_loopback(name)):
             return None
-        return authenticator.token(demo_user, DEMO_TOKEN_LIFETIME)
+        return signs.token(demo_user, DEMO_TOKEN_LIFETIME)
 
     return token
 
