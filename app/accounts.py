@@ -5,14 +5,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Text, bindparam, cast, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
 from app.auth import Principal
-from app.database import Database, expected
+from app.database import Database
 from app.errors import Unauthenticated
 from app.models import PRIORITIES, User
 from app.rendering import Selection
+from app.statements import Statement, compiled
 from app.tasks import Tasks
 
 DEMO_EMAIL = "demo@example.com"
@@ -38,14 +39,23 @@ async def provision(database: Database, principal: Principal, claims: Mapping[st
     Two users are never made one because of an address. An address that its issuer has not verified, or none, is
     stored as one that cannot be: it must not keep out whoever it belongs to.
     """
-    columns = {"id": principal.user_id, **_profile(principal, claims)}
-    new = insert(User).values(columns).on_conflict_do_nothing().returning(User.id)
-    known = select(User.id).where(User.id == principal.user_id)
-    with expected():
-        async with database.engine.begin() as connection:
-            if (await connection.execute(new)).first() or (await connection.execute(known)).first():
-                return
+    values = _profile(principal, claims)
+    # Who loses a race against another first token does not see the winner's row in the same snapshot.
+    for _ in range(2):
+        if await database.read(PROVISION, values) is not None:
+            return
     raise Unauthenticated("Another account has the email address of this token; accounts are never merged by it.")
+
+
+def _provision() -> Statement:
+    columns = [User.id, User.email, User.email_verified, User.name]
+    row = {column.name: bindparam(column.name, type_=column.type) for column in columns}
+    made = insert(User).values(row).on_conflict_do_nothing().returning(User.id).cte("made")
+    known = select(cast(User.id, Text)).where(User.id == row["id"])
+    return compiled(union_all(select(cast(made.c.id, Text)), known))
+
+
+PROVISION = _provision()
 
 
 def _profile(principal: Principal, claims: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +63,12 @@ def _profile(principal: Principal, claims: Mapping[str, Any]) -> dict[str, Any]:
     verified = claims.get("email_verified")
     if email is None or verified is False:
         email, verified = f"{principal.user_id}@{NO_EMAIL}", False
-    return {"email": email.lower(), "email_verified": verified is True, "name": _line(claims.get("name"))}
+    return {
+        "id": principal.user_id,
+        "email": email.lower(),
+        "email_verified": verified is True,
+        "name": _line(claims.get("name")),
+    }
 
 
 def _line(value: object) -> str | None:

@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import math
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -22,6 +25,8 @@ from app.url import DatabaseURL
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 ONE = compiled(select(literal_column("1")))
 COMMAND_TIMEOUT = 5.0
 POOL_TIMEOUT = 2.0
@@ -31,6 +36,8 @@ PAUSES = (0.02, 0.1)
 
 # What the driver says when the server closes a connection while it is about to be used.
 _CONFUSED = asyncpg.InternalClientError
+# What it says when the server announces that it closes the connection, or has closed it.
+_SHUTDOWN = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 _DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, _CONFUSED)
 
 # What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
@@ -53,27 +60,52 @@ class Database:
         # The pool lets whoever comes by take what a waiter was woken for; this queue is first come, first served.
         self._turns = asyncio.Semaphore(pool_size + max_overflow)
         self._writers: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+        # Connections from before this moment are not trusted: the server has closed one of them.
+        self._trusted_since = -math.inf
+        event.listen(self.engine.sync_engine, "checkout", self._refuse_lost)
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
-        """The first column of a statement's one row, in autocommit."""
+        """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
+        return await self._again_if_lost(partial(self._read, statement.text, statement.arguments(values)))
+
+    async def _read(self, text: str, arguments: list[Any]) -> str | None:
         async with self._connection() as connection:
-            body: str | None = await connection.fetchval(statement.text, *statement.arguments(values))
+            with losing():
+                body: str | None = await connection.fetchval(text, *arguments)
             return body
 
     async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The one row of a writing statement, in a transaction kept only when the row says it changed anything.
 
         A deadlock or serialization failure has undone the whole transaction, so it is safe to run it again. After any
-        other failure the commit may have happened: the caller decides.
+        other failure the commit may have happened: the caller decides. Not where the connection was lost before the
+        transaction began.
         """
-        arguments = statement.arguments(values)
-        async with self._alone(owner), self._connection() as connection:
+        async with self._alone(owner):
+            return await self._again_if_lost(partial(self._write, owner, statement.text, statement.arguments(values)))
+
+    async def _write(self, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
+        async with self._connection() as connection:
             for pause in PAUSES:
                 try:
-                    return await _transaction(connection, owner, statement.text, arguments)
+                    return await _transaction(connection, owner, text, arguments)
                 except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
                     await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
-            return await _transaction(connection, owner, statement.text, arguments)
+            return await _transaction(connection, owner, text, arguments)
+
+    async def _again_if_lost(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Once more where nothing was done, on a connection that was opened after the loss was noticed."""
+        try:
+            return await work()
+        except Lost as lost:
+            log.warning("a connection was lost, trying another: %s", type(lost.__cause__).__name__)
+            self._trusted_since = time.monotonic()
+            return await work()
+
+    def _refuse_lost(self, connection: DBAPIConnection, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
+        """Let the pool replace a connection that the server has closed, or may have, at no round trip."""
+        if connection.driver_connection.is_closed() or entry.info["opened_at"] < self._trusted_since:
+            raise exc.DisconnectionError
 
     @asynccontextmanager
     async def _alone(self, owner: UUID) -> AsyncIterator[None]:
@@ -128,14 +160,24 @@ class Database:
 
 
 async def _transaction(connection: Any, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
+    with losing():
+        await _begin(connection, owner)
     try:
-        await connection.execute(begin(owner))
         row = await connection.fetchrow(text, *arguments)
         await connection.execute("COMMIT" if row["changed"] else "ROLLBACK")
     except asyncpg.PostgresError:
         await connection.execute("ROLLBACK")
         raise
     return dict(row)
+
+
+async def _begin(connection: Any, owner: UUID) -> None:
+    try:
+        await connection.execute(begin(owner))
+    except asyncpg.PostgresError:
+        if not connection.is_closed():
+            await connection.execute("ROLLBACK")
+        raise
 
 
 def _engine(url: DatabaseURL, pool_size: int, max_overflow: int) -> AsyncEngine:
@@ -148,14 +190,27 @@ def _engine(url: DatabaseURL, pool_size: int, max_overflow: int) -> AsyncEngine:
         pool_recycle=RECYCLE_AFTER,
         pool_reset_on_return=None,
     )
-    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    event.listen(engine.sync_engine, "connect", _note_opening)
     return engine
 
 
-def _refuse_closed(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-    """Let the pool replace a connection that the server has closed, at no round trip."""
-    if connection.driver_connection.is_closed():
-        raise exc.DisconnectionError
+def _note_opening(_connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+    entry.info["opened_at"] = time.monotonic()
+
+
+class Lost(Unavailable):
+    """The connection was lost before anything was done that a second try would repeat."""
+
+
+@contextmanager
+def losing() -> Iterator[None]:
+    """Mark what may be tried again when the connection is lost in it."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except (OSError, asyncpg.InterfaceError, _CONFUSED, *_SHUTDOWN) as error:
+        raise Lost("The database cannot be reached; try again.") from error
 
 
 @contextmanager
