@@ -36,43 +36,47 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True)
 
     database_url: SecretStr | None = Field(
-        None, description="The database that serves requests. Without it, an embedded PostgreSQL is started."
+        default=None, description="The database that serves requests. Without it, an embedded PostgreSQL is started."
     )
     database_owner_url: SecretStr | None = Field(
-        None, description="The same database as its owner, for `taskql migrate`. Never used to serve."
+        default=None, description="The same database as its owner, for `taskql migrate`. Never used to serve."
     )
     database_direct_url: SecretStr | None = Field(
-        None, description="The same database without its pooler, for migrations. Not needed for hosts with `-pooler`."
+        default=None,
+        description="The same database without its pooler, for migrations. Not needed for hosts with `-pooler`.",
     )
     db_pooler: bool = Field(
         default=False, description="Whether DATABASE_URL leads through a transaction pooler; seen by itself on Neon."
     )
     auth_secret: SecretStr | None = Field(
-        None, description="Signs and verifies HS256 tokens; at least 32 bytes. Needed with DATABASE_URL, or a key set."
+        default=None,
+        description="Signs and verifies HS256 tokens; at least 32 bytes. Needed with DATABASE_URL, or a key set.",
     )
     auth_jwks_url: str | None = Field(
-        None, description="Where the issuer publishes the keys (JWKS) that verify its tokens; instead of AUTH_SECRET."
+        default=None,
+        description="Where the issuer publishes the keys (JWKS) that verify its tokens; instead of AUTH_SECRET.",
     )
-    auth_issuer: str | None = Field(None, description="What `iss` must be; needed with AUTH_JWKS_URL.")
+    auth_issuer: str | None = Field(default=None, description="What `iss` must be; needed with AUTH_JWKS_URL.")
     auth_audience: str | None = Field(
-        None, description="What `aud` must be or hold; needed with AUTH_JWKS_URL, where `none` leaves it unchecked."
+        default=None,
+        description="What `aud` must be or hold; needed with AUTH_JWKS_URL, where `none` leaves it unchecked.",
     )
     auth_subject: str = Field(
-        "uuid", description="`uuid`: `sub` is the user's id. `derived`: the id is made from `iss` and `sub`."
+        default="uuid", description="`uuid`: `sub` is the user's id. `derived`: the id is made from `iss` and `sub`."
     )
     auth_provision: bool = Field(
         default=False, description="Whether a user who is not there yet is made when her first token comes."
     )
     data_dir: Path = Field(
-        Path(".taskql"),
+        default=Path(".taskql"),
         validation_alias="TASKQL_DATA_DIR",
         description="Where the embedded database and its signing secret live.",
     )
-    host: str = Field("127.0.0.1", description="The address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
-    workers: int = Field(1, ge=1, description="Server processes that share the port.")
-    db_pool_size: int = Field(5, ge=1, description="Database connections each process keeps.")
-    db_max_overflow: int = Field(10, ge=0, description="Further connections each process opens under load.")
+    host: str = Field(default="127.0.0.1", description="The address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
+    workers: int = Field(default=1, ge=1, description="Server processes that share the port.")
+    db_pool_size: int = Field(default=5, ge=1, description="Database connections each process keeps.")
+    db_max_overflow: int = Field(default=10, ge=0, description="Further connections each process opens under load.")
 
     def issuers(self) -> list[Issuer]:
         """Whose tokens are taken; a StartupError names the variable that is missing or does not fit."""

@@ -122,7 +122,7 @@ async def test_a_set_is_fresh_for_five_minutes() -> None:
 
 
 async def test_a_hanging_issuer_slows_no_known_key() -> None:
-    """While the issuer hangs and fifty unknown keys arrive, known ones hold at once; it is asked once in ten seconds."""
+    """While the issuer hangs and fifty unknown keys arrive, known ones hold at once; it is asked once in 10 s."""
     stage = Stage(OLD)
     await stage.outcome(OLD)
     stage.clock.pass_(FRESH + 1)
