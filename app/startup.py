@@ -150,6 +150,10 @@ def _reason(error: BaseException) -> str:
 
 
 def _hint(error: BaseException) -> str:
-    """PgBouncer tells itself by what it refuses."""
-    refused = isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error)
-    return " Is it a transaction pooler? Then set DB_POOLER=1." if refused else ""
+    """What mends a refusal that tells its cause."""
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError) and "role" in str(error):
+        return " `taskql migrate` with DATABASE_OWNER_URL makes the role that DATABASE_URL names."
+    # PgBouncer tells itself by what it refuses.
+    if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error):
+        return " Is it a transaction pooler? Then set DB_POOLER=1."
+    return ""
