@@ -51,7 +51,10 @@ async def bring_up_to_date(settings: Settings) -> list[str]:
     """Migrate as the owner; the revisions that were applied."""
     server, owner = server_url(settings), owner_url(settings)
     if owner.pooled:
-        raise StartupError("Migrations cannot go through a pooler: name the database itself in DATABASE_OWNER_URL")
+        raise StartupError(
+            "Migrations cannot go through a pooler: name the database itself in DATABASE_OWNER_URL, as its owner, or in"
+            " DATABASE_DIRECT_URL."
+        )
     return await _patiently(owner, lambda: migrate(owner, server))
 
 
