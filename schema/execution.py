@@ -30,6 +30,7 @@ from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
 from app.rendering import Field, Selection
 from schema import limits
+from schema.single import SingleField, single_field
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,26 @@ class Operation:
     fragments: dict[str, FragmentDetails]
     conditions: tuple[str, ...]
     selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
+    single: SingleField | None = None
+
+    def __post_init__(self) -> None:
+        self.single = single_field(self.executor(VariableValues({}, {}), None))
+
+    def executor(self, variables: VariableValues, context: object) -> RenderingExecutor:
+        """What runs it where it is not as plain as a single field."""
+        return RenderingExecutor(
+            self.schema,
+            {name: details.definition for name, details in self.fragments.items()},
+            self.fragments,
+            None,
+            context,
+            self.node,
+            variables,
+            default_field_resolver,
+            default_type_resolver,
+            default_field_resolver,
+            hide_suggestions=True,
+        )
 
     def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
         """What a root field asks of an object type; @skip and @include are all that variables change in it."""
@@ -133,25 +154,14 @@ class Engine:
         self, operation: Operation, variables: Mapping[str, Any] | None, context: object
     ) -> ExecutionResult:
         """Run a prepared operation; RequestErrors where its variables do not fit."""
-        executor = RenderingExecutor(
-            self.schema,
-            {name: details.definition for name, details in operation.fragments.items()},
-            operation.fragments,
-            None,
-            context,
-            operation.node,
-            self._variables(operation, variables),
-            default_field_resolver,
-            default_type_resolver,
-            default_field_resolver,
-            hide_suggestions=True,
-        )
-        result = executor.execute_operation()
+        given = dict(variables or {})
+        if operation.single and (values := operation.single.variables(given)):
+            return await operation.single.run(values, context)
+        result = operation.executor(self._variables(operation, given), context).execute_operation()
         return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
 
-    def _variables(self, operation: Operation, variables: Mapping[str, Any] | None) -> VariableValues:
+    def _variables(self, operation: Operation, given: dict[str, Any]) -> VariableValues:
         definitions = operation.node.variable_definitions or ()
-        given = dict(variables or {})
         values = get_variable_values(self.schema, definitions, given, MOST_ERRORS, hide_suggestions=True)
         if isinstance(values, list):
             raise RequestErrors(values, BadUserInput.code)
