@@ -25,7 +25,7 @@ from app.settings import LOOPBACK
 from app.url import DatabaseURL
 
 OLDEST_SERVER = 150000
-WALLED = ("tasks", "task_clocks")
+WALLED = ("tasks", "task_clocks", "task_tags")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 _roles = table(

@@ -1,12 +1,14 @@
 """Settings: the only reader of the environment."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import jwt
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import StartupError
 
@@ -28,6 +30,9 @@ class Issuer:
     secret: str | None = field(default=None, repr=False)
     jwks_url: str | None = None
     derives_ids: bool = False
+
+
+_ORIGIN = re.compile(r"https?://[^/\s,?#*]+")
 
 
 class Settings(BaseSettings):
@@ -75,8 +80,23 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     workers: int = Field(default=1, ge=1, description="Server processes that share the port.")
-    db_pool_size: int = Field(default=5, ge=1, description="Database connections each process keeps.")
-    db_max_overflow: int = Field(default=10, ge=0, description="Further connections each process opens under load.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Origins whose pages may call the API, separated by commas; * for all."
+    )
+    db_pool_size: int = Field(
+        default=15, ge=1, description="Database connections each process opens at most, and keeps."
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, given: str | tuple[str, ...]) -> tuple[str, ...]:
+        origins = (
+            given if isinstance(given, tuple) else tuple(part.strip() for part in given.split(",") if part.strip())
+        )
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; write it as browsers do: https://app.example.com.")
+        return origins
 
     def issuers(self) -> list[Issuer]:
         """Whose tokens are taken; a StartupError names the variable that is missing or does not fit."""
