@@ -1,5 +1,6 @@
 """Better Auth itself, from examples/better-auth, on one database with TaskQL: from sign-up to deletion."""
 
+import json
 import os
 import shutil
 import socket
@@ -216,3 +217,19 @@ async def test_each_leaves_the_others_tables_alone(better_auth: BetterAuth, shar
 
     assert await migrate(DatabaseURL(shared.server.owner_url), DatabaseURL(shared.server.app_url)) == []
     assert await shared.admin.fetchval("SELECT email FROM users") == EMAIL
+
+
+def test_the_lines_of_the_readme(better_auth: BetterAuth, taskql: Serving, repository: Path) -> None:
+    """What README pastes into a shell signs up, gets a JWT and makes a task."""
+    block = (repository / "README.md").read_text().partition("```sh\nsession=")[2].partition("```")[0]
+    issuer = str(better_auth.http.base_url).rstrip("/")
+    shown = subprocess.run(  # noqa: S602 - as pasted
+        "session=" + block.replace("http://127.0.0.1:8000", taskql.url),
+        shell=True,
+        env={"PATH": os.environ["PATH"], "AUTH_ISSUER": issuer},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert json.loads(shown.stdout) == {"data": {"createTask": {"task": {"title": "Mine"}, "userErrors": []}}}
