@@ -1,5 +1,6 @@
 """Tokens over HTTP, verified by a secret or by a key set: which hold, and that all others are refused alike."""
 
+import asyncio
 import json
 import logging
 import time
@@ -495,3 +496,34 @@ def test_no_demo_token_beside_an_issuer(tmp_path: Path) -> None:
     assert answer.status_code == 401
     assert "ey" not in rest
     assert not (tmp_path / "secret").exists()
+
+
+async def test_strangers_wait_alone_while_the_issuer_hangs(by_keys: Mode, issuer: Published, alice: User) -> None:
+    """Fifty tokens of unknown keys wait for an issuer that hangs; tokens of a known key are answered meanwhile."""
+    assert (await by_keys.bearing(token(ED, claims(str(alice.id))))).status_code == 200
+    before = issuer.fetches
+    issuer.answers.clear()
+    unknown = [token(STRANGER, claims(SUB), kid=f"unknown {place}") for place in range(50)]
+    strangers = [asyncio.create_task(by_keys.bearing(bearer)) for bearer in unknown]
+    try:
+        known = [by_keys.bearing(token(ED, claims(str(alice.id), number=number))) for number in range(50)]
+        assert {response.status_code for response in await asyncio.gather(*known)} == {200}
+        assert not any(stranger.done() for stranger in strangers)
+    finally:
+        issuer.answers.set()
+
+    assert {response.status_code for response in await asyncio.gather(*strangers)} == {401}
+    assert issuer.fetches == before + 1
+
+
+async def test_an_issuer_that_is_down_is_no_fault_of_the_token(server: Server, settings: Settings) -> None:
+    """Where no keys are to be had, the answer is 503 and not that the token is bad; introspection still works."""
+    del settings
+    async with running(settings_for(server, auth_jwks_url="http://127.0.0.1:9/jwks")) as application:
+        mode = Mode("down", application, ED)
+        response = await mode.bearing(token(ED, GOOD))
+        schema = await mode.bearing(token(ED, GOOD), "{ __typename }")
+
+    assert (response.status_code, response.json()["errors"][0]["extensions"]) == (503, {"code": "UNAVAILABLE"})
+    assert "retry-after" in response.headers
+    assert schema.json() == {"data": {"__typename": "Query"}}
