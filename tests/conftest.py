@@ -229,9 +229,9 @@ class Serving:
     token: str = ""
     curl: str = ""
 
-    def ask(self, query: str, token: str | None = None) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {token or self.token}"}
-        answer: dict[str, Any] = httpx.post(f"{self.url}/graphql", json={"query": query}, headers=headers).json()
+    def ask(self, query: str, token: str | None = None, **variables: Any) -> dict[str, Any]:
+        headers, body = {"Authorization": f"Bearer {token or self.token}"}, {"query": query, "variables": variables}
+        answer: dict[str, Any] = httpx.post(f"{self.url}/graphql", json=body, headers=headers, timeout=30).json()
         return answer
 
     def stop(self) -> int:
