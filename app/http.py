@@ -7,7 +7,6 @@ import asyncio
 import gzip
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,11 +16,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from app.errors import BadUserInput, RequestError, Unauthenticated, Unavailable
+from app.errors import (
+    BadUserInput,
+    MethodNotAllowed,
+    PersistedQueryNotFound,
+    PersistedQueryNotSupported,
+    RateLimited,
+    RequestError,
+    Unauthenticated,
+    Unavailable,
+)
 from app.explorer import CONTENT_SECURITY_POLICY, page
 from app.masking import MASKED, outline
 from app.media import GRAPHQL_JSON, HTML, JSON, preferred, takes_gzip
-from app.requests import ALLOW, Gone, GraphQLRequest, Header, Headers, Refused, read, request_id
+from app.operations import Execute, GraphQLAnswer
+from app.requests import Gone, Header, Headers, Refused, read, request_id
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +41,25 @@ FASTEST = 1
 ANSWERS = (GRAPHQL_JSON, JSON)
 PAGES = (HTML, *ANSWERS)
 
-# What an answer without data is worth under either media type, by the code of its first error.
-STATUS = {Unauthenticated.code: 401, Unavailable.code: 503}
+# What an answer without data is worth under either media type, by the code of its first error. Clients that send ids
+# of documents take no other status than 200 for the news that an id is not known.
+STATUS = {
+    Unauthenticated.code: 401,
+    MethodNotAllowed.code: 405,
+    RateLimited.code: 429,
+    Unavailable.code: 503,
+    PersistedQueryNotFound.code: 200,
+    PersistedQueryNotSupported.code: 200,
+}
 
+ALLOW: Header = (b"allow", b"GET, POST")
 NO_STORE: Header = (b"cache-control", b"no-store")
-_HEADERS_OF = {401: [(b"www-authenticate", b"Bearer")], 503: [(b"retry-after", b"1")]}
+_HEADERS_OF: dict[int, list[Header]] = {
+    401: [(b"www-authenticate", b"Bearer")],
+    405: [(b"allow", b"POST")],
+    429: [],
+    503: [],
+}
 _CONTENT_TYPE: dict[str, Header] = {name: (b"content-type", name.encode() + b"; charset=utf-8") for name in PAGES}
 _COMPRESSED: list[Header] = [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
 _PAGE_HEADERS: list[Header] = [
@@ -46,17 +69,6 @@ _PAGE_HEADERS: list[Header] = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]
-
-
-@dataclass(slots=True)
-class GraphQLAnswer:
-    """The entries of an answer, and whether the operation came to execution."""
-
-    entries: dict[str, Any]
-    executed: bool
-
-
-Execute = Callable[[GraphQLRequest], Awaitable[GraphQLAnswer]]
 
 
 class GraphQLEndpoint:
@@ -81,7 +93,7 @@ class GraphQLEndpoint:
             return await _refuse(send, error, headers, asked_as)
         status = _status(answer, media_type)
         if status in _HEADERS_OF:
-            more += _HEADERS_OF[status]
+            more += [*_HEADERS_OF[status], *_retry_after(answer)]
         if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
             body, more = await _compressed(body), [*more, *_COMPRESSED]
         return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
@@ -94,7 +106,7 @@ class GraphQLEndpoint:
 def _media_type(method: str, headers: Headers) -> str:
     """What the answer shall be: by POST one of GraphQL's media types, by GET the explorer's page as well."""
     if method not in {"POST", "GET", "HEAD"}:
-        raise Refused(405, "Send operations by POST, or queries by GET.", BadUserInput.code, ALLOW)
+        raise Refused(405, "Send operations by POST, or queries by GET.", MethodNotAllowed.code, ALLOW)
     media_type = preferred(headers.get(b"accept", b""), ANSWERS if method == "POST" else PAGES)
     if media_type is None:
         raise Refused(406, f"Answers come as {GRAPHQL_JSON} or {JSON}; accept one of these.")
@@ -108,6 +120,11 @@ def _status(answer: GraphQLAnswer, media_type: str) -> int:
         return 200
     refused = 400 if media_type == GRAPHQL_JSON and not answer.executed else 200
     return STATUS.get(errors[0]["extensions"]["code"], refused)
+
+
+def _retry_after(answer: GraphQLAnswer) -> list[Header]:
+    seconds = answer.entries["errors"][0]["extensions"].get("retryAfter")
+    return [(b"retry-after", b"%d" % seconds)] if seconds else []
 
 
 async def _compressed(body: bytes) -> bytes:

@@ -1,13 +1,15 @@
 """The composition root: settings become a running application."""
 
 import ipaddress
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID
 
-from graphql import GraphQLError, OperationType
+from graphql import ExecutionResult, GraphQLError, located_error
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -19,14 +21,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import accounts, explorer
 from app.auth import Authenticator, Principal, Signer
 from app.database import Database
-from app.errors import BadUserInput, RequestError
-from app.http import Execute, ExplorerFiles, GraphQLAnswer, GraphQLEndpoint, live, readiness, refusal
-from app.requests import ALLOW_POST, GraphQLRequest, Refused
-from app.settings import Settings
+from app.errors import RequestError, StartupError
+from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
+from app.operations import Execute, GraphQLAnswer, GraphQLRequest
+from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
+from app.rate import Rates, SharedCounters, Windows
+from app.settings import OFF, Settings
 from app.url import server_url
 from schema import schema
+from schema.admission import Admission
 from schema.context import Context
 from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
+from schema.limits import Limits
 
 GRAPHQL = "/graphql"
 DAY_SECONDS = 86_400
@@ -35,7 +41,7 @@ DEMO_TOKEN_LIFETIME = timedelta(days=7)
 
 def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
     """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
-    database = connect(settings)
+    database, door = connect(settings), admission(settings)
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
@@ -46,9 +52,10 @@ def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
             yield
         finally:
             await authenticator.close()
+            await door.rates.close()
             await database.close()
 
-    endpoint = GraphQLEndpoint(executing(database, authenticator), _explorer_token(settings, demo_user))
+    endpoint = GraphQLEndpoint(executing(settings, door, database, authenticator), _explorer_token(settings, demo_user))
     app = Application(routes=_routes(database), lifespan=lifespan, exception_handlers={HTTPException: refusal})
     app.state.database = database
     app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
@@ -94,21 +101,20 @@ def connect(settings: Settings) -> Database:
     return Database(server_url(settings), pool_size=settings.db_pool_size)
 
 
-def executing(database: Database, authenticator: Authenticator) -> Execute:
-    """What the endpoint calls for each request."""
-    engine = Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
+def executing(settings: Settings, door: Admission, database: Database, authenticator: Authenticator) -> Execute:
+    """What the transports call for each request."""
+    engine = door.engine
 
     async def execute(request: GraphQLRequest) -> GraphQLAnswer:
+        caller = await _caller(authenticator, request.authorization)
         try:
-            operation = engine.prepare(request.query or "", request.operation_name)
-            if request.safe and operation.node.operation is not OperationType.QUERY:
-                raise Refused(405, "Send mutations by POST.", BadUserInput.code, ALLOW_POST)
-            context = Context(await _caller(authenticator, request.authorization), database, operation)
-            result = await engine.execute(operation, request.variables, context)
+            operation, rows = await door.admit(request, caller)
+            result = await engine.execute(operation, request.variables, Context(caller, database, operation))
         except RequestErrors as refused:
-            return GraphQLAnswer({"errors": _formatted(refused.errors, request)}, executed=False)
-        errors = {"errors": _formatted(result.errors, request)} if result.errors else {}
-        return GraphQLAnswer(errors | {"data": result.data}, executed=True)
+            return _refused(refused.errors, request)
+        except RequestError as error:
+            return _refused([located_error(error)], request)
+        return _answer(result, request, {"rows": rows, "limit": settings.limit_cost})
 
     return execute
 
@@ -127,6 +133,45 @@ def signer(settings: Settings) -> Signer | None:
     if issuer.secret is None or issuer.derives_ids:
         return None
     return Signer(issuer.secret, issuer.name, issuer.audience)
+
+
+def admission(settings: Settings) -> Admission:
+    """The checks of a server; StartupError for a manifest that it cannot answer."""
+    limits = {name: getattr(settings, f"limit_{name}") for name in Limits.__slots__}
+    engine = Engine(schema._schema, Limits(**limits))  # noqa: SLF001 - Strawberry has no public name for graphql-core's
+    return Admission(engine, _documents(settings, engine), _rates(settings), settings.introspection)
+
+
+def _documents(settings: Settings, engine: Engine) -> Documents:
+    if settings.trusted_documents is None:
+        return PersistedQueries() if settings.persisted_queries else FullTexts()
+    trusted = manifest(settings.trusted_documents)
+    for document_id, text in trusted.items():
+        try:
+            engine.pin(text)
+        except RequestErrors as refused:
+            name = " ".join(re.findall(r"\b(?:query|mutation|subscription)\s+(\w+)", text)) or "without a name"
+            reason = refused.errors[0].message
+            raise StartupError(f"TRUSTED_DOCUMENTS: operation {name} ({document_id}) cannot run: {reason}") from None
+    return TrustedDocuments(trusted)
+
+
+def _rates(settings: Settings) -> Rates:
+    users, addresses = (None if text == OFF else text for text in (settings.rate_limit, settings.rate_limit_anonymous))
+    url = settings.rate_limit_redis_url
+    return Rates(users, addresses, partial(SharedCounters, url.get_secret_value()) if url else Windows)
+
+
+def _answer(result: ExecutionResult, request: GraphQLRequest, cost: dict[str, int]) -> GraphQLAnswer:
+    entries: dict[str, Any] = {"errors": _formatted(result.errors, request)} if result.errors else {}
+    entries["data"] = result.data
+    if request.extensions and request.extensions.get("cost") is True:
+        entries["extensions"] = {"cost": cost}
+    return GraphQLAnswer(entries, executed=True)
+
+
+def _refused(errors: list[GraphQLError], request: GraphQLRequest) -> GraphQLAnswer:
+    return GraphQLAnswer({"errors": _formatted(errors, request)}, executed=False)
 
 
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:

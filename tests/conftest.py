@@ -17,6 +17,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import event
+from starlette.applications import Starlette
 
 from app.auth import Signer
 from app.database import Database
@@ -117,7 +118,7 @@ def made_settings(server: Server, **more: Any) -> Settings:
         database_url=SecretStr(server.app_url),
         database_owner_url=SecretStr(server.owner_url),
         auth_secret=SecretStr(SECRET),
-        **more,
+        **{"rate_limit": "off", "rate_limit_anonymous": "off", **more},
     )
 
 
@@ -128,6 +129,11 @@ class Application:
     http: httpx.AsyncClient
     database: Database
     wire: "Wire"
+    app: Starlette
+
+    def at(self, address: str) -> httpx.AsyncClient:
+        """A client at another address."""
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app, client=(address, 1)), base_url="http://test")
 
 
 @asynccontextmanager
@@ -140,7 +146,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            yield Application(http, database, wire)
+            yield Application(http, database, wire, app)
 
 
 @pytest.fixture(scope="session")
