@@ -3,7 +3,6 @@
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -11,47 +10,33 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app import operations
 from app.errors import BadUserInput, LimitExceeded, RequestError, Unauthenticated, Unavailable
+from app.events import EventStreams, wants_events
 from app.explorer import CONTENT_SECURITY_POLICY, page
+from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 
 MOST_BYTES = 100_000
 RETRY_AFTER_SECONDS = 1
 JSON = "application/json"
 GRAPHQL_JSON = "application/graphql-response+json"
 
+NO_EVENTS = (
+    "A subscription needs an Accept header that names text/event-stream, "
+    "or a WebSocket with the subprotocol graphql-transport-ws."
+)
+
 # What a whole answer without data is worth, by the code of its first error.
 STATUS = {Unauthenticated.code: 401, Unavailable.code: 503}
-
-
-@dataclass(frozen=True, slots=True)
-class GraphQLRequest:
-    """What a client asks: the document, its variables, the operation to run, and whom it says it is."""
-
-    query: str
-    variables: Mapping[str, Any] | None
-    operation_name: str | None
-    authorization: str | None
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class GraphQLAnswer:
-    """The entries of an answer, and whether the operation came to execution."""
-
-    entries: dict[str, Any]
-    executed: bool
-
-
-Execute = Callable[[GraphQLRequest], Awaitable[GraphQLAnswer]]
 
 
 class GraphQLEndpoint:
     """`POST /graphql` runs operations; `GET /graphql` shows a browser the explorer."""
 
-    def __init__(self, execute: Execute, explorer_token: Callable[[str], str | None]) -> None:
-        self._execute, self._explorer_token = execute, explorer_token
+    def __init__(self, execute: Execute, streams: EventStreams, explorer_token: Callable[[str], str | None]) -> None:
+        self._execute, self._streams, self._explorer_token = execute, streams, explorer_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -61,14 +46,14 @@ class GraphQLEndpoint:
             return
         await response(scope, receive, send)
 
-    async def _respond(self, request: Request) -> Response:
+    async def _respond(self, request: Request) -> ASGIApp:
         if request.method == "POST":
             return await self._answer(request)
         if request.method in {"GET", "HEAD"} and "text/html" in request.headers.get("accept", ""):
             return self._explorer(request)
         return _refusal(405, "Send operations as POST with a JSON body.", BadUserInput.code, {"Allow": "GET, POST"})
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> ASGIApp:
         media_type = _accepted(request.headers)
         try:
             asked = await _read(request)
@@ -76,6 +61,10 @@ class GraphQLEndpoint:
             return _refusal(refused.status, str(refused), refused.code, media_type=media_type)
         answer = await self._execute(asked)
         headers = {"X-Request-ID": asked.request_id}
+        if wants_events(request.headers.get("accept", ""), answer):
+            return self._streams.response(answer, headers)
+        if isinstance(answer, ResponseStream):
+            return _refusal(406, NO_EVENTS, BadUserInput.code, media_type=media_type)
         status = _status(answer, media_type)
         if status == STATUS[Unauthenticated.code]:
             headers["WWW-Authenticate"] = "Bearer"
@@ -128,13 +117,11 @@ async def _read(request: Request) -> GraphQLRequest:
         raise _Refused(400, "The body is not valid JSON.") from None
     if not isinstance(body, dict):
         raise _Refused(400, "The body must be a JSON object with a query.")
-    return GraphQLRequest(
-        _member(body, "query", str, required=True),
-        _member(body, "variables", dict),
-        _member(body, "operationName", str),
-        request.headers.get("authorization"),
-        _request_id(request.headers.get("x-request-id", "")),
-    )
+    try:
+        identifier = _request_id(request.headers.get("x-request-id", ""))
+        return operations.request(body, request.headers.get("authorization"), identifier)
+    except BadUserInput as error:
+        raise _Refused(400, str(error)) from None
 
 
 def _request_id(given: str) -> str:
@@ -151,13 +138,6 @@ async def _body(request: Request) -> bytes:
             raise _Refused(413, f"The body must be at most {MOST_BYTES:,} bytes.", LimitExceeded.code)
         parts.append(part)
     return b"".join(parts)
-
-
-def _member(body: dict[str, Any], name: str, kind: type, *, required: bool = False) -> Any:
-    value = body.get(name)
-    if isinstance(value, kind) or (value is None and not required):
-        return value
-    raise _Refused(400, f"{name} must be {'an object' if kind is dict else 'a string'}.")
 
 
 def _refusal(

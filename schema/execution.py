@@ -2,7 +2,8 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,12 +16,21 @@ from graphql import (
     GraphQLResolveInfo,
     GraphQLSchema,
     OperationDefinitionNode,
+    OperationType,
     get_named_type,
+    located_error,
     parse,
     specified_rules,
     validate,
 )
-from graphql.execution import Executor, default_field_resolver, default_type_resolver, get_variable_values
+from graphql.execution import (
+    Executor,
+    create_source_event_stream,
+    default_field_resolver,
+    default_type_resolver,
+    get_variable_values,
+    map_source_to_response_event,
+)
 from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_subfields
 from graphql.execution.values import VariableValues
 from graphql.language import VariableNode
@@ -72,6 +82,10 @@ class Operation:
     fragments: dict[str, FragmentDetails]
     conditions: tuple[str, ...]
     selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
+
+    @property
+    def is_subscription(self) -> bool:
+        return self.node.operation is OperationType.SUBSCRIPTION
 
     def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
         """What a root field asks of an object type; @skip and @include are all that variables change in it."""
@@ -132,7 +146,32 @@ class Engine:
         self, operation: Operation, variables: Mapping[str, Any] | None, context: object
     ) -> ExecutionResult:
         """Run a prepared operation; RequestErrors where its variables do not fit."""
-        executor = RenderingExecutor(
+        result = self._executor(operation, variables, context).execute_operation()
+        return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
+
+    async def subscribe(
+        self, operation: Operation, variables: Mapping[str, Any] | None, context: object
+    ) -> AsyncGenerator[ExecutionResult, None]:
+        """The results of a prepared subscription, one an event.
+
+        RequestErrors where its variables do not fit; a GraphQLError where its source cannot begin or breaks off.
+        """
+        executor = self._executor(operation, variables, context)
+        started = create_source_event_stream(executor)
+        source = await started if isinstance(started, Awaitable) else started
+        if isinstance(source, ExecutionResult):
+            raise (source.errors or [])[0]
+        try:
+            async with aclosing(map_source_to_response_event(executor, source)) as results:
+                async for result in results:
+                    yield result
+        except Exception as error:
+            raise located_error(error, [operation.node]) from error
+
+    def _executor(
+        self, operation: Operation, variables: Mapping[str, Any] | None, context: object
+    ) -> RenderingExecutor:
+        return RenderingExecutor(
             self.schema,
             {name: details.definition for name, details in operation.fragments.items()},
             operation.fragments,
@@ -145,8 +184,6 @@ class Engine:
             default_field_resolver,
             hide_suggestions=True,
         )
-        result = executor.execute_operation()
-        return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
 
     def _variables(self, operation: Operation, variables: Mapping[str, Any] | None) -> VariableValues:
         definitions = operation.node.variable_definitions or ()
