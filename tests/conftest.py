@@ -242,8 +242,12 @@ class Serving:
 
 def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """A command of the command line; only what is given here is in its environment."""
+    return python("-m", "app", *arguments, **environment)
+
+
+def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(  # noqa: S603 - the arguments are the tests' own
-        [sys.executable, "-m", "app", *arguments],
+        [sys.executable, *arguments],
         env={"PATH": os.environ["PATH"], **environment},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
@@ -255,9 +259,17 @@ def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
 @contextmanager
 def serving(*arguments: str | Path, **environment: str) -> Iterator[Serving]:
     """A server on a free port, for as long as this lasts."""
-    with taskql("serve", "--port", "0", *arguments, **environment) as process:
+    process = taskql("serve", "--port", "0", *arguments, **environment)
+    with announced(process, has_demo="DATABASE_URL" not in environment) as served:
+        yield served
+
+
+@contextmanager
+def announced(process: subprocess.Popen[str], *, has_demo: bool) -> Iterator[Serving]:
+    """The server that a process is, for as long as this lasts."""
+    with process:
         try:
-            yield _announced(process, has_demo="DATABASE_URL" not in environment)
+            yield _announced(process, has_demo=has_demo)
         finally:
             process.terminate()
             process.wait(20)

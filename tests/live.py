@@ -1,17 +1,20 @@
-"""A server on a port of its own in the test's event loop, and subscriptions to try the transports with."""
+"""Subscriptions to try the transports with; a server of them in the test's event loop, or in a process of its own."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import strawberry
 import uvicorn
+from conftest import SECRET, Server, Serving, announced, python
 from orjson import Fragment
 from starlette.types import ASGIApp
 
 from app import cli
 from app.errors import Unavailable
+from app.main import create_app
 from app.settings import load
 from schema.context import Info
 from schema.execution import Rendered
@@ -60,6 +63,12 @@ class Subscription:
             await watch.change(-1)
 
     @strawberry.subscription
+    async def tick_then_silence(self) -> AsyncGenerator[int, None]:
+        """One event, and nothing more, without end."""
+        yield 1
+        await asyncio.Event().wait()
+
+    @strawberry.subscription
     async def flood(self) -> AsyncGenerator[str, None]:
         """More than anybody reads, without end."""
         await watch.change(+1)
@@ -95,16 +104,18 @@ schema = strawberry.Schema(Query, Mutation, Subscription, types=[Task, User], co
 async def served(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
     """The address of an application that uvicorn serves as `taskql serve` does."""
     with cli.listening(load(port=0)) as listener:
-        settings: dict[str, Any] = {**cli.WEB_SOCKETS, "log_level": "warning", "access_log": False, **options}
-        server = Server(uvicorn.Config(app, **settings))
+        settings: dict[str, Any] = {**cli.WEB_SOCKETS, "log_config": None, "access_log": False, **options}
+        server = _UvicornServer(uvicorn.Config(app, **settings))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.ready.wait()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        await serving
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
 
 
-class Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """uvicorn's server, which says when it has started."""
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -114,3 +125,14 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         self.ready.set()
+
+
+def process(server: Server) -> AbstractContextManager[Serving]:
+    """`taskql serve` in a process of its own, but with these subscriptions."""
+    environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
+    return announced(python(__file__, "serve", "--port", "0", **environment), has_demo=False)
+
+
+if __name__ == "__main__":
+    cli.create_app = partial(create_app, schema=schema)  # type: ignore[attr-defined]  # it imports the name for itself
+    cli.main()

@@ -12,7 +12,7 @@ from typing import Any
 import live
 import orjson
 import pytest
-from conftest import CREATE, SECRET, Server, User, serving
+from conftest import CREATE, SECRET, Server, User
 from live import served, watch
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -515,8 +515,7 @@ async def test_a_client_that_is_silent_is_found_by_ping(settings: Settings) -> N
 
 def test_sigterm_closes_sockets_with_1012(server: Server, alice: User) -> None:
     """Clients know by the code that they shall come again."""
-    environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
-    with serving(**environment) as process:
+    with live.process(server) as process:
         address = process.url.replace("http", "ws") + "/graphql"
         with connect_in_thread(address, subprotocols=PROTOCOLS) as connection:
             connection.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
