@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import strawberry
@@ -131,6 +132,11 @@ def process(server: Server) -> AbstractContextManager[Serving]:
     """`taskql serve` in a process of its own, but with these subscriptions."""
     environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
     return announced(python(__file__, "serve", "--port", "0", **environment), has_demo=False)
+
+
+def demo(data_dir: Path) -> AbstractContextManager[Serving]:
+    """The same on an embedded database of its own, with a demo user."""
+    return announced(python(__file__, "serve", "--port", "0", "--data-dir", data_dir), has_demo=True)
 
 
 if __name__ == "__main__":
