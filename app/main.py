@@ -3,44 +3,43 @@
 import asyncio
 import ipaddress
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from types import FrameType
 from uuid import UUID
 
-from graphql import ExecutionResult, GraphQLError, located_error
+from graphql import ExecutionResult, GraphQLError, OperationType, located_error
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
 from app import explorer
+from app.answers import Execute, GraphQLAnswer, ResponseStream
 from app.auth import Authenticator, Principal
 from app.database import Database
-from app.errors import RequestError, StartupError
+from app.errors import BadUserInput, RequestError, StartupError
 from app.events import EventStreams
-from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness
-from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
+from app.requests import ALLOW_POST, GraphQLRequest, Refused
 from app.settings import Settings
 from app.sockets import SocketEndpoint
 from schema import schema as taskql
 from schema.context import Context
-from schema.execution import Engine, RequestErrors, formatted
+from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
 
+GRAPHQL = "/graphql"
+DAY_SECONDS = 86_400
 DEMO_TOKEN_LIFETIME = timedelta(days=7)
 
 
-def create_app(
-    settings: Settings,
-    demo_user: UUID | None = None,
-    schema: Schema = taskql,
-    origins: frozenset[str] = frozenset(),
-) -> Starlette:
-    """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it.
-
-    Pages of `origins` may open sockets besides the server's own.
-    """
+def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema = taskql) -> Starlette:
+    """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
     database = connect(settings)
     authenticator = Authenticator(settings.secret(), settings.auth_issuer, settings.auth_audience)
     streams = EventStreams()
@@ -57,17 +56,47 @@ def create_app(
         return authenticator.principal(authorization)
 
     execute = executing(schema, database, authenticator)
-    routes = [
-        Route("/", RedirectResponse("/graphql")),
-        Route("/graphql", GraphQLEndpoint(execute, streams, _explorer_token(settings, authenticator, demo_user))),
-        WebSocketRoute("/graphql", SocketEndpoint(execute, verify, origins)),
+    endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, authenticator, demo_user))
+    sockets = SocketEndpoint(execute, verify, frozenset(settings.cors_origins))
+    app = Application(routes=_routes(database, sockets), lifespan=lifespan, exception_handlers={HTTPException: refusal})
+    app.state.database = database
+    app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
+    return app
+
+
+class Application(Starlette):
+    """Starlette, with the one address that must be quick in front of its middleware and router."""
+
+    graphql: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == GRAPHQL:
+            await self.graphql(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _routes(database: Database, sockets: ASGIApp) -> list[BaseRoute]:
+    files = GZipMiddleware(ExplorerFiles(directory=explorer.ASSETS)) if explorer.ASSETS.is_dir() else None
+    return [
+        Route("/", RedirectResponse(GRAPHQL)),
+        WebSocketRoute(GRAPHQL, sockets),
         Route("/livez", live),
         Route("/readyz", readiness(database.check)),
-        *([Mount("/explorer", ExplorerFiles(directory=explorer.ASSETS))] if explorer.ASSETS.is_dir() else []),
+        *([Mount("/explorer", files)] if files else []),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan)
-    app.state.database = database
-    return app
+
+
+def shared_with(endpoint: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """The endpoint for pages of other origins too. No cookies: a caller is known by its token alone."""
+    return CORSMiddleware(
+        endpoint,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-ID", "Retry-After", "WWW-Authenticate"],
+        max_age=DAY_SECONDS,
+    )
 
 
 def connect(settings: Settings) -> Database:
@@ -87,9 +116,11 @@ def executing(schema: Schema, database: Database, authenticator: Authenticator) 
 
     async def execute(request: GraphQLRequest) -> GraphQLAnswer | ResponseStream:
         try:
-            operation = engine.prepare(request.query, request.operation_name)
+            operation = engine.prepare(request.query or "", request.operation_name)
+            if request.safe and operation.node.operation is OperationType.MUTATION:
+                raise Refused(405, "Send mutations by POST.", BadUserInput.code, ALLOW_POST)
             context = Context(authenticator, database, request.authorization, operation)
-            if operation.is_subscription:
+            if operation.node.operation is OperationType.SUBSCRIPTION:
                 results = engine.subscribe(operation, request.variables, context)
                 return ResponseStream(_answers(results, request), context.principal.expires_at)
             result = await engine.execute(operation, request.variables, context)
@@ -125,7 +156,7 @@ def _refused(errors: list[GraphQLError], request: GraphQLRequest) -> GraphQLAnsw
 
 
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:
-    return [formatted(error, request.request_id) for error in errors]
+    return [formatted(error, request.request_id) for error in errors[:MOST_ERRORS]]
 
 
 def _explorer_token(

@@ -16,9 +16,10 @@ import orjson
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
+from app.answers import Execute, GraphQLAnswer, each, failure
 from app.auth import Principal
-from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
-from app.operations import Execute, GraphQLRequest, answers, request
+from app.errors import LimitExceeded, Unauthenticated, Unavailable
+from app.requests import GraphQLRequest, Refused, address, request
 
 SUBPROTOCOL = "graphql-transport-ws"
 INIT_SECONDS = 5.0
@@ -43,9 +44,9 @@ class _Gone(Exception):
 
 
 class SocketEndpoint:
-    """The ASGI endpoint. Pages of other origins than the server's own and `origins` are refused with 403."""
+    """The ASGI endpoint. Pages of other origins than the server's own and `origins` (* for all) get 403."""
 
-    def __init__(self, execute: Execute, verify: Verify, origins: frozenset[str] = frozenset()) -> None:
+    def __init__(self, execute: Execute, verify: Verify, origins: frozenset[str]) -> None:
         self._execute, self._verify, self._origins = execute, verify, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,19 +60,20 @@ class SocketEndpoint:
         if chosen is None:
             await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
             return
-        await _Socket(self._execute, self._verify, headers, receive, send).serve()
+        await _Socket(self._execute, self._verify, scope, receive, send).serve()
 
     def _is_welcome(self, headers: Headers) -> bool:
         origin = headers.get("origin")
-        return origin is None or origin in self._origins or urlsplit(origin).netloc == headers.get("host")
+        own = origin is None or urlsplit(origin).netloc == headers.get("host")
+        return own or not self._origins.isdisjoint({origin, "*"})
 
 
 class _Socket:
     """One accepted socket: its receiving loop, and a task for each operation."""
 
-    def __init__(self, execute: Execute, verify: Verify, headers: Headers, receive: Receive, send: Send) -> None:
+    def __init__(self, execute: Execute, verify: Verify, scope: Scope, receive: Receive, send: Send) -> None:
         self._execute, self._verify, self._receive, self._send = execute, verify, receive, send
-        self._authorization = headers.get("authorization")
+        self._authorization, self._address = Headers(scope=scope).get("authorization"), address(scope)
         self._initialised = False
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
@@ -135,17 +137,18 @@ class _Socket:
         self._deadline.reschedule(asyncio.get_running_loop().time() + principal.expires_at - time.time())
         await self._write({"type": "connection_ack"})
 
-    async def _subscribe(self, id_: str, payload: Mapping[str, Any]) -> None:
+    async def _subscribe(self, id_: str, payload: dict[str, Any]) -> None:
         if not self._initialised:
             raise _Closing(4401, "Unauthorized")
         if id_ in self._operations:
             raise _Closing(4409, f"Subscriber for {id_} already exists")
         try:
-            asked = request(payload, self._authorization, secrets.token_hex(8))
-        except BadUserInput as refusal:
+            asked = request(payload, self._authorization, self._address, secrets.token_hex(8))
+        except Refused as refusal:
             raise _Closing(4400, str(refusal)) from None
         if len(self._operations) >= MOST_OPERATIONS:
-            await self._write(_error(id_, [_too_many()]))
+            refused = Refused(429, f"A socket runs at most {MOST_OPERATIONS} operations at a time.", LimitExceeded.code)
+            await self._pass_on(id_, failure(refused, asked.request_id))
             return
         self._operations[id_] = operation = self._tasks.create_task(self._run(id_, asked))
         operation.add_done_callback(lambda _: self._operations.pop(id_))
@@ -157,13 +160,20 @@ class _Socket:
             await asyncio.wait({operation})
 
     async def _run(self, id_: str, asked: GraphQLRequest) -> None:
-        async with aclosing(answers(await self._execute(asked))) as each:
-            async for answer in each:
+        try:
+            answered = await self._execute(asked)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
+            answered = failure(error, asked.request_id)
+        async with aclosing(each(answered)) as answers:
+            async for answer in answers:
+                await self._pass_on(id_, answer)
                 if not answer.executed:
-                    await self._write(_error(id_, answer.entries["errors"]))
                     return
-                await self._write({"id": id_, "type": "next", "payload": answer.entries})
         await self._write({"id": id_, "type": "complete"})
+
+    async def _pass_on(self, id_: str, answer: GraphQLAnswer) -> None:
+        kind, payload = ("next", answer.entries) if answer.executed else ("error", answer.entries["errors"])
+        await self._write({"id": id_, "type": kind, "payload": payload})
 
     async def _write(self, message: Mapping[str, Any]) -> None:
         """Send one message after the other, each with its time: what a client does not read waits here, unmade."""
@@ -183,15 +193,6 @@ class _Socket:
 def _close(closing: _Closing) -> Message:
     short = closing.reason.encode()[:LONGEST_REASON].decode(errors="ignore")
     return {"type": "websocket.close", "code": closing.code, "reason": short}
-
-
-def _error(id_: str, errors: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"id": id_, "type": "error", "payload": errors}
-
-
-def _too_many() -> dict[str, Any]:
-    refusal = LimitExceeded(f"A socket runs at most {MOST_OPERATIONS} operations at a time.")
-    return {"message": str(refusal), "extensions": refusal.extensions}
 
 
 def _message(event: Message) -> dict[str, Any]:

@@ -124,6 +124,7 @@ async def test_whoever_accepts_all_gets_plain_answers_but_for_subscriptions(
         "text/event-stream",
         "Text/Event-Stream; charset=utf-8",
         "application/json;q=0.9, text/event-stream",
+        "text/event-stream, */*",
         "text/event-stream;q=0.5, */*;q=0.1",
     ],
 )
@@ -137,9 +138,9 @@ async def test_whoever_prefers_events_gets_any_answer_so(http: httpx.AsyncClient
     [
         "*/*",
         "application/json",
-        "text/event-stream, */*",
+        "text/event-stream;q=0.9, */*",
         "text/event-stream;q=0, */*",
-        "application/x-text/event-stream",
+        "application/json, text/*",
     ],
 )
 async def test_whoever_does_not_prefer_events_gets_plain_answers(
@@ -149,9 +150,12 @@ async def test_whoever_does_not_prefer_events_gets_plain_answers(
     assert (await sent(http, alice, VIEWER, accept)).json() == {"data": {"viewer": {"id": str(alice.id)}}}
 
 
-async def test_a_subscription_needs_events(http: httpx.AsyncClient, alice: User) -> None:
-    """Plain JSON cannot hold it: 406, with the two ways that can."""
-    response = await sent(http, alice, TICKS, "application/json", count=1)
+@pytest.mark.parametrize(
+    "accept", ["application/json", "*/*", "text/*, application/json", "text/event-stream;q=0, */*"]
+)
+async def test_a_subscription_needs_events(http: httpx.AsyncClient, alice: User, accept: str) -> None:
+    """Whoever does not name them expects one answer, and gets 406 with the two ways to subscribe."""
+    response = await sent(http, alice, TICKS, accept, count=1)
 
     assert response.status_code == 406
     [error] = response.json()["errors"]
@@ -191,6 +195,16 @@ async def test_a_source_that_breaks_off_is_an_error(http: httpx.AsyncClient, ali
 
     assert first == {"data": {"outage": 1}}
     assert last["errors"][0]["extensions"] == {"code": "UNAVAILABLE"}
+
+
+async def test_a_subscription_may_come_by_get(http: httpx.AsyncClient, alice: User) -> None:
+    """As clients made of EventSource send it; a mutation may not, whatever it accepts."""
+    asked = {"query": TICKS, "variables": json.dumps({"count": 1})}
+    subscription = await http.get("/graphql", params=asked, headers=headers(alice))
+    mutation = await http.get("/graphql", params={"query": "mutation { __typename }"}, headers=headers(alice))
+
+    assert payloads(subscription) == [{"data": {"ticks": 1}}]
+    assert mutation.status_code == 405
 
 
 async def test_silence_is_broken_by_comments(

@@ -79,8 +79,8 @@ class Client:
 
 @pytest.fixture(scope="session")
 async def address(settings: Settings) -> AsyncIterator[str]:
-    app = create_app(settings, schema=live.schema, origins=frozenset({"https://app.example"}))
-    async with served(app) as address:
+    settings = settings.model_copy(update={"cors_origins": ("https://app.example",)})
+    async with served(create_app(settings, schema=live.schema)) as address:
         yield address
 
 
