@@ -215,7 +215,7 @@ async def wire(application: Application) -> Wire:
     return application.wire
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).parent.parent
 
