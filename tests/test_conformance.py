@@ -44,7 +44,11 @@ def run(folder: Path, *command: str, **environment: str) -> str:
     ended = subprocess.run(  # noqa: S603 - the commands are the tests' own
         command,
         cwd=folder,
-        env={"PATH": f"{folder / 'node_modules' / '.bin'}:{os.environ['PATH']}", "HOME": os.environ["HOME"], **environment},
+        env={
+            "PATH": f"{folder / 'node_modules' / '.bin'}:{os.environ['PATH']}",
+            "HOME": os.environ["HOME"],
+            **environment,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
