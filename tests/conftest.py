@@ -27,6 +27,7 @@ from app.url import DatabaseURL
 from migrations.run import migrate
 
 SECRET = "a secret of the tests, long enough for HS256"
+PATIENCE_SECONDS = 240
 
 
 @dataclass
@@ -294,3 +295,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server on an embedded database of its own, as `scripts/serve` starts it."""
     with serving("--data-dir", tmp_path_factory.mktemp("demo")) as served:
         yield served
+
+
+def run(folder: Path, *command: str | Path, **environment: str) -> str:
+    """What a program of others prints that runs in a folder; a failure shows all that it said."""
+    ended = subprocess.run(  # noqa: S603 - the commands are the tests' own
+        command,
+        cwd=folder,
+        env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout
