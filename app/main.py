@@ -1,35 +1,30 @@
 """The composition root: settings become a running application."""
 
-import asyncio
 import ipaddress
-import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from types import FrameType
+from functools import partial
 from uuid import UUID
 
-from graphql import ExecutionResult, GraphQLError, OperationType, located_error
+from graphql import GraphQLError, OperationType
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-from strawberry import Schema
 
-from app import explorer
-from app.answers import Execute, GraphQLAnswer, ResponseStream
-from app.auth import Authenticator, Principal
+from app import accounts, explorer
+from app.auth import Authenticator, Principal, Signer
 from app.database import Database
-from app.errors import BadUserInput, RequestError, StartupError
-from app.events import EventStreams
-from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
+from app.errors import BadUserInput, RequestError
+from app.http import Execute, ExplorerFiles, GraphQLAnswer, GraphQLEndpoint, live, readiness, refusal
 from app.requests import ALLOW_POST, GraphQLRequest, Refused
 from app.settings import Settings
-from app.sockets import SocketEndpoint
-from schema import schema as taskql
+from app.url import server_url
+from schema import schema
 from schema.context import Context
 from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
 
@@ -38,27 +33,23 @@ DAY_SECONDS = 86_400
 DEMO_TOKEN_LIFETIME = timedelta(days=7)
 
 
-def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema = taskql) -> Starlette:
+def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
     """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
     database = connect(settings)
-    authenticator = Authenticator(settings.secret(), settings.auth_issuer, settings.auth_audience)
-    streams = EventStreams()
+    authenticator = Authenticator(
+        settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        _before_stopping(streams.close)
         try:
             yield
         finally:
+            await authenticator.close()
             await database.close()
 
-    async def verify(authorization: str | None) -> Principal:
-        return authenticator.principal(authorization)
-
-    execute = executing(schema, database, authenticator)
-    endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, authenticator, demo_user))
-    sockets = SocketEndpoint(execute, verify, frozenset(settings.cors_origins))
-    app = Application(routes=_routes(database, sockets), lifespan=lifespan, exception_handlers={HTTPException: refusal})
+    endpoint = GraphQLEndpoint(executing(database, authenticator), _explorer_token(settings, demo_user))
+    app = Application(routes=_routes(database), lifespan=lifespan, exception_handlers={HTTPException: refusal})
     app.state.database = database
     app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
     return app
@@ -76,11 +67,10 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def _routes(database: Database, sockets: ASGIApp) -> list[BaseRoute]:
+def _routes(database: Database) -> list[BaseRoute]:
     files = GZipMiddleware(ExplorerFiles(directory=explorer.ASSETS)) if explorer.ASSETS.is_dir() else None
     return [
         Route("/", RedirectResponse(GRAPHQL)),
-        WebSocketRoute(GRAPHQL, sockets),
         Route("/livez", live),
         Route("/readyz", readiness(database.check)),
         *([Mount("/explorer", files)] if files else []),
@@ -101,77 +91,60 @@ def shared_with(endpoint: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 
 def connect(settings: Settings) -> Database:
     """The database that serves requests; nothing is opened yet."""
-    if settings.database_url is None:
-        raise StartupError("DATABASE_URL is not set.")
-    return Database(
-        settings.database_url.get_secret_value(),
-        pool_size=settings.db_pool_size,
-        max_overflow=settings.db_max_overflow,
-    )
+    return Database(server_url(settings), pool_size=settings.db_pool_size)
 
 
-def executing(schema: Schema, database: Database, authenticator: Authenticator) -> Execute:
-    """What the transports call for each request."""
+def executing(database: Database, authenticator: Authenticator) -> Execute:
+    """What the endpoint calls for each request."""
     engine = Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
 
-    async def execute(request: GraphQLRequest) -> GraphQLAnswer | ResponseStream:
+    async def execute(request: GraphQLRequest) -> GraphQLAnswer:
         try:
             operation = engine.prepare(request.query or "", request.operation_name)
-            if request.safe and operation.node.operation is OperationType.MUTATION:
+            if request.safe and operation.node.operation is not OperationType.QUERY:
                 raise Refused(405, "Send mutations by POST.", BadUserInput.code, ALLOW_POST)
-            context = Context(authenticator, database, request.authorization, operation)
-            if operation.node.operation is OperationType.SUBSCRIPTION:
-                results = engine.subscribe(operation, request.variables, context)
-                return ResponseStream(_answers(results, request), context.principal.expires_at)
+            context = Context(await _caller(authenticator, request.authorization), database, operation)
             result = await engine.execute(operation, request.variables, context)
         except RequestErrors as refused:
-            return _refused(refused.errors, request)
-        except RequestError as error:
-            return _refused([located_error(error)], request)
-        return _answer(result, request)
+            return GraphQLAnswer({"errors": _formatted(refused.errors, request)}, executed=False)
+        errors = {"errors": _formatted(result.errors, request)} if result.errors else {}
+        return GraphQLAnswer(errors | {"data": result.data}, executed=True)
 
     return execute
 
 
-async def _answers(
-    results: AsyncGenerator[ExecutionResult, None], request: GraphQLRequest
-) -> AsyncGenerator[GraphQLAnswer, None]:
+async def _caller(authenticator: Authenticator, authorization: str | None) -> Principal | RequestError:
+    """Whom a request speaks for; a refusal is for the fields that need a caller, since introspection needs none."""
     try:
-        async with aclosing(results):
-            async for result in results:
-                yield _answer(result, request)
-    except RequestErrors as refused:
-        yield _refused(refused.errors, request)
-    except GraphQLError as error:
-        yield _refused([error], request)
+        return await authenticator.principal(authorization)
+    except RequestError as refusal:
+        return refusal
 
 
-def _answer(result: ExecutionResult, request: GraphQLRequest) -> GraphQLAnswer:
-    errors = {"errors": _formatted(result.errors, request)} if result.errors else {}
-    return GraphQLAnswer(errors | {"data": result.data}, executed=True)
-
-
-def _refused(errors: list[GraphQLError], request: GraphQLRequest) -> GraphQLAnswer:
-    return GraphQLAnswer({"errors": _formatted(errors, request)}, executed=False)
+def signer(settings: Settings) -> Signer | None:
+    """What makes tokens that this server takes; None where the issuer alone makes them."""
+    issuer = settings.issuers()[0]
+    if issuer.secret is None or issuer.derives_ids:
+        return None
+    return Signer(issuer.secret, issuer.name, issuer.audience)
 
 
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:
     return [formatted(error, request.request_id) for error in errors[:MOST_ERRORS]]
 
 
-def _explorer_token(
-    settings: Settings, authenticator: Authenticator, demo_user: UUID | None
-) -> Callable[[str], str | None]:
+def _explorer_token(settings: Settings, demo_user: UUID | None) -> Callable[[str], str | None]:
     """A token for the explorer's headers, only where the server and the page's address are this machine's own.
 
     The Host header is checked too: a foreign page may have its own name resolve to this address.
     """
+    signs = signer(settings)
 
     def token(host: str) -> str | None:
         name = host.rsplit(":", 1)[0].strip("[]")
-        if demo_user is None or not (is_loopback(settings.host) and is_loopback(name)):
+        if signs is None or demo_user is None or not (is_loopback(settings.host) and is_loopback(name)):
             return None
-        return authenticator.token(demo_user, DEMO_TOKEN_LIFETIME)
+        return signs.token(demo_user, DEMO_TOKEN_LIFETIME)
 
     return token
 
@@ -182,20 +155,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _before_stopping(act: Callable[[], None]) -> None:
-    """Act when the process is told to stop.
-
-    uvicorn waits for all answers to end before it tells the application, and event streams do not end by themselves.
-    """
-    loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
-    if not callable(stop):
-        return
-
-    def act_and_stop(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(act)
-        stop(number, frame)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, act_and_stop)
