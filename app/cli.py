@@ -23,7 +23,7 @@ from app import purge as purging
 from app import settings as configuration
 from app.accounts import demo_user, user_with_email
 from app.errors import StartupError
-from app.main import DEMO_TOKEN_LIFETIME, connect, create_app, signer
+from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app, signer
 from app.settings import Settings
 from schema import sdl
 
@@ -73,11 +73,17 @@ def main() -> None:
 @click.option("--host", help="The address to listen on. [HOST, 127.0.0.1]")
 @click.option("--port", type=int, help="The port to listen on; 0 picks a free one. [PORT, 8000]")
 @click.option("--workers", type=int, help="Server processes. [WORKERS, 1]")
+@click.option(
+    "--trusted-documents",
+    type=click.Path(path_type=Path),
+    help="Answer the documents of this JSON file and no others. [TRUSTED_DOCUMENTS]",
+)
 @click.option("--migrate", is_flag=True, help="Apply missing migrations first. The embedded database needs no asking.")
 @data_dir
-def serve(host: str | None, port: int | None, workers: int | None, migrate: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
+def serve(*, migrate: bool, **options: object) -> None:
     """Serve the API and its explorer."""
-    given = configuration.load(host=host, port=port, workers=workers, data_dir=data_dir)
+    given = configuration.load(**options)
+    admission(given)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _hang_up)
     with listening(given) as listener, startup.database_settings(given) as settings:
@@ -259,6 +265,7 @@ def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         **WEB_SOCKETS,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
     )
     server = uvicorn.Server(config)
     try:

@@ -7,8 +7,8 @@ from contextlib import aclosing, suppress
 import orjson
 from starlette.types import Receive, Send
 
-from app.answers import GraphQLAnswer, ResponseStream, each
 from app.media import EVENT_STREAM
+from app.operations import GraphQLAnswer, ResponseStream, each
 from app.requests import Header
 
 KEEP_ALIVE_SECONDS = 12.0  # proxies close what is silent for half a minute or more

@@ -15,12 +15,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from app.answers import Execute, GraphQLAnswer, ResponseStream, failure
-from app.errors import BadUserInput, RequestError, Unauthenticated, Unavailable
+from app.errors import (
+    BadUserInput,
+    MethodNotAllowed,
+    PersistedQueryNotFound,
+    PersistedQueryNotSupported,
+    RateLimited,
+    RequestError,
+    Unauthenticated,
+    Unavailable,
+)
 from app.events import EventStreams
 from app.explorer import CONTENT_SECURITY_POLICY, page
+from app.masking import masked
 from app.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
-from app.requests import ALLOW, Gone, Header, Headers, Refused, read, request_id
+from app.operations import Execute, GraphQLAnswer, ResponseStream
+from app.requests import Gone, Header, Headers, Refused, read, request_id
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
 WORTH_COMPRESSING = 14_000
@@ -33,11 +43,25 @@ NO_EVENTS = (
     "or a WebSocket with the subprotocol graphql-transport-ws."
 )
 
-# What an answer without data is worth under either media type, by the code of its first error.
-STATUS = {Unauthenticated.code: 401, Unavailable.code: 503}
+# What an answer without data is worth under either media type, by the code of its first error. Clients that send ids
+# of documents take no other status than 200 for the news that an id is not known.
+STATUS = {
+    Unauthenticated.code: 401,
+    MethodNotAllowed.code: 405,
+    RateLimited.code: 429,
+    Unavailable.code: 503,
+    PersistedQueryNotFound.code: 200,
+    PersistedQueryNotSupported.code: 200,
+}
 
+ALLOW: Header = (b"allow", b"GET, POST")
 NO_STORE: Header = (b"cache-control", b"no-store")
-_HEADERS_OF = {401: [(b"www-authenticate", b"Bearer")], 503: [(b"retry-after", b"1")]}
+_HEADERS_OF: dict[int, list[Header]] = {
+    401: [(b"www-authenticate", b"Bearer")],
+    405: [(b"allow", b"POST")],
+    429: [],
+    503: [],
+}
 _CONTENT_TYPE: dict[str, Header] = {name: (b"content-type", name.encode() + b"; charset=utf-8") for name in PAGES}
 _COMPRESSED: list[Header] = [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
 _PAGE_HEADERS: list[Header] = [
@@ -74,7 +98,7 @@ class GraphQLEndpoint:
             return await _refuse(send, error, headers, asked_as)
         status = _status(answer, media_type)
         if status in _HEADERS_OF:
-            more += _HEADERS_OF[status]
+            more += [*_HEADERS_OF[status], *_retry_after(answer)]
         if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
             body, more = await _compressed(body), [*more, *_COMPRESSED]
         return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
@@ -87,7 +111,7 @@ class GraphQLEndpoint:
 def _media_type(method: str, headers: Headers) -> str:
     """What the answer shall be: by POST one of GraphQL's media types, by GET the explorer's page as well."""
     if method not in {"POST", "GET", "HEAD"}:
-        raise Refused(405, "Send operations by POST, or queries by GET.", BadUserInput.code, ALLOW)
+        raise Refused(405, "Send operations by POST, or queries by GET.", MethodNotAllowed.code, ALLOW)
     offered = (*(ANSWERS if method == "POST" else PAGES), EVENT_STREAM)
     media_type = preferred(headers.get(b"accept", b""), offered)
     if media_type is None:
@@ -110,6 +134,11 @@ def _status(answer: GraphQLAnswer, media_type: str) -> int:
     return STATUS.get(errors[0]["extensions"]["code"], refused)
 
 
+def _retry_after(answer: GraphQLAnswer) -> list[Header]:
+    seconds = answer.entries["errors"][0]["extensions"].get("retryAfter")
+    return [(b"retry-after", b"%d" % seconds)] if seconds else []
+
+
 async def _compressed(body: bytes) -> bytes:
     """A thread compresses; the loop serves others meanwhile."""
     return await asyncio.to_thread(gzip.compress, body, FASTEST)
@@ -117,9 +146,13 @@ async def _compressed(body: bytes) -> bytes:
 
 async def _refuse(send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
     """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
-    status, more = (error.status, error.headers) if isinstance(error, Refused) else (500, ())
+    if isinstance(error, Refused):
+        status, more = error.status, error.headers
+        shown = {"message": str(error), "extensions": {"code": error.code}}
+    else:
+        status, more, shown = 500, (), masked(error, asked_as)
     media_type = preferred(headers.get(b"accept", b""), ANSWERS) or JSON
-    body = orjson.dumps(failure(error, asked_as).entries)
+    body = orjson.dumps({"errors": [shown]})
     await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
 
 

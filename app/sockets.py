@@ -16,10 +16,10 @@ import orjson
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from app.answers import Execute, GraphQLAnswer, each, failure
 from app.auth import Principal
-from app.errors import LimitExceeded, Unauthenticated, Unavailable
-from app.requests import GraphQLRequest, Refused, address, request
+from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
+from app.masking import masked
+from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
 
 SUBPROTOCOL = "graphql-transport-ws"
 INIT_SECONDS = 5.0
@@ -73,7 +73,8 @@ class _Socket:
 
     def __init__(self, execute: Execute, verify: Verify, scope: Scope, receive: Receive, send: Send) -> None:
         self._execute, self._verify, self._receive, self._send = execute, verify, receive, send
-        self._authorization, self._address = Headers(scope=scope).get("authorization"), address(scope)
+        self._authorization, client = Headers(scope=scope).get("authorization"), scope["client"]
+        self._address = client[0] if client else ""
         self._initialised = False
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
@@ -143,12 +144,12 @@ class _Socket:
         if id_ in self._operations:
             raise _Closing(4409, f"Subscriber for {id_} already exists")
         try:
-            asked = request(payload, self._authorization, self._address, secrets.token_hex(8))
-        except Refused as refusal:
+            asked = request(payload, self._authorization, secrets.token_hex(8), address=self._address)
+        except BadUserInput as refusal:
             raise _Closing(4400, str(refusal)) from None
         if len(self._operations) >= MOST_OPERATIONS:
-            refused = Refused(429, f"A socket runs at most {MOST_OPERATIONS} operations at a time.", LimitExceeded.code)
-            await self._pass_on(id_, failure(refused, asked.request_id))
+            limit = LimitExceeded(f"A socket runs at most {MOST_OPERATIONS} operations at a time.")
+            await self._pass_on(id_, _refused({"message": str(limit), "extensions": limit.extensions}))
             return
         self._operations[id_] = operation = self._tasks.create_task(self._run(id_, asked))
         operation.add_done_callback(lambda _: self._operations.pop(id_))
@@ -163,7 +164,7 @@ class _Socket:
         try:
             answered = await self._execute(asked)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
-            answered = failure(error, asked.request_id)
+            answered = _refused(masked(error, asked.request_id))
         async with aclosing(each(answered)) as answers:
             async for answer in answers:
                 await self._pass_on(id_, answer)
@@ -188,6 +189,10 @@ class _Socket:
         # Both say that the socket is closed; the second where the server closed it: for a ping unanswered, say.
         except (OSError, RuntimeError):
             raise _Gone from None
+
+
+def _refused(error: dict[str, Any]) -> GraphQLAnswer:
+    return GraphQLAnswer({"errors": [error]}, executed=False)
 
 
 def _close(closing: _Closing) -> Message:

@@ -38,7 +38,9 @@ from graphql.language.visitor import Visitor, visit
 from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
 from app.rendering import Field, Selection
-from schema import limits
+from schema.cost import Cost
+from schema.limits import Gauge, Limits
+from schema.size import Size
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ LONGEST_STORED = 20_000
 # Of one operation: its root fields, in as many variants as conditions make. What goes beyond is collected again.
 MOST_SELECTIONS = 64
 MOST_ERRORS = 5
+DEFAULTS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Operation:
     node: OperationDefinitionNode
     fragments: dict[str, FragmentDetails]
     conditions: tuple[str, ...]
+    cost: Cost
+    introspects: bool
     selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
 
     def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
@@ -114,22 +119,39 @@ class Operation:
 class Engine:
     """Runs requests against the schema."""
 
-    def __init__(self, schema: GraphQLSchema) -> None:
+    def __init__(self, schema: GraphQLSchema, limits: Limits = DEFAULTS) -> None:
         self.schema = schema
+        self.gauge = Gauge(schema, limits)
+        self._pinned: dict[tuple[str, str | None], Operation] = {}
         self._operations: OrderedDict[tuple[str, str | None], Operation] = OrderedDict()
         self._text = 0
 
     def prepare(self, query: str, operation_name: str | None) -> Operation:
         """The operation of a text, from the store where it was seen before; RequestErrors where it cannot run."""
+        known = self.known(query, operation_name)
+        if known is not None:
+            return known
+        operation = self._prepared(query, operation_name)
+        if len(query) <= LONGEST_STORED:
+            self._store((query, operation_name), operation)
+        return operation
+
+    def known(self, query: str, operation_name: str | None) -> Operation | None:
+        """The operation of a text that was seen before."""
         key = (query, operation_name)
         known = self._operations.get(key)
         if known is not None:
             self._operations.move_to_end(key)
             return known
-        operation = self._prepared(query, operation_name)
-        if len(query) <= LONGEST_STORED:
-            self._store(key, operation)
-        return operation
+        return self._pinned.get(key)
+
+    def pin(self, query: str) -> None:
+        """Prepare all operations of a document for good; RequestErrors where one of them cannot run."""
+        document = self._parsed(query)
+        operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
+        names = [node.name.value for node in operations if node.name]
+        for name in names if len(operations) > 1 else [*names, None]:
+            self._pinned[query, name] = self._prepared(query, name)
 
     def _store(self, key: tuple[str, str | None], operation: Operation) -> None:
         self._operations[key] = operation
@@ -190,27 +212,35 @@ class Engine:
         return values
 
     def _prepared(self, query: str, operation_name: str | None) -> Operation:
-        document = _parsed(query)
         try:
-            limits.check(document)
+            document = self._parsed(query)
+            sizes = self.gauge.check(document)
+            errors = validate(self.schema, document, specified_rules, MOST_ERRORS, hide_suggestions=True)
+            if errors:
+                raise RequestErrors(errors, "GRAPHQL_VALIDATION_FAILED")
+            node = _chosen(document, operation_name)
+            return self._planned(document, node, sizes[node])
+        except RecursionError:
+            raise refused(LimitExceeded("The document is nested too deeply.")) from None
         except LimitExceeded as error:
-            raise RequestErrors([GraphQLError(str(error))], error.code) from None
-        errors = validate(self.schema, document, specified_rules, MOST_ERRORS, hide_suggestions=True)
-        if errors:
-            raise RequestErrors(errors, "GRAPHQL_VALIDATION_FAILED")
+            raise refused(error) from None
+
+    def _parsed(self, query: str) -> DocumentNode:
+        try:
+            return parse(query, max_tokens=self.gauge.limits.tokens)
+        except GraphQLError as error:
+            too_much = error.message.endswith("Parsing aborted.")
+            raise RequestErrors([error], LimitExceeded.code if too_much else "GRAPHQL_PARSE_FAILED") from None
+
+    def _planned(self, document: DocumentNode, node: OperationDefinitionNode, size: Size) -> Operation:
         return Operation(
-            self.schema, _chosen(document, operation_name), _fragments(document), _condition_variables(document)
+            self.schema,
+            node,
+            _fragments(document),
+            _condition_variables(document),
+            self.gauge.cost(node, size),
+            size.introspection > 0,
         )
-
-
-def _parsed(query: str) -> DocumentNode:
-    try:
-        return parse(query, max_tokens=limits.MOST_TOKENS)
-    except GraphQLError as error:
-        too_many = "tokens" in error.message and "aborted" in error.message
-        raise RequestErrors([error], LimitExceeded.code if too_many else "GRAPHQL_PARSE_FAILED") from None
-    except RecursionError:
-        raise RequestErrors([GraphQLError("The document is nested too deeply.")], LimitExceeded.code) from None
 
 
 def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
@@ -246,6 +276,11 @@ def _condition_variables(document: DocumentNode) -> tuple[str, ...]:
     visitor = _ConditionVisitor()
     visit(document, visitor)
     return tuple(sorted(visitor.names))
+
+
+def refused(error: RequestError) -> RequestErrors:
+    """An expected failure, as the one error of a request that does not come to execution."""
+    return RequestErrors([GraphQLError(str(error))], error.code)
 
 
 def _coded(error: GraphQLError, code: str) -> GraphQLError:

@@ -16,12 +16,12 @@ import live
 import pytest
 from conftest import SECRET, Server, Serving, User, run
 
-from app.auth import Authenticator
+from app.auth import Signer
 from app.settings import Settings
 
 pytestmark = pytest.mark.node
 
-CLIENTS = ["apollo", "graphql-request", "graphql-sse", "graphql-ws", "relay", "urql"]
+CLIENTS = ["apollo", "apollo-persisted", "graphql-request", "graphql-sse", "graphql-ws", "relay", "urql"]
 AUDITS = 61
 
 
@@ -90,7 +90,7 @@ def test_a_client_reads_writes_and_sees_errors(
     run_there: Run, process: Serving, alice: User, bob: User, client: str
 ) -> None:
     """As Alice and as Bob, and subscribes where it can; what is expected stands in the client's own script."""
-    expiring = Authenticator(SECRET).token(alice.id, timedelta(seconds=2))
+    expiring = Signer(SECRET).token(alice.id, timedelta(seconds=2))
     tokens = {"ALICE": alice.token, "BOB": bob.token, "EXPIRING": expiring}
 
     run_there("node", f"{client}.mjs", URL=f"{process.url}/graphql", **tokens)
