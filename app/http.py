@@ -88,14 +88,16 @@ class GraphQLEndpoint:
                 return await self._show_explorer(scope["path"], headers, send)
             asked = await read(scope, headers, receive, asked_as)
             answer = await self._execute(asked)
-            if media_type == EVENT_STREAM or isinstance(answer, ResponseStream):
+            if isinstance(answer, GraphQLAnswer):
+                body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
+            else:
                 _demand_events(headers)
-                return await self._streams.send(answer, [_id_header(asked_as)], receive, send)
-            body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
         except Gone:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
             return await _refuse(send, error, headers, asked_as)
+        if isinstance(answer, ResponseStream) or media_type == EVENT_STREAM:
+            return await self._streams.send(answer, [_id_header(asked_as)], receive, send)
         status = _status(answer, media_type)
         if status in _HEADERS_OF:
             more += [*_HEADERS_OF[status], *_retry_after(answer)]

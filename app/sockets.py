@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from starlette.datastructures import Headers
@@ -63,9 +62,9 @@ class SocketEndpoint:
         await _Socket(self._execute, self._verify, scope, receive, send).serve()
 
     def _is_welcome(self, headers: Headers) -> bool:
-        origin = headers.get("origin")
-        own = origin is None or urlsplit(origin).netloc == headers.get("host")
-        return own or not self._origins.isdisjoint({origin, "*"})
+        origin, host = headers.get("origin"), headers.get("host")
+        own = {None, f"http://{host}", f"https://{host}"}
+        return origin in own or not self._origins.isdisjoint({origin, "*"})
 
 
 class _Socket:
@@ -134,6 +133,8 @@ class _Socket:
             raise _Closing(4403, f"Forbidden: {refusal}") from None
         except Unavailable as failure:
             raise _Closing(1013, str(failure)) from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and its text stays here
+            raise _Closing(1011, masked(error, secrets.token_hex(8))["message"]) from None
         self._initialised = True
         self._deadline.reschedule(asyncio.get_running_loop().time() + principal.expires_at - time.time())
         await self._write({"type": "connection_ack"})

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import jwt
 import live
@@ -20,9 +21,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_in_thread
 
 from app import cli, sockets
-from app.auth import Signer
+from app.auth import Principal, Signer
+from app.errors import Unavailable
 from app.main import create_app
+from app.operations import GraphQLAnswer, GraphQLRequest
 from app.settings import Settings, load
+from app.sockets import SocketEndpoint
 
 VIEWER = "{ viewer { id } }"
 TICKS = "subscription Ticks($count: Int!) { ticks(count: $count) }"
@@ -200,6 +204,45 @@ async def test_a_socket_ends_with_its_token(fresh: Client, alice: User) -> None:
     assert await fresh.closed() == (4403, "The token has expired.")
     assert time.time() >= expires_at
     await watch.until(0)
+
+
+@pytest.mark.parametrize(("failure", "code"), [(Unavailable("No keys."), 1013), (ZeroDivisionError("secret"), 1011)])
+async def test_a_token_that_cannot_be_verified(failure: Exception, code: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the keys are not to be had, clients shall come again: 1013. A bug is masked, and logged once."""
+
+    async def verify(_authorization: str | None) -> Principal:
+        raise failure
+
+    async with served(SocketEndpoint(refuse, verify, frozenset())) as address:
+        client = Client(await connect(f"ws://{address}/graphql", subprotocols=PROTOCOLS))
+        await client.send(type="connection_init")
+        assert (await client.closed())[0] == code
+    assert len(caplog.records) == (code == 1011)
+    assert "secret" not in caplog.text
+
+
+async def test_a_bug_in_an_operation_is_masked(caplog: pytest.LogCaptureFixture) -> None:
+    """It is an error of that operation; the socket goes on, and the log has it once."""
+
+    async def verify(_authorization: str | None) -> Principal:
+        return Principal(UUID(int=1), time.time() + 60)
+
+    async with served(SocketEndpoint(refuse, verify, frozenset())) as address:
+        client = Client(await connect(f"ws://{address}/graphql", subprotocols=PROTOCOLS))
+        await client.send(type="connection_init")
+        assert await client.receive() == {"type": "connection_ack"}
+        await client.subscribe("a", VIEWER)
+        refused = await client.receive()
+        await client.send(type="ping")
+        assert await client.receive() == {"type": "pong"}
+        await client.connection.close()
+    assert (refused["type"], refused["payload"][0]["extensions"]["code"]) == ("error", "INTERNAL")
+    assert len(caplog.records) == 1
+    assert "secret" not in caplog.text
+
+
+async def refuse(_request: GraphQLRequest) -> GraphQLAnswer:
+    raise ZeroDivisionError("secret")
 
 
 async def test_connection_init_must_come_in_time(
@@ -433,7 +476,9 @@ async def test_the_subprotocol_is_found_among_others(opened: Callable[..., Await
     assert client.connection.subprotocol == sockets.SUBPROTOCOL
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1", "null", "https://app.example:8443"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://127.0.0.1", "null", "http://[::1", "https://app.example:8443"]
+)
 async def test_pages_of_other_origins_are_refused(opened: Callable[..., Awaitable[Client]], origin: Any) -> None:
     """403 at the handshake."""
     with pytest.raises(InvalidStatus) as refused:
