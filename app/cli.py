@@ -32,7 +32,7 @@ BACKLOG = 2048
 # What a client leaves unread for this long closes its connection, however it was sent.
 UNREAD_MILLISECONDS = 30_000
 # Pings find clients that have gone without a word. Messages are small, and compressing them would cost each idle
-# socket some 45 KB. Larger messages than the application takes are read up to a limit, so that it can say so.
+# socket 42 KB more. Larger messages than the application takes are read up to a limit, so that it can say so.
 WEB_SOCKETS: Mapping[str, Any] = {
     "ws": "websockets-sansio",
     "ws_max_size": 1_000_000,
