@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -29,6 +29,17 @@ from schema import sdl
 
 GRACE_SECONDS = 10
 BACKLOG = 2048
+# What a client leaves unread for this long closes its connection, however it was sent.
+UNREAD_MILLISECONDS = 30_000
+# Pings find clients that have gone without a word. Messages are small, and compressing them would cost each idle
+# socket 42 KB more. Larger messages than the application takes are read up to a limit, so that it can say so.
+WEB_SOCKETS: Mapping[str, Any] = {
+    "ws": "websockets-sansio",
+    "ws_max_size": 1_000_000,
+    "ws_ping_interval": 20.0,
+    "ws_ping_timeout": 20.0,
+    "ws_per_message_deflate": False,
+}
 PROGRESS_EVERY = 1000
 COMMITTED = Path(__file__).parent.parent / "schema" / "schema.graphql"
 
@@ -75,7 +86,7 @@ def serve(*, migrate: bool, **options: object) -> None:
     admission(given)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _hang_up)
-    with _listening(given) as listener, startup.database_settings(given) as settings:
+    with listening(given) as listener, startup.database_settings(given) as settings:
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
         _announce(settings, listener, demo)
         _run(settings, listener, demo)
@@ -169,7 +180,7 @@ def _hang_up(_signal: int, _frame: object) -> None:
 
 
 @contextmanager
-def _listening(settings: Settings) -> Iterator[socket.socket]:
+def listening(settings: Settings) -> Iterator[socket.socket]:
     """The server's socket, opened first: a port in use should not cost a started database."""
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
@@ -179,6 +190,8 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         where = f"{settings.host} port {settings.port}"
         raise StartupError(f"Cannot listen on {where}: {reason}. Choose another with --port (0: a free one).") from None
     with listener:
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
         yield listener
 
 
@@ -251,6 +264,7 @@ def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        **WEB_SOCKETS,
         forwarded_allow_ips=settings.forwarded_allow_ips,
     )
     server = uvicorn.Server(config)

@@ -2,7 +2,8 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,11 +17,19 @@ from graphql import (
     GraphQLSchema,
     OperationDefinitionNode,
     get_named_type,
+    located_error,
     parse,
     specified_rules,
     validate,
 )
-from graphql.execution import Executor, default_field_resolver, default_type_resolver, get_variable_values
+from graphql.execution import (
+    Executor,
+    create_source_event_stream,
+    default_field_resolver,
+    default_type_resolver,
+    get_variable_values,
+    map_source_to_response_event,
+)
 from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_subfields
 from graphql.execution.values import VariableValues
 from graphql.language import VariableNode
@@ -181,6 +190,25 @@ class Engine:
             return await operation.single.run(values, context)
         result = operation.executor(self._variables(operation, given), context).execute_operation()
         return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
+
+    async def subscribe(
+        self, operation: Operation, variables: Mapping[str, Any] | None, context: object
+    ) -> AsyncGenerator[ExecutionResult, None]:
+        """The results of a prepared subscription, one an event.
+
+        RequestErrors where its variables do not fit; a GraphQLError where its source cannot begin or breaks off.
+        """
+        executor = operation.executor(self._variables(operation, dict(variables or {})), context)
+        started = create_source_event_stream(executor)
+        source = await started if isinstance(started, Awaitable) else started
+        if isinstance(source, ExecutionResult):
+            raise (source.errors or [])[0]
+        try:
+            async with aclosing(map_source_to_response_event(executor, source)) as results:
+                async for result in results:
+                    yield result
+        except Exception as error:
+            raise located_error(error, [operation.node]) from error
 
     def _variables(self, operation: Operation, given: dict[str, Any]) -> VariableValues:
         definitions = operation.node.variable_definitions or ()

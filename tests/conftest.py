@@ -28,6 +28,7 @@ from app.url import DatabaseURL
 from migrations.run import migrate
 
 SECRET = "a secret of the tests, long enough for HS256"
+PATIENCE_SECONDS = 240
 
 
 @dataclass
@@ -221,7 +222,7 @@ async def wire(application: Application) -> Wire:
     return application.wire
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).parent.parent
 
@@ -248,8 +249,12 @@ class Serving:
 
 def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """A command of the command line; only what is given here is in its environment."""
+    return python("-m", "app", *arguments, **environment)
+
+
+def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(  # noqa: S603 - the arguments are the tests' own
-        [sys.executable, "-m", "app", *arguments],
+        [sys.executable, *arguments],
         env={"PATH": os.environ["PATH"], **environment},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
@@ -261,9 +266,17 @@ def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
 @contextmanager
 def serving(*arguments: str | Path, **environment: str) -> Iterator[Serving]:
     """A server on a free port, for as long as this lasts."""
-    with taskql("serve", "--port", "0", *arguments, **environment) as process:
+    process = taskql("serve", "--port", "0", *arguments, **environment)
+    with announced(process, has_demo="DATABASE_URL" not in environment) as served:
+        yield served
+
+
+@contextmanager
+def announced(process: subprocess.Popen[str], *, has_demo: bool) -> Iterator[Serving]:
+    """The server that a process is, for as long as this lasts."""
+    with process:
         try:
-            yield _announced(process, has_demo="DATABASE_URL" not in environment)
+            yield _announced(process, has_demo=has_demo)
         finally:
             process.terminate()
             process.wait(20)
@@ -288,3 +301,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server on an embedded database of its own, as `scripts/serve` starts it."""
     with serving("--data-dir", tmp_path_factory.mktemp("demo")) as served:
         yield served
+
+
+def run(folder: Path, *command: str | Path, **environment: str) -> str:
+    """What a program of others prints that runs in a folder; a failure shows all that it said."""
+    ended = subprocess.run(  # noqa: S603 - the commands are the tests' own
+        command,
+        cwd=folder,
+        env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout
