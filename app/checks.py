@@ -6,7 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import Boolean, Connection, Select, Text, column, false, func, literal, or_, select, table
 
 OLDEST_SERVER = 150000
-WALLED = ("tasks", "task_clocks")
+WALLED = ("tasks", "task_clocks", "task_tags")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 _roles = table("pg_roles", column("rolname"), column("rolsuper", Boolean), column("rolbypassrls", Boolean))

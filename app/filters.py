@@ -23,6 +23,7 @@ from sqlalchemy import (
     literal_column,
     not_,
     or_,
+    select,
     true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -47,7 +48,8 @@ def _is_due(bind: Bind, *, until: bool) -> ColumnElement[bool]:
 
 def _found(bind: Bind) -> ColumnElement[bool]:
     """Without regard to case and accents: the words are brought into the form that the column has."""
-    return func.strpos(Task.search, func.search_key(bind)) > literal_column("0")
+    key = select(func.search_key(bind)).scalar_subquery()  # once, and not for each task
+    return func.strpos(Task.search, key) > literal_column("0")
 
 
 _timestamp = DateTime(timezone=True)
@@ -115,6 +117,9 @@ class Filter:
                 return [(name, self._nested(value))]
             case "due" | "created" | "updated":
                 return [self._leaf(f"{name}.{end}", bound) for end, bound in value.items()]
+            case "tagsAll" if not value:
+                self._count(1)
+                return []  # every task has all of no tags
         return [self._leaf(name, value)]
 
     def _count(self, conditions: int) -> None:

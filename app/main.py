@@ -56,7 +56,6 @@ def connect(settings: Settings) -> Database:
     return Database(
         settings.database_url.get_secret_value(),
         pool_size=settings.db_pool_size,
-        max_overflow=settings.db_max_overflow,
     )
 
 

@@ -104,6 +104,16 @@ class Task(Base):
     )
 
 
+class TaskTag(Base):
+    """That a task has a tag: what finds the tasks of a tag. Kept by triggers on tasks."""
+
+    __tablename__ = "task_tags"
+
+    user_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    tag: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    task_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+
+
 # No due date sorts after every date. A CASE and not coalesce(): row security lets the planner use only
 # leak-proof expressions as index conditions, and PostgreSQL counts CASE among them.
 due_sort = case((Task.due_date.is_(None), literal_column("'infinity'::date")), else_=Task.due_date)
@@ -120,4 +130,4 @@ Index("ix_tasks_position", Task.user_id, Task.position, Task.id)
 Index("ix_tasks_version", Task.user_id, Task.version)
 Index("ix_tasks_trash", Task.user_id, Task.deleted_at, postgresql_where=Task.deleted_at.is_not(None))
 
-USERS, CLOCKS, TASKS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks"))
+USERS, CLOCKS, TASKS, TAGS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks", "task_tags"))

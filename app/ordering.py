@@ -80,6 +80,8 @@ SORT_KEYS = {
 }
 
 
+Keys = Sequence[ColumnElement[Any]]
+
 INDEXED = {"CREATED_AT", "UPDATED_AT", "DUE_DATE", "POSITION"}
 
 
@@ -108,11 +110,11 @@ class Order:
     def expressions(self) -> list[ColumnElement[Any]]:
         return [key.expression for key in self.keys]
 
-    def clauses(self, *, backward: bool) -> list[ColumnElement[Any]]:
-        """ORDER BY, walked from either end."""
+    def clauses(self, *, backward: bool, keys: Keys | None = None) -> list[ColumnElement[Any]]:
+        """ORDER BY, walked from either end; `keys` stand for the expressions where these were selected before."""
         return [
-            key.expression.desc() if term.descending != backward else key.expression.asc()
-            for term, key in zip(self.terms, self.keys, strict=True)
+            key.desc() if term.descending != backward else key.asc()
+            for term, key in zip(self.terms, keys or self.expressions, strict=True)
         ]
 
     def bound(self, prefix: str, mark: str | None, owner: UUID) -> dict[str, Any]:
@@ -126,29 +128,31 @@ class Order:
             raise BadUserInput("The cursor is damaged.") from None
         return {f"{prefix}_{place}": bound for place, bound in enumerate(bounds)}
 
-    def beyond(self, prefix: str, *, backward: bool, inclusive: bool = False) -> ColumnElement[bool]:
+    def beyond(
+        self, prefix: str, *, backward: bool, inclusive: bool = False, keys: Keys | None = None
+    ) -> ColumnElement[bool]:
         """The tasks after the keys bound as prefix_0, prefix_1, … (before them when backward)."""
+        expressions = keys or self.expressions
         bounds = [_bound(f"{prefix}_{place}", key.type) for place, key in enumerate(self.keys)]
         falling = [term.descending != backward for term in self.terms]
         if len(set(falling)) == 1:
-            keys, bound = tuple_(*self.expressions), tuple_(*bounds)
-            return _ahead(keys, bound, falling=falling[0], inclusive=inclusive)
-        return self._mixed(bounds, falling, inclusive=inclusive)
+            return _ahead(tuple_(*expressions), tuple_(*bounds), falling=falling[0], inclusive=inclusive)
+        return _mixed(expressions, bounds, falling, inclusive=inclusive)
 
-    def _mixed(self, bounds: list[ColumnElement[Any]], falling: list[bool], *, inclusive: bool) -> ColumnElement[bool]:
-        """Directions that differ have no row comparison: ahead in one key, and equal in all before it."""
-        expressions = self.expressions
-        ways = [
-            and_(
-                *(expressions[i] == bounds[i] for i in range(place)),
-                _ahead(expressions[place], bounds[place], falling=falling[place], inclusive=False),
-            )
-            for place in range(len(bounds))
-        ]
-        same = [and_(*(key == bound for key, bound in zip(expressions, bounds, strict=True)))]
-        # Implied by the rest, and the only part that an index can start from.
-        leading = _ahead(expressions[0], bounds[0], falling=falling[0], inclusive=True)
-        return and_(leading, or_(*ways, *(same if inclusive else [])))
+
+def _mixed(expressions: Keys, bounds: Keys, falling: list[bool], *, inclusive: bool) -> ColumnElement[bool]:
+    """Directions that differ have no row comparison: ahead in one key, and equal in all before it."""
+    ways = [
+        and_(
+            *(expressions[i] == bounds[i] for i in range(place)),
+            _ahead(expressions[place], bounds[place], falling=falling[place], inclusive=False),
+        )
+        for place in range(len(bounds))
+    ]
+    same = [and_(*(key == bound for key, bound in zip(expressions, bounds, strict=True)))]
+    # Implied by the rest, and the only part that an index can start from.
+    leading = _ahead(expressions[0], bounds[0], falling=falling[0], inclusive=True)
+    return and_(leading, or_(*ways, *(same if inclusive else [])))
 
 
 def _ahead(key: Any, bound: Any, *, falling: bool, inclusive: bool) -> ColumnElement[bool]:

@@ -34,8 +34,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     workers: int = Field(1, ge=1, description="Server processes that share the port.")
-    db_pool_size: int = Field(5, ge=1, description="Database connections each process keeps.")
-    db_max_overflow: int = Field(10, ge=0, description="Further connections each process opens under load.")
+    db_pool_size: int = Field(15, ge=1, description="Database connections each process opens at most, and keeps.")
 
     def secret(self) -> str:
         """The HS256 secret, or a StartupError that says how to make one."""

@@ -64,7 +64,7 @@ def _grant(connection: Connection, role: str, password: str) -> None:
         _say(connection, "CREATE ROLE %I LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE PASSWORD %L", role, password)
     for statement in (
         "GRANT USAGE ON SCHEMA public TO %I",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_clocks TO %I",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_clocks, task_tags TO %I",
         "GRANT SELECT, INSERT ON users TO %I",
         "GRANT SELECT ON alembic_version TO %I",
     ):
