@@ -12,7 +12,7 @@ import asyncpg
 import click
 import uvloop
 
-from benchmarks import data, floor, load, report, servers, workloads
+from benchmarks import data, extra, floor, load, report, servers, workloads
 from benchmarks.measure import CONNECTIONS, interleaved
 from benchmarks.servers import ROOT, Server
 from benchmarks.workloads import Workload
@@ -30,10 +30,12 @@ class Effort:
     alone_rounds: int
     alone_seconds: float
     floor_seconds: int
+    operations: int
+    operations: int
 
 
-QUICK = Effort(2, 0.8, 1, 0.5, 1)
-FULL = Effort(5, 2.0, 3, 1.0, 3)
+QUICK = Effort(2, 0.8, 1, 0.5, 1, 500)
+FULL = Effort(5, 2.0, 3, 1.0, 3, 10_000)
 
 
 @click.command()
@@ -51,6 +53,8 @@ def main(quick: bool, name: str | None) -> None:  # noqa: FBT001 - a flag of the
     report.write(BUILD, "results", results)
     click.echo(report.costs(results["workloads"], titles))
     click.echo(report.speeds(results["workloads"], titles))
+    click.echo(report.others(results["more"], {work.name: work.title for work in workloads.extra()}))
+    click.echo(report.text({name: part for name, part in results.items() if name not in {"workloads", "more"}}))
     (BUILD / "cpu.svg").write_text(report.chart(results["workloads"], titles))
     if name is not None:
         report.write(ROOT / "benchmarks" / "results", name, results)
@@ -67,7 +71,24 @@ def _measured(site: data.Site, effort: Effort) -> dict[str, Any]:
         rounds = uvloop.run(interleaved(both, works, effort.rounds, effort.seconds, CONNECTIONS, site.postmaster))
         _say("Measuring with one connection")
         alone = uvloop.run(interleaved(both, works, effort.alone_rounds, effort.alone_seconds, 1, site.postmaster))
-    return {"workloads": report.compared(rounds, alone, _floors(site, effort), calls)}
+        _say("Measuring the rest")
+        more = uvloop.run(
+            interleaved(
+                both, workloads.extra(), effort.alone_rounds, effort.alone_seconds, CONNECTIONS, site.postmaster
+            )
+        )
+        memory = {server.name: server.memory() for server in both}
+    rest = uvloop.run(_rest(site, python, effort))
+    compared = report.compared(rounds, alone, _floors(site, effort), calls)
+    return {"workloads": compared, "more": report.costs_of(more), "memory_after_load": memory, **rest}
+
+
+async def _rest(site: data.Site, python: Path, effort: Effort) -> dict[str, Any]:
+    found = {}
+    for kind in (servers.taskql(site), servers.plain(site)):
+        with servers.running(kind, python) as server:
+            found[kind.name] = await extra.different(server, site, effort.seconds, effort.operations)
+    return {"different_operations": found, "workers": await extra.workers(site, python, effort.seconds)}
 
 
 async def _calls(site: data.Site, both: Sequence[Server], works: Sequence[Workload]) -> dict[str, dict[str, float]]:

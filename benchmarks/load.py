@@ -12,12 +12,13 @@ from benchmarks.workloads import Request
 
 _END_OF_HEAD = b"\r\n\r\n"
 PATIENCE_SECONDS = 20
+ENDLESS = float("inf")
 _LENGTH = b"content-length: "
 
 
 @dataclass
 class Load:
-    """What one run saw: seconds from first to last, the latency of each request in seconds, and the answers."""
+    """What to send, until when or until there is no more, and what one run saw: times are in seconds."""
 
     requests: Iterator[Request]
     seconds: float
@@ -48,7 +49,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self._send()
+        self._send(time.perf_counter())
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -64,29 +65,29 @@ class _Connection(asyncio.Protocol):
         if not self.ended.done():
             self.ended.set_exception(ConnectionError("the server has closed a connection"))
 
-    def _send(self) -> None:
-        self.request, self.received = next(self.load.requests), b""
-        self.sent = time.perf_counter()
-        self.transport.write(self.request.wire)
+    def _send(self, now: float) -> None:
+        request = next(self.load.requests, None) if now <= self.load.deadline else None
+        if request is None:
+            self.ended.set_result(None)
+            self.transport.close()
+            return
+        self.request, self.received, self.sent = request, b"", time.perf_counter()
+        self.transport.write(request.wire)
 
     def _answered(self) -> None:
         now = time.perf_counter()
         self.load.latencies.append(now - self.sent)
         self.load.answers.append((self.request, self.received))
-        if now < self.load.deadline:
-            self._send()
-        else:
-            self.ended.set_result(None)
-            self.transport.close()
+        self._send(now)
 
 
 async def run(port: int, load: Load, connections: int) -> Load:
-    """Load a server for so long."""
+    """Load a server until the time is over or all is sent."""
     start = time.perf_counter()
     load.deadline = start + load.seconds
     loop = asyncio.get_running_loop()
     pairs = [await loop.create_connection(lambda: _Connection(load), "127.0.0.1", port) for _ in range(connections)]
-    async with asyncio.timeout(load.seconds + PATIENCE_SECONDS):
+    async with asyncio.timeout(load.seconds + PATIENCE_SECONDS if load.seconds < ENDLESS else None):
         await asyncio.gather(*(protocol.ended for _, protocol in pairs))
     load.elapsed = time.perf_counter() - start
     return load

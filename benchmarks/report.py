@@ -60,6 +60,17 @@ def compared(
     }
 
 
+def costs_of(rounds: Rounds) -> dict[str, Any]:
+    """For each workload and server its cost and rate alone."""
+    return {
+        name: {
+            server: {"cpu": spread([part.cost for part in seen]), "rate": spread([part.rate for part in seen])}
+            for server, seen in both.items()
+        }
+        for name, both in rounds.items()
+    }
+
+
 def _server(seen: Sequence[Round], alone: Sequence[Round]) -> dict[str, Any]:
     figures: dict[str, Callable[[Round], float]] = {
         "cpu": lambda part: part.cost,
@@ -81,6 +92,9 @@ def _ratios(both: Mapping[str, Sequence[Round]], figure: Callable[[Round], float
 COST = """| | CPU of a request, ms | plain | times less (least to most) | statements | plain |
 |---|---|---|---|---|---|
 """
+MORE = """| | CPU of a request, ms | plain | requests/s | plain |
+|---|---|---|---|---|
+"""
 SPEED = """| | requests/s | plain | pgbench | p50 and p99, ms | plain | alone | plain |
 |---|---|---|---|---|---|---|---|
 """
@@ -94,6 +108,22 @@ def costs(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 def speeds(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """How fast answers come, under load and with one connection, as a table in Markdown."""
     return SPEED + "".join(_row(f"{name} {titles[name]}", _speed(found)) for name, found in workloads.items())
+
+
+def others(more: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """Cost and speed of what is measured besides, as a table in Markdown."""
+    return MORE + "".join(_row(titles[name], _other(found)) for name, found in more.items())
+
+
+def _other(found: Mapping[str, Any]) -> list[str]:
+    ours, plain = found["TaskQL"], found["plain"]
+    costs = [f"{side['cpu']['median']:.2f}" for side in (ours, plain)]
+    return [*costs, *(f"{side['rate']['median']:,.0f}" for side in (ours, plain))]
+
+
+def text(results: Mapping[str, Any]) -> str:
+    """Whatever else there is."""
+    return orjson.dumps(_rounded(results), option=orjson.OPT_INDENT_2).decode()
 
 
 def _cost(found: Mapping[str, Any]) -> list[str]:

@@ -15,8 +15,8 @@ from benchmarks import data
 
 ROOT = Path(__file__).parent.parent
 SERVER_CORE, LOAD_CORE = 0, 1
+ALL = (SERVER_CORE, LOAD_CORE)
 PATIENCE_SECONDS = 20
-_POOL = {"DB_POOL_SIZE": "15", "DB_MAX_OVERFLOW": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +61,15 @@ def plain(site: data.Site) -> Kind:
 
 
 @contextmanager
-def running(kind: Kind, python: Path, workers: int = 1) -> Iterator[Server]:
+def running(kind: Kind, python: Path, workers: int = 1, cores: Sequence[int] = (SERVER_CORE,)) -> Iterator[Server]:
     """A server for as long as this lasts; RuntimeError when it does not come up."""
     port = _free_port()
     command = [str(python), "-m", *kind.module.format(port=port, workers=workers).split()]
-    environment = {"PATH": os.environ["PATH"], "AUTH_SECRET": data.SECRET, **_POOL, **kind.settings}
+    environment = {"PATH": os.environ["PATH"], "AUTH_SECRET": data.SECRET, **kind.settings}
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - ours
         try:
             _wait(port, process)
-            pin(process.pid, _cores(workers))
+            pin(process.pid, cores)
             yield Server(kind.name, kind.role, port, psutil.Process(process.pid))
         finally:
             process.terminate()
@@ -80,11 +80,6 @@ def pin(pid: int, cores: Sequence[int]) -> None:
     for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
         with suppress(ProcessLookupError):
             os.sched_setaffinity(process.pid, cores)
-
-
-def _cores(workers: int) -> list[int]:
-    """One process has a core that is its alone; several run wherever there is room."""
-    return [SERVER_CORE] if workers == 1 else [SERVER_CORE, LOAD_CORE]
 
 
 def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:

@@ -6,7 +6,7 @@ W1 to W3 and W6 read users whom nothing writes to, so that their answers are kno
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import count, cycle
 from typing import Any
 
 import orjson
@@ -17,6 +17,12 @@ TASK = "id title completed priority dueDate createdAt"
 PAGE = f"""
 query Tasks($first: Int!) {{
   tasks(first: $first) {{ nodes {{ {TASK} }} pageInfo {{ hasNextPage endCursor }} }}
+}}"""
+EDGES = f"""
+query Tasks($first: Int!) {{
+  tasks(first: $first) {{
+    edges {{ cursor node {{ {TASK} }} }} pageInfo {{ hasNextPage hasPreviousPage startCursor endCursor }}
+  }}
 }}"""
 WORDY_PAGE = "query Tasks { tasks(first: 20) { nodes { id title description } pageInfo { hasNextPage endCursor } } }"
 FIND = f"query Task($id: ID!) {{ task(id: $id) {{ {TASK} }} }}"
@@ -69,16 +75,17 @@ def _token(user: int) -> str:
     return _tokens[user]
 
 
-def page(user: int, size: int, tasks: int = data.TASKS_EACH) -> Request:
+def page(user: int, size: int, tasks: int = data.TASKS_EACH, query: str = PAGE) -> Request:
     """The newest tasks of a user."""
     nodes = [data.shown(user, task) for task in range(tasks, tasks - size, -1)]
 
     def holds(answer: dict[str, Any]) -> bool:
-        info = answer["tasks"]["pageInfo"]
+        info, edges = answer["tasks"]["pageInfo"], answer["tasks"].get("edges", [])
+        shown = [edge["node"] for edge in edges if edge["cursor"]] if edges else answer["tasks"]["nodes"]
         more: bool = info["hasNextPage"]
-        return bool(answer["tasks"]["nodes"] == nodes and more == (tasks > size) and info["endCursor"])
+        return bool(shown == nodes and more == (tasks > size) and info["endCursor"])
 
-    return request(user, PAGE, {"first": size}, holds)
+    return request(user, query, {"first": size}, holds)
 
 
 def wordy_page() -> Request:
@@ -141,6 +148,25 @@ def standard() -> list[Workload]:
         Workload("W6", "counts", cycle([counts(user) for user in data.READERS])),
         Workload("W7", "70 % W1, 15 % W3, 5 % W4, 10 % W5", _mix(pick, cycle(pages), cycle(found), cycle(made), done)),
     ]
+
+
+def extra() -> list[Workload]:
+    """What else is worth knowing; `cold` is new to a server each time."""
+    pick = random.Random(8)  # noqa: S311 - the same in every run
+    users = [pick.choice(data.READERS) for _ in range(VARIETY)]
+    edges = [page(user, 20, query=EDGES) for user in users]
+    return [
+        Workload("cold", "first 20 tasks, in words never seen before", (cold(number) for number in count())),
+        Workload("edges", "first 20 tasks as edges with cursors", cycle(edges)),
+        Workload("16 KB", "20 tasks with long descriptions", cycle([wordy_page()])),
+        Workload("busy page", "first 20 of 10,000 tasks", cycle([page(data.BUSY, 20, data.BUSY_TASKS)])),
+        Workload("busy counts", "counts of 10,000 tasks", cycle([counts(data.BUSY, data.BUSY_TASKS)])),
+    ]
+
+
+def cold(number: int) -> Request:
+    """The first page in a text of its own."""
+    return page(data.READERS[number % len(data.READERS)], 20, query=PAGE.replace("Tasks", f"Tasks{number}", 1))
 
 
 def _completions(pick: random.Random) -> Iterator[Request]:
