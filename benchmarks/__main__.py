@@ -31,7 +31,6 @@ class Effort:
     alone_seconds: float
     floor_seconds: int
     operations: int
-    operations: int
 
 
 QUICK = Effort(2, 0.8, 1, 0.5, 1, 500)
