@@ -1,42 +1,54 @@
-"""GraphQL over HTTP: the endpoint, the explorer's page and the health checks."""
+"""GraphQL over HTTP: the endpoint, the explorer's page and the health checks.
 
-import re
-import secrets
-from collections.abc import Awaitable, Callable, Mapping
+The endpoint is plain ASGI: each request passes it, so what it does not make need not be paid for.
+"""
+
+import asyncio
+import gzip
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from app.errors import BadUserInput, LimitExceeded, RequestError, Unauthenticated, Unavailable
+from app.errors import BadUserInput, RequestError, Unauthenticated, Unavailable
 from app.explorer import CONTENT_SECURITY_POLICY, page
+from app.masking import MASKED, outline
+from app.media import GRAPHQL_JSON, HTML, JSON, preferred, takes_gzip
+from app.requests import ALLOW, Gone, GraphQLRequest, Header, Headers, Refused, read, request_id
 
-MOST_BYTES = 100_000
-RETRY_AFTER_SECONDS = 1
-JSON = "application/json"
-GRAPHQL_JSON = "application/graphql-response+json"
+log = logging.getLogger(__name__)
 
-# What a whole answer without data is worth, by the code of its first error.
+# What fits into the first flight of a connection arrives no sooner when it is smaller.
+WORTH_COMPRESSING = 14_000
+FASTEST = 1
+
+ANSWERS = (GRAPHQL_JSON, JSON)
+PAGES = (HTML, *ANSWERS)
+
+# What an answer without data is worth under either media type, by the code of its first error.
 STATUS = {Unauthenticated.code: 401, Unavailable.code: 503}
 
+NO_STORE: Header = (b"cache-control", b"no-store")
+_HEADERS_OF = {401: [(b"www-authenticate", b"Bearer")], 503: [(b"retry-after", b"1")]}
+_CONTENT_TYPE: dict[str, Header] = {name: (b"content-type", name.encode() + b"; charset=utf-8") for name in PAGES}
+_COMPRESSED: list[Header] = [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
+_PAGE_HEADERS: list[Header] = [
+    _CONTENT_TYPE[HTML],
+    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
+    NO_STORE,
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
 
-@dataclass(frozen=True, slots=True)
-class GraphQLRequest:
-    """What a client asks: the document, its variables, the operation to run, and whom it says it is."""
 
-    query: str
-    variables: Mapping[str, Any] | None
-    operation_name: str | None
-    authorization: str | None
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GraphQLAnswer:
     """The entries of an answer, and whether the operation came to execution."""
 
@@ -48,123 +60,90 @@ Execute = Callable[[GraphQLRequest], Awaitable[GraphQLAnswer]]
 
 
 class GraphQLEndpoint:
-    """`POST /graphql` runs operations; `GET /graphql` shows a browser the explorer."""
+    """POST and GET run operations; a browser's GET shows the explorer."""
 
     def __init__(self, execute: Execute, explorer_token: Callable[[str], str | None]) -> None:
         self._execute, self._explorer_token = execute, explorer_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        headers: Headers = dict(scope["headers"])
+        asked_as = request_id(headers.get(b"x-request-id"))
         try:
-            response = await self._respond(request)
-        except ClientDisconnect:
-            return
-        await response(scope, receive, send)
-
-    async def _respond(self, request: Request) -> Response:
-        if request.method == "POST":
-            return await self._answer(request)
-        if request.method in {"GET", "HEAD"} and "text/html" in request.headers.get("accept", ""):
-            return self._explorer(request)
-        return _refusal(405, "Send operations as POST with a JSON body.", BadUserInput.code, {"Allow": "GET, POST"})
-
-    async def _answer(self, request: Request) -> Response:
-        media_type = _accepted(request.headers)
-        try:
-            asked = await _read(request)
-        except _Refused as refused:
-            return _refusal(refused.status, str(refused), refused.code, media_type=media_type)
-        answer = await self._execute(asked)
-        headers = {"X-Request-ID": asked.request_id}
+            media_type = _media_type(scope["method"], headers)
+            if media_type == HTML:
+                return await self._show_explorer(scope["path"], headers, send)
+            asked = await read(scope, headers, receive, asked_as)
+            answer = await self._execute(asked)
+            body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
+        except Gone:
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
+            return await _refuse(send, error, headers, asked_as)
         status = _status(answer, media_type)
-        if status == STATUS[Unauthenticated.code]:
-            headers["WWW-Authenticate"] = "Bearer"
-        if status == STATUS[Unavailable.code]:
-            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-        return Response(orjson.dumps(answer.entries), status, headers, media_type)
+        if status in _HEADERS_OF:
+            more += _HEADERS_OF[status]
+        if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
+            body, more = await _compressed(body), [*more, *_COMPRESSED]
+        return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
 
-    def _explorer(self, request: Request) -> Response:
-        token = self._explorer_token(request.headers.get("host", ""))
-        headers = {
-            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-            "Cache-Control": "no-store",
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
-        }
-        return HTMLResponse(page(request.url.path, token), headers=headers)
+    async def _show_explorer(self, path: str, headers: Headers, send: Send) -> None:
+        token = self._explorer_token(headers.get(b"host", b"").decode("latin-1"))
+        await _respond(send, 200, _PAGE_HEADERS, page(path, token).encode())
 
 
-class _Refused(Exception):
-    """A request that is no GraphQL request."""
-
-    def __init__(self, status: int, message: str, code: str = BadUserInput.code) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
+def _media_type(method: str, headers: Headers) -> str:
+    """What the answer shall be: by POST one of GraphQL's media types, by GET the explorer's page as well."""
+    if method not in {"POST", "GET", "HEAD"}:
+        raise Refused(405, "Send operations by POST, or queries by GET.", BadUserInput.code, ALLOW)
+    media_type = preferred(headers.get(b"accept", b""), ANSWERS if method == "POST" else PAGES)
+    if media_type is None:
+        raise Refused(406, f"Answers come as {GRAPHQL_JSON} or {JSON}; accept one of these.")
+    return media_type
 
 
 def _status(answer: GraphQLAnswer, media_type: str) -> int:
     """As GraphQL over HTTP has it: the old media type says 200 to whatever it understood."""
-    data = answer.entries.get("data")
-    if data is not None and ("errors" not in answer.entries or any(value is not None for value in data.values())):
+    errors, data = answer.entries.get("errors"), answer.entries.get("data")
+    if not errors or (data and any(value is not None for value in data.values())):
         return 200
-    code = answer.entries["errors"][0].get("extensions", {}).get("code")
-    if answer.executed or code in STATUS:
-        return STATUS.get(code, 200)
-    return 400 if media_type == GRAPHQL_JSON or code == BadUserInput.code else 200
+    refused = 400 if media_type == GRAPHQL_JSON and not answer.executed else 200
+    return STATUS.get(errors[0]["extensions"]["code"], refused)
 
 
-def _accepted(headers: Headers) -> str:
-    offered = {part.partition(";")[0].strip().lower() for part in headers.get("accept", "").split(",")}
-    return GRAPHQL_JSON if GRAPHQL_JSON in offered else JSON
+async def _compressed(body: bytes) -> bytes:
+    """A thread compresses; the loop serves others meanwhile."""
+    return await asyncio.to_thread(gzip.compress, body, FASTEST)
 
 
-async def _read(request: Request) -> GraphQLRequest:
-    """The GraphQL request of a POST; other media types than JSON are what a foreign page's form could send."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
-        raise _Refused(415, "The Content-Type must be application/json.")
-    try:
-        body = orjson.loads(await _body(request))
-    except orjson.JSONDecodeError:
-        raise _Refused(400, "The body is not valid JSON.") from None
-    if not isinstance(body, dict):
-        raise _Refused(400, "The body must be a JSON object with a query.")
-    return GraphQLRequest(
-        _member(body, "query", str, required=True),
-        _member(body, "variables", dict),
-        _member(body, "operationName", str),
-        request.headers.get("authorization"),
-        _request_id(request.headers.get("x-request-id", "")),
-    )
+async def _refuse(send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
+    """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
+    if isinstance(error, Refused):
+        status, more = error.status, error.headers
+        shown = {"message": str(error), "extensions": {"code": error.code}}
+    else:
+        log.error("request %s failed: %s", asked_as, outline(error))
+        status, more = 500, ()
+        shown = {"message": MASKED, "extensions": {"code": RequestError.code, "requestId": asked_as}}
+    media_type = preferred(headers.get(b"accept", b""), ANSWERS) or JSON
+    body = orjson.dumps({"errors": [shown]})
+    await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
 
 
-def _request_id(given: str) -> str:
-    """The caller's id where it may stand in a log, or a new one."""
-    return given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else secrets.token_hex(8)
+def _id_header(asked_as: str) -> Header:
+    return b"x-request-id", asked_as.encode()
 
 
-async def _body(request: Request) -> bytes:
-    """The body, read no further than it may be long."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MOST_BYTES:
-            raise _Refused(413, f"The body must be at most {MOST_BYTES:,} bytes.", LimitExceeded.code)
-        parts.append(part)
-    return b"".join(parts)
+async def _respond(send: Send, status: int, headers: list[Header], body: bytes) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
 
 
-def _member(body: dict[str, Any], name: str, kind: type, *, required: bool = False) -> Any:
-    value = body.get(name)
-    if isinstance(value, kind) or (value is None and not required):
-        return value
-    raise _Refused(400, f"{name} must be {'an object' if kind is dict else 'a string'}.")
-
-
-def _refusal(
-    status: int, message: str, code: str, headers: Mapping[str, str] | None = None, media_type: str = JSON
-) -> Response:
-    error = {"message": message, "extensions": {"code": code}}
-    return Response(orjson.dumps({"errors": [error]}), status, headers, media_type)
+async def refusal(_request: Request, error: Exception) -> Response:
+    """A GraphQL error for what no route takes."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handler of that class
+    shown = {"message": error.detail, "extensions": {"code": BadUserInput.code}}
+    return JSONResponse({"errors": [shown]}, error.status_code, error.headers)
 
 
 class ExplorerFiles(StaticFiles):

@@ -1,26 +1,33 @@
 """The composition root: settings become a running application."""
 
 import ipaddress
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from uuid import UUID
 
-from graphql import GraphQLError
+from graphql import GraphQLError, OperationType
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import explorer
 from app.auth import Authenticator
 from app.database import Database
-from app.errors import StartupError
-from app.http import Execute, ExplorerFiles, GraphQLAnswer, GraphQLEndpoint, GraphQLRequest, live, readiness
+from app.errors import BadUserInput, StartupError
+from app.http import Execute, ExplorerFiles, GraphQLAnswer, GraphQLEndpoint, live, readiness, refusal
+from app.requests import ALLOW_POST, GraphQLRequest, Refused
 from app.settings import Settings
 from schema import schema
 from schema.context import Context
-from schema.execution import Engine, RequestErrors, formatted
+from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
 
+GRAPHQL = "/graphql"
+DAY_SECONDS = 86_400
 DEMO_TOKEN_LIFETIME = timedelta(days=7)
 
 
@@ -37,16 +44,44 @@ def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
             await database.close()
 
     endpoint = GraphQLEndpoint(executing(database, authenticator), _explorer_token(settings, authenticator, demo_user))
-    routes = [
-        Route("/", RedirectResponse("/graphql")),
-        Route("/graphql", endpoint),
+    app = Application(routes=_routes(database), lifespan=lifespan, exception_handlers={HTTPException: refusal})
+    app.state.database = database
+    app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
+    return app
+
+
+class Application(Starlette):
+    """Starlette, with the one address that must be quick in front of its middleware and router."""
+
+    graphql: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == GRAPHQL:
+            await self.graphql(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _routes(database: Database) -> list[BaseRoute]:
+    files = GZipMiddleware(ExplorerFiles(directory=explorer.ASSETS)) if explorer.ASSETS.is_dir() else None
+    return [
+        Route("/", RedirectResponse(GRAPHQL)),
         Route("/livez", live),
         Route("/readyz", readiness(database.check)),
-        *([Mount("/explorer", ExplorerFiles(directory=explorer.ASSETS))] if explorer.ASSETS.is_dir() else []),
+        *([Mount("/explorer", files)] if files else []),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan)
-    app.state.database = database
-    return app
+
+
+def shared_with(endpoint: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """The endpoint for pages of other origins too. No cookies: a caller is known by its token alone."""
+    return CORSMiddleware(
+        endpoint,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-ID", "Retry-After", "WWW-Authenticate"],
+        max_age=DAY_SECONDS,
+    )
 
 
 def connect(settings: Settings) -> Database:
@@ -65,7 +100,9 @@ def executing(database: Database, authenticator: Authenticator) -> Execute:
 
     async def execute(request: GraphQLRequest) -> GraphQLAnswer:
         try:
-            operation = engine.prepare(request.query, request.operation_name)
+            operation = engine.prepare(request.query or "", request.operation_name)
+            if request.safe and operation.node.operation is not OperationType.QUERY:
+                raise Refused(405, "Send mutations by POST.", BadUserInput.code, ALLOW_POST)
             context = Context(authenticator, database, request.authorization, operation)
             result = await engine.execute(operation, request.variables, context)
         except RequestErrors as refused:
@@ -77,7 +114,7 @@ def executing(database: Database, authenticator: Authenticator) -> Execute:
 
 
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:
-    return [formatted(error, request.request_id) for error in errors]
+    return [formatted(error, request.request_id) for error in errors[:MOST_ERRORS]]
 
 
 def _explorer_token(

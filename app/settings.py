@@ -1,13 +1,16 @@
 """Settings: the only reader of the environment."""
 
+import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import StartupError
 
 MINIMUM_SECRET_BYTES = 32
+_ORIGIN = re.compile(r"https?://[^/\s,?#*]+")
 
 
 class Settings(BaseSettings):
@@ -34,7 +37,21 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     workers: int = Field(1, ge=1, description="Server processes that share the port.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call the API, separated by commas; * for all."
+    )
     db_pool_size: int = Field(15, ge=1, description="Database connections each process opens at most, and keeps.")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, given: str | tuple[str, ...]) -> tuple[str, ...]:
+        origins = (
+            given if isinstance(given, tuple) else tuple(part.strip() for part in given.split(",") if part.strip())
+        )
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; write it as browsers do: https://app.example.com.")
+        return origins
 
     def secret(self) -> str:
         """The HS256 secret, or a StartupError that says how to make one."""

@@ -27,6 +27,7 @@ from graphql.language import VariableNode
 from graphql.language.visitor import Visitor, visit
 
 from app.errors import BadUserInput, LimitExceeded, RequestError
+from app.masking import MASKED, outline
 from app.rendering import Field, Selection
 from schema import limits
 
@@ -227,8 +228,8 @@ def formatted(error: GraphQLError, request_id: str) -> dict[str, Any]:
         return dict(error.formatted)
     if cause is None or isinstance(cause, GraphQLError):
         return dict(_coded(error, BadUserInput.code).formatted)
-    log.error("request %s failed in %s", request_id, error.path, exc_info=cause)
-    masked = {"message": "Something went wrong here; it has been logged.", "path": error.path}
+    log.error("request %s failed in %s: %s", request_id, error.path, outline(cause))
+    masked = {"message": MASKED, "path": error.path}
     locations = error.formatted.get("locations")
     extensions = {"code": RequestError.code, "requestId": request_id}
     return masked | ({"locations": locations} if locations else {}) | {"extensions": extensions}

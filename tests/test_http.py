@@ -12,17 +12,26 @@ import asyncpg
 import httpx
 import jwt
 import pytest
-from conftest import SECRET, Application, User, Wire
+from conftest import SECRET, Application, User, Wire, running
 
 from app.auth import Authenticator
 from app.errors import Unavailable
-from app.http import MOST_BYTES
+from app.requests import MOST_BYTES
+from app.settings import Settings
 
 VIEWER = "{ viewer { id } }"
 TASK = '{ task(id: "01890a5d-ac96-774b-bcce-b302099a8057") { id } }'
+BY_ID = "query A($id: ID!) { task(id: $id) { title } }"
+BOTH = 'query A { viewer { id } } mutation B { createTask(input: { title: "By GET" }) { task { id } } }'
+DESCRIPTIONS = "{ tasks { nodes { id description } } }"
 GRAPHQL_JSON = "application/graphql-response+json"
 FRAGMENTS = " ".join(f"fragment F{n} on Query {{ ...F{n + 1} ...F{n + 1} }}" for n in range(30))
 DOUBLING = f"{{ ...F0 }} {FRAGMENTS} fragment F30 on Query {{ viewer {{ id }} }}"
+
+
+def written(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What the server logged; the tests' own client logs its requests."""
+    return [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
 
 
 def code(response: httpx.Response) -> str:
@@ -49,7 +58,8 @@ async def post(http: httpx.AsyncClient, content: bytes | str, **headers: str) ->
         b'{"query": "{a}", "variables": []}',
         b'{"query": "{a}", "operationName": 1}',
         b'{"query": "\xff"}',
-        b"[" * 50_000,
+        b"[" * 100_000,
+        b'{"a":' * 20_000,
         b'{"query": "{a}", "variables": {"a": ' + b"9" * 5000 + b"}}",
         b"{",
     ],
@@ -78,22 +88,183 @@ async def test_too_long_a_body(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "text/json"]
+    "media_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "",
+        "text/json",
+        "application/json, text/plain",
+        "text/plain; application/json",
+        "application/json; charset=utf-16",
+        "application/graphql",
+    ],
 )
 async def test_what_a_foreign_form_could_send(http: httpx.AsyncClient, media_type: str) -> None:
     """Only application/json is taken, so that no foreign page can post with a visitor's cookies."""
     response = await http.post("/graphql", content=b'{"query": "{a}"}', headers={"Content-Type": media_type})
 
-    assert response.status_code == 415
+    assert (response.status_code, code(response)) == (415, "BAD_USER_INPUT")
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_other_methods(http: httpx.AsyncClient, method: str) -> None:
-    """Operations come as POST; the answer says so."""
+    """Operations come by POST or GET; the answer says so."""
     response = await http.request(method, "/graphql")
 
     assert response.status_code == 405
-    assert "POST" in response.headers["allow"]
+    assert code(response) == "BAD_USER_INPUT"
+    assert response.headers["allow"] == "GET, POST"
+
+
+async def test_a_query_by_get(alice: User) -> None:
+    """A query may come in the URL, its variables as JSON; nobody keeps the answer."""
+    task = await alice.add("By GET")
+    members = {"query": BY_ID, "variables": json.dumps({"id": task["id"]}), "operationName": "A", "extensions": "{}"}
+
+    response = await alice.http.get("/graphql", params=members, headers={"Authorization": f"Bearer {alice.token}"})
+
+    assert response.json() == {"data": {"task": {"title": "By GET"}}}
+    assert response.headers["cache-control"] == "no-store"
+
+
+async def test_a_mutation_by_get(alice: User, wire: Wire) -> None:
+    """GET changes nothing: of a document's operations only a query may be named."""
+    for name, status in (("B", 405), ("A", 200)):
+        members = {"query": BOTH, "operationName": name}
+        response = await alice.http.get("/graphql", params=members, headers={"Authorization": f"Bearer {alice.token}"})
+
+        assert response.status_code == status
+    sent = await wire.statements()
+    assert len(sent) == 1
+    assert "INSERT" not in sent[0]
+
+
+async def test_what_a_get_of_a_mutation_is_told(http: httpx.AsyncClient) -> None:
+    """A mutation by GET is refused with the way out, whoever sends it."""
+    response = await http.get("/graphql", params={"query": "mutation { __typename }"})
+
+    assert (response.status_code, response.headers["allow"], code(response)) == (405, "POST", "BAD_USER_INPUT")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/graphql",
+        "/graphql?query=",
+        "/graphql?query=%7Ba%7D&variables=1",
+        "/graphql?query=%7Ba%7D&variables=%5B",
+        "/graphql?query=%7Ba%7D&extensions=%22a%22",
+        "/graphql?query=%ff",
+        "/graphql?" + "a=1&" * 30 + "query=%7Ba%7D",
+    ],
+)
+async def test_what_is_no_graphql_request_by_get(http: httpx.AsyncClient, url: str) -> None:
+    """A malformed query string is answered as a malformed body is."""
+    response = await http.get(url, headers={"Accept": GRAPHQL_JSON})
+
+    assert (response.status_code, code(response)) == (400, "BAD_USER_INPUT")
+
+
+async def test_no_such_address(http: httpx.AsyncClient) -> None:
+    """What no route takes is answered with a GraphQL error too."""
+    missing, wrong = await http.get("/nothing"), await http.post("/livez")
+
+    assert (missing.status_code, wrong.status_code) == (404, 405)
+    assert code(missing) == code(wrong) == "BAD_USER_INPUT"
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("application/*;q=0.5", "application/json"),
+        (f"*/*, {GRAPHQL_JSON}", GRAPHQL_JSON),
+        (f"application/json, {GRAPHQL_JSON}", GRAPHQL_JSON),
+        (f"application/json, {GRAPHQL_JSON};q=0.9", "application/json"),
+        (f"application/json;q=0, {GRAPHQL_JSON};q=0.1", GRAPHQL_JSON),
+        ("application/json;q=0, */*", GRAPHQL_JSON),
+        (f"{GRAPHQL_JSON};charset=utf-8, application/json;charset=utf-8", GRAPHQL_JSON),
+        (f"{GRAPHQL_JSON};charset=latin1, application/json", "application/json"),
+        (f"x{GRAPHQL_JSON}, {GRAPHQL_JSON}x, APPLICATION/JSON ; Q=0.5", "application/json"),
+        (
+            f"{GRAPHQL_JSON}, application/graphql+json, application/json, text/event-stream, multipart/mixed",
+            GRAPHQL_JSON,
+        ),
+    ],
+)
+async def test_the_media_type_is_negotiated(http: httpx.AsyncClient, accept: str | None, content_type: str) -> None:
+    """The Accept header is read as HTTP has it: whole types, weights, wildcards, charsets."""
+    headers = {"Content-Type": "application/json"} | ({"Accept": accept} if accept else {})
+    request = http.build_request("POST", "/graphql", content=b'{"query": "{ __typename }"}', headers=headers)
+    if accept is None:
+        del request.headers["accept"]
+
+    response = await http.send(request)
+
+    assert response.status_code == 200
+    assert response.headers["content-type"] == f"{content_type}; charset=utf-8"
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json;q=0", "application/jsonp", "image/*", "json"])
+async def test_an_answer_that_nobody_could_read(http: httpx.AsyncClient, accept: str) -> None:
+    """Where no media type of ours is accepted the answer is 406, before anything is done."""
+    response = await post(http, json.dumps({"query": VIEWER}), accept=accept)
+
+    assert (response.status_code, code(response)) == (406, "BAD_USER_INPUT")
+
+
+async def test_long_answers_are_compressed_for_those_who_take_it(alice: User) -> None:
+    """Compression is used where it is accepted and saves a round trip: not for short answers."""
+    await asyncio.gather(*(alice.add("A title", description="word " * 150) for _ in range(20)))
+    headers = {"Authorization": f"Bearer {alice.token}", "Accept-Encoding": "br, gzip;q=0.5"}
+
+    long = await alice.http.post("/graphql", json={"query": DESCRIPTIONS}, headers=headers)
+    plain = await alice.http.post(
+        "/graphql", json={"query": DESCRIPTIONS}, headers={**headers, "Accept-Encoding": "gzip;q=0"}
+    )
+    short = await alice.http.post("/graphql", json={"query": VIEWER}, headers=headers)
+
+    assert long.headers["content-encoding"] == "gzip"
+    assert int(long.headers["content-length"]) < int(plain.headers["content-length"]) / 5
+    assert long.json() == plain.json()
+    assert "content-encoding" not in plain.headers
+    assert "content-encoding" not in short.headers
+
+
+PREFLIGHT = {
+    "Origin": "https://app.example",
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type",
+}
+
+
+async def test_no_other_origin_by_default(http: httpx.AsyncClient) -> None:
+    """Without CORS_ORIGINS no page of another origin can read an answer."""
+    preflight = await http.options("/graphql", headers=PREFLIGHT)
+    answer = await post(http, json.dumps({"query": "{ __typename }"}), origin="https://app.example")
+
+    assert preflight.status_code == 405
+    assert not [name for name in (*preflight.headers, *answer.headers) if name.startswith("access-control")]
+
+
+async def test_origins_that_are_let_in(settings: Settings) -> None:
+    """CORS_ORIGINS names the origins whose pages may call, with a token; refusals can be read by them as well."""
+    origins = ("https://app.example", "http://localhost:3000")
+    async with running(settings.model_copy(update={"cors_origins": origins})) as application:
+        preflight = await application.http.options("/graphql", headers=PREFLIGHT)
+        refused = await post(application.http, "{", origin="https://app.example")
+        foreign = await application.http.options("/graphql", headers={**PREFLIGHT, "Origin": "https://evil.example"})
+
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+    assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+    assert "access-control-allow-credentials" not in preflight.headers
+    assert refused.status_code == 400
+    assert refused.headers["access-control-allow-origin"] == "https://app.example"
+    assert "access-control-allow-origin" not in foreign.headers
 
 
 @pytest.mark.parametrize(
@@ -117,7 +288,8 @@ async def test_media_types_and_statuses(
     response = await post(http, json.dumps({"query": query}), accept=accept)
 
     assert (response.status_code, code(response)) == (status, error)
-    assert response.headers["content-type"] == (GRAPHQL_JSON if GRAPHQL_JSON in accept else "application/json")
+    media_type = GRAPHQL_JSON if GRAPHQL_JSON in accept else "application/json"
+    assert response.headers["content-type"] == f"{media_type}; charset=utf-8"
     assert ("data" in response.json()) == (error == "UNAUTHENTICATED")
 
 
@@ -248,8 +420,43 @@ async def test_a_bug_is_masked_and_logged_once(
     (error,) = answer["errors"]
     assert error["extensions"]["code"] == "INTERNAL"
     assert "secret" not in json.dumps(answer)
-    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert error["extensions"]["requestId"] in record.getMessage()
+    (record,) = written(caplog)
+    line = caplog.handler.format(record)
+    assert error["extensions"]["requestId"] in line
+    assert "RuntimeError at test_http.py" in line
+    assert "secret" not in line
+    assert "\n" not in line
+
+
+async def test_a_bug_before_execution_is_masked_and_logged_once(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong the client gets a GraphQL error and the log one line, without the text of the error."""
+
+    def broken(*_args: object) -> None:
+        raise RuntimeError("a secret of the house")
+
+    monkeypatch.setattr("schema.execution.Engine.prepare", broken)
+    with caplog.at_level(logging.INFO):
+        response = await post(http, json.dumps({"query": VIEWER}))
+
+    assert (response.status_code, code(response)) == (500, "INTERNAL")
+    assert "secret" not in response.text + caplog.text
+    (record,) = written(caplog)
+    assert response.json()["errors"][0]["extensions"]["requestId"] in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "query", ["{ secret(", "{ secret }", '{ task(id: "secret") { id } }', "query ($a: Int!) { a }"]
+)
+async def test_what_callers_do_wrong_is_not_logged(alice: User, caplog: pytest.LogCaptureFixture, query: str) -> None:
+    """Errors that a caller is told are nobody else's business: no library logs them with the query either."""
+    with caplog.at_level(logging.DEBUG):
+        answer = await alice.ask(query)
+
+    assert answer["errors"]
+    assert "secret" not in caplog.text
+    assert written(caplog) == []
 
 
 async def test_an_outage_is_503(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,24 @@
+"""What a log may hold of an error: its type and where it arose. Its text may quote tokens, tasks or SQL."""
+
+import traceback
+from pathlib import Path
+
+MASKED = "Something went wrong here; it has been logged."
+MOST_CALLS = 12
+MOST_CAUSES = 5
+
+
+def outline(error: BaseException) -> str:
+    """The types of an error and its causes, and the calls that led to it, the innermost first, in one line."""
+    frames = list(traceback.walk_tb(error.__traceback__))[-MOST_CALLS:]
+    calls = [f"{Path(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}" for frame, line in frames]
+    return f"{' from '.join(_types(error))} at {' < '.join(reversed(calls))}"
+
+
+def _types(error: BaseException) -> list[str]:
+    names: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(names) < MOST_CAUSES:
+        names.append(type(cause).__name__)
+        cause = cause.__cause__
+    return names
