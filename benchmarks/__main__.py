@@ -12,7 +12,7 @@ import asyncpg
 import click
 import uvloop
 
-from benchmarks import data, extra, floor, load, report, servers, workloads
+from benchmarks import data, extra, floor, load, report, scale, servers, workloads
 from benchmarks.measure import CONNECTIONS, interleaved
 from benchmarks.servers import ROOT, Server
 from benchmarks.workloads import Workload
@@ -39,10 +39,19 @@ FULL = Effort(5, 2.0, 3, 1.0, 3, 10_000)
 
 @click.command()
 @click.option("--quick", is_flag=True, help="About a minute instead of ten: fewer and shorter rounds.")
+@click.option(
+    "--scale", "largest", type=int, metavar="TASKS", help="Measure the seven queries at 10,000 and up to so many tasks."
+)
 @click.option("--name", help="Keep the results as benchmarks/results/NAME.json, table and picture.")
-def main(quick: bool, name: str | None) -> None:  # noqa: FBT001 - a flag of the command line
+def main(quick: bool, largest: int | None, name: str | None) -> None:  # noqa: FBT001 - a flag of the command line
     """Measure TaskQL beside a plain server of the same tasks."""
-    effort = QUICK if quick else FULL
+    if largest is not None:
+        _scaled(largest, name)
+    else:
+        _beside_plain(QUICK if quick else FULL, name)
+
+
+def _beside_plain(effort: Effort, name: str | None) -> None:
     with data.site(BUILD / "database") as site:
         uvloop.run(data.prepare(site))
         servers.pin(site.postmaster, [servers.LOAD_CORE])
@@ -59,10 +68,18 @@ def main(quick: bool, name: str | None) -> None:  # noqa: FBT001 - a flag of the
         report.write(ROOT / "benchmarks" / "results", name, results)
 
 
+def _scaled(largest: int, name: str | None) -> None:
+    results = {**scale.run(BUILD / "scale", largest), "machine": report.machine(report.interpreter())}
+    report.write(BUILD, "scale", results)
+    click.echo(report.text(results))
+    if name is not None:
+        report.write(ROOT / "benchmarks" / "results", name, results)
+
+
 def _measured(site: data.Site, effort: Effort) -> dict[str, Any]:
     python, works = Path(sys.executable), workloads.standard()
     os.sched_setaffinity(0, [servers.LOAD_CORE])
-    kinds = [servers.taskql(site), servers.plain(site)]
+    kinds = [servers.taskql(site.app_url), servers.plain(site.plain_url)]
     with ExitStack() as stack:
         both = [stack.enter_context(servers.running(kind, python)) for kind in kinds]
         calls = uvloop.run(_calls(site, both, works))
@@ -84,7 +101,7 @@ def _measured(site: data.Site, effort: Effort) -> dict[str, Any]:
 
 async def _rest(site: data.Site, python: Path, effort: Effort) -> dict[str, Any]:
     found = {}
-    for kind in (servers.taskql(site), servers.plain(site)):
+    for kind in (servers.taskql(site.app_url), servers.plain(site.plain_url)):
         with servers.running(kind, python) as server:
             found[kind.name] = await extra.different(server, site, effort.seconds, effort.operations)
     return {"different_operations": found, "workers": await extra.workers(site, python, effort.seconds)}
@@ -114,7 +131,7 @@ def _floors(site: data.Site, effort: Effort) -> dict[str, dict[str, float]]:
     _say("Measuring pgbench")
     os.sched_setaffinity(0, [servers.SERVER_CORE])
     found = {}
-    for name, script in uvloop.run(floor.scripts()).items():
+    for name, script in uvloop.run(floor.scripts(site)).items():
         found[name] = asdict(floor.run(site, script, effort.floor_seconds, BUILD))
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -78,9 +79,10 @@ def task_id(user: int, task: int) -> str:
     return f"01900000-0000-7000-8000-{user:06d}{task:06d}"
 
 
-def token(user: int) -> str:
+@cache
+def token(owner: UUID) -> str:
     """A token that holds for a day."""
-    return Authenticator(SECRET).token(user_id(user), timedelta(days=1))
+    return Authenticator(SECRET).token(owner, timedelta(days=1))
 
 
 def shown(user: int, task: int) -> dict[str, Any]:
@@ -113,8 +115,12 @@ def site(folder: Path) -> Iterator[Site]:
         asyncio.run(_configure(postgres.owner_url))
     with EmbeddedPostgres.start(folder) as postgres:
         plain_url = postgres.app_url.replace("taskql_app", "plain")
-        postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split("\n")[0])
-        yield Site(postgres.owner_url, postgres.app_url, plain_url, postmaster)
+        yield Site(postgres.owner_url, postgres.app_url, plain_url, postmaster(folder))
+
+
+def postmaster(folder: Path) -> int:
+    """The process of the embedded PostgreSQL in a folder."""
+    return int((folder / "postgres" / "postmaster.pid").read_text().split("\n")[0])
 
 
 async def prepare(site: Site) -> None:

@@ -32,7 +32,7 @@ async def workers(site: data.Site, python: Path, seconds: float) -> dict[str, An
     pages = next(work for work in workloads.standard() if work.name == "W1")
     found = {}
     for number in (1, 2):
-        with servers.running(servers.taskql(site), python, number, cores=servers.ALL) as server:
+        with servers.running(servers.taskql(site.app_url), python, number, cores=servers.ALL) as server:
             seen = await measured(server, pages, seconds, CONNECTIONS, site.postmaster)
             found[str(number)] = {"rate": seen.rate, "cpu": seen.cost, "memory": server.memory()}
     return found

@@ -7,41 +7,30 @@ by act_as() instead of SET LOCAL, which takes no parameter.
 import importlib.util
 import re
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+from uuid import UUID
 
-from app.auth import Authenticator
-from app.http import GraphQLRequest
-from app.main import executing
-from app.statements import Statement, begin
+from app.statements import begin
 from benchmarks import data, workloads
 from benchmarks.measure import CONNECTIONS
+from benchmarks.sent import Sent, sent
 
 USER = "('00000000-0000-4000-8000-' || lpad(:owner::text, 12, '0'))"
 TASK = "('01900000-0000-7000-8000-' || lpad(:owner::text, 6, '0') || lpad(:task::text, 6, '0'))"
-VALUES = {
-    "user_id": USER,
-    "size": ":size",
-    "id": TASK,
-    "title": "('Task ' || :task || ' of a run')",
-    "description": "'As it was said.'",
-    "priority": "3",
-    "due_date": "'2030-01-31'",
-    "tags": "'{run}'",
-    "completed": "(:done)::int::boolean",
-}
+NEW = "('0190ffff-0000-7000-8000-' || lpad(:number::text, 12, '0'))"
 READER = rf"\set owner random({data.READERS[0]}, {data.READERS[-1]})"
+ANY_TASK = rf"\set task random(1, {data.TASKS_EACH})"
+NEW_ID = r"\set number random(0, 999999999999)"
 # Each client has users of its own, and completes and opens their tasks in turn.
 WRITER = f"""\\set n :n + 1
 \\set owner {data.WRITERS[0]} + :client_id + {CONNECTIONS} * (:n % 25)
 \\set task 1 + (:n / 25) % 20 * 5
 \\set done 1 - (:n / 500) % 2"""
-NEW = {"id": "('0190ffff-0000-7000-8000-' || lpad(:number::text, 12, '0'))"}
-NEW_ID = r"\set number random(0, 999999999999)"
 NAMES = r"(?<!:):(?!owner|task|size|done|number)\w+"
+OWNER, KNOWN = data.user_id(data.WRITERS[0]), data.task_id(data.WRITERS[0], 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,60 +41,49 @@ class Floor:
     latency: float
 
 
-class _Recorder:
-    """Stands where the database stands, and keeps the statement."""
-
-    statement: Statement
-
-    async def read(self, statement: Statement, _values: Mapping[str, Any]) -> str:
-        self.statement = statement
-        return "{}"
-
-    async def write(self, _owner: object, statement: Statement, _values: object) -> Mapping[str, Any]:
-        self.statement = statement
-        return _Row()
+def _filled(statement: Sent) -> str:
+    """The text with pgbench's variables, or the values that were sent, in place of its numbered parameters."""
+    return re.sub(r"\$(\d+)", lambda found: _value(statement.arguments[int(found[1]) - 1]), statement.text)
 
 
-class _Row(dict[str, Any]):
-    def __missing__(self, _name: str) -> None:
-        return None
+def _value(argument: Any) -> str:
+    if isinstance(argument, UUID):
+        return {OWNER: USER, UUID(KNOWN): TASK}.get(argument, NEW)
+    if isinstance(argument, bool):
+        return "(:done)::int::boolean"
+    if isinstance(argument, list):
+        return "'{" + ",".join(argument) + "}'"
+    return f"'{argument}'" if isinstance(argument, str) else str(argument)
 
 
-async def _statement(query: str, variables: dict[str, Any]) -> Statement:
-    recorder = _Recorder()
-    execute = executing(recorder, Authenticator(data.SECRET))  # type: ignore[arg-type]  # all that it asks of a database
-    await execute(GraphQLRequest(query, variables, None, f"Bearer {data.token(1)}", ""))
-    return recorder.statement
-
-
-def _filled(statement: Statement, **other: str) -> str:
-    """The text with pgbench's variables in place of its numbered parameters."""
-    values = VALUES | other
-    return re.sub(r"\$(\d+)", lambda found: values[statement.parameters[int(found[1]) - 1]], statement.text)
-
-
-async def scripts() -> dict[str, str]:
+async def scripts(site: data.Site) -> dict[str, str]:
     """A script of pgbench for each workload."""
-    page = await _statement(workloads.PAGE, {"first": 20})
-    find = await _statement(workloads.FIND, {"id": data.task_id(1, 1)})
-    counts = await _statement(workloads.COUNTS, {})
-    task = {"title": "x", "description": "x", "priority": "HIGH", "dueDate": "2030-01-31", "tags": ["run"]}
-    create = await _statement(workloads.CREATE, {"input": task})
-    complete = await _statement(workloads.COMPLETE, {"id": data.task_id(1, 1), "completed": True})
-    any_task = f"{READER}\n\\set task random(1, {data.TASKS_EACH})"
+
+    async def asked(query: str, **variables: Any) -> str:
+        statements = await sent(site.app_url, OWNER, query, variables)
+        return _filled(max(statements, key=lambda statement: len(statement.text)))
+
+    task = {
+        "title": "A task of a run",
+        "description": "x",
+        "priority": "HIGH",
+        "dueDate": "2030-01-31",
+        "tags": ["run"],
+    }
+    create = await asked(workloads.CREATE, input=task)
+    complete = await asked(workloads.COMPLETE, id=KNOWN, completed=True)
     return {
-        "W1": _script(f"{READER}\n\\set size 20", _filled(page)),
-        "W2": _script(f"{READER}\n\\set size 100", _filled(page)),
-        "W3": _script(any_task, _filled(find)),
-        "W4": _script(f"{WRITER}\n{NEW_ID}", *_transaction(_filled(create, **NEW))),
-        "W5": _script(WRITER, *_transaction(_filled(complete))),
-        "W6": _script(READER, _filled(counts)),
+        "W1": _script(READER, await asked(workloads.PAGE, first=20)),
+        "W2": _script(READER, await asked(workloads.PAGE, first=100)),
+        "W3": _script(f"{READER}\n{ANY_TASK}", await asked(workloads.FIND, id=KNOWN)),
+        "W4": _script(f"{WRITER}\n{NEW_ID}", *_transaction(create)),
+        "W5": _script(WRITER, *_transaction(complete)),
+        "W6": _script(READER, await asked(workloads.COUNTS)),
     }
 
 
 def _transaction(write: str) -> list[str]:
-    owner = data.user_id(1)
-    clock = begin(owner).split("; ")[-1].replace(f"'{owner}'", f"{USER}::uuid")
+    clock = begin(OWNER).split("; ")[-1].replace(f"'{OWNER}'", f"{USER}::uuid")
     start = ["\\startpipeline", "BEGIN", f"SELECT act_as({USER}::uuid)", clock, "\\endpipeline"]
     return [*start, write, "COMMIT"]
 

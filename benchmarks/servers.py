@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data
+from benchmarks.data import SECRET
 
 ROOT = Path(__file__).parent.parent
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -50,14 +50,14 @@ class Kind:
     settings: Mapping[str, str]
 
 
-def taskql(site: data.Site) -> Kind:
+def taskql(app_url: str) -> Kind:
     """TaskQL as `taskql serve` starts it."""
-    return Kind("TaskQL", "taskql_app", "app serve --port {port} --workers {workers}", {"DATABASE_URL": site.app_url})
+    return Kind("TaskQL", "taskql_app", "app serve --port {port} --workers {workers}", {"DATABASE_URL": app_url})
 
 
-def plain(site: data.Site) -> Kind:
+def plain(plain_url: str) -> Kind:
     """The baseline."""
-    return Kind("plain", "plain", "benchmarks.plain {port} {workers}", {"PLAIN_DATABASE_URL": site.plain_url})
+    return Kind("plain", "plain", "benchmarks.plain {port} {workers}", {"PLAIN_DATABASE_URL": plain_url})
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def running(kind: Kind, python: Path, workers: int = 1, cores: Sequence[int] = (
     """A server for as long as this lasts; RuntimeError when it does not come up."""
     port = _free_port()
     command = [str(python), "-m", *kind.module.format(port=port, workers=workers).split()]
-    environment = {"PATH": os.environ["PATH"], "AUTH_SECRET": data.SECRET, **kind.settings}
+    environment = {"PATH": os.environ["PATH"], "AUTH_SECRET": SECRET, **kind.settings}
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - ours
         try:
             _wait(port, process)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, cycle
 from typing import Any
+from uuid import UUID
 
 import orjson
 
@@ -57,22 +58,13 @@ class Workload:
     requests: Iterator[Request]
 
 
-def request(user: int, query: str, variables: dict[str, Any], holds: Check) -> Request:
+def request(owner: UUID, query: str, variables: dict[str, Any], holds: Check) -> Request:
     body = orjson.dumps({"query": query, "variables": variables})
     head = (
         "POST /graphql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nAccept: application/json\r\n"
-        f"Authorization: Bearer {_token(user)}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Authorization: Bearer {data.token(owner)}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return Request(head.encode() + body, holds)
-
-
-_tokens: dict[int, str] = {}
-
-
-def _token(user: int) -> str:
-    if user not in _tokens:
-        _tokens[user] = data.token(user)
-    return _tokens[user]
 
 
 def page(user: int, size: int, tasks: int = data.TASKS_EACH, query: str = PAGE) -> Request:
@@ -85,20 +77,23 @@ def page(user: int, size: int, tasks: int = data.TASKS_EACH, query: str = PAGE) 
         more: bool = info["hasNextPage"]
         return bool(shown == nodes and more == (tasks > size) and info["endCursor"])
 
-    return request(user, query, {"first": size}, holds)
+    return request(data.user_id(user), query, {"first": size}, holds)
 
 
 def wordy_page() -> Request:
     """A page with 16 KB of descriptions."""
     words = ["x" * 820] * data.WORDY_TASKS
     return request(
-        data.WORDY, WORDY_PAGE, {}, lambda answer: [node["description"] for node in answer["tasks"]["nodes"]] == words
+        data.user_id(data.WORDY),
+        WORDY_PAGE,
+        {},
+        lambda answer: [node["description"] for node in answer["tasks"]["nodes"]] == words,
     )
 
 
 def find(user: int, task: int) -> Request:
     expected = data.shown(user, task)
-    return request(user, FIND, {"id": expected["id"]}, lambda answer: answer["task"] == expected)
+    return request(data.user_id(user), FIND, {"id": expected["id"]}, lambda answer: answer["task"] == expected)
 
 
 def create(user: int, number: int) -> Request:
@@ -110,13 +105,15 @@ def create(user: int, number: int) -> Request:
         made = payload["task"]
         return bool(payload["userErrors"] == [] and expected.items() <= made.items() and made["createdAt"] > "2026-06")
 
-    return request(user, CREATE, {"input": {**task, "description": "As it was said.", "tags": ["run"]}}, holds)
+    return request(
+        data.user_id(user), CREATE, {"input": {**task, "description": "As it was said.", "tags": ["run"]}}, holds
+    )
 
 
 def complete(user: int, task: int, *, completed: bool) -> Request:
     expected = {**data.shown(user, task), "completed": completed}
     return request(
-        user,
+        data.user_id(user),
         COMPLETE,
         {"id": expected["id"], "completed": completed},
         lambda answer: answer["setTaskCompleted"] == {"task": expected, "userErrors": []},
@@ -128,7 +125,7 @@ def counts(user: int, tasks: int = data.TASKS_EACH) -> Request:
     done = sum(number % 3 == 0 for number in numbers)
     overdue = sum(number % 4 == 0 and number % 3 != 0 for number in numbers)
     expected = {"total": tasks, "open": tasks - done, "completed": done, "overdue": overdue}
-    return request(user, COUNTS, {}, lambda answer: answer["viewer"]["taskStats"] == expected)
+    return request(data.user_id(user), COUNTS, {}, lambda answer: answer["viewer"]["taskStats"] == expected)
 
 
 def standard() -> list[Workload]:
