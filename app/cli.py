@@ -18,13 +18,12 @@ import uvicorn
 from graphql import GraphQLError, GraphQLSchema, build_schema, find_breaking_changes
 from uvicorn.supervisors import Multiprocess
 
+from app import checks, startup
 from app import purge as purging
 from app import settings as configuration
-from app import startup
 from app.accounts import demo_user, user_with_email
-from app.auth import Authenticator
 from app.errors import StartupError
-from app.main import DEMO_TOKEN_LIFETIME, connect, create_app
+from app.main import DEMO_TOKEN_LIFETIME, connect, create_app, signer
 from app.settings import Settings
 from schema import sdl
 
@@ -97,10 +96,11 @@ def token(email: str, ttl: str, data_dir: Path | None) -> None:
     """Print a token for a user, and nothing else."""
     lifetime = _duration(ttl, "--ttl")
     with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
-        if settings.auth_secret is None:
-            raise StartupError("AUTH_SECRET is not set; the server that shall take the token needs the same.")
+        signs = signer(settings)
+        if signs is None:
+            raise StartupError("The issuer in AUTH_ISSUER makes the tokens here; sign in there to get one.")
         user_id = asyncio.run(_user(settings, email))
-        click.echo(_authenticator(settings).token(user_id, lifetime))
+        click.echo(signs.token(user_id, lifetime))
 
 
 @main.command()
@@ -138,14 +138,18 @@ def purge(older_than: str, data_dir: Path | None) -> None:
 @main.command()
 @data_dir
 def doctor(data_dir: Path | None) -> None:
-    """Check settings and database, and say what mends what is wrong; exit code 1 if anything fails."""
-    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
-        settings.secret()
-        found = asyncio.run(startup.findings(settings))
+    """Check settings, issuers and database, and say what mends what is wrong.
+
+    The exit code says the worst: 0 where all is ok, 1 for a warning, 2 for a failure.
+    """
+    try:
+        with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+            found = asyncio.run(startup.report(settings))
+    except StartupError as error:
+        found = [startup.failed(error)]
     for finding in found:
-        click.echo(f"{finding.level:8} {finding}")
-    if any(finding.level == "failure" for finding in found):
-        sys.exit(1)
+        click.echo(f"{finding.level:8} {' '.join(str(finding).split())}")
+    sys.exit(checks.worst(found))
 
 
 def _stop(_signal: int, _frame: object) -> None:
@@ -174,7 +178,7 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
 
 async def _prepared(settings: Settings, *, embedded: bool, migrate: bool) -> UUID | None:
     """A database that may be served; the demo user of an embedded one."""
-    settings.secret()
+    settings.issuers()
     if embedded or migrate:
         await startup.bring_up_to_date(settings)
     await startup.refuse_failures(settings)
@@ -210,18 +214,15 @@ async def _purged(settings: Settings, age: timedelta) -> tuple[int, int]:
     return users, removed
 
 
-def _authenticator(settings: Settings) -> Authenticator:
-    return Authenticator(settings.secret(), settings.auth_issuer, settings.auth_audience)
-
-
 def _announce(settings: Settings, listener: socket.socket, demo: UUID | None) -> None:
     """Say where the server is, and for the embedded database how to ask it something."""
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - shown only
     url = f"http://{shown}:{port}/graphql"
     click.echo(f"TaskQL serves {url}")
-    if demo is not None:
-        ready = _authenticator(settings).token(demo, DEMO_TOKEN_LIFETIME)
+    signs = signer(settings)
+    if demo is not None and signs is not None:
+        ready = signs.token(demo, DEMO_TOKEN_LIFETIME)
         click.echo(f"\nOpen it in a browser for the explorer. A token for the demo user, good for a week:\n\n{ready}\n")
         click.echo(f"Or ask from a shell:\n\n{_curl(url, ready)}\n")
     sys.stdout.flush()

@@ -1,6 +1,7 @@
 """The connections of one process: opened when needed, kept, and lent in the order of asking."""
 
 import asyncio
+import math
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -33,6 +34,7 @@ class Connections:
         self._engine = engine
         self._turns = asyncio.Semaphore(most)
         self._idle: list[Connection] = []
+        self._trusted_since = -math.inf
 
     def lend(self) -> "Loan":
         """A connection for the length of an `async with`, as the driver's own object in autocommit."""
@@ -44,7 +46,7 @@ class Connections:
         try:
             while self._idle:
                 connection = self._idle.pop()
-                if not connection.driver.is_closed() and _now() < connection.opened + RECYCLE_AFTER_SECONDS:
+                if self._is_usable(connection):
                     return connection
                 await _close(connection)
             pooled = await self._engine.raw_connection()
@@ -52,6 +54,14 @@ class Connections:
         except BaseException:
             self._turns.release()
             raise
+
+    def distrust(self) -> None:
+        """Lend no connection again that was opened until now: the server has closed one of them."""
+        self._trusted_since = _now()
+
+    def _is_usable(self, connection: Connection) -> bool:
+        since = max(self._trusted_since, _now() - RECYCLE_AFTER_SECONDS)
+        return connection.opened > since and not connection.driver.is_closed()
 
     def give_back(self, connection: Connection) -> None:
         self._idle.append(connection)

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -21,6 +21,8 @@ from app.url import DatabaseURL
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 ONE = compiled(select(literal_column("1")))
 COMMAND_TIMEOUT = 5.0
 # Before the second and the third try of a write that PostgreSQL has undone, in seconds.
@@ -28,6 +30,8 @@ PAUSES = (0.02, 0.1)
 
 # What the driver says when the server closes a connection while it is about to be used.
 _CONFUSED = asyncpg.InternalClientError
+# What it says when the server announces that it closes the connection, or has closed it.
+_SHUTDOWN = asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError | asyncpg.CrashShutdownError
 DriverError = asyncpg.PostgresError | asyncpg.InterfaceError | _CONFUSED
 
 # What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
@@ -45,32 +49,50 @@ SESSION = {
 class Database:
     """Statements run as one user each, on connections that are lent to them."""
 
-    def __init__(self, url: str, *, pool_size: int) -> None:
-        self.engine = _engine(DatabaseURL(url))
+    def __init__(self, url: DatabaseURL, *, pool_size: int) -> None:
+        self.engine = _engine(url)
         self._connections = Connections(self.engine, pool_size)
         self._writers: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
-        """The first column of a statement's one row, in autocommit."""
+        """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
+        return await self._again_if_lost(self._read, statement.text, statement.arguments(values))
+
+    async def _read(self, text: str, arguments: list[Any]) -> str | None:
         with expected:
             async with self._connections.lend() as connection:
-                body: str | None = await connection.fetchval(statement.text, *statement.arguments(values))
+                with losing:
+                    body: str | None = await connection.fetchval(text, *arguments)
                 return body
 
     async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The one row of a writing statement, in a transaction kept only when the row says it changed anything.
 
-        One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile.
+        One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile. After a
+        failure the commit may have happened, and the caller decides; but not where the connection was lost before the
+        transaction began.
         """
-        arguments = statement.arguments(values)
         alone = self._writers.setdefault(owner, asyncio.Lock())
         with expected:
             await acquire(alone, COMMAND_TIMEOUT)
-            try:
-                async with self._connections.lend() as connection:
-                    return await _written(connection, owner, statement.text, arguments)
-            finally:
-                alone.release()
+        try:
+            return await self._again_if_lost(self._write, owner, statement.text, statement.arguments(values))
+        finally:
+            alone.release()
+
+    async def _write(self, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
+        with expected:
+            async with self._connections.lend() as connection:
+                return await _written(connection, owner, text, arguments)
+
+    async def _again_if_lost(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Once more where nothing was done, on a connection that was opened after the loss was noticed."""
+        try:
+            return await work(*arguments)
+        except Lost as lost:
+            log.warning("a connection was lost, trying another: %s", type(lost.__cause__).__name__)
+            self._connections.distrust()
+            return await work(*arguments)
 
     async def check(self) -> None:
         """One round trip; Unavailable where the database does not answer."""
@@ -83,10 +105,7 @@ class Database:
 
 
 async def _written(connection: Any, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
-    """The row of a transaction that is run again where a deadlock or serialization failure has undone it whole.
-
-    After any other failure the commit may have happened: the caller decides.
-    """
+    """The row of a transaction that is run again where a deadlock or serialization failure has undone it whole."""
     for pause in PAUSES:
         try:
             return await _transaction(connection, owner, text, arguments)
@@ -97,7 +116,7 @@ async def _written(connection: Any, owner: UUID, text: str, arguments: list[Any]
 
 async def _transaction(connection: Any, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
     try:
-        await connection.execute(begin(owner))
+        await _begin(connection, owner)
         row: Mapping[str, Any] = await connection.fetchrow(text, *arguments)
         await connection.execute("COMMIT" if row["changed"] else "ROLLBACK")
     except asyncpg.PostgresError:
@@ -106,9 +125,34 @@ async def _transaction(connection: Any, owner: UUID, text: str, arguments: list[
     return row
 
 
+async def _begin(connection: Any, owner: UUID) -> None:
+    with losing:
+        await connection.execute(begin(owner))
+
+
 def _engine(url: DatabaseURL) -> AsyncEngine:
     arguments = url.connect_arguments(SESSION) | {"command_timeout": COMMAND_TIMEOUT}
     return create_async_engine(url.sqlalchemy, connect_args=arguments, poolclass=NullPool)
+
+
+class Lost(Unavailable):
+    """The connection was lost before anything was done that a second try would repeat."""
+
+
+class _Losing:
+    """Marks what may be tried again when the connection is lost in it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError | asyncpg.InterfaceError | _CONFUSED | _SHUTDOWN) and kind is not TimeoutError:
+            raise Lost("The database cannot be reached; try again.") from error
+
+
+losing = _Losing()
 
 
 class _Expected:

@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from graphql import GraphQLError, OperationType
@@ -15,13 +16,14 @@ from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import explorer
-from app.auth import Authenticator
+from app import accounts, explorer
+from app.auth import Authenticator, Principal, Signer
 from app.database import Database
-from app.errors import BadUserInput, StartupError
+from app.errors import BadUserInput, RequestError
 from app.http import Execute, ExplorerFiles, GraphQLAnswer, GraphQLEndpoint, live, readiness, refusal
 from app.requests import ALLOW_POST, GraphQLRequest, Refused
 from app.settings import Settings
+from app.url import server_url
 from schema import schema
 from schema.context import Context
 from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
@@ -34,16 +36,19 @@ DEMO_TOKEN_LIFETIME = timedelta(days=7)
 def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
     """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
     database = connect(settings)
-    authenticator = Authenticator(settings.secret(), settings.auth_issuer, settings.auth_audience)
+    authenticator = Authenticator(
+        settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         try:
             yield
         finally:
+            await authenticator.close()
             await database.close()
 
-    endpoint = GraphQLEndpoint(executing(database, authenticator), _explorer_token(settings, authenticator, demo_user))
+    endpoint = GraphQLEndpoint(executing(database, authenticator), _explorer_token(settings, demo_user))
     app = Application(routes=_routes(database), lifespan=lifespan, exception_handlers={HTTPException: refusal})
     app.state.database = database
     app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
@@ -86,12 +91,7 @@ def shared_with(endpoint: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 
 def connect(settings: Settings) -> Database:
     """The database that serves requests; nothing is opened yet."""
-    if settings.database_url is None:
-        raise StartupError("DATABASE_URL is not set.")
-    return Database(
-        settings.database_url.get_secret_value(),
-        pool_size=settings.db_pool_size,
-    )
+    return Database(server_url(settings), pool_size=settings.db_pool_size)
 
 
 def executing(database: Database, authenticator: Authenticator) -> Execute:
@@ -103,7 +103,7 @@ def executing(database: Database, authenticator: Authenticator) -> Execute:
             operation = engine.prepare(request.query or "", request.operation_name)
             if request.safe and operation.node.operation is not OperationType.QUERY:
                 raise Refused(405, "Send mutations by POST.", BadUserInput.code, ALLOW_POST)
-            context = Context(authenticator, database, request.authorization, operation)
+            context = Context(await _caller(authenticator, request.authorization), database, operation)
             result = await engine.execute(operation, request.variables, context)
         except RequestErrors as refused:
             return GraphQLAnswer({"errors": _formatted(refused.errors, request)}, executed=False)
@@ -113,23 +113,38 @@ def executing(database: Database, authenticator: Authenticator) -> Execute:
     return execute
 
 
+async def _caller(authenticator: Authenticator, authorization: str | None) -> Principal | RequestError:
+    """Whom a request speaks for; a refusal is for the fields that need a caller, since introspection needs none."""
+    try:
+        return await authenticator.principal(authorization)
+    except RequestError as refusal:
+        return refusal
+
+
+def signer(settings: Settings) -> Signer | None:
+    """What makes tokens that this server takes; None where the issuer alone makes them."""
+    issuer = settings.issuers()[0]
+    if issuer.secret is None or issuer.derives_ids:
+        return None
+    return Signer(issuer.secret, issuer.name, issuer.audience)
+
+
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:
     return [formatted(error, request.request_id) for error in errors[:MOST_ERRORS]]
 
 
-def _explorer_token(
-    settings: Settings, authenticator: Authenticator, demo_user: UUID | None
-) -> Callable[[str], str | None]:
+def _explorer_token(settings: Settings, demo_user: UUID | None) -> Callable[[str], str | None]:
     """A token for the explorer's headers, only where the server and the page's address are this machine's own.
 
     The Host header is checked too: a foreign page may have its own name resolve to this address.
     """
+    signs = signer(settings)
 
     def token(host: str) -> str | None:
         name = host.rsplit(":", 1)[0].strip("[]")
-        if demo_user is None or not (is_loopback(settings.host) and is_loopback(name)):
+        if signs is None or demo_user is None or not (is_loopback(settings.host) and is_loopback(name)):
             return None
-        return authenticator.token(demo_user, DEMO_TOKEN_LIFETIME)
+        return signs.token(demo_user, DEMO_TOKEN_LIFETIME)
 
     return token
 

@@ -1,12 +1,11 @@
 """What resolvers get: the tasks of the caller, and nothing else of the database."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import strawberry
 
-from app.auth import Authenticator, Principal
-from app.errors import Unauthenticated
+from app.auth import Principal
+from app.errors import RequestError
 from app.rendering import Selection
 from app.tasks import Database, Tasks
 from schema.execution import Operation
@@ -14,26 +13,18 @@ from schema.execution import Operation
 
 @dataclass
 class Context:
-    """One request. The token is decoded once, by the first field that needs the caller."""
+    """One request, and whom its token speaks for, or why it speaks for nobody."""
 
-    authenticator: Authenticator
+    caller: Principal | RequestError
     database: Database
-    authorization: str | None
     operation: Operation
-
-    @cached_property
-    def _verified(self) -> Principal | Unauthenticated:
-        try:
-            return self.authenticator.principal(self.authorization)
-        except Unauthenticated as refusal:
-            return refusal
 
     @property
     def principal(self) -> Principal:
-        """The caller; Unauthenticated for every field of a request whose token does not hold."""
-        if isinstance(self._verified, Unauthenticated):
-            raise self._verified
-        return self._verified
+        """The caller; every field that needs one fails in a request whose token does not hold."""
+        if isinstance(self.caller, RequestError):
+            raise self.caller
+        return self.caller
 
     def tasks(self) -> Tasks:
         """The only door to task data."""

@@ -18,7 +18,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import event
 
-from app.auth import Authenticator
+from app.auth import Signer
 from app.database import Database
 from app.embedded import EmbeddedPostgres
 from app.main import create_app
@@ -174,7 +174,7 @@ async def new_user(owner: "asyncpg.Connection[Any]", http: httpx.AsyncClient) ->
     async def make(client: httpx.AsyncClient = http) -> User:
         email = f"{uuid4()}@example.com"
         user_id = await owner.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", email)
-        return User(user_id, email, Authenticator(SECRET).token(user_id, timedelta(hours=1)), client)
+        return User(user_id, email, Signer(SECRET).token(user_id, timedelta(hours=1)), client)
 
     return make
 

@@ -262,25 +262,6 @@ def test_a_closed_terminal_stops_the_database_too(tmp_path: Path) -> None:
         assert not postmaster.is_running()
 
 
-def test_doctor_finds_nothing_wrong(server: Server, settings: object) -> None:
-    """On a database in order every line is ok."""
-    del settings
-    code, out, err = finished("doctor", **environment(server))
-
-    assert (code, err) == (0, "")
-    assert {line.split()[0] for line in out.splitlines()} == {"ok"}
-    assert SECRET not in out
-
-
-async def test_doctor_says_what_mends_what_is_wrong(empty: Server) -> None:
-    """A failing check comes with the command that mends it, and the exit code says so."""
-    code, out, _ = finished("doctor", **environment(empty))
-
-    assert code == 1
-    assert "failure" in out
-    assert "taskql migrate" in out
-
-
 @pytest.mark.parametrize("command", ["serve", "migrate", "token", "schema", "doctor"])
 def test_help(command: str) -> None:
     """Every command explains itself."""
