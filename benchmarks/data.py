@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 import click
 
-from app.auth import Authenticator
+from app.auth import Signer
 from app.embedded import EmbeddedPostgres
 from app.models import PRIORITIES
 from app.url import DatabaseURL
@@ -82,7 +82,7 @@ def task_id(user: int, task: int) -> str:
 @cache
 def token(owner: UUID) -> str:
     """A token that holds for a day."""
-    return Authenticator(SECRET).token(owner, timedelta(days=1))
+    return Signer(SECRET).token(owner, timedelta(days=1))
 
 
 def shown(user: int, task: int) -> dict[str, Any]:

@@ -305,7 +305,8 @@ async def plans(size: Size) -> dict[str, list[str]]:
         plan = json.loads(explained)[0]["Plan"]
         await connection.execute("ROLLBACK")
         nodes = list(_nodes(plan))
-        if size.users > 1 and any(node["Node Type"] == "Seq Scan" for node in nodes):
+        whole = [node for node in nodes if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "tasks"]
+        if size.users > 1 and whole:
             raise RuntimeError(f"{query.name} reads a whole table at {size.tasks:,} tasks: {plan}")
         found[query.name] = sorted({node["Index Name"] for node in nodes if "Index Name" in node})
     await connection.close()
