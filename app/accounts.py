@@ -1,18 +1,25 @@
-"""Users made from the command line: for trying things out, and for the demo of the embedded database."""
+"""Users that TaskQL makes: from the command line, for the demo, and for tokens of issuers with users of their own."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Text, bindparam, cast, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
+from app.auth import Principal
 from app.database import Database
+from app.errors import Unauthenticated
 from app.models import PRIORITIES, User
 from app.rendering import Selection
+from app.statements import Statement, compiled
 from app.tasks import Tasks
 
 DEMO_EMAIL = "demo@example.com"
+# A domain that can never be (RFC 6761), for users whose token has no address.
+NO_EMAIL = "users.invalid"
+LONGEST_LINE = 255
 _NOTHING = Selection("TaskPayload", ())
 
 
@@ -24,6 +31,50 @@ async def user_with_email(database: Database, email: str) -> tuple[UUID, bool]:
         if made is not None:
             return made, True
         return (await connection.execute(select(User.id).where(User.email == email))).scalar_one(), False
+
+
+async def provision(database: Database, principal: Principal, claims: Mapping[str, Any]) -> None:
+    """The row of a token's user, made if there is none; Unauthenticated when another user has the token's address.
+
+    Two users are never made one because of an address. An address that its issuer has not verified, or none, is
+    stored as one that cannot be: it must not keep out whoever it belongs to.
+    """
+    values = _profile(principal, claims)
+    # Who loses a race against another first token does not see the winner's row in the same snapshot.
+    for _ in range(2):
+        if await database.read(PROVISION, values) is not None:
+            return
+    raise Unauthenticated("Another account has the email address of this token; accounts are never merged by it.")
+
+
+def _provision() -> Statement:
+    columns = [User.id, User.email, User.email_verified, User.name]
+    row = {column.name: bindparam(column.name, type_=column.type) for column in columns}
+    made = insert(User).values(row).on_conflict_do_nothing().returning(User.id).cte("made")
+    known = select(cast(User.id, Text)).where(User.id == row["id"])
+    return compiled(union_all(select(cast(made.c.id, Text)), known))
+
+
+PROVISION = _provision()
+
+
+def _profile(principal: Principal, claims: Mapping[str, Any]) -> dict[str, Any]:
+    email = _line(claims.get("email"))
+    verified = claims.get("email_verified")
+    if email is None or verified is False:
+        email, verified = f"{principal.user_id}@{NO_EMAIL}", False
+    return {
+        "id": principal.user_id,
+        "email": email.lower(),
+        "email_verified": verified is True,
+        "name": _line(claims.get("name")),
+    }
+
+
+def _line(value: object) -> str | None:
+    """A claim that is a line of text which can be stored."""
+    fits = isinstance(value, str) and 0 < len(value) <= LONGEST_LINE and value.isprintable()
+    return str(value) if fits else None
 
 
 async def demo_user(database: Database) -> UUID:

@@ -1,18 +1,32 @@
 """A bearer token becomes a Principal, or Unauthenticated."""
 
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
-from uuid import UUID
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import jwt
 
 from app.errors import BadUserInput, Unauthenticated
+from app.jwks import Key, Keys, KeySet
+from app.settings import Issuer
 from app.validation import identifier
 
-ALGORITHM = "HS256"
 LEEWAY_SECONDS = 30
 JWT_PARTS = 3
+LONGEST_TOKEN = 16_000
+LONGEST_SUBJECT = 255
+# The year 10000 in Unix seconds: times beyond are no times.
+END_OF_TIME = 253_402_300_800
+MOST_VERIFIED = 10_000
+
+Claims = Mapping[str, Any]
+
+# PyJWT lets some of what a hostile token makes it meet pass through as it is.
+_INVALID = (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,44 +37,153 @@ class Principal:
     expires_at: float
 
 
-class Authenticator:
-    """Verifies and signs HS256 tokens."""
+FirstSight = Callable[[Principal, Claims], Awaitable[None]]
+
+
+class Signer:
+    """Makes HS256 tokens that an Authenticator with the same secret takes."""
 
     def __init__(self, secret: str, issuer: str | None = None, audience: str | None = None) -> None:
-        self._secret, self._issuer, self._audience = secret, issuer, audience
-
-    def principal(self, authorization: str | None) -> Principal:
-        """The principal of an Authorization header."""
-        claims = self._claims(_bearer(authorization))
-        try:
-            return Principal(identifier(claims["sub"], "sub"), float(claims["exp"]))
-        except (BadUserInput, OverflowError):
-            raise Unauthenticated("The token's sub is not the UUID of a user, or its exp no time.") from None
+        self._secret = secret
+        self._claims = {"iss": issuer} if issuer else {}
+        self._claims |= {"aud": audience} if audience else {}
 
     def token(self, user_id: UUID, lifetime: timedelta) -> str:
         """A token for a user, valid from now on."""
         now = datetime.now(UTC)
-        claims: dict[str, Any] = {"sub": str(user_id), "iat": now, "exp": now + lifetime}
-        claims |= {"iss": self._issuer} if self._issuer else {}
-        claims |= {"aud": self._audience} if self._audience else {}
-        return jwt.encode(claims, self._secret, algorithm=ALGORITHM)
+        claims = {"sub": str(user_id), "iat": now, "exp": now + lifetime}
+        return jwt.encode(self._claims | claims, self._secret, algorithm="HS256")
 
-    def _claims(self, token: str) -> dict[str, Any]:
+
+class Authenticator:
+    """Verifies tokens, each with the keys of its own issuer alone.
+
+    A token that was verified is remembered by its digest until it expires or its key is withdrawn. `first_sight` is
+    awaited with each token that was not remembered, and may refuse it.
+    """
+
+    def __init__(self, issuers: Sequence[Issuer], first_sight: FirstSight | None = None) -> None:
+        self._sources = {issuer.name: _Source(issuer) for issuer in issuers}
+        self._first_sight = first_sight
+        self._verified: dict[bytes, _Verified] = {}
+
+    async def principal(self, authorization: str | None) -> Principal:
+        """The principal of an Authorization header; Unavailable where an issuer's keys are not to be had.
+
+        Does not suspend with a secret, nor for a token that is remembered.
+        """
+        digest = sha256((authorization or "").encode(errors="surrogatepass")).digest()
+        known = self._verified.get(digest)
+        if known and known.holds():
+            return known.principal
+        verified, claims = await self._verify(_bearer(authorization))
+        if self._first_sight:
+            await self._first_sight(verified.principal, claims)
+        self._remember(digest, verified)
+        return verified.principal
+
+    async def close(self) -> None:
+        for source in self._sources.values():
+            await source.keys.close()
+
+    def _remember(self, digest: bytes, verified: "_Verified") -> None:
+        if len(self._verified) >= MOST_VERIFIED:
+            self._verified.clear()
+        self._verified[digest] = verified
+
+    async def _verify(self, token: str) -> tuple["_Verified", Claims]:
+        header, claims = _unverified(token)
+        source = self._source(claims.get("iss"))
+        tried: list[Key] = []
+        while candidates := await source.keys.candidates(header.get("kid"), header.get("alg"), tried):
+            for key in candidates:
+                if source.verifies(token, key):
+                    return _Verified(source.principal(claims), source, key), claims
+            tried += candidates
+        raise Unauthenticated("The token does not hold: none of its issuer's keys has signed it.")
+
+    def _source(self, name: object) -> "_Source":
+        # Only a single secret may leave its issuer's name unchecked.
+        source = self._sources.get(None) or (self._sources.get(name) if isinstance(name, str) else None)
+        if source is None:
+            raise Unauthenticated("The token does not hold: its issuer is none that this server takes tokens of.")
+        return source
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    principal: Principal
+    source: "_Source"
+    key: Key
+
+    def holds(self) -> bool:
+        return self.principal.expires_at > time.time() - LEEWAY_SECONDS and self.source.keys.holds(self.key)
+
+
+class _Secret:
+    """The one key of an issuer that shares a secret with us, asked as a KeySet is."""
+
+    def __init__(self, secret: str) -> None:
+        self._key = Key(None, ("HS256",), secret.encode())
+
+    async def candidates(self, _kid: str | None, algorithm: object, tried: Sequence[Key] = ()) -> Keys:
+        return (self._key,) if algorithm in self._key.algorithms and not tried else ()
+
+    def holds(self, _key: Key) -> bool:
+        return True
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Source:
+    """One issuer and its keys."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer
+        self.keys = KeySet(issuer.jwks_url) if issuer.jwks_url else _Secret(issuer.secret or "")
+
+    def verifies(self, token: str, key: Key) -> bool:
+        """Whether a key has signed a token; Unauthenticated where it has, but the claims do not hold."""
         try:
-            return jwt.decode(
+            jwt.decode(
                 token,
-                self._secret,
-                algorithms=[ALGORITHM],
-                issuer=self._issuer,
-                audience=self._audience,
+                key.material,
+                algorithms=list(key.algorithms),
+                issuer=self._issuer.name,
+                audience=self._issuer.audience,
                 leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "iat", "sub"], "verify_aud": self._audience is not None},
+                options={"verify_aud": self._issuer.audience is not None},
             )
+        except jwt.InvalidSignatureError:
+            return False
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The token has expired; get a new one.") from None
-        # PyJWT lets some of what a hostile token makes it meet pass through as it is.
-        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, RecursionError):
+        except jwt.InvalidAudienceError:
+            raise Unauthenticated("The token does not hold: it is for another audience (aud).") from None
+        except _INVALID:
             raise Unauthenticated("The token does not hold.") from None
+        return True
+
+    def principal(self, claims: Claims) -> Principal:
+        subject = claims["sub"]
+        user_id = self._derived(subject) if self._issuer.derives_ids else _uuid(subject)
+        return Principal(user_id, float(int(claims["exp"])))
+
+    def _derived(self, subject: str) -> UUID:
+        """An id of its own for each issuer and subject: first the issuer's, and within it the subject's."""
+        if not (0 < len(subject) <= LONGEST_SUBJECT and subject.isprintable()):
+            raise Unauthenticated("The token's sub is no name of a user.")
+        return uuid5(uuid5(NAMESPACE_URL, self._issuer.name or ""), subject)
+
+
+def _uuid(subject: str) -> UUID:
+    try:
+        return identifier(subject, "sub")
+    except BadUserInput:
+        raise Unauthenticated(
+            "The token's sub is not the UUID of a user. (For issuers with other ids, set AUTH_SUBJECT=derived.)"
+        ) from None
 
 
 def _bearer(authorization: str | None) -> str:
@@ -72,4 +195,25 @@ def _bearer(authorization: str | None) -> str:
         raise Unauthenticated("The Authorization header must read: Bearer <token>.")
     if token.count(".") != JWT_PARTS - 1:
         raise Unauthenticated("This is no JWT. With Better Auth, fetch one from its /api/auth/token endpoint.")
+    if len(token) > LONGEST_TOKEN:
+        raise Unauthenticated(f"The token is longer than {LONGEST_TOKEN:,} characters.")
     return token
+
+
+def _unverified(token: str) -> tuple[Claims, Claims]:
+    """Header and claims of a token that nobody has verified: enough to choose a key, and fit to be verified."""
+    try:
+        parts = jwt.decode_complete(token, options={"verify_signature": False})
+    except _INVALID:
+        raise Unauthenticated("The token does not hold: it is no JWT.") from None
+    claims = parts["payload"]
+    # PyJWT takes text, truth values and what is beyond all times for times.
+    if not all(_is_time(claims.get(name)) for name in ("exp", "iat")) or not _is_time(claims.get("nbf", 0)):
+        raise Unauthenticated("The token's exp and iat must be there, and be Unix times in seconds, as nbf.")
+    if not isinstance(claims.get("sub"), str):
+        raise Unauthenticated("The token has no sub.")
+    return parts["header"], claims
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < END_OF_TIME

@@ -1,15 +1,37 @@
 """What must hold of a database and of the role that serves from it: `serve` refuses without, `doctor` explains."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Any, Literal
 
-from sqlalchemy import Boolean, Connection, Select, Text, column, false, func, literal, or_, select, table
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    column,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    table,
+)
+
+from app.database import SESSION
+from app.settings import LOOPBACK
+from app.url import DatabaseURL
 
 OLDEST_SERVER = 150000
-WALLED = ("tasks", "task_clocks")
+WALLED = ("tasks", "task_clocks", "task_tags")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
-_roles = table("pg_roles", column("rolname"), column("rolsuper", Boolean), column("rolbypassrls", Boolean))
+_roles = table(
+    "pg_roles", column("oid"), column("rolname"), column("rolsuper", Boolean), column("rolbypassrls", Boolean)
+)
+_members = table("pg_auth_members", column("roleid"), column("member"))
 _classes = table(
     "pg_class",
     column("oid"),
@@ -29,6 +51,10 @@ _policies_view = table(
 )
 
 
+_MINE = "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
+_MINE_IN_CATALOG = "(user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line of a report: how it stands, what was seen, and what mends it."""
@@ -41,10 +67,38 @@ class Finding:
         return f"{self.seen}. {self.mend}" if self.mend else f"{self.seen}."
 
 
-def database(connection: Connection, missing: list[str]) -> list[Finding]:
+def worst(findings: Iterable[Finding]) -> int:
+    """0 where all is well, 1 with a warning, 2 with a failure."""
+    return max(("ok", "warning", "failure").index(finding.level) for finding in findings)
+
+
+def encryption(url: DatabaseURL) -> Finding:
+    """How the line to the database is protected."""
+    if url.host in LOOPBACK or not url.host or url.host.startswith("/"):
+        return Finding("ok", "The line to the database stays on this machine")
+    if isinstance(url.tls, SSLContext):
+        return Finding("ok", f"The line to {url.host} is encrypted, and its certificate verified")
+    mend = "Add sslmode=verify-full to DATABASE_URL, with sslrootcert=FILE where the authority is not a public one."
+    if url.tls == "require":
+        return Finding("warning", f"The line to {url.host} is encrypted, but to whoever answers", mend)
+    return Finding("warning", f"The line to {url.host} need not be encrypted", mend)
+
+
+def way_around_pooler(server: DatabaseURL, owner: DatabaseURL) -> Finding:
+    """Whether what needs a session finds the database itself."""
+    if owner.pooled or server.direct.pooled:
+        return Finding(
+            "warning",
+            "DATABASE_URL leads through a pooler, and nothing leads around it",
+            "Name the database itself in DATABASE_DIRECT_URL, and as its owner in DATABASE_OWNER_URL.",
+        )
+    return Finding("ok", "Migrations go to the database itself")
+
+
+def database(connection: Connection, missing: list[str], url: DatabaseURL) -> list[Finding]:
     """Everything about a database as the connected role sees it."""
-    findings = [_version(connection), migrations(missing), *_role(connection)]
-    return findings if missing else [*findings, *_walls(connection)]
+    findings = [_version(connection), _pooler(connection, url), migrations(missing), *_role(connection)]
+    return findings if missing else [*findings, *_walls(connection), _session(connection)]
 
 
 def _version(connection: Connection) -> Finding:
@@ -66,64 +120,128 @@ def migrations(missing: list[str]) -> Finding:
     return Finding("ok", "The database is at the newest revision")
 
 
+def _pooler(connection: Connection, url: DatabaseURL) -> Finding:
+    """A pooler gives each client a process id of its own making; so does Neon, also without its pooler."""
+    if url.pooled:
+        return Finding("ok", "DATABASE_URL leads through a transaction pooler, which is known")
+    driver: Any = connection.connection.driver_connection
+    if driver.get_server_pid() == connection.execute(select(func.pg_backend_pid())).scalar() or url.is_neon:
+        return Finding("ok", "DATABASE_URL leads to the database itself")
+    mend = "If it pools transactions, set DB_POOLER=1, and name the database itself in DATABASE_DIRECT_URL."
+    return Finding("warning", "A pooler seems to stand before the database", mend)
+
+
+def _session(connection: Connection) -> Finding:
+    """Settings that statements count on; behind a transaction pooler the role brings them."""
+    names = list(SESSION)
+    values = connection.execute(select(*(func.current_setting(name) for name in names))).one()
+    other = [name for name, value in zip(names, values, strict=True) if value != SESSION[name]]
+    if not other:
+        return Finding("ok", "Sessions have the settings they need")
+    return Finding(
+        "warning", f"Sessions lack the settings {', '.join(other)}", "Run `taskql migrate`: the role then brings them."
+    )
+
+
 def _role(connection: Connection) -> list[Finding]:
-    rights: Select[Any] = select(_roles.c.rolname, _roles.c.rolsuper, _roles.c.rolbypassrls)
+    rights: Select[Any] = select(func.quote_ident(_roles.c.rolname), _roles.c.rolsuper, _roles.c.rolbypassrls)
     role, superuser, bypasses = connection.execute(rights.where(_roles.c.rolname == func.current_user())).one()
     mend = (
-        "Name another role in DATABASE_URL and this one in DATABASE_OWNER_URL; `taskql migrate` then makes that role."
+        "As a superuser: ALTER ROLE {} {}; or name another role in DATABASE_URL and this one in DATABASE_OWNER_URL:"
+        " `taskql migrate` then makes that role."
     )
     if superuser:
-        return [Finding("failure", f"The role {role} is a superuser, whom row security does not hold", mend)]
+        seen = f"The role {role} is a superuser, whom row security does not hold"
+        return [Finding("failure", seen, mend.format(role, "NOSUPERUSER NOBYPASSRLS"))]
     if bypasses:
-        return [Finding("failure", f"The role {role} has BYPASSRLS: row security does not hold it", mend)]
-    return [Finding("ok", f"The role {role} is held by row security")]
+        seen = f"The role {role} has BYPASSRLS: row security does not hold it"
+        return [Finding("failure", seen, mend.format(role, "NOBYPASSRLS"))]
+    memberships = [
+        Finding(
+            "failure",
+            f"The role {role} is a member of {other}, and so could become one that row security does not hold",
+            f"As a superuser: REVOKE {other} FROM {role};",
+        )
+        for other in connection.execute(_memberships()).scalars()
+    ]
+    return memberships or [Finding("ok", f"The role {role} is held by row security")]
+
+
+def _memberships() -> Select[Any]:
+    """The roles granted to this one through which it can become a superuser, BYPASSRLS, or the tables' owner."""
+    granted, unheld, member = _roles.alias("granted"), _roles.alias("unheld"), _roles.alias("member")
+    owners = select(_classes.c.relowner).where(_walled())
+    return (
+        select(func.quote_ident(granted.c.rolname))
+        .select_from(_members)
+        .join(member, member.c.oid == _members.c.member)
+        .join(granted, granted.c.oid == _members.c.roleid)
+        .join(unheld, func.pg_has_role(granted.c.oid, unheld.c.oid, literal("MEMBER", Text)))
+        .where(member.c.rolname == func.current_user())
+        .where(or_(unheld.c.rolsuper, unheld.c.rolbypassrls, unheld.c.oid.in_(owners)))
+        .distinct()
+    )
+
+
+def _walled() -> ColumnElement[bool]:
+    return _classes.c.oid.in_([func.to_regclass(name) for name in WALLED])
 
 
 def _walls(connection: Connection) -> list[Finding]:
-    owned = func.pg_has_role(_classes.c.relowner, literal("MEMBER", Text))
+    owned = _classes.c.relowner == select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
     rows = connection.execute(
         select(_classes.c.relname, owned, _classes.c.relrowsecurity, _classes.c.relforcerowsecurity)
-        .where(_classes.c.oid.in_([func.to_regclass(name) for name in WALLED]))
+        .where(_walled())
         .order_by(_classes.c.relname)
     )
-    return [*(_wall(*row) for row in rows), *_policies(connection), _rights(connection)]
+    found = [finding for row in rows for finding in _wall(*row)]
+    return [*found, *_policies(connection), _rights(connection)]
+
+
+def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:  # noqa: FBT001 - the columns of a row
+    found = []
+    if not (enabled and forced):
+        mend = f"As its owner: ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        found.append(Finding("failure", f"Row security of {name} is not enabled and forced", mend))
+    if owned:
+        mend = (
+            f"As the role that shall own it: ALTER TABLE {name} OWNER TO CURRENT_USER; name that role in"
+            " DATABASE_OWNER_URL, and run `taskql migrate`."
+        )
+        seen = f"The server's role owns {name} and could take its row security away"
+        found.append(Finding("failure", seen, mend))
+    return found or [Finding("ok", f"Row security of {name} is enabled and forced")]
 
 
 def _policies(connection: Connection) -> list[Finding]:
-    """Policies add up: one more, or another, lets through what ours would not."""
-    mine = "(user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
-    rows = connection.execute(
-        select(_policies_view.c.tablename, _policies_view.c.policyname)
-        .where(_policies_view.c.tablename.in_(WALLED))
-        .where(or_(_policies_view.c.qual.is_distinct_from(mine), _policies_view.c.with_check.is_distinct_from(mine)))
-    )
-    mend = "As the tables' owner: DROP POLICY {} ON {};"
+    """Each table has our policy and no other: policies add up, and another lets through what ours would not."""
+    policy = _policies_view.c
+    named = select(policy.tablename, func.quote_ident(policy.policyname), policy.qual, policy.with_check)
+    rows = connection.execute(named.where(policy.tablename.in_(WALLED))).all()
+    ours = [table for table, _, *conditions in rows if conditions == [_MINE_IN_CATALOG] * 2]
+    foreign = [(table, name) for table, name, *conditions in rows if conditions != [_MINE_IN_CATALOG] * 2]
+    drop = "As the tables' owner: DROP POLICY {} ON {};"
+    create = "As the tables' owner: CREATE POLICY {0}_of_user ON {0} USING ({1}) WITH CHECK ({1});"
     return [
-        Finding("failure", f"The policy {name} of {table} is not TaskQL's", mend.format(name, table))
-        for table, name in rows
+        *(
+            Finding("failure", f"The policy {name} of {table} is not TaskQL's", drop.format(name, table))
+            for table, name in foreign
+        ),
+        *(
+            Finding("failure", f"The policy of {table} is missing", create.format(table, _MINE))
+            for table in WALLED
+            if table not in ours
+        ),
     ]
 
 
 def _rights(connection: Connection) -> Finding:
     """What the server's role needs, it has."""
     needs = [func.has_table_privilege(name, right) for name in WALLED for right in RIGHTS]
-    needs += [func.has_table_privilege("users", "SELECT")]
+    needs += [func.has_table_privilege("users", right) for right in ("SELECT", "INSERT")]
     needs += [func.coalesce(func.has_function_privilege(func.to_regprocedure("act_as(uuid)"), "EXECUTE"), false())]
     if all(connection.execute(select(*needs)).one()):
         return Finding("ok", "The role has the rights it needs")
     return Finding(
         "failure", "The role lacks rights on the tables or on act_as()", "Run `taskql migrate`: it grants them."
     )
-
-
-def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> Finding:  # noqa: FBT001 - the columns of a row
-    if not (enabled and forced):
-        mend = f"As its owner: ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
-        return Finding("failure", f"Row security of {name} is not enabled and forced", mend)
-    if owned:
-        return Finding(
-            "failure",
-            f"The server's role owns {name} and could take its row security away",
-            "Name another role in DATABASE_URL and the owner in DATABASE_OWNER_URL; `taskql migrate` makes that role.",
-        )
-    return Finding("ok", f"Row security of {name} is enabled and forced")

@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -18,18 +18,28 @@ import uvicorn
 from graphql import GraphQLError, GraphQLSchema, build_schema, find_breaking_changes, is_input_object_type
 from uvicorn.supervisors import Multiprocess
 
+from app import checks, startup
 from app import purge as purging
 from app import settings as configuration
-from app import startup
 from app.accounts import demo_user, user_with_email
-from app.auth import Authenticator
 from app.errors import StartupError
-from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app
+from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app, signer
 from app.settings import Settings
 from schema import sdl
 
 GRACE_SECONDS = 10
 BACKLOG = 2048
+# What a client leaves unread for this long closes its connection, however it was sent.
+UNREAD_MILLISECONDS = 30_000
+# Pings find clients that have gone without a word. Messages are small, and compressing them would cost each idle
+# socket 42 KB more. Larger messages than the application takes are read up to a limit, so that it can say so.
+WEB_SOCKETS: Mapping[str, Any] = {
+    "ws": "websockets-sansio",
+    "ws_max_size": 1_000_000,
+    "ws_ping_interval": 20.0,
+    "ws_ping_timeout": 20.0,
+    "ws_per_message_deflate": False,
+}
 PROGRESS_EVERY = 1000
 COMMITTED = Path(__file__).parent.parent / "schema" / "schema.graphql"
 
@@ -76,22 +86,23 @@ def serve(*, migrate: bool, **options: object) -> None:
     admission(given)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _hang_up)
-    with _listening(given) as listener, startup.database_settings(given) as settings:
+    with listening(given) as listener, startup.database_settings(given) as settings:
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
         _announce(settings, listener, demo)
         _run(settings, listener, demo)
 
 
 @main.command()
+@click.option("--citus", is_flag=True, help="Distribute the tables over the machines of a Citus cluster.")
 @data_dir
-def migrate(data_dir: Path | None) -> None:
+def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
     """Bring the database to the newest revision, and make the server's role.
 
     Runs as the role of DATABASE_OWNER_URL (or else DATABASE_URL), and grants the role of DATABASE_URL what it needs.
     Several at once wait for one another.
     """
     with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
-        applied = asyncio.run(startup.bring_up_to_date(settings))
+        applied = asyncio.run(startup.bring_up_to_date(settings, citus=citus))
     click.echo(f"Applied {', '.join(applied)}." if applied else "Nothing to apply: the database is up to date.")
 
 
@@ -103,10 +114,11 @@ def token(email: str, ttl: str, data_dir: Path | None) -> None:
     """Print a token for a user, and nothing else."""
     lifetime = _duration(ttl, "--ttl")
     with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
-        if settings.auth_secret is None:
-            raise StartupError("AUTH_SECRET is not set; the server that shall take the token needs the same.")
+        signs = signer(settings)
+        if signs is None:
+            raise StartupError("The issuer in AUTH_ISSUER makes the tokens here; sign in there to get one.")
         user_id = asyncio.run(_user(settings, email))
-        click.echo(_authenticator(settings).token(user_id, lifetime))
+        click.echo(signs.token(user_id, lifetime))
 
 
 @main.command()
@@ -144,14 +156,18 @@ def purge(older_than: str, data_dir: Path | None) -> None:
 @main.command()
 @data_dir
 def doctor(data_dir: Path | None) -> None:
-    """Check settings and database, and say what mends what is wrong; exit code 1 if anything fails."""
-    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
-        settings.secret()
-        found = asyncio.run(startup.findings(settings))
+    """Check settings, issuers and database, and say what mends what is wrong.
+
+    The exit code says the worst: 0 where all is ok, 1 for a warning, 2 for a failure.
+    """
+    try:
+        with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+            found = asyncio.run(startup.report(settings))
+    except StartupError as error:
+        found = [startup.failed(error)]
     for finding in found:
-        click.echo(f"{finding.level:8} {finding}")
-    if any(finding.level == "failure" for finding in found):
-        sys.exit(1)
+        click.echo(f"{finding.level:8} {' '.join(str(finding).split())}")
+    sys.exit(checks.worst(found))
 
 
 def _stop(_signal: int, _frame: object) -> None:
@@ -165,7 +181,7 @@ def _hang_up(_signal: int, _frame: object) -> None:
 
 
 @contextmanager
-def _listening(settings: Settings) -> Iterator[socket.socket]:
+def listening(settings: Settings) -> Iterator[socket.socket]:
     """The server's socket, opened first: a port in use should not cost a started database."""
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
@@ -175,12 +191,14 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         where = f"{settings.host} port {settings.port}"
         raise StartupError(f"Cannot listen on {where}: {reason}. Choose another with --port (0: a free one).") from None
     with listener:
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
         yield listener
 
 
 async def _prepared(settings: Settings, *, embedded: bool, migrate: bool) -> UUID | None:
     """A database that may be served; the demo user of an embedded one."""
-    settings.secret()
+    settings.issuers()
     if embedded or migrate:
         await startup.bring_up_to_date(settings)
     await startup.refuse_failures(settings)
@@ -216,18 +234,15 @@ async def _purged(settings: Settings, age: timedelta) -> tuple[int, int]:
     return users, removed
 
 
-def _authenticator(settings: Settings) -> Authenticator:
-    return Authenticator(settings.secret(), settings.auth_issuer, settings.auth_audience)
-
-
 def _announce(settings: Settings, listener: socket.socket, demo: UUID | None) -> None:
     """Say where the server is, and for the embedded database how to ask it something."""
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - shown only
     url = f"http://{shown}:{port}/graphql"
     click.echo(f"TaskQL serves {url}")
-    if demo is not None:
-        ready = _authenticator(settings).token(demo, DEMO_TOKEN_LIFETIME)
+    signs = signer(settings)
+    if demo is not None and signs is not None:
+        ready = signs.token(demo, DEMO_TOKEN_LIFETIME)
         click.echo(f"\nOpen it in a browser for the explorer. A token for the demo user, good for a week:\n\n{ready}\n")
         click.echo(f"Or ask from a shell:\n\n{_curl(url, ready)}\n")
     sys.stdout.flush()
@@ -250,6 +265,7 @@ def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        **WEB_SOCKETS,
         forwarded_allow_ips=settings.forwarded_allow_ips,
     )
     server = uvicorn.Server(config)

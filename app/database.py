@@ -1,37 +1,38 @@
-"""The database: the engine and its pool, one round trip for a read, a transaction for a write, one map of failures."""
+"""The database: one round trip for a read, a transaction for a write, one map of failures."""
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 import asyncpg
-from sqlalchemy import event, exc, literal_column, select
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy import exc, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.pool import NullPool
 
+from app.connections import Connections, acquire
 from app.errors import RequestError, Unauthenticated, Unavailable
 from app.statements import Statement, begin, compiled
 from app.url import DatabaseURL
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 ONE = compiled(select(literal_column("1")))
 COMMAND_TIMEOUT = 5.0
-POOL_TIMEOUT = 2.0
-RECYCLE_AFTER = 300
 # Before the second and the third try of a write that PostgreSQL has undone, in seconds.
 PAUSES = (0.02, 0.1)
 
 # What the driver says when the server closes a connection while it is about to be used.
 _CONFUSED = asyncpg.InternalClientError
-_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, _CONFUSED)
+# What it says when the server announces that it closes the connection, or has closed it.
+_SHUTDOWN = asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError | asyncpg.CrashShutdownError
+DriverError = asyncpg.PostgresError | asyncpg.InterfaceError | _CONFUSED
 
 # What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
 # statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
@@ -46,130 +47,132 @@ SESSION = {
 
 
 class Database:
-    """A pool of connections on which statements run as one user each."""
+    """Statements run as one user each, on connections that are lent to them."""
 
-    def __init__(self, url: str, *, pool_size: int, max_overflow: int) -> None:
-        self.engine = _engine(DatabaseURL(url), pool_size, max_overflow)
-        # The pool lets whoever comes by take what a waiter was woken for; this queue is first come, first served.
-        self._turns = asyncio.Semaphore(pool_size + max_overflow)
+    def __init__(self, url: DatabaseURL, *, pool_size: int) -> None:
+        self.engine = _engine(url)
+        self._connections = Connections(self.engine, pool_size)
         self._writers: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
-        """The first column of a statement's one row, in autocommit."""
-        async with self._connection() as connection:
-            body: str | None = await connection.fetchval(statement.text, *statement.arguments(values))
-            return body
+        """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
+        return await self._again_if_lost(self._read, statement.text, statement.arguments(values))
+
+    async def _read(self, text: str, arguments: list[Any]) -> str | None:
+        with expected:
+            async with self._connections.lend() as connection:
+                with losing:
+                    body: str | None = await connection.fetchval(text, *arguments)
+                return body
 
     async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The one row of a writing statement, in a transaction kept only when the row says it changed anything.
 
-        A deadlock or serialization failure has undone the whole transaction, so it is safe to run it again. After any
-        other failure the commit may have happened: the caller decides.
+        One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile. After a
+        failure the commit may have happened, and the caller decides; but not where the connection was lost before the
+        transaction began.
         """
-        arguments = statement.arguments(values)
-        async with self._alone(owner), self._connection() as connection:
-            for pause in PAUSES:
-                try:
-                    return await _transaction(connection, owner, statement.text, arguments)
-                except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
-            return await _transaction(connection, owner, statement.text, arguments)
-
-    @asynccontextmanager
-    async def _alone(self, owner: UUID) -> AsyncIterator[None]:
-        """One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile."""
-        lock = self._writers.setdefault(owner, asyncio.Lock())
-        with expected():
-            async with asyncio.timeout(COMMAND_TIMEOUT):
-                await lock.acquire()
+        alone = self._writers.setdefault(owner, asyncio.Lock())
+        with expected:
+            await acquire(alone, COMMAND_TIMEOUT)
         try:
-            yield
+            return await self._again_if_lost(self._write, owner, statement.text, statement.arguments(values))
         finally:
-            lock.release()
+            alone.release()
+
+    async def _write(self, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
+        with expected:
+            async with self._connections.lend() as connection:
+                return await _written(connection, owner, text, arguments)
+
+    async def _again_if_lost(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Once more where nothing was done, on a connection that was opened after the loss was noticed."""
+        try:
+            return await work(*arguments)
+        except Lost as lost:
+            log.warning("a connection was lost, trying another: %s", type(lost.__cause__).__name__)
+            self._connections.distrust()
+            return await work(*arguments)
 
     async def check(self) -> None:
         """One round trip; Unavailable where the database does not answer."""
-        async with self._connection() as connection:
-            await connection.fetchval(ONE.text)
+        with expected:
+            async with self._connections.lend() as connection:
+                await connection.fetchval(ONE.text)
 
     async def close(self) -> None:
-        await self.engine.dispose()
+        await self._connections.close()
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        """A connection of the pool, in autocommit. One whose state is unknown does not go back."""
-        with expected():
-            async with self._turn(), self._pooled() as connection:
-                yield connection
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """One of as many uses at once as there are connections; TimeoutError after two seconds in the queue."""
-        async with asyncio.timeout(POOL_TIMEOUT):
-            await self._turns.acquire()
+async def _written(connection: Any, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
+    """The row of a transaction that is run again where a deadlock or serialization failure has undone it whole."""
+    for pause in PAUSES:
         try:
-            yield
-        finally:
-            self._turns.release()
-
-    @asynccontextmanager
-    async def _pooled(self) -> AsyncIterator[Any]:
-        pooled = await self.engine.raw_connection()
-        try:
-            yield pooled.driver_connection
-        except asyncpg.PostgresError:
-            raise
-        except BaseException:
-            await greenlet_spawn(pooled.invalidate)
-            raise
-        finally:
-            # Without a reset: a statement leaves its connection outside a transaction, or it is thrown away.
-            await greenlet_spawn(pooled.close)
+            return await _transaction(connection, owner, text, arguments)
+        except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
+    return await _transaction(connection, owner, text, arguments)
 
 
 async def _transaction(connection: Any, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
     try:
-        await connection.execute(begin(owner))
-        row = await connection.fetchrow(text, *arguments)
+        await _begin(connection, owner)
+        row: Mapping[str, Any] = await connection.fetchrow(text, *arguments)
         await connection.execute("COMMIT" if row["changed"] else "ROLLBACK")
     except asyncpg.PostgresError:
         await connection.execute("ROLLBACK")
         raise
-    return dict(row)
+    return row
 
 
-def _engine(url: DatabaseURL, pool_size: int, max_overflow: int) -> AsyncEngine:
-    engine = create_async_engine(
-        url.sqlalchemy,
-        connect_args=url.connect_arguments(SESSION) | {"command_timeout": COMMAND_TIMEOUT},
-        pool_size=pool_size,
-        max_overflow=max_overflow,
-        pool_timeout=POOL_TIMEOUT,
-        pool_recycle=RECYCLE_AFTER,
-        pool_reset_on_return=None,
-    )
-    event.listen(engine.sync_engine, "checkout", _refuse_closed)
-    return engine
+async def _begin(connection: Any, owner: UUID) -> None:
+    with losing:
+        await connection.execute(begin(owner))
 
 
-def _refuse_closed(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-    """Let the pool replace a connection that the server has closed, at no round trip."""
-    if connection.driver_connection.is_closed():
-        raise exc.DisconnectionError
+def _engine(url: DatabaseURL) -> AsyncEngine:
+    arguments = url.connect_arguments(SESSION) | {"command_timeout": COMMAND_TIMEOUT}
+    return create_async_engine(url.sqlalchemy, connect_args=arguments, poolclass=NullPool)
 
 
-@contextmanager
-def expected() -> Iterator[None]:
-    """Turn what the driver and the pool raise into the failures that callers know."""
-    try:
-        yield
-    except (OSError, *_DRIVER_ERRORS, exc.SQLAlchemyError) as error:
-        known = failure(error)
+class Lost(Unavailable):
+    """The connection was lost before anything was done that a second try would repeat."""
+
+
+class _Losing:
+    """Marks what may be tried again when the connection is lost in it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError | asyncpg.InterfaceError | _CONFUSED | _SHUTDOWN) and kind is not TimeoutError:
+            raise Lost("The database cannot be reached; try again.") from error
+
+
+losing = _Losing()
+
+
+class _Expected:
+    """Turns what the driver and the pool raise into the failures that callers know."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        known = failure(error) if isinstance(error, OSError | DriverError | exc.SQLAlchemyError) else None
         if known is None:
-            raise
+            return
         if isinstance(known, Unavailable):
             log.warning("database unavailable: %s", type(error).__name__)
         raise known from error
+
+
+expected = _Expected()
 
 
 def driver_error(error: BaseException) -> BaseException:

@@ -5,7 +5,6 @@ The endpoint is plain ASGI: each request passes it, so what it does not make nee
 
 import asyncio
 import gzip
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -26,13 +25,12 @@ from app.errors import (
     Unauthenticated,
     Unavailable,
 )
+from app.events import EventStreams
 from app.explorer import CONTENT_SECURITY_POLICY, page
-from app.masking import MASKED, outline
-from app.media import GRAPHQL_JSON, HTML, JSON, preferred, takes_gzip
-from app.operations import Execute, GraphQLAnswer
+from app.masking import masked
+from app.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
+from app.operations import Execute, GraphQLAnswer, ResponseStream
 from app.requests import Gone, Header, Headers, Refused, read, request_id
-
-log = logging.getLogger(__name__)
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
 WORTH_COMPRESSING = 14_000
@@ -40,6 +38,12 @@ FASTEST = 1
 
 ANSWERS = (GRAPHQL_JSON, JSON)
 PAGES = (HTML, *ANSWERS)
+BY_POST = (*ANSWERS, EVENT_STREAM)
+BY_GET = (*PAGES, EVENT_STREAM)
+NO_EVENTS = (
+    f"A subscription needs an Accept header that names {EVENT_STREAM}, "
+    "or a WebSocket with the subprotocol graphql-transport-ws."
+)
 
 # What an answer without data is worth under either media type, by the code of its first error. Clients that send ids
 # of documents take no other status than 200 for the news that an id is not known.
@@ -74,8 +78,8 @@ _PAGE_HEADERS: list[Header] = [
 class GraphQLEndpoint:
     """POST and GET run operations; a browser's GET shows the explorer."""
 
-    def __init__(self, execute: Execute, explorer_token: Callable[[str], str | None]) -> None:
-        self._execute, self._explorer_token = execute, explorer_token
+    def __init__(self, execute: Execute, streams: EventStreams, explorer_token: Callable[[str], str | None]) -> None:
+        self._execute, self._streams, self._explorer_token = execute, streams, explorer_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = dict(scope["headers"])
@@ -86,11 +90,16 @@ class GraphQLEndpoint:
                 return await self._show_explorer(scope["path"], headers, send)
             asked = await read(scope, headers, receive, asked_as)
             answer = await self._execute(asked)
-            body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
+            if isinstance(answer, GraphQLAnswer):
+                body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
+            else:
+                _demand_events(headers)
         except Gone:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
             return await _refuse(send, error, headers, asked_as)
+        if isinstance(answer, ResponseStream) or media_type == EVENT_STREAM:
+            return await self._streams.send(answer, [_id_header(asked_as)], receive, send)
         status = _status(answer, media_type)
         if status in _HEADERS_OF:
             more += [*_HEADERS_OF[status], *_retry_after(answer)]
@@ -107,10 +116,16 @@ def _media_type(method: str, headers: Headers) -> str:
     """What the answer shall be: by POST one of GraphQL's media types, by GET the explorer's page as well."""
     if method not in {"POST", "GET", "HEAD"}:
         raise Refused(405, "Send operations by POST, or queries by GET.", MethodNotAllowed.code, ALLOW)
-    media_type = preferred(headers.get(b"accept", b""), ANSWERS if method == "POST" else PAGES)
+    media_type = preferred(headers.get(b"accept", b""), BY_POST if method == "POST" else BY_GET)
     if media_type is None:
         raise Refused(406, f"Answers come as {GRAPHQL_JSON} or {JSON}; accept one of these.")
     return media_type
+
+
+def _demand_events(headers: Headers) -> None:
+    """By name: whoever takes anything expects one answer, and would wait for its end."""
+    if not names(headers.get(b"accept", b""), EVENT_STREAM):
+        raise Refused(406, NO_EVENTS)
 
 
 def _status(answer: GraphQLAnswer, media_type: str) -> int:
@@ -138,9 +153,7 @@ async def _refuse(send: Send, error: Exception, headers: Headers, asked_as: str)
         status, more = error.status, error.headers
         shown = {"message": str(error), "extensions": {"code": error.code}}
     else:
-        log.error("request %s failed: %s", asked_as, outline(error))
-        status, more = 500, ()
-        shown = {"message": MASKED, "extensions": {"code": RequestError.code, "requestId": asked_as}}
+        status, more, shown = 500, (), masked(error, asked_as)
     media_type = preferred(headers.get(b"accept", b""), ANSWERS) or JSON
     body = orjson.dumps({"errors": [shown]})
     await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)

@@ -1,33 +1,40 @@
 """The composition root: settings become a running application."""
 
+import asyncio
 import ipaddress
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from types import FrameType
 from typing import Any
 from uuid import UUID
 
-from graphql import ExecutionResult, GraphQLError, located_error
+from graphql import ExecutionResult, GraphQLError, OperationType, located_error
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from strawberry import Schema
 
-from app import explorer
-from app.auth import Authenticator, Principal
+from app import accounts, explorer
+from app.auth import Authenticator, Principal, Signer
 from app.database import Database
 from app.errors import RequestError, StartupError
+from app.events import EventStreams
 from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
-from app.operations import Execute, GraphQLAnswer, GraphQLRequest
+from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
 from app.rate import Rates, SharedCounters, Windows
 from app.settings import OFF, Settings
-from schema import schema
+from app.sockets import SocketEndpoint
+from app.url import server_url
+from schema import schema as taskql
 from schema.admission import Admission
 from schema.context import Context
 from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
@@ -38,23 +45,28 @@ DAY_SECONDS = 86_400
 DEMO_TOKEN_LIFETIME = timedelta(days=7)
 
 
-def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
+def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema = taskql) -> Starlette:
     """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
-    database, door = connect(settings), admission(settings)
-    authenticator = Authenticator(settings.secret(), settings.auth_issuer, settings.auth_audience)
+    database, door = connect(settings), admission(settings, schema)
+    authenticator = Authenticator(
+        settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
+    )
+    streams = EventStreams()
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        _before_stopping(streams.close)
         try:
             yield
         finally:
+            await authenticator.close()
             await door.rates.close()
             await database.close()
 
-    endpoint = GraphQLEndpoint(
-        executing(settings, door, database, authenticator), _explorer_token(settings, authenticator, demo_user)
-    )
-    app = Application(routes=_routes(database), lifespan=lifespan, exception_handlers={HTTPException: refusal})
+    execute = executing(settings, door, database, authenticator)
+    endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user))
+    sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins))
+    app = Application(routes=_routes(database, sockets), lifespan=lifespan, exception_handlers={HTTPException: refusal})
     app.state.database = database
     app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
     return app
@@ -72,10 +84,11 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def _routes(database: Database) -> list[BaseRoute]:
+def _routes(database: Database, sockets: ASGIApp) -> list[BaseRoute]:
     files = GZipMiddleware(ExplorerFiles(directory=explorer.ASSETS)) if explorer.ASSETS.is_dir() else None
     return [
         Route("/", RedirectResponse(GRAPHQL)),
+        WebSocketRoute(GRAPHQL, sockets),
         Route("/livez", live),
         Route("/readyz", readiness(database.check)),
         *([Mount("/explorer", files)] if files else []),
@@ -96,42 +109,61 @@ def shared_with(endpoint: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 
 def connect(settings: Settings) -> Database:
     """The database that serves requests; nothing is opened yet."""
-    if settings.database_url is None:
-        raise StartupError("DATABASE_URL is not set.")
-    return Database(
-        settings.database_url.get_secret_value(),
-        pool_size=settings.db_pool_size,
-        max_overflow=settings.db_max_overflow,
-    )
+    return Database(server_url(settings), pool_size=settings.db_pool_size)
 
 
 def executing(settings: Settings, door: Admission, database: Database, authenticator: Authenticator) -> Execute:
     """What the transports call for each request."""
     engine = door.engine
 
-    async def execute(request: GraphQLRequest) -> GraphQLAnswer:
+    async def execute(request: GraphQLRequest) -> GraphQLAnswer | ResponseStream:
         caller = await _caller(authenticator, request.authorization)
         try:
             operation, rows = await door.admit(request, caller)
-            result = await engine.execute(operation, request.variables, Context(caller, database, operation))
+            context, cost = Context(caller, database, operation), {"rows": rows, "limit": settings.limit_cost}
+            if operation.node.operation is OperationType.SUBSCRIPTION:
+                results = engine.subscribe(operation, request.variables, context)
+                return ResponseStream(_answers(results, request, cost), context.principal.expires_at)
+            result = await engine.execute(operation, request.variables, context)
         except RequestErrors as refused:
             return _refused(refused.errors, request)
         except RequestError as error:
             return _refused([located_error(error)], request)
-        return _answer(result, request, {"rows": rows, "limit": settings.limit_cost})
+        return _answer(result, request, cost)
 
     return execute
+
+
+async def _answers(
+    results: AsyncGenerator[ExecutionResult, None], request: GraphQLRequest, cost: dict[str, int]
+) -> AsyncGenerator[GraphQLAnswer, None]:
+    try:
+        async with aclosing(results):
+            async for result in results:
+                yield _answer(result, request, cost)
+    except RequestErrors as refused:
+        yield _refused(refused.errors, request)
+    except GraphQLError as error:
+        yield _refused([error], request)
 
 
 async def _caller(authenticator: Authenticator, authorization: str | None) -> Principal | RequestError:
     """Whom a request speaks for; a refusal is for the fields that need a caller, since introspection needs none."""
     try:
-        return authenticator.principal(authorization)
+        return await authenticator.principal(authorization)
     except RequestError as refusal:
         return refusal
 
 
-def admission(settings: Settings) -> Admission:
+def signer(settings: Settings) -> Signer | None:
+    """What makes tokens that this server takes; None where the issuer alone makes them."""
+    issuer = settings.issuers()[0]
+    if issuer.secret is None or issuer.derives_ids:
+        return None
+    return Signer(issuer.secret, issuer.name, issuer.audience)
+
+
+def admission(settings: Settings, schema: Schema = taskql) -> Admission:
     """The checks of a server; StartupError for a manifest that it cannot answer."""
     limits = {name: getattr(settings, f"limit_{name}") for name in Limits.__slots__}
     engine = Engine(schema._schema, Limits(**limits))  # noqa: SLF001 - Strawberry has no public name for graphql-core's
@@ -174,19 +206,18 @@ def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict
     return [formatted(error, request.request_id) for error in errors[:MOST_ERRORS]]
 
 
-def _explorer_token(
-    settings: Settings, authenticator: Authenticator, demo_user: UUID | None
-) -> Callable[[str], str | None]:
+def _explorer_token(settings: Settings, demo_user: UUID | None) -> Callable[[str], str | None]:
     """A token for the explorer's headers, only where the server and the page's address are this machine's own.
 
     The Host header is checked too: a foreign page may have its own name resolve to this address.
     """
+    signs = signer(settings)
 
     def token(host: str) -> str | None:
         name = host.rsplit(":", 1)[0].strip("[]")
-        if demo_user is None or not (is_loopback(settings.host) and is_loopback(name)):
+        if signs is None or demo_user is None or not (is_loopback(settings.host) and is_loopback(name)):
             return None
-        return authenticator.token(demo_user, DEMO_TOKEN_LIFETIME)
+        return signs.token(demo_user, DEMO_TOKEN_LIFETIME)
 
     return token
 
@@ -197,3 +228,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _before_stopping(act: Callable[[], None]) -> None:
+    """Act when the process is told to stop.
+
+    uvicorn waits for all answers to end before it tells the application, and event streams do not end by themselves.
+    """
+    loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+    if not callable(stop):
+        return
+
+    def act_and_stop(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(act)
+        stop(number, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, act_and_stop)

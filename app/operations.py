@@ -1,6 +1,6 @@
 """What a client asks and what it is answered, over whichever transport."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,30 @@ class GraphQLAnswer:
     executed: bool
 
 
-Execute = Callable[[GraphQLRequest], Awaitable[GraphQLAnswer]]
+@dataclass(slots=True)
+class ResponseStream:
+    """The answers of a subscription, one an event; it holds until its token expires (Unix seconds).
+
+    One that did not come to execution is the last: the subscription could not begin, or broke off.
+    """
+
+    answers: AsyncGenerator[GraphQLAnswer, None]
+    expires_at: float
+
+
+Execute = Callable[[GraphQLRequest], Awaitable[GraphQLAnswer | ResponseStream]]
+
+
+async def each(answered: GraphQLAnswer | ResponseStream) -> AsyncGenerator[GraphQLAnswer, None]:
+    """One answer or many."""
+    if isinstance(answered, GraphQLAnswer):
+        yield answered
+        return
+    try:
+        async for answer in answered.answers:
+            yield answer
+    finally:
+        await answered.answers.aclose()
 
 
 def request(

@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from sqlalchemy.types import TypeEngine
 
 from app import cursor
 from app.errors import BadUserInput
-from app.models import Task, due_sort
+from app.models import TASKS, due_sort
 from app.validation import storable, utc
 
 
@@ -70,35 +71,37 @@ def _instant(value: Any) -> str:
 
 
 SORT_KEYS = {
-    "CREATED_AT": SortKey(Task.created_at.expression, DateTime(timezone=True), _instant),
-    "UPDATED_AT": SortKey(Task.updated_at.expression, DateTime(timezone=True), _instant),
+    "CREATED_AT": SortKey(TASKS.c.created_at, DateTime(timezone=True), _instant),
+    "UPDATED_AT": SortKey(TASKS.c.updated_at, DateTime(timezone=True), _instant),
     "DUE_DATE": SortKey(due_sort, Date(), _due),
-    "PRIORITY": SortKey(Task.priority.expression, SmallInteger(), _small_integer),
-    "POSITION": SortKey(Task.position.expression, Text(collation="C"), _text),
-    "TITLE": SortKey(func.lower(Task.title), Text(), _text),
-    "ID": SortKey(Task.id.expression, Uuid(), lambda value: str(UUID(value))),
+    "PRIORITY": SortKey(TASKS.c.priority, SmallInteger(), _small_integer),
+    "POSITION": SortKey(TASKS.c.position, Text(collation="C"), _text),
+    "TITLE": SortKey(func.lower(TASKS.c.title), Text(), _text),
+    "ID": SortKey(TASKS.c.id, Uuid(), lambda value: str(UUID(value))),
 }
 
 
+Keys = Sequence[ColumnElement[Any]]
+
 INDEXED = {"CREATED_AT", "UPDATED_AT", "DUE_DATE", "POSITION"}
+
+
+@lru_cache(128)
+def ordered(terms: tuple[OrderBy, ...]) -> "Order":
+    """The order of these terms, the same one each time: statements are kept by it."""
+    return Order(terms)
 
 
 class Order:
     """A total order: the terms asked for, then the id in the last term's direction."""
 
-    def __init__(self, terms: Sequence[OrderBy]) -> None:
+    def __init__(self, terms: tuple[OrderBy, ...]) -> None:
         if len({term.field for term in terms}) < len(terms):
             raise BadUserInput("orderBy names a field twice.")
         terms = terms or NEWEST_FIRST
         self.terms = (*terms, OrderBy("ID", terms[-1].descending))
         self.name = " ".join(("-" if term.descending else "+") + term.field for term in self.terms)
         self.keys = [SORT_KEYS[term.field] for term in self.terms]
-
-    def __hash__(self) -> int:
-        return hash(self.terms)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Order) and self.terms == other.terms
 
     @property
     def has_index(self) -> bool:
@@ -108,11 +111,11 @@ class Order:
     def expressions(self) -> list[ColumnElement[Any]]:
         return [key.expression for key in self.keys]
 
-    def clauses(self, *, backward: bool) -> list[ColumnElement[Any]]:
-        """ORDER BY, walked from either end."""
+    def clauses(self, *, backward: bool, keys: Keys | None = None) -> list[ColumnElement[Any]]:
+        """ORDER BY, walked from either end; `keys` stand for the expressions where these were selected before."""
         return [
-            key.expression.desc() if term.descending != backward else key.expression.asc()
-            for term, key in zip(self.terms, self.keys, strict=True)
+            key.desc() if term.descending != backward else key.asc()
+            for term, key in zip(self.terms, keys or self.expressions, strict=True)
         ]
 
     def bound(self, prefix: str, mark: str | None, owner: UUID) -> dict[str, Any]:
@@ -126,29 +129,31 @@ class Order:
             raise BadUserInput("The cursor is damaged.") from None
         return {f"{prefix}_{place}": bound for place, bound in enumerate(bounds)}
 
-    def beyond(self, prefix: str, *, backward: bool, inclusive: bool = False) -> ColumnElement[bool]:
+    def beyond(
+        self, prefix: str, *, backward: bool, inclusive: bool = False, keys: Keys | None = None
+    ) -> ColumnElement[bool]:
         """The tasks after the keys bound as prefix_0, prefix_1, … (before them when backward)."""
+        expressions = keys or self.expressions
         bounds = [_bound(f"{prefix}_{place}", key.type) for place, key in enumerate(self.keys)]
         falling = [term.descending != backward for term in self.terms]
         if len(set(falling)) == 1:
-            keys, bound = tuple_(*self.expressions), tuple_(*bounds)
-            return _ahead(keys, bound, falling=falling[0], inclusive=inclusive)
-        return self._mixed(bounds, falling, inclusive=inclusive)
+            return _ahead(tuple_(*expressions), tuple_(*bounds), falling=falling[0], inclusive=inclusive)
+        return _mixed(expressions, bounds, falling, inclusive=inclusive)
 
-    def _mixed(self, bounds: list[ColumnElement[Any]], falling: list[bool], *, inclusive: bool) -> ColumnElement[bool]:
-        """Directions that differ have no row comparison: ahead in one key, and equal in all before it."""
-        expressions = self.expressions
-        ways = [
-            and_(
-                *(expressions[i] == bounds[i] for i in range(place)),
-                _ahead(expressions[place], bounds[place], falling=falling[place], inclusive=False),
-            )
-            for place in range(len(bounds))
-        ]
-        same = [and_(*(key == bound for key, bound in zip(expressions, bounds, strict=True)))]
-        # Implied by the rest, and the only part that an index can start from.
-        leading = _ahead(expressions[0], bounds[0], falling=falling[0], inclusive=True)
-        return and_(leading, or_(*ways, *(same if inclusive else [])))
+
+def _mixed(expressions: Keys, bounds: Keys, falling: list[bool], *, inclusive: bool) -> ColumnElement[bool]:
+    """Directions that differ have no row comparison: ahead in one key, and equal in all before it."""
+    ways = [
+        and_(
+            *(expressions[i] == bounds[i] for i in range(place)),
+            _ahead(expressions[place], bounds[place], falling=falling[place], inclusive=False),
+        )
+        for place in range(len(bounds))
+    ]
+    same = [and_(*(key == bound for key, bound in zip(expressions, bounds, strict=True)))]
+    # Implied by the rest, and the only part that an index can start from.
+    leading = _ahead(expressions[0], bounds[0], falling=falling[0], inclusive=True)
+    return and_(leading, or_(*ways, *(same if inclusive else [])))
 
 
 def _ahead(key: Any, bound: Any, *, falling: bool, inclusive: bool) -> ColumnElement[bool]:

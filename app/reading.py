@@ -13,18 +13,22 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
+    case,
     cast,
     exists,
     func,
     literal_column,
+    not_,
     select,
+    true,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app import cursor
 from app.filters import Shape, condition
 from app.models import TASKS, USERS
-from app.ordering import Order
+from app.ordering import Keys, Order
 from app.rendering import (
     Field,
     Selection,
@@ -37,6 +41,7 @@ from app.rendering import (
     task_json,
 )
 from app.statements import Reader, Statement, read, text_literal, user_id
+from app.tags import Tagged, wanted
 
 
 class Page(NamedTuple):
@@ -77,7 +82,16 @@ def node(task_selection: Selection, user_selection: Selection) -> Statement:
 
 def page(selection: Selection, shape: Page) -> Statement:
     """A connection of tasks."""
-    return read(lambda me: _Connection(selection, shape, me).body())
+
+    def body(me: Reader) -> Select[Any]:
+        tags = wanted(shape.filter)
+        if tags is None:
+            return _Connection(selection, shape, me).body()
+        tagged = Tagged(me, *tags)
+        connection = _Connection(selection, shape, me, tagged).body().lateral("connection")
+        return select(connection.c.body).select_from(tagged.row.join(connection, true()))
+
+    return read(body)
 
 
 def _user(selection: Selection, me: Reader) -> Select[Any]:
@@ -117,8 +131,9 @@ def _scalar(inner: Select[Any], me: Reader) -> ScalarSelect[Any]:
 class _Connection:
     """The parts of a connection, over one numbered page of rows that has one row more than is shown."""
 
-    def __init__(self, selection: Selection, shape: Page, me: Reader) -> None:
-        self.selection, self.shape, self.me = selection, shape, me
+    def __init__(self, selection: Selection, shape: Page, me: Reader, tagged: Tagged | None = None) -> None:
+        self.selection, self.shape, self.me, self.tagged = selection, shape, me, tagged
+        self.outer = [me.row, *([tagged.row] if tagged else [])]
         self.size = bindparam("size", type_=Integer)
         self.rows = self._rows()
         self.place = self.rows.c.place
@@ -135,23 +150,47 @@ class _Connection:
         return and_(self.me.owns(TASKS), condition(self.shape.filter))
 
     def _rows(self) -> Subquery:
-        order = self.shape.order
-        walked = order.clauses(backward=self.shape.backward)
-        conditions = [self._matching()]
-        if self.shape.has_after:
-            conditions.append(order.beyond("after", backward=False))
-        if self.shape.has_before:
-            conditions.append(order.beyond("before", backward=True))
+        if self.tagged is None:
+            return self._walked().subquery("page")
+        # One of the two is never run: what it depends on is known before its first row.
+        walked = self._walked(not_(self.tagged.few)).subquery("walked")
+        found = self._found(self.tagged).subquery("found")
+        return union_all(select(*walked.c), select(*found.c)).subquery("page")
+
+    def _walked(self, *more: ColumnElement[bool]) -> Select[Any]:
+        """The page from its order's index, no further than it goes."""
+        walked = self.shape.order.clauses(backward=self.shape.backward)
         place = func.row_number().over(order_by=walked).label("place")
-        mark = cursor.encoded(order.name, order.expressions).label("cursor")
-        return (
-            select(*TASKS.c, place, mark)
-            .where(*conditions)
-            .order_by(*walked)
-            .limit(self.size + literal_column("1"))
-            .correlate(self.me.row)
-            .subquery("page")
-        )
+        page = select(*TASKS.c, self._mark(), place).where(self._matching(), *self._within(), *more)
+        return page.order_by(*walked).limit(self.size + literal_column("1")).correlate(*self.outer)
+
+    def _found(self, tagged: Tagged) -> Select[Any]:
+        """The page from the few tasks with a tag."""
+        hits, keys = self._hits(tagged)
+        walked = self.shape.order.clauses(backward=self.shape.backward, keys=keys)
+        place = func.row_number().over(order_by=walked).label("place")
+        page = select(*(hits.c[column.name] for column in TASKS.c), hits.c.cursor, place).where(*self._within(keys))
+        return page.order_by(*walked).limit(self.size + literal_column("1"))
+
+    def _hits(self, tagged: Tagged) -> tuple[Subquery, Keys]:
+        """The few tasks with a tag that match, and what they are ordered by.
+
+        OFFSET keeps conditions on the order outside, where they can't make the planner walk its index all the same.
+        """
+        keys = [key.label(f"key_{place}") for place, key in enumerate(self.shape.order.expressions)]
+        rows = select(*TASKS.c, self._mark(), *keys).where(self._matching(), tagged.few, tagged.has)
+        hits = rows.correlate(*self.outer).offset(literal_column("0")).subquery("hits")
+        return hits, [hits.c[key.name] for key in keys]
+
+    def _within(self, keys: Keys | None = None) -> list[ColumnElement[bool]]:
+        """What lies beyond the cursors."""
+        order, shape = self.shape.order, self.shape
+        after = [order.beyond("after", backward=False, keys=keys)] if shape.has_after else []
+        before = [order.beyond("before", backward=True, keys=keys)] if shape.has_before else []
+        return after + before
+
+    def _mark(self) -> ColumnElement[str]:
+        return cursor.encoded(self.shape.order.name, self.shape.order.expressions).label("cursor")
 
     def _field(self, entry: Field) -> ColumnElement[str]:
         match entry.name:
@@ -197,15 +236,27 @@ class _Connection:
             return text_literal("false")
         order, back = self.shape.order, not self.shape.backward
         passed = and_(self._matching(), order.beyond(name, backward=back, inclusive=True))
-        if not order.has_index:
-            return plain(exists().where(passed).correlate(self.me.row))
         # The nearest one by the order's index. EXISTS would let the planner look for any one, by any way.
         nearest = select(TASKS.c.id).where(passed).order_by(*order.clauses(backward=back)).limit(literal_column("1"))
-        return plain(_scalar(nearest, self.me).is_not(None))
+        some = exists().where(passed).correlate(*self.outer)
+        walked = self._scalar(nearest).is_not(None) if order.has_index else some
+        return plain(self._either(lambda tagged: self._found_behind(tagged, name, backward=back), walked))
+
+    def _found_behind(self, tagged: Tagged, name: str, *, backward: bool) -> ColumnElement[bool]:
+        hits, keys = self._hits(tagged)
+        passed = self.shape.order.beyond(name, backward=backward, inclusive=True, keys=keys)
+        return self._scalar(select(func.count() > literal_column("0")).select_from(hits).where(passed))
 
     def _total_count(self) -> ColumnElement[str]:
         count = select(cast(func.count(), Text)).select_from(TASKS).where(self._matching())
-        return _scalar(count, self.me)
+        return self._either(lambda tagged: self._scalar(count.where(tagged.has)), self._scalar(count))
+
+    def _scalar(self, inner: Select[Any]) -> ScalarSelect[Any]:
+        return inner.correlate(*self.outer).scalar_subquery()
+
+    def _either(self, found: Callable[[Tagged], ColumnElement[Any]], walked: ColumnElement[Any]) -> ColumnElement[Any]:
+        """What is found among the few tasks with a tag, or where they are many, or no tag is asked for, by walking."""
+        return walked if self.tagged is None else case((self.tagged.few, found(self.tagged)), else_=walked)
 
 
 def _cursor_or_null(mark: ColumnElement[Any]) -> ColumnElement[str]:

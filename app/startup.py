@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import asyncpg
@@ -14,10 +15,11 @@ from sqlalchemy.pool import NullPool
 
 from app import checks
 from app.checks import Finding
-from app.database import driver_error
+from app.database import SESSION, driver_error
 from app.errors import StartupError
-from app.settings import Settings
-from app.url import DatabaseURL
+from app.jwks import FetchFailed, fetched
+from app.settings import Issuer, Settings
+from app.url import DatabaseURL, owner_url, server_url
 from migrations.run import migrate, missing
 
 T = TypeVar("T")
@@ -36,40 +38,77 @@ def database_settings(settings: Settings) -> Iterator[Settings]:
     from app.embedded import EmbeddedPostgres, signing_secret  # noqa: PLC0415 - not installed in production
 
     with EmbeddedPostgres.start(settings.data_dir) as embedded:
-        secret = settings.auth_secret or SecretStr(signing_secret(settings.data_dir))
         update = {
             "database_url": SecretStr(embedded.app_url),
             "database_owner_url": SecretStr(embedded.owner_url),
-            "auth_secret": secret,
         }
+        if settings.auth_secret is None and settings.auth_jwks_url is None:
+            update["auth_secret"] = SecretStr(signing_secret(settings.data_dir))
         yield settings.model_copy(update=update)
 
 
-def urls(settings: Settings) -> tuple[DatabaseURL, DatabaseURL]:
-    """The server's database and the same as its owner."""
-    if settings.database_url is None:
-        raise StartupError("DATABASE_URL is not set.")
-    server = DatabaseURL(settings.database_url.get_secret_value())
-    owner = settings.database_owner_url
-    return server, DatabaseURL(owner.get_secret_value()) if owner else server
-
-
-async def bring_up_to_date(settings: Settings) -> list[str]:
-    """Migrate as the owner; the revisions that were applied."""
-    server, owner = urls(settings)
-    return await _patiently(owner, lambda: migrate(owner, server))
+async def bring_up_to_date(settings: Settings, *, citus: bool = False) -> list[str]:
+    """Migrate as the owner, and with `citus` distribute the tables; the revisions that were applied."""
+    server, owner = server_url(settings), owner_url(settings)
+    if owner.pooled:
+        raise StartupError(
+            "Migrations cannot go through a pooler: name the database itself in DATABASE_OWNER_URL, as its owner, or in"
+            " DATABASE_DIRECT_URL."
+        )
+    return await _patiently(owner, lambda: migrate(owner, server, citus=citus))
 
 
 async def findings(settings: Settings) -> list[Finding]:
     """What `checks` finds, as the role that serves."""
-    server, _ = urls(settings)
-    return await _patiently(server, lambda: _inspect(server, _checked))
+    server = server_url(settings)
+    return await _patiently(server, lambda: _inspect(server, partial(_checked, server)))
+
+
+async def report(settings: Settings) -> list[Finding]:
+    """Everything that can be checked of settings, issuers and database."""
+    return [*await _issuers(settings), *await _database(settings)]
+
+
+async def _issuers(settings: Settings) -> list[Finding]:
+    try:
+        issuers = settings.issuers()
+    except StartupError as error:
+        return [failed(error)]
+    return [await _issuer(issuer) for issuer in issuers]
+
+
+async def _issuer(issuer: Issuer) -> Finding:
+    if issuer.jwks_url is None:
+        return Finding("ok", "Tokens are verified with AUTH_SECRET")
+    try:
+        keys = await fetched(issuer.jwks_url)
+    except FetchFailed as error:
+        mend = "See that AUTH_JWKS_URL is right and can be reached from here; Better Auth's ends in /api/auth/jwks."
+        return Finding("failure", f"The key set of {issuer.name} cannot be fetched: {error}", mend)
+    algorithms = sorted({name for key in keys for name in key.algorithms})
+    return Finding("ok", f"The key set of {issuer.name} has {len(keys)} usable keys, for {', '.join(algorithms)}")
+
+
+async def _database(settings: Settings) -> list[Finding]:
+    """What can be told of the database, as far as it goes."""
+    found: list[Finding] = []
+    try:
+        server, owner = server_url(settings), owner_url(settings)
+        found += [checks.encryption(server), checks.way_around_pooler(server, owner)]
+        found += await findings(settings)
+    except StartupError as error:
+        found.append(failed(error))
+    return found
+
+
+def failed(error: StartupError) -> Finding:
+    return Finding("failure", str(error).rstrip("."))
 
 
 async def refuse_failures(settings: Settings) -> None:
     """StartupError with the first thing that must not be."""
-    server, owner = urls(settings)
-    if owner is not server:
+    if settings.database_owner_url is not None:
+        owner = owner_url(settings)
         # The server's role may not be there before the first migration.
         lacking = checks.migrations(await _patiently(owner, lambda: _inspect(owner, missing)))
         if lacking.level == "failure":
@@ -80,7 +119,7 @@ async def refuse_failures(settings: Settings) -> None:
 
 
 async def _inspect(url: DatabaseURL, work: Callable[[Connection], T]) -> T:
-    engine = create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments({}), poolclass=NullPool)
+    engine = create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments(SESSION), poolclass=NullPool)
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(work)
@@ -88,8 +127,8 @@ async def _inspect(url: DatabaseURL, work: Callable[[Connection], T]) -> T:
         await engine.dispose()
 
 
-def _checked(connection: Connection) -> list[Finding]:
-    return checks.database(connection, missing(connection))
+def _checked(url: DatabaseURL, connection: Connection) -> list[Finding]:
+    return checks.database(connection, missing(connection), url)
 
 
 async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
@@ -102,7 +141,7 @@ async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
         except (OSError, asyncpg.PostgresError, DBAPIError) as error:
             cause = driver_error(error)
             if not isinstance(cause, _PASSING):
-                raise StartupError(f"The database at {url} refuses: {_reason(cause)}.") from None
+                raise StartupError(f"The database at {url} refuses: {_reason(cause)}.{_hint(cause)}") from None
             if loop.time() + pause > deadline:
                 raise StartupError(f"No database answers at {url}: {_reason(cause)}.") from None
         await asyncio.sleep(pause)
@@ -111,3 +150,13 @@ async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
 
 def _reason(error: BaseException) -> str:
     return str(error).strip().rstrip(".") or type(error).__name__
+
+
+def _hint(error: BaseException) -> str:
+    """What mends a refusal that tells its cause."""
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError) and "role" in str(error):
+        return " `taskql migrate` with DATABASE_OWNER_URL makes the role that DATABASE_URL names."
+    # PgBouncer tells itself by what it refuses.
+    if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error):
+        return " Is it a transaction pooler? Then set DB_POOLER=1."
+    return ""

@@ -10,7 +10,7 @@ from app import bulk, moving, reading, writing
 from app.errors import BadUserInput, LimitExceeded, Unauthenticated
 from app.filters import Filter, Shape
 from app.identifiers import uuid7
-from app.ordering import Order, OrderBy
+from app.ordering import OrderBy, ordered
 from app.reading import Page
 from app.rendering import Selection
 from app.statements import Statement
@@ -102,14 +102,14 @@ class Tasks:
 
     async def node(self, task: Selection, user: Selection, node_id: str) -> str | None:
         """The task or the user with this id, as JSON."""
-        statement = task.statement("node", lambda: reading.node(task, user))
+        statement = task.statement(("node", user), lambda: reading.node(task, user))
         return await self._read(statement, id=identifier(node_id, "id"))
 
     async def page(
         self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
     ) -> str | None:
         """A keyset page of tasks as a connection's JSON."""
-        order, wanted = Order(order_by), Filter(matching)
+        order, wanted = ordered(tuple(order_by)), Filter(matching)
         values = wanted.values | {"size": window.size}
         values |= order.bound("after", window.after, self._owner) | order.bound("before", window.before, self._owner)
         page = Page(order, wanted.shape, window.backward, window.after is not None, window.before is not None)

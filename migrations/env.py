@@ -1,15 +1,25 @@
-"""Alembic's environment: connects as the owner, and sees only TaskQL's tables, or it would drop Better Auth's."""
+"""Alembic's environment: connects as the owner, and sees only what is TaskQL's, or it would drop Better Auth's."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection
 
 from app.models import Base
 
-OURS = set(Base.metadata.tables)
+OURS = Base.metadata.tables
 
 
-def _include(name: str | None, kind: str, _parents: object) -> bool:
-    return kind != "table" or name in OURS
+def _include(name: str | None, kind: str, parents: Mapping[Any, str | None]) -> bool:
+    """Tables of ours, and in `users`, which others may add to, the columns, indexes and constraints of ours."""
+    if kind == "table":
+        return name in OURS
+    if parents.get("table_name") != "users":
+        return True
+    users = OURS["users"]
+    named = {item.name for item in (*users.columns, *users.indexes, *users.constraints)}
+    return name in named
 
 
 def _run(connection: Connection) -> None:

@@ -2,11 +2,12 @@
 
 import strawberry
 
+from schema.direct import direct
 from schema.mutations import Mutation
 from schema.queries import Query
 from schema.types import CONFIG, Task, User
 
-schema = strawberry.Schema(query=Query, mutation=Mutation, types=[Task, User], config=CONFIG)
+schema = direct(strawberry.Schema(query=Query, mutation=Mutation, types=[Task, User], config=CONFIG))
 
 
 def sdl() -> str:

@@ -2,7 +2,8 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,11 +17,19 @@ from graphql import (
     GraphQLSchema,
     OperationDefinitionNode,
     get_named_type,
+    located_error,
     parse,
     specified_rules,
     validate,
 )
-from graphql.execution import Executor, default_field_resolver, default_type_resolver, get_variable_values
+from graphql.execution import (
+    Executor,
+    create_source_event_stream,
+    default_field_resolver,
+    default_type_resolver,
+    get_variable_values,
+    map_source_to_response_event,
+)
 from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_subfields
 from graphql.execution.values import VariableValues
 from graphql.language import VariableNode
@@ -28,9 +37,10 @@ from graphql.language.visitor import Visitor, visit
 
 from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
-from app.rendering import Field, Selection
+from app.rendering import Field, Selection, Selections
 from schema.cost import Cost
-from schema.limits import Gauge, Limits, check_variables
+from schema.limits import Gauge, Limits
+from schema.single import SingleField, single_field
 from schema.size import Size
 
 log = logging.getLogger(__name__)
@@ -81,7 +91,28 @@ class Operation:
     conditions: tuple[str, ...]
     cost: Cost
     introspects: bool
+    selected: Selections
     selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
+    single: SingleField | None = None
+
+    def __post_init__(self) -> None:
+        self.single = single_field(self.executor(VariableValues({}, {}), None))
+
+    def executor(self, variables: VariableValues, context: object) -> RenderingExecutor:
+        """What runs it where it is not as plain as a single field."""
+        return RenderingExecutor(
+            self.schema,
+            {name: details.definition for name, details in self.fragments.items()},
+            self.fragments,
+            None,
+            context,
+            self.node,
+            variables,
+            default_field_resolver,
+            default_type_resolver,
+            default_field_resolver,
+            hide_suggestions=True,
+        )
 
     def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
         """What a root field asks of an object type; @skip and @include are all that variables change in it."""
@@ -99,7 +130,7 @@ class Operation:
     def _selected(self, type_: GraphQLObjectType, details: list[FieldDetails], variables: VariableValues) -> Selection:
         collected = collect_subfields(self.schema, self.fragments, variables, self.node, type_, details)
         entries = collected.grouped_field_set.items()
-        return Selection(type_.name, tuple(self._entry(key, type_, nodes, variables) for key, nodes in entries))
+        return self.selected.of(type_.name, tuple(self._entry(key, type_, nodes, variables) for key, nodes in entries))
 
     def _entry(
         self, key: str, type_: GraphQLObjectType, details: list[FieldDetails], variables: VariableValues
@@ -119,6 +150,7 @@ class Engine:
         self.gauge = Gauge(schema, limits)
         self._pinned: dict[tuple[str, str | None], Operation] = {}
         self._operations: OrderedDict[tuple[str, str | None], Operation] = OrderedDict()
+        self._selections = Selections()
         self._text = 0
 
     def prepare(self, query: str, operation_name: str | None) -> Operation:
@@ -159,29 +191,33 @@ class Engine:
         self, operation: Operation, variables: Mapping[str, Any] | None, context: object
     ) -> ExecutionResult:
         """Run a prepared operation; RequestErrors where its variables do not fit."""
-        executor = RenderingExecutor(
-            self.schema,
-            {name: details.definition for name, details in operation.fragments.items()},
-            operation.fragments,
-            None,
-            context,
-            operation.node,
-            self._variables(operation, variables),
-            default_field_resolver,
-            default_type_resolver,
-            default_field_resolver,
-            hide_suggestions=True,
-        )
-        result = executor.execute_operation()
+        given = dict(variables or {})
+        if operation.single and (values := operation.single.variables(given)):
+            return await operation.single.run(values, context)
+        result = operation.executor(self._variables(operation, given), context).execute_operation()
         return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
 
-    def _variables(self, operation: Operation, variables: Mapping[str, Any] | None) -> VariableValues:
-        definitions = operation.node.variable_definitions or ()
-        given = dict(variables or {})
+    async def subscribe(
+        self, operation: Operation, variables: Mapping[str, Any] | None, context: object
+    ) -> AsyncGenerator[ExecutionResult, None]:
+        """The results of a prepared subscription, one an event.
+
+        RequestErrors where its variables do not fit; a GraphQLError where its source cannot begin or breaks off.
+        """
+        executor = operation.executor(self._variables(operation, dict(variables or {})), context)
+        started = create_source_event_stream(executor)
+        source = await started if isinstance(started, Awaitable) else started
+        if isinstance(source, ExecutionResult):
+            raise (source.errors or [])[0]
         try:
-            check_variables(given)
-        except LimitExceeded as error:
-            raise refused(error) from None
+            async with aclosing(map_source_to_response_event(executor, source)) as results:
+                async for result in results:
+                    yield result
+        except Exception as error:
+            raise located_error(error, [operation.node]) from error
+
+    def _variables(self, operation: Operation, given: dict[str, Any]) -> VariableValues:
+        definitions = operation.node.variable_definitions or ()
         values = get_variable_values(self.schema, definitions, given, MOST_ERRORS, hide_suggestions=True)
         if isinstance(values, list):
             raise RequestErrors(values, BadUserInput.code)
@@ -216,6 +252,7 @@ class Engine:
             _condition_variables(document),
             self.gauge.cost(node, size),
             size.introspection > 0,
+            self._selections,
         )
 
 

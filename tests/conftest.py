@@ -15,11 +15,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
+from partitions import partition
 from pydantic import SecretStr
 from sqlalchemy import event
 from starlette.applications import Starlette
 
-from app.auth import Authenticator
+from app.auth import Signer
 from app.database import Database
 from app.embedded import EmbeddedPostgres
 from app.main import create_app
@@ -28,6 +29,7 @@ from app.url import DatabaseURL
 from migrations.run import migrate
 
 SECRET = "a secret of the tests, long enough for HS256"
+PATIENCE_SECONDS = 240
 
 
 @dataclass
@@ -110,6 +112,8 @@ async def empty(server: Server) -> AsyncIterator[Server]:
 async def settings(server: Server) -> Settings:
     """Settings of an application on the migrated database."""
     await migrate(DatabaseURL(server.owner_url), DatabaseURL(server.app_url))
+    if "TEST_PARTITIONS" in os.environ:
+        await partition(server.owner_url)
     return made_settings(server)
 
 
@@ -180,7 +184,7 @@ async def new_user(owner: "asyncpg.Connection[Any]", http: httpx.AsyncClient) ->
     async def make(client: httpx.AsyncClient = http) -> User:
         email = f"{uuid4()}@example.com"
         user_id = await owner.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", email)
-        return User(user_id, email, Authenticator(SECRET).token(user_id, timedelta(hours=1)), client)
+        return User(user_id, email, Signer(SECRET).token(user_id, timedelta(hours=1)), client)
 
     return make
 
@@ -221,7 +225,7 @@ async def wire(application: Application) -> Wire:
     return application.wire
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).parent.parent
 
@@ -235,9 +239,9 @@ class Serving:
     token: str = ""
     curl: str = ""
 
-    def ask(self, query: str, token: str | None = None) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {token or self.token}"}
-        answer: dict[str, Any] = httpx.post(f"{self.url}/graphql", json={"query": query}, headers=headers).json()
+    def ask(self, query: str, token: str | None = None, **variables: Any) -> dict[str, Any]:
+        headers, body = {"Authorization": f"Bearer {token or self.token}"}, {"query": query, "variables": variables}
+        answer: dict[str, Any] = httpx.post(f"{self.url}/graphql", json=body, headers=headers, timeout=30).json()
         return answer
 
     def stop(self) -> int:
@@ -248,8 +252,12 @@ class Serving:
 
 def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """A command of the command line; only what is given here is in its environment."""
+    return python("-m", "app", *arguments, **environment)
+
+
+def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(  # noqa: S603 - the arguments are the tests' own
-        [sys.executable, "-m", "app", *arguments],
+        [sys.executable, *arguments],
         env={"PATH": os.environ["PATH"], **environment},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
@@ -261,9 +269,17 @@ def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
 @contextmanager
 def serving(*arguments: str | Path, **environment: str) -> Iterator[Serving]:
     """A server on a free port, for as long as this lasts."""
-    with taskql("serve", "--port", "0", *arguments, **environment) as process:
+    process = taskql("serve", "--port", "0", *arguments, **environment)
+    with announced(process, has_demo="DATABASE_URL" not in environment) as served:
+        yield served
+
+
+@contextmanager
+def announced(process: subprocess.Popen[str], *, has_demo: bool) -> Iterator[Serving]:
+    """The server that a process is, for as long as this lasts."""
+    with process:
         try:
-            yield _announced(process, has_demo="DATABASE_URL" not in environment)
+            yield _announced(process, has_demo=has_demo)
         finally:
             process.terminate()
             process.wait(20)
@@ -288,3 +304,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server on an embedded database of its own, as `scripts/serve` starts it."""
     with serving("--data-dir", tmp_path_factory.mktemp("demo")) as served:
         yield served
+
+
+def run(folder: Path, *command: str | Path, **environment: str) -> str:
+    """What a program of others prints that runs in a folder; a failure shows all that it said."""
+    ended = subprocess.run(  # noqa: S603 - the commands are the tests' own
+        command,
+        cwd=folder,
+        env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout

@@ -128,7 +128,7 @@ async def test_a_fresh_connection_costs_no_more(server: Server, new_user: Callab
     new, sent = inputs(3), []
     selectors: list[dict[str, Any]] = [{"ids": [task["id"] for task in new]}]
     selectors += [{"filter": matching} for matching in ({"ids": [new[0]["id"]]}, {"priority": ["HIGH"]})]
-    async with running(made_settings(server, db_pool_size=1, db_max_overflow=0)) as fresh:
+    async with running(made_settings(server, db_pool_size=1)) as fresh:
         user = await new_user(fresh.http)
         await user.add()
         await fresh.wire.statements()

@@ -12,7 +12,7 @@ from conftest import SECRET, Application, Server, User, Wire, connect
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.auth import Authenticator
+from app.auth import Signer
 
 FIND = """
     query Find($filter: TaskFilter) {
@@ -183,7 +183,7 @@ async def user(server: Server, application: Application) -> User:
         email = f"{uuid4()}@example.com"
         user_id = await connection.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", email)
         await connection.executemany(INSERT, [columns(task, user_id) for task in SEEDED])
-        token = Authenticator(SECRET).token(user_id, timedelta(hours=1))
+        token = Signer(SECRET).token(user_id, timedelta(hours=1))
         users.append(User(user_id, email, token, application.http))
     await connection.close()
     return users[1]

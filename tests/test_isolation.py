@@ -196,7 +196,7 @@ async def test_without_a_user_there_are_no_rows(server: Server, alice: User) -> 
         await connection.execute(f"SET LOCAL app.user_id = '{alice.id}'")
         assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
 
-    for table in ("tasks", "task_clocks"):
+    for table in ("tasks", "task_clocks", "task_tags"):
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - names from here
     await connection.close()
 
@@ -216,7 +216,7 @@ async def test_interleaved_requests_on_two_connections_leak_nothing(
     server: Server, new_user: Callable[..., Awaitable[User]]
 ) -> None:
     """10,000 requests of two users, taking turns on a pool of two connections, each see their own tasks only."""
-    settings = made_settings(server, db_pool_size=2, db_max_overflow=0)
+    settings = made_settings(server, db_pool_size=2)
     async with running(settings) as application:
         users = [await new_user(application.http), await new_user(application.http)]
         for user in users:

@@ -35,7 +35,7 @@ from graphql import (
 from graphql.language.visitor import Visitor, visit
 from oracle import NEWEST_FIRST, SCHEMA, Answer, Oracle, Term
 
-from app.auth import Authenticator
+from app.auth import Signer
 from app.models import PRIORITIES
 from schema import sdl
 
@@ -204,7 +204,7 @@ async def people(server: Server, http: httpx.AsyncClient) -> AsyncIterator[Peopl
         result = {}
         for place, (user_id, (name, image)) in enumerate(names.items()):
             await owner.execute(insert, user_id, f"{user_id}@example.com", name, image, MOMENTS[0])
-            user = User(user_id, "", Authenticator(SECRET).token(user_id, timedelta(hours=1)), http)
+            user = User(user_id, "", Signer(SECRET).token(user_id, timedelta(hours=1)), http)
             oracle = await stack.enter_async_context(Oracle.of(server.owner_url, user_id))
             result[user_id] = Person(user, oracle, owner)
             await result[user_id].begin(seeds(user_id, place))

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ import asyncpg
 import pytest
 from conftest import SECRET, Application, Server, User, Wire, connect
 
-from app.auth import Authenticator, Principal
+from app.auth import Principal, Signer
 from app.database import SESSION
 from app.statements import Statement
 from app.tasks import Database
@@ -126,7 +127,7 @@ async def seed(
     for _ in range(2):
         email = f"{uuid4()}@example.com"
         user_id = await connection.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", email)
-        token = Authenticator(SECRET).token(user_id, timedelta(hours=1))
+        token = Signer(SECRET).token(user_id, timedelta(hours=1))
         users.append(User(user_id, email, token, application.http))
         await connection.execute(SEED, user_id, size, moments)
     await connection.execute("ANALYZE tasks")
@@ -611,7 +612,7 @@ async def sent(application: Application, user: User, query: str, **variables: An
     """What a query of one root field makes the server send, by way of its own parts."""
     recorder = Recorder(application.database, [])
     operation = ENGINE.prepare(query, None)
-    context = Context(Principal(user.id, 0), recorder, operation)
+    context = Context(Principal(user.id, math.inf), recorder, operation)
     result = await ENGINE.execute(operation, variables, context)
     assert result.errors is None
     ((statement, values),) = recorder.reads

@@ -1,0 +1,117 @@
+"""The connections of one process: opened when needed, kept, and lent in the order of asking."""
+
+import asyncio
+import math
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import greenlet_spawn
+
+PATIENCE_SECONDS = 2.0
+RECYCLE_AFTER_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection of SQLAlchemy's engine, its driver's, and when it was opened, by the loop's clock."""
+
+    pooled: PoolProxiedConnection
+    driver: Any
+    opened: float
+
+
+class Connections:
+    """At most so many connections. SQLAlchemy opens and closes them; lending one takes no task switch.
+
+    SQLAlchemy's own pools do, and let whoever comes by take what a waiter was woken for.
+    """
+
+    def __init__(self, engine: AsyncEngine, most: int) -> None:
+        self._engine = engine
+        self._turns = asyncio.Semaphore(most)
+        self._idle: list[Connection] = []
+        self._trusted_since = -math.inf
+
+    def lend(self) -> "Loan":
+        """A connection for the length of an `async with`, as the driver's own object in autocommit."""
+        return Loan(self)
+
+    async def take(self) -> Connection:
+        """A connection that is open as far as can be told without asking; TimeoutError after two seconds in line."""
+        await acquire(self._turns, PATIENCE_SECONDS)
+        try:
+            while self._idle:
+                connection = self._idle.pop()
+                if self._is_usable(connection):
+                    return connection
+                await _close(connection)
+            pooled = await self._engine.raw_connection()
+            return Connection(pooled, pooled.driver_connection, _now())
+        except BaseException:
+            self._turns.release()
+            raise
+
+    def distrust(self) -> None:
+        """Lend no connection again that was opened until now: the server has closed one of them."""
+        self._trusted_since = _now()
+
+    def _is_usable(self, connection: Connection) -> bool:
+        since = max(self._trusted_since, _now() - RECYCLE_AFTER_SECONDS)
+        return connection.opened > since and not connection.driver.is_closed()
+
+    def give_back(self, connection: Connection) -> None:
+        self._idle.append(connection)
+        self._turns.release()
+
+    async def throw_away(self, connection: Connection) -> None:
+        self._turns.release()
+        await _close(connection)
+
+    async def close(self) -> None:
+        while self._idle:
+            await _close(self._idle.pop())
+        await self._engine.dispose()
+
+
+class Loan:
+    """Gives back what was lent. A connection whose state is unknown is thrown away."""
+
+    __slots__ = ("_connection", "_connections")
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def __aenter__(self) -> Any:
+        self._connection = await self._connections.take()
+        return self._connection.driver
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What PostgreSQL refuses leaves the connection in order; without a reset, since each use ends its transaction.
+        if error is None or isinstance(error, asyncpg.PostgresError):
+            self._connections.give_back(self._connection)
+        else:
+            await self._connections.throw_away(self._connection)
+
+
+async def acquire(lock: asyncio.Lock | asyncio.Semaphore, patience: float) -> None:
+    """Take a lock, with a timer only where it must be waited for; TimeoutError after so many seconds."""
+    if not lock.locked():
+        await lock.acquire()
+        return
+    async with asyncio.timeout(patience):
+        await lock.acquire()
+
+
+async def _close(connection: Connection) -> None:
+    await greenlet_spawn(connection.pooled.invalidate)
+    await greenlet_spawn(connection.pooled.close)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

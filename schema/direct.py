@@ -1,0 +1,64 @@
+"""Resolvers called by graphql-core directly, with arguments that it has brought into their Python form.
+
+Strawberry would convert each argument of each request by asking what its type is. graphql-core can do it while it
+checks values, if its types know the Python names and classes: `out_name` and `out_type`.
+"""
+
+from collections.abc import Callable
+from dataclasses import MISSING
+from typing import Any
+
+import strawberry
+from graphql import GraphQLInputObjectType, GraphQLObjectType
+from strawberry import Some
+from strawberry.types.base import StrawberryMaybe, StrawberryObjectDefinition
+from strawberry.types.field import StrawberryField
+
+DEFINITION = "strawberry-definition"
+
+
+def direct(schema: strawberry.Schema) -> strawberry.Schema:
+    """The same schema, whose root fields and input types need no conversion by Strawberry."""
+    core = schema._schema  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
+    for type_ in core.type_map.values():
+        if isinstance(type_, GraphQLInputObjectType):
+            _build_directly(type_, type_.extensions[DEFINITION])
+    for root in (core.query_type, core.mutation_type):
+        _resolve_directly(root)
+    return schema
+
+
+def _build_directly(type_: GraphQLInputObjectType, definition: StrawberryObjectDefinition) -> None:
+    for field, described in zip(type_.fields.values(), definition.fields, strict=True):
+        field.out_name = described.python_name
+    # Assigned as its constructor does; what was there checks that one of several is given.
+    type_.out_type = _builder(definition, type_.out_type)  # type: ignore[method-assign]
+
+
+def _builder(definition: StrawberryObjectDefinition, check: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
+    """What makes an input object of a mapping that graphql-core has checked; what is optional and omitted is None."""
+    maybes = frozenset(field.python_name for field in definition.fields if isinstance(field.type, StrawberryMaybe))
+    omitted = {field.python_name: None for field in definition.fields if field.default_value is MISSING}
+
+    def build(value: dict[str, Any]) -> Any:
+        given = {name: Some(item) if name in maybes else item for name, item in check(value).items()}
+        return definition.origin(**{**omitted, **given})
+
+    return build
+
+
+def _resolve_directly(root: GraphQLObjectType | None) -> None:
+    for field in root.fields.values() if root else ():
+        described: StrawberryField = field.extensions[DEFINITION]
+        for argument, named in zip(field.args.values(), described.arguments, strict=True):
+            argument.out_name = named.python_name
+        field.resolve = _resolver(described)
+
+
+def _resolver(described: StrawberryField) -> Callable[..., Any]:
+    function: Any = described.base_resolver and described.base_resolver.wrapped_func
+
+    def resolve(_source: None, info: Any, **arguments: Any) -> Any:
+        return function(None, strawberry.Info(_raw_info=info, _field=described), **arguments)
+
+    return resolve

@@ -1,0 +1,125 @@
+"""An issuer of tokens for tests: keys of every kind, tokens however malformed, and a key set served over HTTP."""
+
+import asyncio
+import hmac
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.utils import base64url_encode
+
+NAME = "https://issuer.example"
+AUDIENCE = "taskql"
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A key that signs, and what verifies it as its issuer would publish it."""
+
+    algorithm: str
+    private: Any
+    kid: str | None = None
+    published: Mapping[str, Any] = field(default_factory=dict)
+
+    def pem(self) -> bytes:
+        """The public half as text, which an attacker may take for a secret."""
+        pem: bytes = self.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return pem
+
+
+def made_key(algorithm: str, kid: str | None = None, *, bits: int = 2048, **members: Any) -> SigningKey:
+    """A new key for an algorithm; members of its publication are added, or left out where they are None."""
+    private = _private(algorithm, bits)
+    public = private.public_key()
+    published = {**jwt.get_algorithm_by_name(algorithm).to_jwk(public, as_dict=True), "kid": kid, "alg": algorithm}
+    published = {name: value for name, value in (published | members).items() if value is not None}
+    return SigningKey(algorithm, private, kid, published)
+
+
+def _private(algorithm: str, bits: int) -> Any:
+    if algorithm == "EdDSA":
+        return ed25519.Ed25519PrivateKey.generate()
+    curves = {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1()}
+    if algorithm in curves:
+        return ec.generate_private_key(curves[algorithm])
+    return rsa.generate_private_key(65537, bits)
+
+
+def shared_key(secret: str, algorithm: str = "HS256") -> SigningKey:
+    return SigningKey(algorithm, secret.encode())
+
+
+def claims(subject: object, **more: Any) -> dict[str, Any]:
+    """Claims that hold for an hour; None leaves one out."""
+    now = int(time.time())
+    given = {"iss": NAME, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + 3600} | more
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def token(key: SigningKey, content: Mapping[str, Any] | bytes, **header: Any) -> str:
+    """A token signed as it is, whatever it says; None leaves a member of its header out."""
+    named = {"alg": key.algorithm, "typ": "JWT", "kid": key.kid} | header
+    payload = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return sealed(key, {name: value for name, value in named.items() if value is not None}, payload)
+
+
+def sealed(key: SigningKey, header: Mapping[str, Any], payload: bytes) -> str:
+    algorithm = jwt.get_algorithm_by_name(key.algorithm)
+    text = base64url_encode(json.dumps(header).encode()) + b"." + base64url_encode(payload)
+    return (text + b"." + base64url_encode(algorithm.sign(text, algorithm.prepare_key(key.private)))).decode()
+
+
+def confused(secret: bytes, content: Mapping[str, Any]) -> str:
+    """An HS256 token that takes what is public for a secret."""
+    head = base64url_encode(b'{"alg": "HS256", "typ": "JWT", "kid": "rsa"}')
+    text = head + b"." + base64url_encode(json.dumps(content).encode())
+    return (text + b"." + base64url_encode(hmac.digest(secret, text, "sha256"))).decode()
+
+
+class Published:
+    """The address of a key set: what it answers, how often it was asked, and whether it answers at all."""
+
+    def __init__(self, url: str, keys: Sequence[SigningKey]) -> None:
+        self.url, self.fetches, self.status = url, 0, "200 OK"
+        self.headers = "Content-Type: application/json\r\n"
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.publish(*keys)
+
+    def publish(self, *keys: SigningKey) -> None:
+        self.body = json.dumps({"keys": [key.published for key in keys]}).encode()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            self.fetches += 1
+            await self.answers.wait()
+            head = (
+                f"HTTP/1.1 {self.status}\r\n{self.headers}Content-Length: {len(self.body)}\r\nConnection: close\r\n\r\n"
+            )
+            writer.write(head.encode() + self.body)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def published(*keys: SigningKey, tls: ssl.SSLContext | None = None) -> AsyncIterator[Published]:
+    """A key set at an address of this machine."""
+    issuer = Published("", keys)
+    async with await asyncio.start_server(issuer.answer, "127.0.0.1", 0, ssl=tls) as server:
+        port = server.sockets[0].getsockname()[1]
+        issuer.url = f"https://localhost:{port}/jwks" if tls else f"http://127.0.0.1:{port}/jwks"
+        try:
+            yield issuer
+        finally:
+            issuer.answers.set()

@@ -1,0 +1,282 @@
+"""Whom a token speaks for: ids from subjects, users that are made when they come, users that are gone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import pytest
+from conftest import Application, Server, User, running
+from issuer import AUDIENCE, NAME, SigningKey, claims, made_key, published, token
+from pydantic import SecretStr
+
+from app.settings import Settings
+
+VIEWER = "{ viewer { id email name } }"
+TASKS = "{ tasks { nodes { title } } }"
+CREATE = 'mutation { createTask(input: { title: "Mine" }) { task { id } userErrors { code } } }'
+WRITES = [
+    CREATE,
+    'mutation { createTasks(inputs: [{ title: "Mine" }]) { tasks { id } } }',
+    'mutation { updateTasks(where: { filter: {} }, input: { title: "Mine" }) { affectedCount } }',
+    'mutation { deleteTask(id: "01890a5d-ac96-774b-bcce-b302099a8057") { task { id } } }',
+]
+KEY = made_key("EdDSA", "key")
+ROW = "SELECT email, email_verified, name FROM users WHERE id = $1"
+
+
+@dataclass(frozen=True)
+class Door:
+    """A server that takes the tokens of one issuer."""
+
+    application: Application
+    key: SigningKey = KEY
+
+    async def post(self, subject: object, query: str = VIEWER, **more: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {token(self.key, claims(subject, **more))}"}
+        return await self.application.http.post("/graphql", json={"query": query}, headers=headers)
+
+    async def viewer(self, subject: object, **more: Any) -> dict[str, Any]:
+        answer = (await self.post(subject, **more)).json()
+        assert "errors" not in answer, answer
+        viewer: dict[str, Any] = answer["data"]["viewer"]
+        return viewer
+
+
+@asynccontextmanager
+async def door(server: Server, **auth: Any) -> AsyncIterator[Door]:
+    async with published(KEY) as issuer:
+        settings = Settings(
+            database_url=SecretStr(server.app_url),
+            auth_jwks_url=issuer.url,
+            auth_issuer=NAME,
+            auth_audience=AUDIENCE,
+            **auth,
+        )
+        async with running(settings) as application:
+            yield Door(application)
+
+
+@pytest.fixture(scope="module")
+async def plain(server: Server, settings: Settings) -> AsyncIterator[Door]:
+    del settings
+    async with door(server) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def provisioning(server: Server, settings: Settings) -> AsyncIterator[Door]:
+    """Users are made; their subjects are UUIDs."""
+    del settings
+    async with door(server, auth_provision=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def derived(server: Server, settings: Settings) -> AsyncIterator[Door]:
+    """Users are made; their subjects are any text."""
+    del settings
+    async with door(server, auth_provision=True, auth_subject="derived") as opened:
+        yield opened
+
+
+def refusal(response: httpx.Response) -> str:
+    """The message of a whole answer that is UNAUTHENTICATED."""
+    assert response.status_code == 401, response.text
+    (error,) = response.json()["errors"]
+    assert error["extensions"]["code"] == "UNAUTHENTICATED"
+    return str(error["message"])
+
+
+async def test_a_uuid_is_the_user(plain: Door, alice: User) -> None:
+    """A subject that is a UUID is the user's id as it is."""
+    assert (await plain.viewer(str(alice.id)))["email"] == alice.email
+
+
+@pytest.mark.parametrize("query", WRITES)
+async def test_a_write_for_an_unknown_user(plain: Door, query: str) -> None:
+    """Who has no account is unauthenticated, whatever they write; no error of the database shows."""
+    assert "account" in refusal(await plain.post(str(uuid4()), query))
+
+
+async def test_a_deleted_user(plain: Door, alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A token that outlives its account, remembered or not, sees nothing, writes nothing, and is told why."""
+    subject, remembered = str(alice.id), claims(str(alice.id))
+    await alice.add("Gone soon")
+    headers = {"Authorization": f"Bearer {token(KEY, remembered)}"}
+    http = plain.application.http
+    before = await http.post("/graphql", json={"query": TASKS}, headers=headers)
+    assert before.json()["data"]["tasks"]["nodes"] == [{"title": "Gone soon"}]
+
+    await owner.execute("DELETE FROM users WHERE id = $1", alice.id)
+
+    for query in (VIEWER, CREATE):
+        assert "no longer exists" in refusal(await http.post("/graphql", json={"query": query}, headers=headers))
+        assert "no longer exists" in refusal(await plain.post(subject, query))
+    after = await http.post("/graphql", json={"query": TASKS}, headers=headers)
+    assert after.json() == {"data": {"tasks": {"nodes": []}}}
+
+
+async def test_nobody_is_made_unasked(plain: Door, owner: "asyncpg.Connection[Any]") -> None:
+    """Without AUTH_PROVISION a token makes no user."""
+    subject = uuid4()
+    refusal(await plain.post(str(subject), email=f"{subject}@example.com"))
+
+    assert await owner.fetchrow(ROW, subject) is None
+
+
+async def test_a_user_is_made_on_first_sight(provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
+    """The first token of a user makes the row, with what the token says of her; the next ones leave it alone."""
+    subject = uuid4()
+    email = f"{subject}@example.com"
+    about = {"email": email.upper(), "email_verified": True, "name": "Ada Löwe"}
+
+    viewer = await provisioning.viewer(str(subject), **about)
+    assert viewer == {"id": str(subject), "email": email, "name": "Ada Löwe"}
+    await provisioning.viewer(str(subject), email="other@example.com", name="Other")
+
+    assert tuple(await owner.fetchrow(ROW, subject) or ()) == (email, True, "Ada Löwe")
+    assert (await provisioning.post(str(subject), CREATE)).json()["data"]["createTask"]["userErrors"] == []
+
+
+async def test_even_a_write_makes_the_user_first(provisioning: Door) -> None:
+    """A user's first request may be a mutation."""
+    answer = (await provisioning.post(str(uuid4()), CREATE)).json()
+
+    assert answer["data"]["createTask"]["userErrors"] == []
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        {"email": None},
+        {"email": ""},
+        {"email": 5},
+        {"email": "a\0b@example.com"},
+        {"email": "x" * 300 + "@example.com"},
+        {"email": "unverified@example.com", "email_verified": False},
+    ],
+)
+async def test_a_user_without_an_address(
+    provisioning: Door, owner: "asyncpg.Connection[Any]", about: dict[str, Any]
+) -> None:
+    """Without an address, or with one that is not verified or cannot be, the user gets one that leads nowhere."""
+    subject = uuid4()
+    viewer = await provisioning.viewer(str(subject), **about)
+
+    assert viewer["email"] == f"{subject}@users.invalid"
+    assert tuple(await owner.fetchrow(ROW, subject) or ()) == (viewer["email"], False, None)
+
+
+@pytest.mark.parametrize("name", [5, "", "a\0b", "x" * 300, ["Ada"], "a\nb"])
+async def test_a_name_that_is_none(provisioning: Door, name: object) -> None:
+    """What cannot be stored as a name is left out."""
+    assert (await provisioning.viewer(str(uuid4()), name=name))["name"] is None
+
+
+async def test_accounts_are_never_merged(provisioning: Door, alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """Another subject with the address of a user is refused; it neither becomes her nor changes her."""
+    await alice.add("Hers")
+    stranger = str(uuid4())
+    for email in (alice.email, alice.email.upper()):
+        for query in (VIEWER, TASKS, CREATE):
+            said = refusal(await provisioning.post(stranger, query, email=email, email_verified=True))
+            assert "never merged" in said
+            assert alice.email not in said
+
+    assert await owner.fetchrow(ROW, UUID(stranger)) is None
+    assert (await owner.fetchrow(ROW, alice.id) or {})["email"] == alice.email
+    assert (await provisioning.viewer(str(alice.id), email=alice.email))["id"] == str(alice.id)
+
+
+async def test_many_first_tokens_at_once(server: Server, provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
+    """Of many first requests in two servers one makes the user, and all are answered, with her."""
+    async with door(server, auth_provision=True) as other:
+        for _ in range(5):
+            subject = uuid4()
+            email = f"{subject}@example.com"
+            asked = [
+                opened.viewer(str(subject), email=email, number=number)
+                for number in range(8)
+                for opened in (provisioning, other)
+            ]
+            viewers = await asyncio.gather(*asked)
+            assert {(viewer["id"], viewer["email"]) for viewer in viewers} == {(str(subject), email)}
+            assert await owner.fetchval("SELECT count(*) FROM users WHERE email = $1", email) == 1
+
+
+async def test_a_race_for_an_address(provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
+    """Of two subjects that bring one address at once, one has it and the other is refused."""
+    email = f"{uuid4()}@example.com"
+    answers = await asyncio.gather(*(provisioning.post(str(uuid4()), email=email) for _ in range(6)))
+
+    assert sorted(answer.status_code for answer in answers) == [200, 401, 401, 401, 401, 401]
+    assert await owner.fetchval("SELECT count(*) FROM users WHERE email = $1", email) == 1
+
+
+async def test_first_sight_costs_one_statement(provisioning: Door) -> None:
+    """A new token costs one round trip more, a token that is remembered none."""
+    wire = provisioning.application.wire
+    headers = {"Authorization": f"Bearer {token(KEY, claims(str(uuid4())))}"}
+    counts = []
+    for _ in range(2):
+        await wire.statements()
+        await provisioning.application.http.post("/graphql", json={"query": VIEWER}, headers=headers)
+        counts.append(len(await wire.statements()))
+
+    assert counts == [2, 1]
+
+
+async def test_introspection_makes_no_difference(provisioning: Door, alice: User) -> None:
+    """A token whose user may not be made can still introspect."""
+    response = await provisioning.post(str(uuid4()), "{ __typename }", email=alice.email)
+
+    assert response.json() == {"data": {"__typename": "Query"}}
+
+
+@pytest.mark.parametrize(
+    "subject", ["auth0|507f1f77bcf86cd799439011", "user_2abcDEF", "google-oauth2|1", "{curly}", "ü 1", "1", "x" * 255]
+)
+async def test_a_derived_id(derived: Door, subject: str) -> None:
+    """With AUTH_SUBJECT=derived any text names a user, always the same one, and tasks are hers."""
+    subject = f"{uuid4().hex}{subject}"[:255]
+    first = await derived.viewer(subject)
+    await derived.post(subject, CREATE)
+
+    assert await derived.viewer(subject) == first
+    assert UUID(first["id"]).version == 5
+    assert (await derived.viewer(subject[:-1] + "."))["id"] != first["id"]
+    assert (await derived.post(subject, TASKS)).json()["data"]["tasks"]["nodes"] == [{"title": "Mine"}]
+
+
+@pytest.mark.parametrize("subject", ["", "a\0b", "a\nb", "x" * 256, "\ud800", None, 5, ["a"], {"a": 1}])
+async def test_a_subject_that_names_nobody(derived: Door, subject: object) -> None:
+    """What is no text, empty, too long or not printable is no subject."""
+    refusal(await derived.post(subject))
+
+
+async def test_a_derived_id_is_its_issuers_alone(server: Server, settings: Settings) -> None:
+    """The same subject of two issuers is two users, and neither can take a UUID of ours for its subject."""
+    del settings
+    keys = made_key("EdDSA", "a"), made_key("EdDSA", "b")
+    async with published(keys[0]) as first, published(keys[1]) as second:
+        several = Settings(
+            database_url=SecretStr(server.app_url),
+            auth_jwks_url=f"{first.url}, {second.url}",
+            auth_issuer="https://a.example,https://b.example",
+            auth_audience="taskql,none",
+            auth_subject="derived",
+            auth_provision=True,
+        )
+        async with running(several) as application:
+            a, b = Door(application, keys[0]), Door(application, keys[1])
+            subject = str(uuid4())
+            one = (await a.viewer(subject, iss="https://a.example"))["id"]
+            other = (await b.viewer(subject, iss="https://b.example", aud=None))["id"]
+
+    assert len({one, other, subject}) == 3

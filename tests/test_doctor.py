@@ -1,0 +1,284 @@
+"""What `serve` refuses and `doctor` explains: each finding goes away when its own mend is applied."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from conftest import SECRET, Server, connect, taskql
+from issuer import made_key, published
+from pydantic import SecretStr
+
+from app import checks
+from app.checks import Finding
+from app.errors import StartupError
+from app.settings import Settings
+from app.startup import findings, refuse_failures, report
+from app.url import DatabaseURL
+from migrations.run import migrate
+
+PASSWORD = "pass'w%rd of the role"
+
+
+@dataclass
+class Stage:
+    """A migrated database of the test's own, its server's role, and its owner's connection."""
+
+    database: Server
+    role: str
+    owner: "asyncpg.Connection[Any]"
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            database_url=SecretStr(self.database.app_url),
+            database_owner_url=SecretStr(self.database.owner_url),
+            auth_secret=SecretStr(SECRET),
+        )
+
+    async def failures(self) -> list[Finding]:
+        return [finding for finding in await findings(self.settings) if finding.level == "failure"]
+
+
+@pytest.fixture
+async def stage(empty: Server) -> AsyncIterator[Stage]:
+    role = f"role {uuid4().hex}"
+    app_url = empty.app_url.replace("//taskql_app@", f"//{role.replace(' ', '%20')}:{PASSWORD.replace('%', '%25')}@")
+    await migrate(DatabaseURL(empty.owner_url), DatabaseURL(app_url))
+    owner = await connect(empty.owner_url)
+    yield Stage(Server(empty.owner_url, app_url), role, owner)
+    await owner.execute(f'REASSIGN OWNED BY "{role}" TO CURRENT_USER; DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+    await owner.close()
+
+
+@pytest.fixture
+async def other(stage: Stage) -> AsyncIterator[str]:
+    """Another role, which the server's may be made a member of."""
+    name = f"other_{uuid4().hex}"
+    await stage.owner.execute(f"CREATE ROLE {name}")
+    yield name
+    await stage.owner.execute(f"REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+BREACHES = {
+    "a superuser": ['ALTER ROLE "{role}" SUPERUSER'],
+    "BYPASSRLS": ['ALTER ROLE "{role}" BYPASSRLS'],
+    "the owner of a table": ['ALTER TABLE tasks OWNER TO "{role}"'],
+    "a member of a superuser": ["ALTER ROLE {other} SUPERUSER", 'GRANT {other} TO "{role}"'],
+    "a member of a role with BYPASSRLS": ["ALTER ROLE {other} BYPASSRLS", 'GRANT {other} TO "{role}"'],
+    "a member of the owner": ["ALTER TABLE task_clocks OWNER TO {other}", 'GRANT {other} TO "{role}"'],
+    "a member without inheriting": [
+        "ALTER ROLE {other} BYPASSRLS",
+        'GRANT {other} TO "{role}"',
+        'ALTER ROLE "{role}" NOINHERIT',
+    ],
+    "row security not forced": ["ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY"],
+    "row security not enabled": ["ALTER TABLE task_clocks DISABLE ROW LEVEL SECURITY"],
+    "a policy that lets all through": ['CREATE POLICY "o ops" ON tasks USING (true)'],
+    "a policy that was changed": ["ALTER POLICY tasks_of_user ON tasks USING (true)"],
+    "no policy": ["DROP POLICY task_clocks_of_user ON task_clocks"],
+}
+
+
+@pytest.mark.parametrize("name", BREACHES)
+async def test_a_mend_mends(stage: Stage, other: str, name: str) -> None:
+    """The server refuses to start; the SQL that the message names, run as it stands, takes the finding away."""
+    assert await stage.failures() == []
+    for statement in BREACHES[name]:
+        await stage.owner.execute(statement.format(role=stage.role, other=other))
+
+    found = await stage.failures()
+    assert found
+    with pytest.raises(StartupError, match=re.escape(found[0].seen)):
+        await refuse_failures(stage.settings)
+    for finding in found:
+        (statement,) = re.findall(r"(?:ALTER|REVOKE|DROP|CREATE) [^;]+;", finding.mend)
+        await stage.owner.execute(statement)
+    await migrate(DatabaseURL(stage.database.owner_url), DatabaseURL(stage.database.app_url))
+
+    assert await stage.failures() == []
+    await refuse_failures(stage.settings)
+
+
+async def test_membership_of_a_harmless_role(stage: Stage, other: str) -> None:
+    """A role that gives nothing dangerous away is no finding."""
+    await stage.owner.execute(f'GRANT {other} TO "{stage.role}"')
+
+    assert await stage.failures() == []
+
+
+async def test_settings_that_the_role_should_bring(stage: Stage) -> None:
+    """Behind a pooler the role must bring the settings of sessions; `taskql migrate` makes it so."""
+    await stage.owner.execute(f'ALTER ROLE "{stage.role}" RESET ALL')
+    pooled = stage.settings.model_copy(update={"db_pooler": True})
+
+    (warning,) = [finding for finding in await findings(pooled) if finding.level == "warning"]
+    assert "statement_timeout" in warning.seen
+    assert "taskql migrate" in warning.mend
+    await migrate(DatabaseURL(stage.database.owner_url), DatabaseURL(stage.database.app_url))
+    assert {finding.level for finding in await findings(pooled)} == {"ok"}
+
+
+def doctor(**environment: str) -> tuple[int, list[str]]:
+    """The exit code and lines of `taskql doctor`; no secret is among them."""
+    with taskql("doctor", **environment) as process:
+        out, err = process.communicate(timeout=30)
+    assert err == ""
+    for secret in (SECRET, "s3cret", PASSWORD, PASSWORD.replace("%", "%25")):
+        assert secret not in out
+    return process.returncode, out.splitlines()
+
+
+def in_order(stage: Stage) -> dict[str, str]:
+    return {
+        "DATABASE_URL": stage.database.app_url,
+        "DATABASE_OWNER_URL": stage.database.owner_url,
+        "AUTH_SECRET": SECRET,
+    }
+
+
+async def test_all_is_well(stage: Stage) -> None:
+    """On a database in order every check is a line that says ok, and the exit code is 0."""
+    code, lines = doctor(**in_order(stage))
+
+    assert code == 0
+    assert {line.split()[0] for line in lines} == {"ok"}
+    for words in (
+        "AUTH_SECRET",
+        "line to the database",
+        "PostgreSQL",
+        "leads to",
+        "newest revision",
+        "row security",
+        "Row security of tasks",
+        "rights",
+        "Sessions",
+        "Migrations go",
+    ):
+        assert any(words in line for line in lines), words
+
+
+async def test_a_warning(stage: Stage) -> None:
+    """A pooler with no way around it is a warning with its mend, and the exit code is 1."""
+    code, lines = doctor(DATABASE_URL=stage.database.app_url, AUTH_SECRET=SECRET, DB_POOLER="1")
+
+    assert code == 1
+    (warning,) = [line for line in lines if line.startswith("warning")]
+    assert "DATABASE_DIRECT_URL" in warning
+
+
+async def test_a_failure(stage: Stage) -> None:
+    """A wall that is down is a failure with its mend, the other checks are still made, and the exit code is 2."""
+    await stage.owner.execute("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY")
+    code, lines = doctor(**in_order(stage))
+
+    assert code == 2
+    (failure,) = [line for line in lines if line.startswith("failure")]
+    assert "ALTER TABLE tasks ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;" in failure
+    assert any(line.startswith("ok") and "rights" in line for line in lines)
+
+
+async def test_a_database_without_tables(empty: Server) -> None:
+    """Missing migrations are named."""
+    code, lines = doctor(DATABASE_URL=empty.app_url, DATABASE_OWNER_URL=empty.owner_url, AUTH_SECRET=SECRET)
+
+    assert code == 2
+    assert any(line.startswith("failure") and "taskql migrate" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"AUTH_SECRET": "s3cret"}, "AUTH_SECRET must be"),
+        ({}, "AUTH_SECRET must be"),
+        ({"AUTH_SECRET": SECRET, "AUTH_JWKS_URL": "https://a.example"}, "both set"),
+        ({"AUTH_JWKS_URL": "https://a.example"}, "AUTH_ISSUER"),
+        ({"AUTH_SECRET": SECRET, "PORT": "http"}, "PORT"),
+    ],
+)
+async def test_settings_that_cannot_be(stage: Stage, environment: dict[str, str], words: str) -> None:
+    """A wrong setting is a line like any other."""
+    code, lines = doctor(DATABASE_URL=stage.database.app_url, **environment)
+
+    assert code == 2
+    assert any(line.startswith("failure") and words in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://u:s3cret@localhost:9/db", "No database answers"),
+        ("postgresql://u:s3cret@localhost/db?sslmod=require", "sslmod"),
+        ("mysql://u:s3cret@localhost/db", "postgresql://"),
+    ],
+)
+def test_a_database_that_is_not_there(url: str, words: str) -> None:
+    """What is in the way of the database is told, without the password."""
+    code, lines = doctor(DATABASE_URL=url, AUTH_SECRET=SECRET)
+
+    assert code == 2
+    assert any(line.startswith("failure") and words in line for line in lines)
+    assert any(line.startswith("ok") and "AUTH_SECRET" in line for line in lines)
+
+
+def keyed(stage: Stage, url: str) -> dict[str, str]:
+    environment = in_order(stage)
+    del environment["AUTH_SECRET"]
+    return environment | {"AUTH_JWKS_URL": url, "AUTH_ISSUER": "https://issuer.example", "AUTH_AUDIENCE": "none"}
+
+
+async def test_a_key_set_that_answers(stage: Stage) -> None:
+    """The usable keys are counted, with their algorithms."""
+    async with published(made_key("EdDSA", "a"), made_key("RS256", "b"), made_key("ES384", "c")) as issuer:
+        found = await report(configured(stage, issuer.url))
+
+    assert found[0] == Finding("ok", "The key set of https://issuer.example has 2 usable keys, for EdDSA, RS256")
+
+
+async def test_a_key_set_without_use(stage: Stage) -> None:
+    """A key set that is not there, or has no key that counts, is a failure that says where to look."""
+    async with published() as issuer:
+        empty_set = (await report(configured(stage, issuer.url)))[0]
+        issuer.status = "404 Not Found"
+        missing = (await report(configured(stage, issuer.url)))[0]
+    nobody = (await report(configured(stage, issuer.url)))[0]
+
+    assert {empty_set.level, missing.level, nobody.level} == {"failure"}
+    assert "none of its 0 keys" in empty_set.seen
+    assert "404" in missing.seen
+    assert "/api/auth/jwks" in nobody.mend
+
+
+def configured(stage: Stage, url: str) -> Settings:
+    given = {name.lower(): value for name, value in keyed(stage, url).items()}
+    secret = {"database_url", "database_owner_url"}
+    return Settings(**{name: SecretStr(value) if name in secret else value for name, value in given.items()})  # type: ignore[arg-type]  # by name
+
+
+@pytest.mark.parametrize(
+    ("url", "level", "words"),
+    [
+        ("postgresql://u:p@localhost/db", "ok", "stays on this machine"),
+        ("postgresql://u:p@ep-a-1.eu-central-1.aws.neon.tech/db?sslmode=require", "ok", "certificate verified"),
+        ("postgresql://u:p@db.example/db?sslmode=verify-full", "ok", "certificate verified"),
+        ("postgresql://u:p@db.example/db?sslmode=require", "warning", "to whoever answers"),
+        ("postgresql://u:p@db.example/db", "warning", "need not be encrypted"),
+        ("postgresql://u:p@db.example/db?sslmode=disable", "warning", "need not be encrypted"),
+    ],
+)
+def test_the_line_to_the_database(url: str, level: str, words: str) -> None:
+    """An open line to another machine is a warning that names sslmode."""
+    finding = checks.encryption(DatabaseURL(url))
+
+    assert finding.level == level
+    assert words in finding.seen
+    assert ("sslmode=verify-full" in finding.mend) == (level == "warning")
+
+
+@pytest.mark.parametrize(("levels", "code"), [(["ok"], 0), (["ok", "warning"], 1), (["failure", "warning", "ok"], 2)])
+def test_the_exit_code_says_the_worst(levels: list[Any], code: int) -> None:
+    """0 for ok, 1 for a warning, 2 for a failure."""
+    assert checks.worst(Finding(level, "Seen") for level in levels) == code

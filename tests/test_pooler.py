@@ -1,0 +1,232 @@
+"""Connections that are not what they seem: behind PgBouncer in transaction mode, and closed by the server unnoticed."""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import httpx
+import pytest
+from conftest import CREATE, SECRET, Application, Server, Serving, User, made_settings, running, serving
+from pydantic import SecretStr
+
+from app import database
+from app.auth import Signer
+from app.embedded import _account
+from app.errors import StartupError
+from app.settings import Settings
+from app.startup import bring_up_to_date, findings
+
+VIEWER = "{ viewer { id } }"
+TITLES = "{ tasks(first: 100) { totalCount nodes { title } } }"
+FOREIGN = "query ($id: ID!) { task(id: $id) { id } }"
+UPDATE = 'mutation ($id: ID!) { updateTask(id: $id, input: { title: "Taken" }) { task { id } userErrors { code } } }'
+COUNT = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pooled'"
+TERMINATE = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE usename = 'taskql_app' AND datname = current_database()
+"""
+
+CONFIGURATION = """
+[databases]
+taskql = host={host} port={port} dbname=taskql
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen}
+unix_socket_dir =
+auth_type = trust
+auth_file = {users}
+pool_mode = transaction
+default_pool_size = 2
+max_client_conn = 500
+server_round_robin = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def pooler(server: Server, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PgBouncer that shares two connections among all, each transaction on the next one."""
+    del settings
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program, "pgbouncer is missing; on Debian: apt-get install pgbouncer"
+    given = urlsplit(server.app_url)
+    query = {name: values[0] for name, values in parse_qs(given.query).items()}
+    directory = tmp_path_factory.mktemp("pgbouncer")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen = free.getsockname()[1]
+    (directory / "users").write_text('"taskql_app" ""\n')
+    host, port = given.hostname or query["host"], given.port or query.get("port", 5432)
+    text = CONFIGURATION.format(host=host, port=port, listen=listen, users=directory / "users")
+    (directory / "ini").write_text(text)
+    yield from run(program, directory, listen)
+
+
+def run(program: str, directory: Path, listen: int) -> Iterator[str]:
+    # PgBouncer refuses to be root, as PostgreSQL does, and has the same closed folders to pass through.
+    command = [*_account().prefix, program, str(directory / "ini")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - Debian's program
+        try:
+            assert process.stderr
+            said = list(iter_until(process.stderr, "process up"))
+            assert "process up" in "".join(said), said
+            yield f"postgresql://taskql_app@127.0.0.1:{listen}/taskql?sslmode=disable&application_name=pooled"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def iter_until(lines: Iterable[str], words: str) -> Iterator[str]:
+    """Lines until one that holds the words."""
+    for line in lines:
+        yield line
+        if words in line:
+            return
+
+
+@pytest.fixture(scope="module")
+def served(server: Server, pooler: str) -> Iterator[Serving]:
+    """A server of eight processes behind the pooler's two connections."""
+    environment = {"DATABASE_URL": pooler, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
+    with serving("--workers", "8", DB_POOLER="1", **environment) as served:
+        yield served
+
+
+@pytest.fixture
+async def client(served: Serving) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that opens a connection for each request, so that all eight processes get some."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=served.url, timeout=30, limits=limits) as client:
+        yield client
+
+
+@pytest.mark.pgbouncer
+async def test_eight_processes_on_two_connections(
+    client: httpx.AsyncClient, new_user: Callable[..., Awaitable[User]], owner: "asyncpg.Connection[Any]"
+) -> None:
+    """Reads and writes of many users at once all succeed, each sees her own tasks alone, on two connections in all."""
+    users = [await new_user(client) for _ in range(8)]
+
+    async def work(user: User) -> None:
+        other = users[users.index(user) - 1]
+        for number in range(12):
+            task = await user.add(f"{user.email} {number}")
+            page = (await user.data(TITLES))["tasks"]
+            assert page["totalCount"] == number + 1
+            assert {node["title"].split()[0] for node in page["nodes"]} == {user.email}
+            assert (await other.data(FOREIGN, id=task["id"]))["task"] is None
+            refused = (await other.data(UPDATE, id=task["id"]))["updateTask"]
+            assert refused == {"task": None, "userErrors": [{"code": "NOT_FOUND"}]}
+
+    counts = []
+    working = asyncio.gather(*(work(user) for user in users))
+    while not working.done():
+        counts.append(await owner.fetchval(COUNT))
+        await asyncio.sleep(0.01)
+    await working
+
+    assert 0 < max(counts) <= 2
+
+
+@pytest.mark.pgbouncer
+async def test_the_second_wall_stands_behind_a_pooler(pooler: str, alice: User, bob: User) -> None:
+    """What one transaction sets of its user is gone when the connection serves the next."""
+    await alice.add("Hers")
+    connections = [await asyncpg.connect(pooler, statement_cache_size=0) for _ in range(4)]
+    try:
+        for user in (alice, bob, alice):
+            for connection in connections:
+                acting = (
+                    "SELECT count(*) FROM act_as($1) AS me, LATERAL (SELECT 1 FROM tasks WHERE user_id = me LIMIT 1) x"
+                )
+                assert await connection.fetchval(acting, user.id) == (user is alice)
+                assert await connection.fetchval("SELECT count(*) FROM tasks") == 0
+    finally:
+        for connection in connections:
+            await connection.close()
+
+
+@pytest.mark.pgbouncer
+async def test_doctor_behind_a_pooler(server: Server, pooler: str) -> None:
+    """A pooler that is known is in order; one that is not is found out, and the mend is named."""
+    known = made_settings(Server(server.owner_url, pooler), db_pooler=True)
+    assert {finding.level for finding in await findings(known)} == {"ok"}
+
+    with pytest.raises(StartupError, match="DB_POOLER=1"):
+        await findings(made_settings(Server(server.owner_url, pooler)))
+
+
+@pytest.mark.pgbouncer
+async def test_migrations_go_around_a_pooler(server: Server, pooler: str) -> None:
+    """Migrations refuse to go through a pooler, and take the direct URL where there is one."""
+    pooled = Settings(database_url=SecretStr(pooler), auth_secret=SecretStr(SECRET), db_pooler=True)
+    with pytest.raises(StartupError, match="DATABASE_DIRECT_URL"):
+        await bring_up_to_date(pooled)
+
+    around = pooled.model_copy(update={"database_direct_url": SecretStr(server.owner_url)})
+    assert await bring_up_to_date(around) == []
+
+
+@pytest.fixture
+async def apart(empty: Server) -> AsyncIterator[tuple[Application, Server]]:
+    """An application on a database of the test's own, whose connections may be closed."""
+    settings = made_settings(empty)
+    await bring_up_to_date(settings)
+    async with running(settings) as application:
+        yield application, empty
+
+
+@pytest.fixture
+async def somebody(apart: tuple[Application, Server]) -> AsyncIterator[tuple[User, "asyncpg.Connection[Any]"]]:
+    """A user there, and a connection as the superuser."""
+    application, server = apart
+    owner = await asyncpg.connect(server.owner_url)
+    user_id = await owner.fetchval("INSERT INTO users (email) VALUES ('a@example.com') RETURNING id")
+    yield User(user_id, "", Signer(SECRET).token(user_id, timedelta(hours=1)), application.http), owner
+    await owner.close()
+
+
+async def test_the_first_requests_after_the_server_closed_everything(
+    somebody: tuple[User, "asyncpg.Connection[Any]"],
+) -> None:
+    """When PostgreSQL has ended every connection, the next reads and writes all succeed, however many come at once."""
+    user, owner = somebody
+    for number in range(10):
+        await asyncio.gather(*(user.post(VIEWER) for _ in range(12)))
+        assert await owner.fetchval(TERMINATE) > 3
+
+        # No turn of the loop lies between: the pool has not heard of it yet.
+        reads = [user.post(VIEWER) for _ in range(12)]
+        writes = [user.post(CREATE, {"input": {"title": f"{number} {place}"}}) for place in range(4)]
+        answers = [response.json() for response in await asyncio.gather(*reads, *writes)]
+
+        assert [answer for answer in answers if "errors" in answer] == []
+    assert (await user.data(TITLES))["tasks"]["totalCount"] == 40
+
+
+async def test_a_write_whose_fate_is_unknown_is_not_repeated(
+    somebody: tuple[User, "asyncpg.Connection[Any]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is lost after a write has begun is UNAVAILABLE; it is for the caller to send it again."""
+    user, owner = somebody
+    begun: list[object] = []
+    original = database._begin  # noqa: SLF001 - the moment between the round trips
+
+    async def begin_then_lose(connection: Any, *arguments: Any) -> None:
+        await original(connection, *arguments)
+        begun.append(connection)
+        await owner.fetchval(TERMINATE)
+
+    monkeypatch.setattr(database, "_begin", begin_then_lose)
+    response = await user.post(CREATE, {"input": {"title": "Once"}})
+
+    assert response.status_code == 503
+    assert len(begun) == 1
+    monkeypatch.undo()
+    assert (await user.data(TITLES))["tasks"]["totalCount"] == 0

@@ -1,0 +1,203 @@
+"""Tags by their index: pages by rare and by common tags on every plan, and an index that holds whoever writes."""
+
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from conftest import Application, Server, User, connect
+from test_pages import (
+    ARGUMENTS,
+    INDEXED,
+    MANY,
+    MODES,
+    NODES,
+    PAGE_INFO,
+    TASKS,
+    Row,
+    Seeded,
+    explained,
+    order_by,
+    owning,
+    page_of,
+    predicted,
+    seed,
+    sent,
+    serving,
+    tasks_of,
+)
+from test_plans import Plan, faults, nodes
+
+from app.tags import FEW
+from app.url import DatabaseURL
+from migrations.run import migrate
+
+PAGE = (
+    f"query Page({ARGUMENTS}) {{ {TASKS} {{ edges {{ cursor node {{ id description }} }} {PAGE_INFO} totalCount }} }}"
+)
+RETAG = "mutation Retag($id: ID!, $input: UpdateTaskInput!) { updateTask(id: $id, input: $input) { task { id } } }"
+BY_TAG = "query ByTag($tags: [String!]!) { tasks(filter: { tagsAll: $tags }) { nodes { id } } }"
+
+# On some of the tasks of either user, next to the tag that a quarter of all have.
+ADD = "UPDATE tasks SET tags = array_append(tags, $3) WHERE user_id = ANY ($1) AND id = ANY ($2)"
+RARE = {"one": 1, "some": 30, "few": FEW, "many": FEW + 1}
+
+
+@pytest.fixture(scope="module")
+async def many(server: Server, application: Application) -> Seeded:
+    """Two users of 10,000 tasks each, with the same ids, where some tasks of both have rare tags."""
+    async with owning(server) as connection:
+        seeded = await seed(connection, application, MANY)
+        users = [seeded.user.id, seeded.other.id]
+        for place, (tag, count) in enumerate(RARE.items()):
+            await connection.execute(
+                ADD, users, [row["id"] for row in seeded.rows[place :: MANY // count][:count]], tag
+            )
+        rows = await connection.fetch("SELECT * FROM tasks WHERE user_id = $1", seeded.user.id)
+        return Seeded(seeded.user, seeded.other, [dict(row) for row in rows])
+
+
+def tagged(rows: list[Row], order: str, *tags: str) -> list[str]:
+    """The ids of the tasks that have all of the tags, in an order."""
+    return predicted([row for row in rows if set(tags) <= set(row["tags"])], order)
+
+
+@pytest.mark.parametrize("tag", [*RARE, "tag 1"])
+@pytest.mark.parametrize("order", ["-CREATED_AT", "DUE_DATE", "-PRIORITY TITLE"])
+async def test_pages_by_a_tag(many: Seeded, order: str, tag: str) -> None:
+    """Pages by a rare or a common tag, walked either way, show all of its tasks in order, and what lies around."""
+    expected = tagged(many.rows, order, tag)
+    arguments: dict[str, Any] = {"filter": {"tagsAny": [tag, "no task"]}, "orderBy": order_by(order)}
+    for size, mark, end, more in (
+        ("first", "after", "endCursor", "hasNextPage"),
+        ("last", "before", "startCursor", "hasPreviousPage"),
+    ):
+        shown: list[str] = []
+        page = await page_of(many.user, PAGE, **arguments, **{size: 100})
+        assert page["totalCount"] == len(expected)
+        for _ in range(3):
+            ids = [task["id"] for task in tasks_of(page)]
+            shown = shown + ids if size == "first" else ids + shown
+            if not page["pageInfo"][more]:
+                break
+            page = await page_of(many.user, PAGE, **arguments, **{size: 100, mark: page["pageInfo"][end]})
+            assert page["pageInfo"]["hasPreviousPage" if size == "first" else "hasNextPage"]
+        assert shown == (expected[:300] if size == "first" else expected[-300:])
+
+
+@pytest.mark.parametrize(
+    ("tags", "count"),
+    [(["tag 1", "some"], None), (["some", "tag 1"], None), (["one", "no task"], 0), (["tag 1"] * 3, MANY // 4)],
+)
+async def test_all_of_several_tags(many: Seeded, tags: list[str], count: int | None) -> None:
+    """Of several tags the rarest is looked up, and the tasks found have all of them."""
+    expected = tagged(many.rows, "-CREATED_AT", *tags)
+    page = await page_of(many.user, PAGE, filter={"tagsAll": tags})
+
+    assert [task["id"] for task in tasks_of(page)] == expected[:20]
+    assert page["totalCount"] == len(expected) == (len(expected) if count is None else count)
+
+
+def scans(plan: Plan) -> set[str]:
+    """The indexes that were read, and the kind of any other scan of a table."""
+    ran = [node for node in nodes(plan) if node["Actual Loops"] and "Scan" in node["Node Type"]]
+    tables = [node for node in ran if "Relation Name" in node or "Index Name" in node]
+    return {node.get("Index Name", node["Node Type"]) for node in tables} - {"Bitmap Heap Scan"}
+
+
+@pytest.mark.parametrize("order", [*INDEXED, "PRIORITY"])
+async def test_a_rare_tag_is_looked_up(many: Seeded, application: Application, server: Server, order: str) -> None:
+    """On any plan a page by a rare tag, with counts, reads that tag's entries and those tasks, and walks no order."""
+    every = (await page_of(many.user, PAGE, filter={"tagsAll": ["some"]}, orderBy=order_by(order), first=30))["edges"]
+    arguments = {"filter": {"tagsAll": ["tag 1", "some"]}, "orderBy": order_by(order), "after": every[3]["cursor"]}
+    statement = await sent(application, many.user, PAGE, **arguments)
+    async with serving(server) as connection:
+        plans = {mode: await explained(connection, statement, mode, "ANALYZE,", runs=6) for mode in MODES}
+
+    assert {mode: scans(plan) for mode, plan in plans.items()} == {mode: {"pk_task_tags", "pk_tasks"} for mode in MODES}
+    assert {mode: faults(plan) for mode, plan in plans.items()} == {mode: [] for mode in MODES}
+
+
+@pytest.mark.parametrize("order", INDEXED)
+async def test_a_common_tag_is_met_on_the_way(
+    many: Seeded, application: Application, server: Server, order: str
+) -> None:
+    """On any plan a page by a common tag walks its order's index, and ends when it is full."""
+    arguments = {"filter": {"tagsAny": ["tag 1"]}, "orderBy": order_by(order)}
+    statement = await sent(application, many.user, NODES, **arguments)
+    async with serving(server) as connection:
+        plans = [await explained(connection, statement, mode, "ANALYZE,", runs=6) for mode in MODES]
+
+    walked = {"CREATED_AT": "created", "UPDATED_AT": "updated", "DUE_DATE": "due", "POSITION": "position"}[order]
+    assert [scans(plan) for plan in plans] == [{"pk_task_tags", f"ix_tasks_{walked}"}] * len(MODES)
+
+
+ASTRAY = """
+    (SELECT user_id, tag, task_id FROM task_tags EXCEPT SELECT user_id, unnest(tags), id FROM tasks)
+    UNION ALL (SELECT user_id, unnest(tags), id FROM tasks EXCEPT SELECT user_id, tag, task_id FROM task_tags)
+"""
+
+
+async def found(user: User, *tags: str) -> set[str]:
+    return {task["id"] for task in (await user.data(BY_TAG, tags=tags))["tasks"]["nodes"]}
+
+
+async def test_the_index_follows_the_api(alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
+    """What mutations make of tags is what is found, for each user alone."""
+    hers, his = await alice.add(tags=["home", "work"]), await bob.add(tags=["home"])
+    assert (await found(alice, "home"), await found(bob, "home")) == ({hers["id"]}, {his["id"]})
+
+    await alice.data(RETAG, id=hers["id"], input={"tags": ["garden"]})
+    assert (await found(alice, "home"), await found(alice, "garden")) == (set(), {hers["id"]})
+    assert await found(bob, "home") == {his["id"]}
+
+    await bob.data(RETAG, id=his["id"], input={"tags": None})
+    assert await found(bob, "home") == set()
+    assert await owner.fetch(ASTRAY) == []
+
+
+async def test_the_index_follows_sql(alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
+    """Tags written by somebody else with SQL are found; the rows of a deleted user leave nothing behind."""
+    task_id = uuid4()
+    insert = "INSERT INTO tasks (user_id, id, title, position, version, tags) VALUES ($1, $2, 'x', 'a', 1, $3)"
+    await owner.execute(insert, alice.id, task_id, ["sql", "sql", "more"])
+    assert await found(alice, "sql", "more") == {str(task_id)}
+
+    await owner.execute("UPDATE tasks SET tags = '{new}', user_id = $2 WHERE user_id = $1", alice.id, bob.id)
+    assert (await found(alice, "sql"), await found(bob, "new")) == (set(), {str(task_id)})
+
+    await owner.execute("DELETE FROM users WHERE id = $1", bob.id)
+    assert await owner.fetchval("SELECT count(*) FROM task_tags WHERE user_id = ANY ($1)", [alice.id, bob.id]) == 0
+    assert await owner.fetch(ASTRAY) == []
+
+
+async def test_the_server_cannot_index_for_another(server: Server, alice: User, bob: User) -> None:
+    """Acting as one user, the server's role neither sees nor makes entries of another."""
+    await alice.add(tags=["secret"])
+    async with serving(server) as connection:
+        await connection.execute(f"BEGIN; SET LOCAL app.user_id = '{bob.id}'")
+        assert await connection.fetchval("SELECT count(*) FROM task_tags") == 0
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            await connection.execute("INSERT INTO task_tags VALUES ($1, 'secret', gen_random_uuid())", alice.id)
+
+
+async def test_tags_from_before_the_index_are_in_it(empty: Server) -> None:
+    """The migration finds the tags that tasks have, also as an owner whom row security holds."""
+    role = f"owner_{uuid4().hex}"
+    superuser = await connect(empty.owner_url)
+    await superuser.execute(f"CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA public TO {role}")
+    owner_url = DatabaseURL(empty.owner_url.replace("//postgres", f"//{role}"))
+    await migrate(owner_url, None, "0002")
+    await superuser.execute("""
+        INSERT INTO users (email) VALUES ('a@example.com'), ('b@example.com');
+        INSERT INTO tasks (user_id, id, title, position, version, tags)
+        SELECT id, gen_random_uuid(), 'Old', 'a', 1, '{home,home,work}' FROM users
+    """)
+    await migrate(owner_url, None)
+
+    assert await superuser.fetchval("SELECT count(*) FROM task_tags") == 4
+    assert await superuser.fetch(ASTRAY) == []
+    forced = "SELECT relforcerowsecurity FROM pg_class WHERE oid = ANY ('{tasks,task_tags}'::regclass[])"
+    assert [row[0] for row in await superuser.fetch(forced)] == [True, True]
+    await superuser.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+    await superuser.close()
