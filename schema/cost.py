@@ -9,6 +9,7 @@ from graphql import (
     GraphQLField,
     IntValueNode,
     ListValueNode,
+    NullValueNode,
     OperationDefinitionNode,
     ValueNode,
     VariableNode,
@@ -16,15 +17,9 @@ from graphql import (
 
 from app.tasks import DEFAULT_PAGE, LARGEST_PAGE, MOST_AT_ONCE, MOST_CREATED
 
-DEFAULT_AT_MOST = 100
-# The arguments that say how many rows a field touches: where they are omitted, and at most. Beyond that the field
-# itself refuses them, before it touches any.
-ARGUMENTS = {
-    "first": (DEFAULT_PAGE, LARGEST_PAGE),
-    "last": (DEFAULT_PAGE, LARGEST_PAGE),
-    "atMost": (DEFAULT_AT_MOST, MOST_AT_ONCE),
-    "inputs": (1, MOST_CREATED),
-}
+# The arguments that say how many rows a field touches, and the most they can be: beyond that the field itself refuses
+# them, before it touches any.
+ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE, "inputs": MOST_CREATED}
 # What counts all tasks of a user, and what that is worth in rows of a page.
 COUNTS = {"totalCount", "taskStats"}
 ROWS_OF_A_COUNT = 100
@@ -67,12 +62,18 @@ def page(node: FieldNode, definition: GraphQLField) -> Page | int | None:
     names = definition.args.keys() & ARGUMENTS.keys()
     if not names:
         return None
+    most = max(ARGUMENTS[name] for name in names)
     given = [argument.value for argument in node.arguments or () if argument.name.value in names]
-    known = [_rows(_value(value)) for value in given if not isinstance(value, VariableNode)]
+    known = [_rows(_value(value)) for value in given if not isinstance(value, VariableNode | NullValueNode)]
     variables = tuple(value.name.value for value in given if isinstance(value, VariableNode))
-    default, most = max(ARGUMENTS[name] for name in names)
-    default = min(max(known, default=default), most)
+    default = min(max(known, default=_omitted(definition, names)), most)
     return Page(variables, default, most) if variables else default
+
+
+def _omitted(definition: GraphQLField, names: Iterable[str]) -> int:
+    """The rows of a field that is not told how many: as many as the schema says, or else a page."""
+    declared = [definition.args[name].default_value for name in names]
+    return max((value for value in declared if isinstance(value, int)), default=DEFAULT_PAGE)
 
 
 def rows(shown: int, counts: int, values: int) -> int:

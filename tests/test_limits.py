@@ -169,11 +169,13 @@ COSTS = {
     " fragment G on TaskConnection { nodes { id } }": 11,
     "{ tasks(first: -5) { nodes { id } } }": 1,
     "{ tasks(first: 99999999999999999999) { nodes { id } } }": 100,
-    "{ tasks(first: null) { nodes { id } } }": 1,
+    "{ tasks(first: null) { nodes { id } } }": 20,
+    "{ tasks(first: null, last: 5) { nodes { id } } }": 5,
     'mutation { createTask(input: { title: "a" }) { userErrors { code } } }': 1,
     'mutation { deleteTask(id: "") { task { id } again: task { id } } }': 2,
     'mutation { createTasks(inputs: [{ title: "a" }, { title: "b" }]) { tasks { id } } }': 2,
     "mutation { deleteTasks(where: { ids: [] }) { affectedCount } }": 100,
+    "mutation { deleteTasks(where: { ids: [] }, atMost: null) { affectedCount } }": 100,
     "mutation { deleteTasks(where: { ids: [] }, atMost: 1000) { affectedCount } }": 1000,
 }
 
