@@ -155,11 +155,11 @@ def _reason(error: BaseException) -> str:
 
 def _hint(error: BaseException) -> str:
     """What mends a refusal that tells its cause."""
-    role_or_password = isinstance(error, asyncpg.InvalidAuthorizationSpecificationError)
-    if isinstance(error, asyncpg.InvalidPasswordError) or (role_or_password and "does not exist" in str(error)):
+    unknown = isinstance(error, asyncpg.InvalidAuthorizationSpecificationError) and "does not exist" in str(error)
+    if unknown or isinstance(error, asyncpg.InvalidPasswordError):
         return (
-            " `taskql migrate` with DATABASE_OWNER_URL makes the role that DATABASE_URL names; a role that is there keeps"
-            " its password."
+            " `taskql migrate` with DATABASE_OWNER_URL makes the role that DATABASE_URL names; a role that is there"
+            " keeps its password."
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         return " Name the certificate of its authority in the URL: sslmode=verify-full&sslrootcert=FILE."

@@ -216,6 +216,20 @@ async def test_a_withdrawn_key_does_not_outlive_a_quiet_time() -> None:
         await stage.authenticator.principal(bearer)
 
 
+async def test_an_issuer_that_is_down_after_a_quiet_time_costs_no_known_key() -> None:
+    """When the fetch that comes first fails, the key that was known still counts; and it is asked for again in time."""
+    stage = Stage(OLD)
+    await stage.outcome(OLD)
+    stage.issuer.keys = ()
+    stage.clock.pass_(2 * FRESH + 1)
+    assert await stage.outcome(OLD) == await stage.outcome(OLD) == ALICE
+    assert len(stage.fetches) == 2
+
+    stage.issuer.keys = (NEW,)
+    stage.clock.pass_(2 * FRESH + 1)
+    assert await stage.outcome(OLD) == "Unauthenticated"
+
+
 async def test_an_issuer_that_is_down_costs_no_known_key() -> None:
     """Keys stay good for as long as the issuer cannot be asked: hours, too."""
     stage = Stage(OLD)
