@@ -15,8 +15,10 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
+from partitions import partition
 from pydantic import SecretStr
 from sqlalchemy import event
+from starlette.applications import Starlette
 
 from app.auth import Signer
 from app.database import Database
@@ -27,6 +29,7 @@ from app.url import DatabaseURL
 from migrations.run import migrate
 
 SECRET = "a secret of the tests, long enough for HS256"
+PATIENCE_SECONDS = 240
 
 
 @dataclass
@@ -109,6 +112,8 @@ async def empty(server: Server) -> AsyncIterator[Server]:
 async def settings(server: Server) -> Settings:
     """Settings of an application on the migrated database."""
     await migrate(DatabaseURL(server.owner_url), DatabaseURL(server.app_url))
+    if "TEST_PARTITIONS" in os.environ:
+        await partition(server.owner_url)
     return made_settings(server)
 
 
@@ -117,7 +122,7 @@ def made_settings(server: Server, **more: Any) -> Settings:
         database_url=SecretStr(server.app_url),
         database_owner_url=SecretStr(server.owner_url),
         auth_secret=SecretStr(SECRET),
-        **more,
+        **{"rate_limit": "off", "rate_limit_anonymous": "off", **more},
     )
 
 
@@ -128,6 +133,11 @@ class Application:
     http: httpx.AsyncClient
     database: Database
     wire: "Wire"
+    app: Starlette
+
+    def at(self, address: str) -> httpx.AsyncClient:
+        """A client at another address."""
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app, client=(address, 1)), base_url="http://test")
 
 
 @asynccontextmanager
@@ -140,7 +150,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            yield Application(http, database, wire)
+            yield Application(http, database, wire, app)
 
 
 @pytest.fixture(scope="session")
@@ -215,7 +225,7 @@ async def wire(application: Application) -> Wire:
     return application.wire
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).parent.parent
 
@@ -242,8 +252,12 @@ class Serving:
 
 def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """A command of the command line; only what is given here is in its environment."""
+    return python("-m", "app", *arguments, **environment)
+
+
+def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(  # noqa: S603 - the arguments are the tests' own
-        [sys.executable, "-m", "app", *arguments],
+        [sys.executable, *arguments],
         env={"PATH": os.environ["PATH"], **environment},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
@@ -255,9 +269,17 @@ def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
 @contextmanager
 def serving(*arguments: str | Path, **environment: str) -> Iterator[Serving]:
     """A server on a free port, for as long as this lasts."""
-    with taskql("serve", "--port", "0", *arguments, **environment) as process:
+    process = taskql("serve", "--port", "0", *arguments, **environment)
+    with announced(process, has_demo="DATABASE_URL" not in environment) as served:
+        yield served
+
+
+@contextmanager
+def announced(process: subprocess.Popen[str], *, has_demo: bool) -> Iterator[Serving]:
+    """The server that a process is, for as long as this lasts."""
+    with process:
         try:
-            yield _announced(process, has_demo="DATABASE_URL" not in environment)
+            yield _announced(process, has_demo=has_demo)
         finally:
             process.terminate()
             process.wait(20)
@@ -282,3 +304,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server on an embedded database of its own, as `scripts/serve` starts it."""
     with serving("--data-dir", tmp_path_factory.mktemp("demo")) as served:
         yield served
+
+
+def run(folder: Path, *command: str | Path, **environment: str) -> str:
+    """What a program of others prints that runs in a folder; a failure shows all that it said."""
+    ended = subprocess.run(  # noqa: S603 - the commands are the tests' own
+        command,
+        cwd=folder,
+        env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout
