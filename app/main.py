@@ -30,7 +30,7 @@ from app.events import EventStreams
 from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
-from app.rate import Rate, Rates, SharedCounters, Windows
+from app.rate import Rates, SharedCounters, Windows
 from app.settings import OFF, Settings
 from app.sockets import SocketEndpoint
 from app.url import server_url
@@ -47,7 +47,7 @@ DEMO_TOKEN_LIFETIME = timedelta(days=7)
 
 def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema = taskql) -> Starlette:
     """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
-    database = connect(settings)
+    database, door = connect(settings), admission(settings, schema)
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
@@ -60,9 +60,10 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
             yield
         finally:
             await authenticator.close()
+            await door.rates.close()
             await database.close()
 
-    execute = executing(settings, schema, database, authenticator)
+    execute = executing(settings, door, database, authenticator)
     endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user))
     sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins))
     app = Application(routes=_routes(database, sockets), lifespan=lifespan, exception_handlers={HTTPException: refusal})
@@ -111,9 +112,8 @@ def connect(settings: Settings) -> Database:
     return Database(server_url(settings), pool_size=settings.db_pool_size)
 
 
-def executing(settings: Settings, schema: Schema, database: Database, authenticator: Authenticator) -> Execute:
+def executing(settings: Settings, door: Admission, database: Database, authenticator: Authenticator) -> Execute:
     """What the transports call for each request."""
-    door = admission(settings, schema)
     engine = door.engine
 
     async def execute(request: GraphQLRequest) -> GraphQLAnswer | ResponseStream:
@@ -155,19 +155,19 @@ async def _caller(authenticator: Authenticator, authorization: str | None) -> Pr
         return refusal
 
 
-def admission(settings: Settings, schema: Schema = taskql) -> Admission:
-    """The checks of a server; StartupError for a manifest that it cannot answer."""
-    limits = {name: getattr(settings, f"limit_{name}") for name in Limits.__slots__}
-    engine = Engine(schema._schema, Limits(**limits))  # noqa: SLF001 - Strawberry has no public name for graphql-core's
-    return Admission(engine, _documents(settings, engine), _rates(settings), settings.introspection)
-
-
 def signer(settings: Settings) -> Signer | None:
     """What makes tokens that this server takes; None where the issuer alone makes them."""
     issuer = settings.issuers()[0]
     if issuer.secret is None or issuer.derives_ids:
         return None
     return Signer(issuer.secret, issuer.name, issuer.audience)
+
+
+def admission(settings: Settings, schema: Schema = taskql) -> Admission:
+    """The checks of a server; StartupError for a manifest that it cannot answer."""
+    limits = {name: getattr(settings, f"limit_{name}") for name in Limits.__slots__}
+    engine = Engine(schema._schema, Limits(**limits))  # noqa: SLF001 - Strawberry has no public name for graphql-core's
+    return Admission(engine, _documents(settings, engine), _rates(settings), settings.introspection)
 
 
 def _documents(settings: Settings, engine: Engine) -> Documents:
@@ -185,12 +185,9 @@ def _documents(settings: Settings, engine: Engine) -> Documents:
 
 
 def _rates(settings: Settings) -> Rates:
+    users, addresses = (None if text == OFF else text for text in (settings.rate_limit, settings.rate_limit_anonymous))
     url = settings.rate_limit_redis_url
-
-    def rate(text: str) -> Rate | None:
-        return None if text == OFF else Rate(text, SharedCounters(url.get_secret_value()) if url else Windows())
-
-    return Rates(rate(settings.rate_limit), rate(settings.rate_limit_anonymous))
+    return Rates(users, addresses, partial(SharedCounters, url.get_secret_value()) if url else Windows)
 
 
 def _answer(result: ExecutionResult, request: GraphQLRequest, cost: dict[str, int]) -> GraphQLAnswer:

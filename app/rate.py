@@ -3,15 +3,18 @@
 import ipaddress
 import logging
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from math import ceil
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import limits
-from limits.aio.storage import Storage
+from limits.aio.storage import RedisStorage
 from limits.errors import StorageError
-from limits.storage import storage_from_string
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from app.errors import RateLimited
 
@@ -26,6 +29,9 @@ REST_SECONDS = 5.0
 IPV6_NETWORK = 64
 
 
+Clock = Callable[[], float]
+
+
 class Counters(Protocol):
     """Counts that begin anew with each window of `expiry` seconds."""
 
@@ -33,16 +39,19 @@ class Counters(Protocol):
 
     async def get_expiry(self, key: str) -> float: ...
 
+    async def close(self) -> None: ...
+
 
 class Windows:
     """Counts in memory. All windows end together, so that nothing has to be searched for what is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.time) -> None:
+        self._clock = clock
         self._counts: dict[str, int] = {}
         self._end = 0.0
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        if (now := time.time()) >= self._end:
+        if (now := self._clock()) >= self._end:
             self._counts, self._end = {}, now + expiry
         if key not in self._counts and len(self._counts) >= MOST_CALLERS:
             key = OTHERS
@@ -52,15 +61,23 @@ class Windows:
     async def get_expiry(self, key: str) -> float:  # noqa: ARG002 - one end for all
         return self._end
 
+    async def close(self) -> None:
+        """Memory needs no closing."""
+
 
 class SharedCounters:
     """Counts that all processes share in Redis; while it cannot be reached each process counts for itself."""
 
     def __init__(self, url: str) -> None:
-        timeouts = {"socket_timeout": PATIENCE_SECONDS, "socket_connect_timeout": PATIENCE_SECONDS}
-        storage = storage_from_string(f"async+{url}", implementation="redispy", wrap_exceptions=True, **timeouts)
-        assert isinstance(storage, Storage)  # noqa: S101 - what async+ stands for
-        self._shared, self._own = storage, Windows()
+        self._pool: ConnectionPool = ConnectionPool.from_url(
+            url,
+            socket_timeout=PATIENCE_SECONDS,
+            socket_connect_timeout=PATIENCE_SECONDS,
+            retry=Retry(NoBackoff(), 1),  # a connection of the pool may have been closed meanwhile
+        )
+        options: dict[str, Any] = {"connection_pool": self._pool}
+        self._shared = RedisStorage("redis://", wrap_exceptions=True, implementation="redispy", **options)
+        self._own = Windows()
         self._away_until = 0.0
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
@@ -78,12 +95,15 @@ class SharedCounters:
         except StorageError:
             return await self._own.get_expiry(key)
 
+    async def close(self) -> None:
+        await self._pool.disconnect()
+
 
 class Rate:
     """A number of rows in a window, such as 600000/minute, for each of many callers."""
 
-    def __init__(self, text: str, counters: Counters) -> None:
-        self._item, self._counters = limits.parse(text), counters
+    def __init__(self, text: str, counters: Counters, clock: Clock = time.time) -> None:
+        self._item, self._counters, self._clock = limits.parse(text), counters, clock
         self._seconds = self._item.get_expiry()
 
     async def charge(self, caller: str, rows: int) -> None:
@@ -91,15 +111,19 @@ class Rate:
         key = f"taskql/{self._item.amount}/{self._seconds}/{caller}"
         if await self._counters.incr(key, self._seconds, rows) <= self._item.amount:
             return
-        seconds = max(1, ceil(await self._counters.get_expiry(key) - time.time()))
+        seconds = max(1, ceil(await self._counters.get_expiry(key) - self._clock()))
         raise RateLimited(f"You have asked for more than {self._item} allow; try again in {seconds} s.", seconds)
+
+    async def close(self) -> None:
+        await self._counters.close()
 
 
 class Rates:
     """What users may ask for, and what addresses may at which nobody is known; None does not limit."""
 
-    def __init__(self, users: Rate | None, addresses: Rate | None) -> None:
-        self._users, self._addresses = users, addresses
+    def __init__(self, users: str | None, addresses: str | None, counters: Callable[[], Counters] = Windows) -> None:
+        self._users = Rate(users, counters()) if users else None
+        self._addresses = Rate(addresses, counters()) if addresses else None
 
     async def charge(self, user_id: UUID | None, address: str, rows: int) -> None:
         """Count rows for a user, or else for the address; RateLimited beyond the limit."""
@@ -108,6 +132,11 @@ class Rates:
                 await self._users.charge(str(user_id), rows)
         elif self._addresses is not None:
             await self._addresses.charge(network(address), rows)
+
+    async def close(self) -> None:
+        for limit in (self._users, self._addresses):
+            if limit is not None:
+                await limit.close()
 
 
 @lru_cache(1000)

@@ -34,6 +34,7 @@ class Issuer:
     derives_ids: bool = False
 
 
+_PLAIN = re.compile(r"[!-~]+")
 _ORIGIN = re.compile(r"https?://[^/\s,?#*]+")
 
 
@@ -203,7 +204,13 @@ def _key_set_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
-        usable = safe and bool(parts.hostname) and parts.username is None and parts.port != 0 and url.isascii()
+        usable = (
+            safe
+            and bool(parts.hostname)
+            and parts.username is None
+            and parts.port != 0
+            and _PLAIN.fullmatch(url) is not None
+        )
     except ValueError:
         usable = False
     if not usable:

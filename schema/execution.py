@@ -40,6 +40,7 @@ from app.masking import MASKED, outline
 from app.rendering import Field, Selection
 from schema.cost import Cost
 from schema.limits import Gauge, Limits
+from schema.single import SingleField, single_field
 from schema.size import Size
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,26 @@ class Operation:
     cost: Cost
     introspects: bool
     selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
+    single: SingleField | None = None
+
+    def __post_init__(self) -> None:
+        self.single = single_field(self.executor(VariableValues({}, {}), None))
+
+    def executor(self, variables: VariableValues, context: object) -> RenderingExecutor:
+        """What runs it where it is not as plain as a single field."""
+        return RenderingExecutor(
+            self.schema,
+            {name: details.definition for name, details in self.fragments.items()},
+            self.fragments,
+            None,
+            context,
+            self.node,
+            variables,
+            default_field_resolver,
+            default_type_resolver,
+            default_field_resolver,
+            hide_suggestions=True,
+        )
 
     def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
         """What a root field asks of an object type; @skip and @include are all that variables change in it."""
@@ -164,7 +185,10 @@ class Engine:
         self, operation: Operation, variables: Mapping[str, Any] | None, context: object
     ) -> ExecutionResult:
         """Run a prepared operation; RequestErrors where its variables do not fit."""
-        result = self._executor(operation, variables, context).execute_operation()
+        given = dict(variables or {})
+        if operation.single and (values := operation.single.variables(given)):
+            return await operation.single.run(values, context)
+        result = operation.executor(self._variables(operation, given), context).execute_operation()
         return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
 
     async def subscribe(
@@ -174,7 +198,7 @@ class Engine:
 
         RequestErrors where its variables do not fit; a GraphQLError where its source cannot begin or breaks off.
         """
-        executor = self._executor(operation, variables, context)
+        executor = operation.executor(self._variables(operation, dict(variables or {})), context)
         started = create_source_event_stream(executor)
         source = await started if isinstance(started, Awaitable) else started
         if isinstance(source, ExecutionResult):
@@ -186,26 +210,8 @@ class Engine:
         except Exception as error:
             raise located_error(error, [operation.node]) from error
 
-    def _executor(
-        self, operation: Operation, variables: Mapping[str, Any] | None, context: object
-    ) -> RenderingExecutor:
-        return RenderingExecutor(
-            self.schema,
-            {name: details.definition for name, details in operation.fragments.items()},
-            operation.fragments,
-            None,
-            context,
-            operation.node,
-            self._variables(operation, variables),
-            default_field_resolver,
-            default_type_resolver,
-            default_field_resolver,
-            hide_suggestions=True,
-        )
-
-    def _variables(self, operation: Operation, variables: Mapping[str, Any] | None) -> VariableValues:
+    def _variables(self, operation: Operation, given: dict[str, Any]) -> VariableValues:
         definitions = operation.node.variable_definitions or ()
-        given = dict(variables or {})
         values = get_variable_values(self.schema, definitions, given, MOST_ERRORS, hide_suggestions=True)
         if isinstance(values, list):
             raise RequestErrors(values, BadUserInput.code)

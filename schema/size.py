@@ -14,6 +14,7 @@ from graphql import (
     GraphQLSchema,
     InlineFragmentNode,
     OperationDefinitionNode,
+    OperationType,
     SelectionNode,
     SelectionSetNode,
     get_named_type,
@@ -68,6 +69,7 @@ class Sizes:
 
     def __init__(self, schema: GraphQLSchema, lengths: dict[str, int], document: DocumentNode) -> None:
         self._schema, self._lengths = schema, lengths
+        self._roots = [schema.get_root_type(operation) for operation in OperationType]
         fragments = (node for node in document.definitions if isinstance(node, FragmentDefinitionNode))
         self._fragments = {node.name.value: node for node in fragments}
         self._known: dict[str, Size] = {}
@@ -76,7 +78,6 @@ class Sizes:
         size = self._selected(node.selection_set, self._schema.get_root_type(node.operation), set())
         size.directives += len(node.directives or ())
         size.directives += sum(len(one.directives or ()) for one in node.variable_definitions or ())
-        size.rows = max(size.rows, size.direct)
         return size
 
     def fragment(self, name: str) -> Size:
@@ -122,6 +123,8 @@ class Sizes:
         self._nest(size, node, on)
         if definition is not None:
             _price(size, node, definition, inner)
+        if on in self._roots and not size.pages:
+            size.rows = max(size.rows, 1)
         return size
 
     def _nest(self, size: Size, node: FieldNode, on: GraphQLNamedType | None) -> None:

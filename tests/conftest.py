@@ -17,6 +17,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import event
+from starlette.applications import Starlette
 
 from app.auth import Signer
 from app.database import Database
@@ -129,6 +130,11 @@ class Application:
     http: httpx.AsyncClient
     database: Database
     wire: "Wire"
+    app: Starlette
+
+    def at(self, address: str) -> httpx.AsyncClient:
+        """A client at another address."""
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app, client=(address, 1)), base_url="http://test")
 
 
 @asynccontextmanager
@@ -141,7 +147,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            yield Application(http, database, wire)
+            yield Application(http, database, wire, app)
 
 
 @pytest.fixture(scope="session")
@@ -230,9 +236,9 @@ class Serving:
     token: str = ""
     curl: str = ""
 
-    def ask(self, query: str, token: str | None = None) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {token or self.token}"}
-        answer: dict[str, Any] = httpx.post(f"{self.url}/graphql", json={"query": query}, headers=headers).json()
+    def ask(self, query: str, token: str | None = None, **variables: Any) -> dict[str, Any]:
+        headers, body = {"Authorization": f"Bearer {token or self.token}"}, {"query": query, "variables": variables}
+        answer: dict[str, Any] = httpx.post(f"{self.url}/graphql", json=body, headers=headers, timeout=30).json()
         return answer
 
     def stop(self) -> int:
