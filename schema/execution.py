@@ -51,6 +51,8 @@ LONGEST_STORED = 20_000
 # Of one operation: its root fields, in as many variants as conditions make. What goes beyond is collected again.
 MOST_SELECTIONS = 64
 MOST_ERRORS = 5
+# What one rule of graphql-core says although it was asked to hide suggestions.
+HINT = " Did you mean"
 DEFAULTS = Limits()
 
 
@@ -75,6 +77,8 @@ class RequestErrors(Exception):
     def __init__(self, errors: list[GraphQLError], code: str) -> None:
         super().__init__(code)
         self.errors = [_coded(error, code) for error in errors[:MOST_ERRORS]]
+        for error in self.errors:
+            error.message = error.message.partition(HINT)[0]
 
 
 @dataclass(slots=True)

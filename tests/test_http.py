@@ -297,6 +297,7 @@ async def test_suggestions_stay_unsaid(http: httpx.AsyncClient) -> None:
         "{ viewr { id } }",
         '{ task(idd: "1") { id } }',
         "{ tasks(filter: {complted: true}) { totalCount } }",
+        "{ viewer }",
     ):
         assert "Did you mean" not in (await post(http, json.dumps({"query": query}))).text
 
