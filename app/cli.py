@@ -93,15 +93,16 @@ def serve(*, migrate: bool, **options: object) -> None:
 
 
 @main.command()
+@click.option("--citus", is_flag=True, help="Distribute the tables over the machines of a Citus cluster.")
 @data_dir
-def migrate(data_dir: Path | None) -> None:
+def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
     """Bring the database to the newest revision, and make the server's role.
 
     Runs as the role of DATABASE_OWNER_URL (or else DATABASE_URL), and grants the role of DATABASE_URL what it needs.
     Several at once wait for one another.
     """
     with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
-        applied = asyncio.run(startup.bring_up_to_date(settings))
+        applied = asyncio.run(startup.bring_up_to_date(settings, citus=citus))
     click.echo(f"Applied {', '.join(applied)}." if applied else "Nothing to apply: the database is up to date.")
 
 

@@ -1,5 +1,7 @@
 """Bring a database to the newest revision, and make the role that the server uses."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from alembic import command
@@ -12,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from app.database import SESSION
 from app.url import DatabaseURL
+from migrations.citus import ROLE_SETTINGS, distribute
 
 LOCK = 7_236_815_240  # any number of ours: migrations of one database wait for one another
 INI = Path(__file__).parent.parent / "alembic.ini"
@@ -32,24 +35,35 @@ def missing(connection: Connection) -> list[str]:
     return found[::-1]
 
 
-async def migrate(owner: DatabaseURL, server: DatabaseURL | None, revision: str = "head") -> list[str]:
-    """Apply what is missing and grant the server's role what it needs; the revisions that were applied."""
+async def migrate(
+    owner: DatabaseURL, server: DatabaseURL | None, revision: str = "head", *, citus: bool = False
+) -> list[str]:
+    """Apply what is missing and grant the server's role what it needs; the revisions that were applied.
+
+    With `citus`, the tables are distributed over the cluster's machines.
+    """
     engine = create_async_engine(owner.sqlalchemy, connect_args=owner.connect_arguments({}), poolclass=NullPool)
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(_migrate, owner, server, revision)
+            return await connection.run_sync(
+                partial(_migrate, owner=owner, server=server, revision=revision, citus=citus)
+            )
     finally:
         await engine.dispose()
 
 
-def _migrate(connection: Connection, owner: DatabaseURL, server: DatabaseURL | None, revision: str) -> list[str]:
+def _migrate(
+    connection: Connection, *, owner: DatabaseURL, server: DatabaseURL | None, revision: str, citus: bool
+) -> list[str]:
     connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
     try:
         applied = missing(connection)
         connection.commit()
         command.upgrade(config(connection), revision)
+        if citus:
+            distribute(connection)
         if server is not None and server.role and server.role != owner.role:
-            _grant(connection, server.role, server.password or "")
+            _grant(connection, server.role, server.password or "", SESSION | (ROLE_SETTINGS if citus else {}))
         connection.commit()
         return applied
     finally:
@@ -57,7 +71,7 @@ def _migrate(connection: Connection, owner: DatabaseURL, server: DatabaseURL | N
         connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
 
 
-def _grant(connection: Connection, role: str, password: str) -> None:
+def _grant(connection: Connection, role: str, password: str, settings: Mapping[str, str]) -> None:
     """Make the role if it is missing, without any right that would walk through row security."""
     known = connection.execute(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}).first()
     if known is None:
@@ -69,7 +83,7 @@ def _grant(connection: Connection, role: str, password: str) -> None:
         "GRANT SELECT ON alembic_version TO %I",
     ):
         _say(connection, statement, role)
-    for name, value in SESSION.items():
+    for name, value in settings.items():
         # A transaction pooler takes no session settings, so the role brings them along.
         _say(connection, "ALTER ROLE %I SET %I = %L", role, name, value)
 

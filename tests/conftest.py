@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
+from partitions import partition
 from pydantic import SecretStr
 from sqlalchemy import event
 from starlette.applications import Starlette
@@ -111,6 +112,8 @@ async def empty(server: Server) -> AsyncIterator[Server]:
 async def settings(server: Server) -> Settings:
     """Settings of an application on the migrated database."""
     await migrate(DatabaseURL(server.owner_url), DatabaseURL(server.app_url))
+    if "TEST_PARTITIONS" in os.environ:
+        await partition(server.owner_url)
     return made_settings(server)
 
 

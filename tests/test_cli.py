@@ -184,6 +184,14 @@ async def test_serve_names_missing_migrations_and_applies_them_when_told(empty: 
         assert served.ask(VIEWER, token.strip())["data"]["viewer"]["email"] == "someone@example.com"
 
 
+async def test_citus_is_asked_for_by_name(empty: Server) -> None:
+    """Distributing needs the extension: without it nothing is applied half, and the line says what is missing."""
+    assert "CREATE EXTENSION citus" in refused("migrate", "--citus", **environment(empty))
+
+    code, out, _ = finished("migrate", **environment(empty))
+    assert (code, out) == (0, "Nothing to apply: the database is up to date.\n")
+
+
 async def test_migrate_says_what_it_did(empty: Server) -> None:
     """The first run names the revisions, the second that there is nothing to do."""
     assert finished("migrate", **environment(empty)) == (0, "Applied 0001, 0002, 0003.\n", "")

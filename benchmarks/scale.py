@@ -1,0 +1,353 @@
+"""The project's seven queries on ten thousand and on millions of tasks: scripts/bench --scale 1000000.
+
+Every user has 10,000 tasks. They are sent by COPY into the migrated tables with all indexes in place; the triggers that
+keep task_tags are off meanwhile, and its entries are copied too.
+"""
+
+import asyncio
+import json
+import os
+import random
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from hashlib import md5
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import click
+import uvloop
+
+from app.embedded import EmbeddedPostgres
+from app.statements import begin
+from app.url import DatabaseURL
+from benchmarks import data, load, report, servers, workloads
+from benchmarks.sent import Sent, sent
+from benchmarks.servers import Server
+from benchmarks.workloads import Request
+from migrations.run import migrate
+
+EACH = 10_000
+SMALLEST = 10_000
+TABLES = ("tasks", "task_clocks", "task_tags")
+COLUMNS = """
+    user_id id title description completed completed_at priority due_date tags position version created_at updated_at
+"""
+PAGE = 100
+LIST_LIMIT, ROW_LIMIT = 100, 50
+WARM, COUNTED, ROUNDS = 30, 150, 5
+# created_at and updated_at have indexes that begin with the user.
+RESTORE = (
+    "DELETE FROM tasks WHERE user_id = ANY ($1::uuid[]) AND created_at > '2026-03-01'",
+    """
+    UPDATE tasks SET deleted_at = NULL, updated_at = created_at, completed = right(id::text, 6)::int % 3 = 0,
+                     completed_at = CASE WHEN right(id::text, 6)::int % 3 = 0 THEN created_at END
+    WHERE user_id = ANY ($1::uuid[]) AND updated_at > '2026-03-01'
+    """,
+)
+
+LIST = """
+query List($filter: TaskFilter) {
+  tasks(filter: $filter, orderBy: [{field: CREATED_AT}], first: 100) {
+    nodes { id title completed priority dueDate createdAt } pageInfo { hasNextPage endCursor }
+  }
+}"""
+UPDATE = """
+mutation Update($id: ID!, $title: String!) {
+  updateTask(id: $id, input: {title: $title}) { task { id title version } userErrors { code } }
+}"""
+DELETE = "mutation Delete($id: ID!) { deleteTask(id: $id) { task { id deletedAt } userErrors { code } } }"
+
+
+def user_id(user: int) -> UUID:
+    """Ids that lie anywhere, as those of real users do."""
+    return UUID(md5(str(user).encode(), usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A database with so many tasks."""
+
+    tasks: int
+    owner_url: str
+    app_url: str
+
+    @property
+    def users(self) -> int:
+        return self.tasks // EACH
+
+
+def sizes(postgres: EmbeddedPostgres, largest: int) -> list[Size]:
+    """10,000 tasks, and ten million and so on up to the largest."""
+    steps = [step for step in (SMALLEST, 1_000_000, 10_000_000) if step < largest]
+    return [
+        Size(step, *(url.replace("/taskql?", f"/scale_{step}?") for url in (postgres.owner_url, postgres.app_url)))
+        for step in [*steps, largest]
+    ]
+
+
+async def prepare(postgres: EmbeddedPostgres, size: Size) -> None:
+    """The database of a size, filled unless it was before; begins where an interrupted run has ended."""
+    name = f"scale_{size.tasks}"
+    admin = await asyncpg.connect(postgres.owner_url)
+    if not await admin.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
+        await admin.execute(f"CREATE DATABASE {name}")
+    await admin.close()
+    await migrate(DatabaseURL(size.owner_url), DatabaseURL(size.app_url))
+    connection = await asyncpg.connect(size.owner_url)
+    done = await connection.fetchval("SELECT count(*) FROM users")
+    await _fill(connection, size, done)
+    await connection.close()
+
+
+async def _fill(connection: "asyncpg.Connection[Any]", size: Size, done: int) -> None:
+    if done == size.users:
+        return
+    await connection.execute("SET session_replication_role = replica; SET synchronous_commit = off")
+    with click.progressbar(range(done, size.users), label=f"Making {size.tasks:,} tasks", file=sys.stderr) as users:
+        for user in users:
+            async with connection.transaction():
+                await _copy(connection, user)
+    for table in ("users", *TABLES):
+        await connection.execute(f"VACUUM (ANALYZE) {table}")
+    await connection.execute("CHECKPOINT")
+
+
+async def _copy(connection: "asyncpg.Connection[Any]", user: int) -> None:
+    owner = user_id(user)
+    await connection.execute("INSERT INTO users (id, email) VALUES ($1, $2)", owner, f"user{user}@example.com")
+    await connection.execute("INSERT INTO task_clocks (user_id, version) VALUES ($1, $2)", owner, EACH)
+    rows = "".join(_row(owner, user, task) for task in range(EACH)).encode()
+    await connection.copy_to_table("tasks", source=_chunks(rows), columns=COLUMNS.split())
+    tags = "".join(f"{owner}\ttag {task % 7}\t{data.task_id(user, task)}\n" for task in range(EACH)).encode()
+    await connection.copy_to_table("task_tags", source=_chunks(tags), columns=["user_id", "tag", "task_id"])
+
+
+async def _chunks(rows: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(rows), 65536):
+        yield rows[start : start + 65536]
+
+
+def _row(owner: UUID, user: int, task: int) -> str:
+    """A task as COPY reads it."""
+    made = f"2026-01-{task // 1440 + 1:02d} {task // 60 % 24:02d}:{task % 60:02d}:00Z"
+    done = task % 3 == 0
+    return "\t".join(
+        (
+            str(owner),
+            data.task_id(user, task),
+            f"Task {task} of user {user}: call back and say when it can be done",
+            "More about it. " * 6 if task % 2 else "\\N",
+            "t" if done else "f",
+            made if done else "\\N",
+            str(task % 5),
+            f"2020-01-{task % 28 + 1:02d}" if task % 4 == 0 else "\\N",
+            f'{{"tag {task % 7}"}}',
+            f"a{task:08x}V",
+            str(task + 1),
+            made,
+            f"{made}\n",
+        )
+    )
+
+
+Asked = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One of the seven: its text, the most its latency may be in ms, its variables, and whether an answer is right."""
+
+    name: str
+    limit: float
+    text: str
+    variables: Callable[[int, int], Asked]
+    holds: Callable[[int, Asked, Asked], bool]
+
+    def request(self, user: int, task: int) -> Request:
+        asked = self.variables(user, task)
+        return workloads.request(user_id(user), self.text, asked, lambda answer: self.holds(user, asked, answer))
+
+
+def _list(name: str, where: Asked) -> Query:
+    """The beginning of the list of all tasks of a user, or of those that are not done."""
+
+    def holds(user: int, _asked: Asked, answer: Asked) -> bool:
+        nodes = answer["tasks"]["nodes"]
+        mine = all(f"of user {user}:" in node["title"] and not (where and node["completed"]) for node in nodes)
+        return mine and len(nodes) == PAGE and nodes == sorted(nodes, key=lambda node: str(node["createdAt"]))
+
+    return Query(name, LIST_LIMIT, LIST, lambda _user, _task: {"filter": where}, holds)
+
+
+def _write(name: str, text: str, field: str, variables: Callable[[int, int], Asked]) -> Query:
+    """A mutation of one task, which must succeed and answer with what was asked."""
+
+    def holds(_user: int, asked: Asked, answer: Asked) -> bool:
+        payload = answer[field]
+        wanted = {name: asked[name] for name in ("id", "title", "completed") if name in asked}
+        return bool(payload["userErrors"] == [] and wanted.items() <= payload["task"].items())
+
+    return Query(name, ROW_LIMIT, text, variables, holds)
+
+
+def _counts() -> Query:
+    def holds(_user: int, _asked: Asked, answer: Asked) -> bool:
+        stats = answer["viewer"]["taskStats"]
+        return bool(stats["total"] == stats["open"] + stats["completed"] > EACH // 2)
+
+    return Query("count by status", ROW_LIMIT, workloads.COUNTS, lambda _user, _task: {}, holds)
+
+
+def _made(user: int, _task: int) -> Asked:
+    return {"input": {"title": f"Task of user {user}: new", "priority": "HIGH", "tags": ["new"]}}
+
+
+def _renamed(user: int, task: int) -> Asked:
+    return {"id": data.task_id(user, task), "title": f"Task of user {user}: {secrets.token_hex(8)}"}
+
+
+def _completed(user: int, task: int) -> Asked:
+    return {"id": data.task_id(user, task), "completed": task % 3 != 0}
+
+
+def _deleted(user: int, task: int) -> Asked:
+    return {"id": data.task_id(user, task)}
+
+
+def queries() -> list[Query]:
+    """The seven queries of the project."""
+    return [
+        _list("all tasks, sorted", {}),
+        _list("incomplete tasks", {"completed": False}),
+        _write("create", workloads.CREATE, "createTask", _made),
+        _write("update", UPDATE, "updateTask", _renamed),
+        _write("set completed", workloads.COMPLETE, "setTaskCompleted", _completed),
+        _write("delete", DELETE, "deleteTask", _deleted),
+        _counts(),
+    ]
+
+
+def requests(size: Size) -> dict[str, Iterator[Request]]:
+    """Requests of each query, of any users; no two of them change the same task."""
+    pick = random.Random(size.tasks)  # noqa: S311 - the same in every run
+    all_queries = queries()
+    targets = {query.name: _targets(pick, size, place, len(all_queries)) for place, query in enumerate(all_queries)}
+    return {query.name: (query.request(*target) for target in targets[query.name]) for query in all_queries}
+
+
+def _targets(pick: random.Random, size: Size, place: int, step: int) -> Iterator[tuple[int, int]]:
+    """A user and a task, again and again; where there is one user, her tasks one after the other."""
+    tasks = list(range(place, EACH, step))
+    pick.shuffle(tasks)
+    for task in cycle(tasks):
+        yield pick.randrange(size.users), task
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds of one round of a query at a size."""
+
+    p50: float
+    p95: float
+
+
+async def measured(server: Server, asked: Iterator[Request]) -> Latency:
+    """A round with one connection, after a few requests that warm up; RuntimeError when an answer is wrong."""
+    for number in (WARM, COUNTED):
+        seen = await load.run(server.port, load.Load(islice(asked, number), load.ENDLESS), 1)
+        seen.verify()
+    latencies = sorted(seen.latencies)
+    return Latency(latencies[len(latencies) // 2] * 1000, latencies[int(len(latencies) * 0.95)] * 1000)
+
+
+async def rounds(servers_: Sequence[Server], all_sizes: Sequence[Size], number: int) -> dict[str, list[list[Latency]]]:
+    """For each query and size its rounds, the sizes in turn."""
+    asked = [requests(size) for size in all_sizes]
+    found: dict[str, list[list[Latency]]] = {query.name: [[] for _ in all_sizes] for query in queries()}
+    for _ in range(number):
+        for name, per_size in found.items():
+            for place, server in enumerate(servers_):
+                per_size[place].append(await measured(server, asked[place][name]))
+    return found
+
+
+async def restore(size: Size) -> None:
+    """Take back what an earlier run has written."""
+    connection = await asyncpg.connect(size.owner_url)
+    users = [user_id(user) for user in range(size.users)]
+    for statement in RESTORE:
+        await connection.execute(statement, users)
+    await connection.close()
+
+
+async def bytes_a_task(size: Size) -> float:
+    connection = await asyncpg.connect(size.owner_url)
+    room = sum([await connection.fetchval("SELECT pg_total_relation_size($1)", table) for table in TABLES])
+    count = await connection.fetchval("SELECT count(*) FROM tasks")
+    await connection.close()
+    return float(room / count)
+
+
+async def plans(size: Size) -> dict[str, list[str]]:
+    """The indexes that each query uses; RuntimeError where it reads a whole table that is not one user's alone."""
+    connection = await asyncpg.connect(size.app_url)
+    found = {}
+    for query in queries():
+        statement = max(await sent(size.app_url, user_id(0), query.text, query.variables(0, 1)), key=_size)
+        await connection.execute(begin(user_id(0)))
+        explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.text}", *statement.arguments)
+        plan = json.loads(explained)[0]["Plan"]
+        await connection.execute("ROLLBACK")
+        nodes = list(_nodes(plan))
+        whole = [node for node in nodes if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "tasks"]
+        if size.users > 1 and whole:
+            raise RuntimeError(f"{query.name} reads a whole table at {size.tasks:,} tasks: {plan}")
+        found[query.name] = sorted({node["Index Name"] for node in nodes if "Index Name" in node})
+    await connection.close()
+    return found
+
+
+def _size(statement: Sent) -> int:
+    return len(statement.text)
+
+
+def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from _nodes(below)
+
+
+def run(folder: Path, largest: int) -> dict[str, Any]:
+    """Measure at every size up to the largest."""
+    with EmbeddedPostgres.start(folder) as postgres, ExitStack() as stack:
+        all_sizes = sizes(postgres, largest)
+        for size in all_sizes:
+            asyncio.run(prepare(postgres, size))
+            asyncio.run(restore(size))
+        servers.pin(data.postmaster(folder), [servers.LOAD_CORE])
+        os.sched_setaffinity(0, [servers.LOAD_CORE])
+        kinds = [servers.taskql(size.app_url) for size in all_sizes]
+        running = [stack.enter_context(servers.running(kind, Path(sys.executable))) for kind in kinds]
+        latencies = uvloop.run(rounds(running, all_sizes, ROUNDS))
+        return {
+            "tasks": [size.tasks for size in all_sizes],
+            "bytes_a_task": [asyncio.run(bytes_a_task(size)) for size in all_sizes],
+            "queries": {query.name: _summary(query, latencies[query.name]) for query in queries()},
+            "indexes": asyncio.run(plans(all_sizes[-1])),
+        }
+
+
+def _summary(query: Query, latencies: Sequence[Sequence[Latency]]) -> dict[str, Any]:
+    growth = [last.p50 / first.p50 for first, last in zip(latencies[0], latencies[-1], strict=True)]
+    return {
+        "limit": query.limit,
+        "p50": [report.spread([part.p50 for part in size]) for size in latencies],
+        "p95": [report.spread([part.p95 for part in size]) for size in latencies],
+        "growth": report.spread(growth),
+    }

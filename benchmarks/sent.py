@@ -1,0 +1,44 @@
+"""The SQL that TaskQL sends for an operation, as it goes over the wire."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import httpx
+from pydantic import SecretStr
+from sqlalchemy import event
+
+from app.main import create_app
+from app.settings import load
+from benchmarks import data
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A statement and its arguments."""
+
+    text: str
+    arguments: list[Any]
+
+
+async def sent(app_url: str, owner: UUID, query: str, variables: dict[str, Any]) -> list[Sent]:
+    """What the application sends when it is asked so; a mutation takes place. RuntimeError when it is not answered."""
+    app = create_app(load(database_url=SecretStr(app_url), auth_secret=SecretStr(data.SECRET)))
+    found: list[Sent] = []
+
+    async def record(logged: Any) -> None:
+        found.append(Sent(logged.query, list(logged.args or [])))
+
+    def watch(connection: Any, _entry: object) -> None:
+        connection.driver_connection.add_query_logger(record)
+
+    event.listen(app.state.database.engine.sync_engine, "connect", watch)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+        headers = {"Authorization": f"Bearer {data.token(owner)}"}
+        body = {"query": query, "variables": variables}
+        answer = (await client.post("http://127.0.0.1/graphql", json=body, headers=headers)).json()
+        if "errors" in answer:
+            raise RuntimeError(f"TaskQL answers {answer['errors']}")
+        await asyncio.sleep(0)  # the driver tells of a statement in the next turn of the loop
+    return found

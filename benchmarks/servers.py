@@ -1,0 +1,100 @@
+"""The servers that are measured, each a process of its own, and what they cost."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks.data import SECRET
+
+ROOT = Path(__file__).parent.parent
+SERVER_CORE, LOAD_CORE = 0, 1
+ALL = (SERVER_CORE, LOAD_CORE)
+PATIENCE_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    name: str
+    role: str
+    port: int
+    process: psutil.Process
+
+    def processes(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+    def cpu(self) -> float:
+        """Seconds of CPU that the server and its children have taken, in user and kernel."""
+        return sum(times.user + times.system for times in (process.cpu_times() for process in self.processes()))
+
+    def memory(self) -> float:
+        """Megabytes that are this server's own."""
+        return sum(process.memory_full_info().uss for process in self.processes()) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a server is started: its name, its role in the database, what comes after `python -m`, and its settings."""
+
+    name: str
+    role: str
+    module: str
+    settings: Mapping[str, str]
+
+
+def taskql(app_url: str) -> Kind:
+    """TaskQL as `taskql serve` starts it."""
+    return Kind("TaskQL", "taskql_app", "app serve --port {port} --workers {workers}", {"DATABASE_URL": app_url})
+
+
+def plain(plain_url: str) -> Kind:
+    """The baseline."""
+    return Kind("plain", "plain", "benchmarks.plain {port} {workers}", {"PLAIN_DATABASE_URL": plain_url})
+
+
+@contextmanager
+def running(kind: Kind, python: Path, workers: int = 1, cores: Sequence[int] = (SERVER_CORE,)) -> Iterator[Server]:
+    """A server for as long as this lasts; RuntimeError when it does not come up."""
+    port = _free_port()
+    command = [str(python), "-m", *kind.module.format(port=port, workers=workers).split()]
+    environment = {"PATH": os.environ["PATH"], "AUTH_SECRET": SECRET, **kind.settings}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - ours
+        try:
+            _wait(port, process)
+            pin(process.pid, cores)
+            yield Server(kind.name, kind.role, port, psutil.Process(process.pid))
+        finally:
+            process.terminate()
+
+
+def pin(pid: int, cores: Sequence[int]) -> None:
+    """Keep a process and all it starts on some cores."""
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, cores)
+
+
+def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"{process.args!r} does not listen on port {port}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,215 @@
+"""Each statement names its user for every table of user data: it reads and writes that user's part alone.
+
+That is what lets a sharded database send it whole to one machine. Here hash partitions stand for the machines: the
+planner leaves out those that a statement's own conditions rule out.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from conftest import ALL_FIELDS, SECRET, Application, Server, User, connect, made_settings, running
+from partitions import PARTS, TABLES, partition
+from sqlalchemy import event
+from test_pages import Sent, owning
+
+from app.auth import Signer
+from app.purge import purge
+from app.url import DatabaseURL
+from migrations.run import migrate
+
+CONNECTION = f"""{{
+    totalCount edges {{ cursor node {{ {ALL_FIELDS} }} }} nodes {{ id }}
+    pageInfo {{ hasNextPage hasPreviousPage startCursor endCursor }}
+}}"""
+TASK = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}"
+MANY = f"{{ tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code message field }} token }}"
+
+# With $id and $other for two tasks of the user.
+READS = {
+    "viewer": "{ viewer { id email taskStats { total open completed overdue } } }",
+    "task": f"query ($id: ID!) {{ task(id: $id) {{ {ALL_FIELDS} }} }}",
+    "node": "query ($id: ID!) { node(id: $id) { id ... on Task { title } ... on User { taskStats { total } } } }",
+    "page": f"{{ tasks {CONNECTION} }}",
+    "last page": f"{{ tasks(last: 3) {CONNECTION} }}",
+    "filtered": f"""query ($id: ID!) {{ tasks(filter: {{
+        search: "task", completed: false, not: {{ ids: [$id] }}, or: [{{ priority: [NONE] }}, {{ tagsAny: ["x"] }}],
+        due: {{ isNull: true }}, created: {{ gte: "2020-01-01T00:00:00Z" }}, tagsAll: ["home", "work"]
+    }}) {CONNECTION} }}""",
+    "any tag": f'{{ tasks(filter: {{ tagsAny: ["home", "work"] }}) {CONNECTION} }}',
+    "trash": f"{{ tasks(filter: {{ trashed: true }}) {CONNECTION} }}",
+    **{
+        f"by {field.lower()}": f"{{ tasks(orderBy: [{{ field: {field}, direction: DESC }}]) {CONNECTION} }}"
+        for field in ("CREATED_AT", "UPDATED_AT", "DUE_DATE", "PRIORITY", "POSITION", "TITLE")
+    },
+}
+WRITES = {
+    "create": f'mutation {{ createTask(input: {{ title: "New", tags: ["home"] }}) {TASK} }}',
+    "create many": f'mutation {{ createTasks(inputs: [{{ title: "New" }}, {{ title: "Newer" }}]) {MANY} }}',
+    "update": f'mutation ($id: ID!) {{ updateTask(id: $id, input: {{ title: "Other", tags: ["work"] }}) {TASK} }}',
+    "stale update": f"""mutation ($id: ID!) {{
+        updateTask(id: $id, input: {{ title: "Third" }}, expectedVersion: 1) {TASK}
+    }}""",
+    "complete": f"mutation ($id: ID!) {{ setTaskCompleted(id: $id, completed: true) {TASK} }}",
+    "move to the start": f"mutation ($id: ID!) {{ moveTask(id: $id, to: {{ toStart: true }}) {TASK} }}",
+    "move to the end": f"mutation ($id: ID!) {{ moveTask(id: $id, to: {{ toEnd: true }}) {TASK} }}",
+    "move before": f"mutation ($id: ID!, $other: ID!) {{ moveTask(id: $id, to: {{ before: $other }}) {TASK} }}",
+    "move after": f"mutation ($id: ID!, $other: ID!) {{ moveTask(id: $id, to: {{ after: $other }}) {TASK} }}",
+    "update many": f"mutation ($id: ID!) {{ updateTasks(where: {{ ids: [$id] }}, input: {{ priority: LOW }}) {MANY} }}",
+    "update all": f"""mutation {{
+        updateTasks(where: {{ filter: {{ tagsAny: ["work"] }} }}, input: {{ tags: ["home"] }}) {MANY}
+    }}""",
+    "delete": f"mutation ($id: ID!) {{ deleteTask(id: $id) {TASK} }}",
+    "restore": f"mutation ($id: ID!) {{ restoreTask(id: $id) {TASK} }}",
+    "delete many": f"mutation ($id: ID!) {{ deleteTasks(where: {{ ids: [$id] }}) {MANY} }}",
+    "restore many": f"mutation ($id: ID!) {{ restoreTasks(where: {{ ids: [$id] }}) {MANY} }}",
+    "delete all": f"mutation {{ deleteTasks(where: {{ filter: {{}} }}) {MANY} }}",
+    "restore all": f"mutation {{ restoreTasks(where: {{ filter: {{}} }}) {MANY} }}",
+}
+
+
+@dataclass
+class Divided:
+    """An application on tables in parts, a user with tasks, and what is sent with its arguments."""
+
+    server: Server
+    application: Application
+    user: User
+    tasks: list[str]
+    sent: list[Sent]
+
+    async def asked(self, query: str) -> tuple[dict[str, Any], list[Sent]]:
+        """The data of an answer, and what was sent for it."""
+        await asyncio.sleep(0)  # the driver tells of a statement in the next turn of the loop
+        self.sent.clear()
+        names = {name: task for name, task in zip(("id", "other"), self.tasks, strict=False) if f"${name}:" in query}
+        answer = await self.user.data(query, **names)
+        await asyncio.sleep(0)
+        return answer, list(self.sent)
+
+
+def recorder(sent: list[Sent]) -> Callable[[Any, object], None]:
+    """What watches a new connection, and keeps the statements that are sent on it."""
+
+    async def record(query: Any) -> None:
+        sent.append(Sent(query.query, list(query.args or []), None))
+
+    return lambda connection, _entry: connection.driver_connection.add_query_logger(record)
+
+
+async def new_user(server: Server, application: Application) -> User:
+    owner = await connect(server.owner_url)
+    email = f"{uuid4()}@example.com"
+    user_id = await owner.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", email)
+    await owner.close()
+    return User(user_id, email, Signer(SECRET).token(user_id, timedelta(hours=1)), application.http)
+
+
+@pytest.fixture(scope="module")
+async def divided(server: Server) -> AsyncIterator[Divided]:
+    name = f"test_{uuid4().hex}"
+    admin = await connect(server.owner_url)
+    await admin.execute(f"CREATE DATABASE {name}")
+    own = server.database(name)
+    await migrate(DatabaseURL(own.owner_url), DatabaseURL(own.app_url))
+    await partition(own.owner_url)
+    async with running(made_settings(own)) as application:
+        sent: list[Sent] = []
+        event.listen(application.database.engine.sync_engine, "connect", recorder(sent))
+        user = await new_user(own, application)
+        tasks = [(await user.add(f"A task {n}", tags=["home", "work"]))["id"] for n in range(5)]
+        yield Divided(own, application, user, tasks, sent)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+def names(node: Any) -> Iterator[str]:
+    """The tables that a plan reads or writes."""
+    if isinstance(node, list):
+        for item in node:
+            yield from names(item)
+    elif isinstance(node, dict):
+        yield from (value for key, value in node.items() if key == "Relation Name")
+        for item in node.values():
+            yield from names(item)
+
+
+async def parts(connection: "asyncpg.Connection[Any]", statement: Sent) -> dict[str, set[str]]:
+    """For each table that a statement touches, the parts of it."""
+    plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.text}", *statement.arguments))
+    found = [re.fullmatch(rf"({'|'.join(TABLES)})_(\d)", name) for name in names(plan)]
+    touched: dict[str, set[str]] = {}
+    for part in filter(None, found):
+        touched.setdefault(part[1], set()).add(part[2])
+    return touched
+
+
+def explicable(sent: list[Sent]) -> list[Sent]:
+    return [statement for statement in sent if re.match(r"\s*(SELECT|WITH|UPDATE|DELETE|INSERT)", statement.text)]
+
+
+async def assert_one_part(divided: Divided, sent: list[Sent]) -> None:
+    """Whatever was sent touches the same one part of each table, by its own conditions: nothing holds a superuser."""
+    async with owning(divided.server) as connection:
+        touched = [await parts(connection, statement) for statement in explicable(sent)]
+    found = {part for tables in touched for of_table in tables.values() for part in of_table}
+    assert len(found) == 1, touched
+
+
+@pytest.mark.parametrize("name", READS)
+async def test_a_read_stays_in_one_part(divided: Divided, name: str) -> None:
+    """Every reading statement reads the part of its user."""
+    answer, sent = await divided.asked(READS[name])
+
+    assert all(value is not None for value in answer.values())
+    assert len(sent) == 1
+    await assert_one_part(divided, sent)
+
+
+@pytest.mark.parametrize("name", WRITES)
+async def test_a_write_stays_in_one_part(divided: Divided, name: str) -> None:
+    """Every writing statement and what begins it touch the part of their user."""
+    _, sent = await divided.asked(WRITES[name])
+
+    assert sent[0].text.startswith("BEGIN; ")
+    assert f"VALUES ('{divided.user.id}', 1)" in sent[0].text
+    assert len(explicable(sent)) == 1
+    await assert_one_part(divided, sent)
+
+
+async def test_purging_stays_in_one_part(divided: Divided) -> None:
+    """So does removing what is in the trash; only the list of users is everybody's."""
+    divided.sent.clear()
+    assert [seen async for seen in purge(divided.application.database, timedelta(0))] == [(1, 0)]
+
+    await assert_one_part(divided, [statement for statement in divided.sent if "FROM users" not in statement.text])
+
+
+async def test_a_statement_without_its_user_touches_every_part(divided: Divided) -> None:
+    """What the tests above look for can be there."""
+    bare = Sent("SELECT count(*) FROM tasks WHERE user_id = act_as($1)", [divided.user.id], None)
+    async with owning(divided.server) as connection:
+        assert len((await parts(connection, bare))["tasks"]) == PARTS
+
+
+async def test_answers_are_the_same_in_parts(divided: Divided) -> None:
+    """Created, listed, changed, found by tag, moved, deleted and counted: all as in a table that is whole."""
+    user = await new_user(divided.server, divided.application)
+    first, second = [(await user.add(title, tags=["home"]))["id"] for title in ("First", "Second")]
+    await user.data(WRITES["complete"], id=first)
+    await user.data(WRITES["move before"], id=second, other=first)
+    await user.data(WRITES["delete"], id=(await user.add("Third"))["id"])
+
+    by_tag = (await user.data(READS["any tag"]))["tasks"]
+    assert {node["id"] for node in by_tag["nodes"]} == {first, second}
+    in_order = (await user.data("{ tasks(orderBy: [{ field: POSITION }]) { nodes { title completed } } }"))["tasks"]
+    assert in_order["nodes"] == [{"title": "Second", "completed": False}, {"title": "First", "completed": True}]
+    stats = (await user.data(READS["viewer"]))["viewer"]["taskStats"]
+    assert stats == {"total": 2, "open": 1, "completed": 1, "overdue": 0}
