@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import jwt
 
 from app.errors import BadUserInput, Unauthenticated
-from app.jwks import Key, KeySet, Secret
+from app.jwks import Key, Keys, KeySet
 from app.settings import Issuer
 from app.validation import identifier
 
@@ -120,12 +120,28 @@ class _Verified:
         return self.principal.expires_at > time.time() - LEEWAY_SECONDS and self.source.keys.holds(self.key)
 
 
+class _Secret:
+    """The one key of an issuer that shares a secret with us, asked as a KeySet is."""
+
+    def __init__(self, secret: str) -> None:
+        self._key = Key(None, ("HS256",), secret.encode())
+
+    async def candidates(self, _kid: str | None, algorithm: object, tried: Sequence[Key] = ()) -> Keys:
+        return (self._key,) if algorithm in self._key.algorithms and not tried else ()
+
+    def holds(self, _key: Key) -> bool:
+        return True
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
 class _Source:
     """One issuer and its keys."""
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer
-        self.keys = KeySet(issuer.jwks_url) if issuer.jwks_url else Secret(issuer.secret or "")
+        self.keys = KeySet(issuer.jwks_url) if issuer.jwks_url else _Secret(issuer.secret or "")
 
     def verifies(self, token: str, key: Key) -> bool:
         """Whether a key has signed a token; Unauthenticated where it has, but the claims do not hold."""

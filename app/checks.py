@@ -238,7 +238,7 @@ def _policies(connection: Connection) -> list[Finding]:
 def _rights(connection: Connection) -> Finding:
     """What the server's role needs, it has."""
     needs = [func.has_table_privilege(name, right) for name in WALLED for right in RIGHTS]
-    needs += [func.has_table_privilege("users", "SELECT")]
+    needs += [func.has_table_privilege("users", right) for right in ("SELECT", "INSERT")]
     needs += [func.coalesce(func.has_function_privilege(func.to_regprocedure("act_as(uuid)"), "EXECUTE"), false())]
     if all(connection.execute(select(*needs)).one()):
         return Finding("ok", "The role has the rights it needs")

@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -23,12 +23,23 @@ from app import purge as purging
 from app import settings as configuration
 from app.accounts import demo_user, user_with_email
 from app.errors import StartupError
-from app.main import DEMO_TOKEN_LIFETIME, connect, create_app, signer
+from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app, signer
 from app.settings import Settings
 from schema import sdl
 
 GRACE_SECONDS = 10
 BACKLOG = 2048
+# What a client leaves unread for this long closes its connection, however it was sent.
+UNREAD_MILLISECONDS = 30_000
+# Pings find clients that have gone without a word. Messages are small, and compressing them would cost each idle
+# socket 42 KB more. Larger messages than the application takes are read up to a limit, so that it can say so.
+WEB_SOCKETS: Mapping[str, Any] = {
+    "ws": "websockets-sansio",
+    "ws_max_size": 1_000_000,
+    "ws_ping_interval": 20.0,
+    "ws_ping_timeout": 20.0,
+    "ws_per_message_deflate": False,
+}
 PROGRESS_EVERY = 1000
 COMMITTED = Path(__file__).parent.parent / "schema" / "schema.graphql"
 
@@ -62,14 +73,20 @@ def main() -> None:
 @click.option("--host", help="The address to listen on. [HOST, 127.0.0.1]")
 @click.option("--port", type=int, help="The port to listen on; 0 picks a free one. [PORT, 8000]")
 @click.option("--workers", type=int, help="Server processes. [WORKERS, 1]")
+@click.option(
+    "--trusted-documents",
+    type=click.Path(path_type=Path),
+    help="Answer the documents of this JSON file and no others. [TRUSTED_DOCUMENTS]",
+)
 @click.option("--migrate", is_flag=True, help="Apply missing migrations first. The embedded database needs no asking.")
 @data_dir
-def serve(host: str | None, port: int | None, workers: int | None, migrate: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
+def serve(*, migrate: bool, **options: object) -> None:
     """Serve the API and its explorer."""
-    given = configuration.load(host=host, port=port, workers=workers, data_dir=data_dir)
+    given = configuration.load(**options)
+    admission(given)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _hang_up)
-    with _listening(given) as listener, startup.database_settings(given) as settings:
+    with listening(given) as listener, startup.database_settings(given) as settings:
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
         _announce(settings, listener, demo)
         _run(settings, listener, demo)
@@ -164,7 +181,7 @@ def _hang_up(_signal: int, _frame: object) -> None:
 
 
 @contextmanager
-def _listening(settings: Settings) -> Iterator[socket.socket]:
+def listening(settings: Settings) -> Iterator[socket.socket]:
     """The server's socket, opened first: a port in use should not cost a started database."""
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
@@ -174,6 +191,8 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         where = f"{settings.host} port {settings.port}"
         raise StartupError(f"Cannot listen on {where}: {reason}. Choose another with --port (0: a free one).") from None
     with listener:
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
         yield listener
 
 
@@ -246,6 +265,8 @@ def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        **WEB_SOCKETS,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
     )
     server = uvicorn.Server(config)
     try:

@@ -5,11 +5,19 @@ TaskQLError
 └── RequestError       a request cannot be answered: one GraphQL error with `extensions.code`
     ├── Unauthenticated
     ├── BadUserInput
+    ├── MethodNotAllowed
+    ├── PersistedQueryNotFound
+    ├── PersistedQueryNotSupported
+    ├── IntrospectionRefused
+    ├── UntrustedDocument
     ├── LimitExceeded
+    ├── RateLimited
     └── Unavailable
 """
 
 from typing import Any
+
+RETRY_AFTER_SECONDS = 1
 
 
 class TaskQLError(Exception):
@@ -42,13 +50,61 @@ class BadUserInput(RequestError):
     code = "BAD_USER_INPUT"
 
 
+class MethodNotAllowed(RequestError):
+    """A way to ask that is not for what was asked: a mutation by GET."""
+
+    code = "METHOD_NOT_ALLOWED"
+
+
+class PersistedQueryNotFound(RequestError):
+    """The hash of a document that is not known here: Apollo's protocol has the client send it along."""
+
+    code = "PERSISTED_QUERY_NOT_FOUND"
+
+
+class PersistedQueryNotSupported(RequestError):
+    """The hash of a document where no such documents are kept: the client sends texts from now on."""
+
+    code = "PERSISTED_QUERY_NOT_SUPPORTED"
+
+
+class IntrospectionRefused(RequestError):
+    """A question about the schema, where it is not shown."""
+
+    code = "GRAPHQL_VALIDATION_FAILED"
+
+
+class UntrustedDocument(RequestError):
+    """A document that is not in the manifest of those this server answers."""
+
+    code = "UNTRUSTED_DOCUMENT"
+
+
 class LimitExceeded(RequestError):
     """More than this server does for one request."""
 
     code = "LIMIT_EXCEEDED"
 
 
+class RateLimited(RequestError):
+    """The caller has asked for more than its share of a window of time, which ends in `seconds`."""
+
+    code = "RATE_LIMITED"
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self._seconds = seconds
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        return {"code": self.code, "retryAfter": self._seconds}
+
+
 class Unavailable(RequestError):
     """The database cannot answer now; the same request may succeed later."""
 
     code = "UNAVAILABLE"
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        return {"code": self.code, "retryAfter": RETRY_AFTER_SECONDS}

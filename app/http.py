@@ -5,9 +5,7 @@ The endpoint is plain ASGI: each request passes it, so what it does not make nee
 
 import asyncio
 import gzip
-import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,13 +15,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from app.errors import BadUserInput, RequestError, Unauthenticated, Unavailable
+from app.errors import (
+    BadUserInput,
+    MethodNotAllowed,
+    PersistedQueryNotFound,
+    PersistedQueryNotSupported,
+    RateLimited,
+    RequestError,
+    Unauthenticated,
+    Unavailable,
+)
+from app.events import EventStreams
 from app.explorer import CONTENT_SECURITY_POLICY, page
-from app.masking import MASKED, outline
-from app.media import GRAPHQL_JSON, HTML, JSON, preferred, takes_gzip
-from app.requests import ALLOW, Gone, GraphQLRequest, Header, Headers, Refused, read, request_id
-
-log = logging.getLogger(__name__)
+from app.masking import masked
+from app.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
+from app.operations import Execute, GraphQLAnswer, ResponseStream
+from app.requests import Gone, Header, Headers, Refused, read, request_id
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
 WORTH_COMPRESSING = 14_000
@@ -31,12 +38,30 @@ FASTEST = 1
 
 ANSWERS = (GRAPHQL_JSON, JSON)
 PAGES = (HTML, *ANSWERS)
+NO_EVENTS = (
+    f"A subscription needs an Accept header that names {EVENT_STREAM}, "
+    "or a WebSocket with the subprotocol graphql-transport-ws."
+)
 
-# What an answer without data is worth under either media type, by the code of its first error.
-STATUS = {Unauthenticated.code: 401, Unavailable.code: 503}
+# What an answer without data is worth under either media type, by the code of its first error. Clients that send ids
+# of documents take no other status than 200 for the news that an id is not known.
+STATUS = {
+    Unauthenticated.code: 401,
+    MethodNotAllowed.code: 405,
+    RateLimited.code: 429,
+    Unavailable.code: 503,
+    PersistedQueryNotFound.code: 200,
+    PersistedQueryNotSupported.code: 200,
+}
 
+ALLOW: Header = (b"allow", b"GET, POST")
 NO_STORE: Header = (b"cache-control", b"no-store")
-_HEADERS_OF = {401: [(b"www-authenticate", b"Bearer")], 503: [(b"retry-after", b"1")]}
+_HEADERS_OF: dict[int, list[Header]] = {
+    401: [(b"www-authenticate", b"Bearer")],
+    405: [(b"allow", b"POST")],
+    429: [],
+    503: [],
+}
 _CONTENT_TYPE: dict[str, Header] = {name: (b"content-type", name.encode() + b"; charset=utf-8") for name in PAGES}
 _COMPRESSED: list[Header] = [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
 _PAGE_HEADERS: list[Header] = [
@@ -48,22 +73,11 @@ _PAGE_HEADERS: list[Header] = [
 ]
 
 
-@dataclass(slots=True)
-class GraphQLAnswer:
-    """The entries of an answer, and whether the operation came to execution."""
-
-    entries: dict[str, Any]
-    executed: bool
-
-
-Execute = Callable[[GraphQLRequest], Awaitable[GraphQLAnswer]]
-
-
 class GraphQLEndpoint:
     """POST and GET run operations; a browser's GET shows the explorer."""
 
-    def __init__(self, execute: Execute, explorer_token: Callable[[str], str | None]) -> None:
-        self._execute, self._explorer_token = execute, explorer_token
+    def __init__(self, execute: Execute, streams: EventStreams, explorer_token: Callable[[str], str | None]) -> None:
+        self._execute, self._streams, self._explorer_token = execute, streams, explorer_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = dict(scope["headers"])
@@ -74,14 +88,19 @@ class GraphQLEndpoint:
                 return await self._show_explorer(scope["path"], headers, send)
             asked = await read(scope, headers, receive, asked_as)
             answer = await self._execute(asked)
-            body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
+            if isinstance(answer, GraphQLAnswer):
+                body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
+            else:
+                _demand_events(headers)
         except Gone:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
             return await _refuse(send, error, headers, asked_as)
+        if isinstance(answer, ResponseStream) or media_type == EVENT_STREAM:
+            return await self._streams.send(answer, [_id_header(asked_as)], receive, send)
         status = _status(answer, media_type)
         if status in _HEADERS_OF:
-            more += _HEADERS_OF[status]
+            more += [*_HEADERS_OF[status], *_retry_after(answer)]
         if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
             body, more = await _compressed(body), [*more, *_COMPRESSED]
         return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
@@ -94,11 +113,18 @@ class GraphQLEndpoint:
 def _media_type(method: str, headers: Headers) -> str:
     """What the answer shall be: by POST one of GraphQL's media types, by GET the explorer's page as well."""
     if method not in {"POST", "GET", "HEAD"}:
-        raise Refused(405, "Send operations by POST, or queries by GET.", BadUserInput.code, ALLOW)
-    media_type = preferred(headers.get(b"accept", b""), ANSWERS if method == "POST" else PAGES)
+        raise Refused(405, "Send operations by POST, or queries by GET.", MethodNotAllowed.code, ALLOW)
+    offered = (*(ANSWERS if method == "POST" else PAGES), EVENT_STREAM)
+    media_type = preferred(headers.get(b"accept", b""), offered)
     if media_type is None:
         raise Refused(406, f"Answers come as {GRAPHQL_JSON} or {JSON}; accept one of these.")
     return media_type
+
+
+def _demand_events(headers: Headers) -> None:
+    """By name: whoever takes anything expects one answer, and would wait for its end."""
+    if not names(headers.get(b"accept", b""), EVENT_STREAM):
+        raise Refused(406, NO_EVENTS)
 
 
 def _status(answer: GraphQLAnswer, media_type: str) -> int:
@@ -108,6 +134,11 @@ def _status(answer: GraphQLAnswer, media_type: str) -> int:
         return 200
     refused = 400 if media_type == GRAPHQL_JSON and not answer.executed else 200
     return STATUS.get(errors[0]["extensions"]["code"], refused)
+
+
+def _retry_after(answer: GraphQLAnswer) -> list[Header]:
+    seconds = answer.entries["errors"][0]["extensions"].get("retryAfter")
+    return [(b"retry-after", b"%d" % seconds)] if seconds else []
 
 
 async def _compressed(body: bytes) -> bytes:
@@ -121,9 +152,7 @@ async def _refuse(send: Send, error: Exception, headers: Headers, asked_as: str)
         status, more = error.status, error.headers
         shown = {"message": str(error), "extensions": {"code": error.code}}
     else:
-        log.error("request %s failed: %s", asked_as, outline(error))
-        status, more = 500, ()
-        shown = {"message": MASKED, "extensions": {"code": RequestError.code, "requestId": asked_as}}
+        status, more, shown = 500, (), masked(error, asked_as)
     media_type = preferred(headers.get(b"accept", b""), ANSWERS) or JSON
     body = orjson.dumps({"errors": [shown]})
     await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)

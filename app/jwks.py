@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import jwt
@@ -50,22 +51,6 @@ class Key:
     algorithms: tuple[str, ...]
     material: Any = field(compare=False, repr=False)
     published: bytes = field(default=b"", repr=False)
-
-
-class Secret:
-    """The one key of an issuer that shares a secret with us."""
-
-    def __init__(self, secret: str) -> None:
-        self._key = Key(None, ("HS256",), secret.encode())
-
-    async def candidates(self, _kid: str | None, algorithm: object, tried: Sequence[Key] = ()) -> Keys:
-        return (self._key,) if algorithm in self._key.algorithms and not tried else ()
-
-    def holds(self, _key: Key) -> bool:
-        return True
-
-    async def close(self) -> None:
-        """Nothing is open."""
 
 
 class KeySet:
@@ -166,7 +151,7 @@ class KeySet:
             self._keys = await self._fetch(self._url)
         except FetchFailed as error:
             self._failed = True
-            log.warning("the key set cannot be fetched: %s", error)
+            log.warning("the key set at %s cannot be fetched: %s", urlsplit(self._url).hostname, error)
         else:
             self._failed, self._fetched_at = False, self._now()
 
@@ -179,7 +164,7 @@ async def fetched(url: str) -> Keys:
         published = orjson.loads(body)["keys"][:MOST_KEYS]
     except TimeoutError:
         raise FetchFailed(f"no answer in {FETCH_TIMEOUT:.0f} seconds") from None
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
         raise FetchFailed(str(error) or type(error).__name__) from None
     except (ValueError, TypeError, LookupError):
         raise FetchFailed("the answer is no key set in JSON") from None

@@ -1,55 +1,72 @@
 """The composition root: settings become a running application."""
 
+import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import re
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from types import FrameType
+from typing import Any
 from uuid import UUID
 
-from graphql import GraphQLError, OperationType
+from graphql import ExecutionResult, GraphQLError, OperationType, located_error
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from strawberry import Schema
 
 from app import accounts, explorer
 from app.auth import Authenticator, Principal, Signer
 from app.database import Database
-from app.errors import BadUserInput, RequestError
-from app.http import Execute, ExplorerFiles, GraphQLAnswer, GraphQLEndpoint, live, readiness, refusal
-from app.requests import ALLOW_POST, GraphQLRequest, Refused
-from app.settings import Settings
+from app.errors import RequestError, StartupError
+from app.events import EventStreams
+from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
+from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
+from app.rate import Rates, SharedCounters, Windows
+from app.settings import OFF, Settings
+from app.sockets import SocketEndpoint
 from app.url import server_url
-from schema import schema
+from schema import schema as taskql
+from schema.admission import Admission
 from schema.context import Context
 from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
+from schema.limits import Limits
 
 GRAPHQL = "/graphql"
 DAY_SECONDS = 86_400
 DEMO_TOKEN_LIFETIME = timedelta(days=7)
 
 
-def create_app(settings: Settings, demo_user: UUID | None = None) -> Starlette:
+def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema = taskql) -> Starlette:
     """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
-    database = connect(settings)
+    database, door = connect(settings), admission(settings, schema)
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
+    streams = EventStreams()
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        _before_stopping(streams.close)
         try:
             yield
         finally:
             await authenticator.close()
+            await door.rates.close()
             await database.close()
 
-    endpoint = GraphQLEndpoint(executing(database, authenticator), _explorer_token(settings, demo_user))
-    app = Application(routes=_routes(database), lifespan=lifespan, exception_handlers={HTTPException: refusal})
+    execute = executing(settings, door, database, authenticator)
+    endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user))
+    sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins))
+    app = Application(routes=_routes(database, sockets), lifespan=lifespan, exception_handlers={HTTPException: refusal})
     app.state.database = database
     app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
     return app
@@ -67,10 +84,11 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def _routes(database: Database) -> list[BaseRoute]:
+def _routes(database: Database, sockets: ASGIApp) -> list[BaseRoute]:
     files = GZipMiddleware(ExplorerFiles(directory=explorer.ASSETS)) if explorer.ASSETS.is_dir() else None
     return [
         Route("/", RedirectResponse(GRAPHQL)),
+        WebSocketRoute(GRAPHQL, sockets),
         Route("/livez", live),
         Route("/readyz", readiness(database.check)),
         *([Mount("/explorer", files)] if files else []),
@@ -94,23 +112,39 @@ def connect(settings: Settings) -> Database:
     return Database(server_url(settings), pool_size=settings.db_pool_size)
 
 
-def executing(database: Database, authenticator: Authenticator) -> Execute:
-    """What the endpoint calls for each request."""
-    engine = Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
+def executing(settings: Settings, door: Admission, database: Database, authenticator: Authenticator) -> Execute:
+    """What the transports call for each request."""
+    engine = door.engine
 
-    async def execute(request: GraphQLRequest) -> GraphQLAnswer:
+    async def execute(request: GraphQLRequest) -> GraphQLAnswer | ResponseStream:
+        caller = await _caller(authenticator, request.authorization)
         try:
-            operation = engine.prepare(request.query or "", request.operation_name)
-            if request.safe and operation.node.operation is not OperationType.QUERY:
-                raise Refused(405, "Send mutations by POST.", BadUserInput.code, ALLOW_POST)
-            context = Context(await _caller(authenticator, request.authorization), database, operation)
+            operation, rows = await door.admit(request, caller)
+            context, cost = Context(caller, database, operation), {"rows": rows, "limit": settings.limit_cost}
+            if operation.node.operation is OperationType.SUBSCRIPTION:
+                results = engine.subscribe(operation, request.variables, context)
+                return ResponseStream(_answers(results, request, cost), context.principal.expires_at)
             result = await engine.execute(operation, request.variables, context)
         except RequestErrors as refused:
-            return GraphQLAnswer({"errors": _formatted(refused.errors, request)}, executed=False)
-        errors = {"errors": _formatted(result.errors, request)} if result.errors else {}
-        return GraphQLAnswer(errors | {"data": result.data}, executed=True)
+            return _refused(refused.errors, request)
+        except RequestError as error:
+            return _refused([located_error(error)], request)
+        return _answer(result, request, cost)
 
     return execute
+
+
+async def _answers(
+    results: AsyncGenerator[ExecutionResult, None], request: GraphQLRequest, cost: dict[str, int]
+) -> AsyncGenerator[GraphQLAnswer, None]:
+    try:
+        async with aclosing(results):
+            async for result in results:
+                yield _answer(result, request, cost)
+    except RequestErrors as refused:
+        yield _refused(refused.errors, request)
+    except GraphQLError as error:
+        yield _refused([error], request)
 
 
 async def _caller(authenticator: Authenticator, authorization: str | None) -> Principal | RequestError:
@@ -127,6 +161,45 @@ def signer(settings: Settings) -> Signer | None:
     if issuer.secret is None or issuer.derives_ids:
         return None
     return Signer(issuer.secret, issuer.name, issuer.audience)
+
+
+def admission(settings: Settings, schema: Schema = taskql) -> Admission:
+    """The checks of a server; StartupError for a manifest that it cannot answer."""
+    limits = {name: getattr(settings, f"limit_{name}") for name in Limits.__slots__}
+    engine = Engine(schema._schema, Limits(**limits))  # noqa: SLF001 - Strawberry has no public name for graphql-core's
+    return Admission(engine, _documents(settings, engine), _rates(settings), settings.introspection)
+
+
+def _documents(settings: Settings, engine: Engine) -> Documents:
+    if settings.trusted_documents is None:
+        return PersistedQueries() if settings.persisted_queries else FullTexts()
+    trusted = manifest(settings.trusted_documents)
+    for document_id, text in trusted.items():
+        try:
+            engine.pin(text)
+        except RequestErrors as refused:
+            name = " ".join(re.findall(r"\b(?:query|mutation|subscription)\s+(\w+)", text)) or "without a name"
+            reason = refused.errors[0].message
+            raise StartupError(f"TRUSTED_DOCUMENTS: operation {name} ({document_id}) cannot run: {reason}") from None
+    return TrustedDocuments(trusted)
+
+
+def _rates(settings: Settings) -> Rates:
+    users, addresses = (None if text == OFF else text for text in (settings.rate_limit, settings.rate_limit_anonymous))
+    url = settings.rate_limit_redis_url
+    return Rates(users, addresses, partial(SharedCounters, url.get_secret_value()) if url else Windows)
+
+
+def _answer(result: ExecutionResult, request: GraphQLRequest, cost: dict[str, int]) -> GraphQLAnswer:
+    entries: dict[str, Any] = {"errors": _formatted(result.errors, request)} if result.errors else {}
+    entries["data"] = result.data
+    if request.extensions and request.extensions.get("cost") is True:
+        entries["extensions"] = {"cost": cost}
+    return GraphQLAnswer(entries, executed=True)
+
+
+def _refused(errors: list[GraphQLError], request: GraphQLRequest) -> GraphQLAnswer:
+    return GraphQLAnswer({"errors": _formatted(errors, request)}, executed=False)
 
 
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:
@@ -155,3 +228,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _before_stopping(act: Callable[[], None]) -> None:
+    """Act when the process is told to stop.
+
+    uvicorn waits for all answers to end before it tells the application, and event streams do not end by themselves.
+    """
+    loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+    if not callable(stop):
+        return
+
+    def act_and_stop(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(act)
+        stop(number, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, act_and_stop)

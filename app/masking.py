@@ -1,11 +1,23 @@
 """What a log may hold of an error: its type and where it arose. Its text may quote tokens, tasks or SQL."""
 
+import logging
 import traceback
 from pathlib import Path
+from typing import Any
+
+from app.errors import RequestError
+
+log = logging.getLogger(__name__)
 
 MASKED = "Something went wrong here; it has been logged."
 MOST_CALLS = 12
 MOST_CAUSES = 5
+
+
+def masked(error: BaseException, request_id: str) -> dict[str, Any]:
+    """The GraphQL error for a bug, which is logged once."""
+    log.error("request %s failed: %s", request_id, outline(error))
+    return {"message": MASKED, "extensions": {"code": RequestError.code, "requestId": request_id}}
 
 
 def outline(error: BaseException) -> str:

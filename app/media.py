@@ -10,6 +10,7 @@ from functools import lru_cache
 JSON = "application/json"
 GRAPHQL_JSON = "application/graphql-response+json"
 HTML = "text/html"
+EVENT_STREAM = "text/event-stream"
 
 # A longer header is cut off: what is remembered of strangers stays small.
 LONGEST = 500
@@ -26,6 +27,11 @@ def preferred(accept: bytes, offered: tuple[str, ...]) -> str | None:
     wins, among covered ones JSON.
     """
     return _preferred(accept[:LONGEST], offered)
+
+
+def names(accept: bytes, media_type: str) -> bool:
+    """Whether an Accept header takes a type by its name, not by a wildcard."""
+    return any(name == media_type and weight > 0 for name, weight, _ in _weighed(accept[:LONGEST]))
 
 
 def is_json(content_type: bytes) -> bool:

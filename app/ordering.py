@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -85,22 +86,22 @@ Keys = Sequence[ColumnElement[Any]]
 INDEXED = {"CREATED_AT", "UPDATED_AT", "DUE_DATE", "POSITION"}
 
 
+@lru_cache(128)
+def ordered(terms: tuple[OrderBy, ...]) -> "Order":
+    """The order of these terms, the same one each time: statements are kept by it."""
+    return Order(terms)
+
+
 class Order:
     """A total order: the terms asked for, then the id in the last term's direction."""
 
-    def __init__(self, terms: Sequence[OrderBy]) -> None:
+    def __init__(self, terms: tuple[OrderBy, ...]) -> None:
         if len({term.field for term in terms}) < len(terms):
             raise BadUserInput("orderBy names a field twice.")
         terms = terms or NEWEST_FIRST
         self.terms = (*terms, OrderBy("ID", terms[-1].descending))
         self.name = " ".join(("-" if term.descending else "+") + term.field for term in self.terms)
         self.keys = [SORT_KEYS[term.field] for term in self.terms]
-
-    def __hash__(self) -> int:
-        return hash(self.terms)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Order) and self.terms == other.terms
 
     @property
     def has_index(self) -> bool:

@@ -3,16 +3,18 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import jwt
+import limits
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import StartupError
 
 MINIMUM_SECRET_BYTES = 32
+OFF = "off"
 NO_AUDIENCE = "none"
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -32,6 +34,7 @@ class Issuer:
     derives_ids: bool = False
 
 
+_PLAIN = re.compile(r"[!-~]+")
 _ORIGIN = re.compile(r"https?://[^/\s,?#*]+")
 
 
@@ -86,6 +89,33 @@ class Settings(BaseSettings):
     db_pool_size: int = Field(
         default=15, ge=1, description="Database connections each process opens at most, and keeps."
     )
+    forwarded_allow_ips: str = Field(
+        default="127.0.0.1",
+        description="Proxies whose X-Forwarded-For names the client; addresses, networks, or * for all.",
+    )
+    introspection: Literal["on", "authenticated", "off"] = Field(
+        default="on", description="Who may ask for the schema."
+    )
+    persisted_queries: bool = Field(default=True, description="Whether documents are kept that come with their hash.")
+    trusted_documents: Path | None = Field(
+        default=None, description="A JSON file of ids and documents; the server answers these and no others."
+    )
+    limit_tokens: int = Field(default=1000, ge=1, description="Tokens of a document.")
+    limit_depth: int = Field(default=10, ge=1, description="Levels of fields in an operation.")
+    limit_fields: int = Field(default=500, ge=1, description="Fields of an operation, with those of its fragments.")
+    limit_root_fields: int = Field(default=20, ge=1, description="Fields of Query or Mutation in an operation.")
+    limit_aliases: int = Field(default=100, ge=0, description="Aliases of an operation.")
+    limit_directives: int = Field(default=50, ge=0, description="Directives of an operation.")
+    limit_cost: int = Field(default=2000, ge=1, description="Rows that one operation may touch.")
+    rate_limit: str = Field(
+        default="600000/minute", description="Rows each user may ask for in a time; off for no limit."
+    )
+    rate_limit_anonymous: str = Field(
+        default="6000/minute", description="The same for each address of callers whose token does not hold."
+    )
+    rate_limit_redis_url: SecretStr | None = Field(
+        default=None, description="Where all processes share their counts; else each process counts for itself."
+    )
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -97,6 +127,17 @@ class Settings(BaseSettings):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is no origin; write it as browsers do: https://app.example.com.")
         return origins
+
+    @field_validator("rate_limit", "rate_limit_anonymous")
+    @classmethod
+    def _rate(cls, given: str) -> str:
+        try:
+            one = given == OFF or len(limits.parse_many(given)) == 1
+        except ValueError:
+            one = False
+        if not one:
+            raise ValueError(f"write it as 1000/minute or 50/second, or {OFF}.")
+        return given
 
     def issuers(self) -> list[Issuer]:
         """Whose tokens are taken; a StartupError names the variable that is missing or does not fit."""
@@ -163,7 +204,13 @@ def _key_set_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
-        usable = safe and bool(parts.hostname) and parts.username is None and parts.port != 0 and url.isascii()
+        usable = (
+            safe
+            and bool(parts.hostname)
+            and parts.username is None
+            and parts.port != 0
+            and _PLAIN.fullmatch(url) is not None
+        )
     except ValueError:
         usable = False
     if not usable:

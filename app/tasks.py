@@ -10,7 +10,7 @@ from app import bulk, moving, reading, writing
 from app.errors import BadUserInput, LimitExceeded, Unauthenticated
 from app.filters import Filter, Shape
 from app.identifiers import uuid7
-from app.ordering import Order, OrderBy
+from app.ordering import OrderBy, ordered
 from app.reading import Page
 from app.rendering import Selection
 from app.statements import Statement
@@ -109,7 +109,7 @@ class Tasks:
         self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
     ) -> str | None:
         """A keyset page of tasks as a connection's JSON."""
-        order, wanted = Order(order_by), Filter(matching)
+        order, wanted = ordered(tuple(order_by)), Filter(matching)
         values = wanted.values | {"size": window.size}
         values |= order.bound("after", window.after, self._owner) | order.bound("before", window.before, self._owner)
         page = Page(order, wanted.shape, window.backward, window.after is not None, window.before is not None)

@@ -41,7 +41,11 @@ query MyTasks {
 }
 `;
 
-const send = createGraphiQLFetcher({ url: endpoint, enableIncrementalDelivery: false });
+const send = createGraphiQLFetcher({
+  url: endpoint,
+  subscriptionUrl: new URL(endpoint, location).href.replace(/^http/, 'ws'), // the headers go with connection_init
+  enableIncrementalDelivery: false,
+});
 const plugins = [explorerPlugin()]; // without GraphiQL's history, which would store tokens in the browser
 const storage = createLocalStorage({ namespace: 'taskql' }); // another GraphiQL may have used this host and port
 

@@ -2,7 +2,8 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,11 +17,19 @@ from graphql import (
     GraphQLSchema,
     OperationDefinitionNode,
     get_named_type,
+    located_error,
     parse,
     specified_rules,
     validate,
 )
-from graphql.execution import Executor, default_field_resolver, default_type_resolver, get_variable_values
+from graphql.execution import (
+    Executor,
+    create_source_event_stream,
+    default_field_resolver,
+    default_type_resolver,
+    get_variable_values,
+    map_source_to_response_event,
+)
 from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_subfields
 from graphql.execution.values import VariableValues
 from graphql.language import VariableNode
@@ -29,7 +38,10 @@ from graphql.language.visitor import Visitor, visit
 from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
 from app.rendering import Field, Selection
-from schema import limits
+from schema.cost import Cost
+from schema.limits import Gauge, Limits
+from schema.single import SingleField, single_field
+from schema.size import Size
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +51,9 @@ LONGEST_STORED = 20_000
 # Of one operation: its root fields, in as many variants as conditions make. What goes beyond is collected again.
 MOST_SELECTIONS = 64
 MOST_ERRORS = 5
+# What one rule of graphql-core says although it was asked to hide suggestions.
+HINT = " Did you mean"
+DEFAULTS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +77,8 @@ class RequestErrors(Exception):
     def __init__(self, errors: list[GraphQLError], code: str) -> None:
         super().__init__(code)
         self.errors = [_coded(error, code) for error in errors[:MOST_ERRORS]]
+        for error in self.errors:
+            error.message = error.message.partition(HINT)[0]
 
 
 @dataclass(slots=True)
@@ -72,7 +89,29 @@ class Operation:
     node: OperationDefinitionNode
     fragments: dict[str, FragmentDetails]
     conditions: tuple[str, ...]
+    cost: Cost
+    introspects: bool
     selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
+    single: SingleField | None = None
+
+    def __post_init__(self) -> None:
+        self.single = single_field(self.executor(VariableValues({}, {}), None))
+
+    def executor(self, variables: VariableValues, context: object) -> RenderingExecutor:
+        """What runs it where it is not as plain as a single field."""
+        return RenderingExecutor(
+            self.schema,
+            {name: details.definition for name, details in self.fragments.items()},
+            self.fragments,
+            None,
+            context,
+            self.node,
+            variables,
+            default_field_resolver,
+            default_type_resolver,
+            default_field_resolver,
+            hide_suggestions=True,
+        )
 
     def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
         """What a root field asks of an object type; @skip and @include are all that variables change in it."""
@@ -105,22 +144,39 @@ class Operation:
 class Engine:
     """Runs requests against the schema."""
 
-    def __init__(self, schema: GraphQLSchema) -> None:
+    def __init__(self, schema: GraphQLSchema, limits: Limits = DEFAULTS) -> None:
         self.schema = schema
+        self.gauge = Gauge(schema, limits)
+        self._pinned: dict[tuple[str, str | None], Operation] = {}
         self._operations: OrderedDict[tuple[str, str | None], Operation] = OrderedDict()
         self._text = 0
 
     def prepare(self, query: str, operation_name: str | None) -> Operation:
         """The operation of a text, from the store where it was seen before; RequestErrors where it cannot run."""
+        known = self.known(query, operation_name)
+        if known is not None:
+            return known
+        operation = self._prepared(query, operation_name)
+        if len(query) <= LONGEST_STORED:
+            self._store((query, operation_name), operation)
+        return operation
+
+    def known(self, query: str, operation_name: str | None) -> Operation | None:
+        """The operation of a text that was seen before."""
         key = (query, operation_name)
         known = self._operations.get(key)
         if known is not None:
             self._operations.move_to_end(key)
             return known
-        operation = self._prepared(query, operation_name)
-        if len(query) <= LONGEST_STORED:
-            self._store(key, operation)
-        return operation
+        return self._pinned.get(key)
+
+    def pin(self, query: str) -> None:
+        """Prepare all operations of a document for good; RequestErrors where one of them cannot run."""
+        document = self._parsed(query)
+        operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
+        names = [node.name.value for node in operations if node.name]
+        for name in names if len(operations) > 1 else [*names, None]:
+            self._pinned[query, name] = self._prepared(query, name)
 
     def _store(self, key: tuple[str, str | None], operation: Operation) -> None:
         self._operations[key] = operation
@@ -133,52 +189,68 @@ class Engine:
         self, operation: Operation, variables: Mapping[str, Any] | None, context: object
     ) -> ExecutionResult:
         """Run a prepared operation; RequestErrors where its variables do not fit."""
-        executor = RenderingExecutor(
-            self.schema,
-            {name: details.definition for name, details in operation.fragments.items()},
-            operation.fragments,
-            None,
-            context,
-            operation.node,
-            self._variables(operation, variables),
-            default_field_resolver,
-            default_type_resolver,
-            default_field_resolver,
-            hide_suggestions=True,
-        )
-        result = executor.execute_operation()
+        given = dict(variables or {})
+        if operation.single and (values := operation.single.variables(given)):
+            return await operation.single.run(values, context)
+        result = operation.executor(self._variables(operation, given), context).execute_operation()
         return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
 
-    def _variables(self, operation: Operation, variables: Mapping[str, Any] | None) -> VariableValues:
+    async def subscribe(
+        self, operation: Operation, variables: Mapping[str, Any] | None, context: object
+    ) -> AsyncGenerator[ExecutionResult, None]:
+        """The results of a prepared subscription, one an event.
+
+        RequestErrors where its variables do not fit; a GraphQLError where its source cannot begin or breaks off.
+        """
+        executor = operation.executor(self._variables(operation, dict(variables or {})), context)
+        started = create_source_event_stream(executor)
+        source = await started if isinstance(started, Awaitable) else started
+        if isinstance(source, ExecutionResult):
+            raise (source.errors or [])[0]
+        try:
+            async with aclosing(map_source_to_response_event(executor, source)) as results:
+                async for result in results:
+                    yield result
+        except Exception as error:
+            raise located_error(error, [operation.node]) from error
+
+    def _variables(self, operation: Operation, given: dict[str, Any]) -> VariableValues:
         definitions = operation.node.variable_definitions or ()
-        given = dict(variables or {})
         values = get_variable_values(self.schema, definitions, given, MOST_ERRORS, hide_suggestions=True)
         if isinstance(values, list):
             raise RequestErrors(values, BadUserInput.code)
         return values
 
     def _prepared(self, query: str, operation_name: str | None) -> Operation:
-        document = _parsed(query)
         try:
-            limits.check(document)
+            document = self._parsed(query)
+            sizes = self.gauge.check(document)
+            errors = validate(self.schema, document, specified_rules, MOST_ERRORS, hide_suggestions=True)
+            if errors:
+                raise RequestErrors(errors, "GRAPHQL_VALIDATION_FAILED")
+            node = _chosen(document, operation_name)
+            return self._planned(document, node, sizes[node])
+        except RecursionError:
+            raise refused(LimitExceeded("The document is nested too deeply.")) from None
         except LimitExceeded as error:
-            raise RequestErrors([GraphQLError(str(error))], error.code) from None
-        errors = validate(self.schema, document, specified_rules, MOST_ERRORS, hide_suggestions=True)
-        if errors:
-            raise RequestErrors(errors, "GRAPHQL_VALIDATION_FAILED")
+            raise refused(error) from None
+
+    def _parsed(self, query: str) -> DocumentNode:
+        try:
+            return parse(query, max_tokens=self.gauge.limits.tokens)
+        except GraphQLError as error:
+            too_much = error.message.endswith("Parsing aborted.")
+            raise RequestErrors([error], LimitExceeded.code if too_much else "GRAPHQL_PARSE_FAILED") from None
+
+    def _planned(self, document: DocumentNode, node: OperationDefinitionNode, size: Size) -> Operation:
         return Operation(
-            self.schema, _chosen(document, operation_name), _fragments(document), _condition_variables(document)
+            self.schema,
+            node,
+            _fragments(document),
+            _condition_variables(document),
+            self.gauge.cost(node, size),
+            size.introspection > 0,
         )
-
-
-def _parsed(query: str) -> DocumentNode:
-    try:
-        return parse(query, max_tokens=limits.MOST_TOKENS)
-    except GraphQLError as error:
-        too_many = "tokens" in error.message and "aborted" in error.message
-        raise RequestErrors([error], LimitExceeded.code if too_many else "GRAPHQL_PARSE_FAILED") from None
-    except RecursionError:
-        raise RequestErrors([GraphQLError("The document is nested too deeply.")], LimitExceeded.code) from None
 
 
 def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
@@ -214,6 +286,11 @@ def _condition_variables(document: DocumentNode) -> tuple[str, ...]:
     visitor = _ConditionVisitor()
     visit(document, visitor)
     return tuple(sorted(visitor.names))
+
+
+def refused(error: RequestError) -> RequestErrors:
+    """An expected failure, as the one error of a request that does not come to execution."""
+    return RequestErrors([GraphQLError(str(error))], error.code)
 
 
 def _coded(error: GraphQLError, code: str) -> GraphQLError:

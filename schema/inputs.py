@@ -69,7 +69,9 @@ class OrderDirection(Enum):
 @strawberry.input(description="One term of an order; a later term decides among equals, and at last the id.")
 class TaskOrder:
     field: TaskOrderField = strawberry.field(description="What to sort by.")
-    direction: OrderDirection = strawberry.field(default=OrderDirection.ASC, description="Which end comes first.")
+    direction: OrderDirection | None = strawberry.field(
+        default=OrderDirection.ASC, description="Which end comes first."
+    )
 
     def term(self) -> OrderBy:
         return OrderBy(self.field.name, self.direction is OrderDirection.DESC)

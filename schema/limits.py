@@ -1,100 +1,90 @@
-"""What one document may ask for, found in one pass that visits each fragment once."""
+"""What one document may ask for, held against its size before it is validated."""
 
 from dataclasses import dataclass
 
 from graphql import (
     DocumentNode,
-    FieldNode,
     FragmentDefinitionNode,
-    FragmentSpreadNode,
-    InlineFragmentNode,
+    GraphQLSchema,
     OperationDefinitionNode,
-    SelectionNode,
-    SelectionSetNode,
+    get_introspection_query,
+    parse,
 )
 
 from app.errors import LimitExceeded
+from schema import cost
+from schema.cost import Cost
+from schema.size import Size, Sizes, lengths
 
-MOST_TOKENS = 1000
-MOST_ROOT_FIELDS = 20
-MOST_FIELDS = 500
-DEEPEST = 10
-# The introspection query of client tools nests its type references this deep.
-DEEPEST_INTROSPECTION = 20
+# Fields that are asked for again: comparing them takes the square of their number, and tools merge them.
+MOST_REPEATS = 20
+# Tools ask for the schema once, with a field or two; what they ask shows it whole.
+MOST_INTROSPECTION = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """The expanded size of a selection set: fields in it and below, levels, and levels below introspection fields."""
+class Limits:
+    """The most that one operation may have."""
 
-    fields: int = 0
-    depth: int = 0
-    introspection: int = 0
+    tokens: int = 1000
+    depth: int = 10
+    fields: int = 500
+    root_fields: int = 20
+    aliases: int = 100
+    directives: int = 50
+    cost: int = 2000
 
 
-def check(document: DocumentNode) -> None:
-    """Raise LimitExceeded for a document that asks for too much."""
-    sizes = _Sizes(document)
-    for operation in document.definitions:
-        if isinstance(operation, OperationDefinitionNode):
-            size = sizes.of(operation.selection_set)
-            _hold(sizes.direct(operation.selection_set), MOST_ROOT_FIELDS, "root fields")
-            _hold(size.fields, MOST_FIELDS, "fields")
-            _hold(size.depth, DEEPEST, "levels of nesting")
-            _hold(size.introspection, DEEPEST_INTROSPECTION, "levels of introspection")
+class Gauge:
+    """Holds documents against the limits."""
+
+    def __init__(self, schema: GraphQLSchema, limits: Limits) -> None:
+        self.limits = limits
+        self._schema, self._lengths = schema, lengths(schema)
+        self._most_values = 2 * self._values_of_the_whole_schema()
+
+    def check(self, document: DocumentNode) -> dict[OperationDefinitionNode, Size]:
+        """The sizes of a document's operations; LimitExceeded where anything in it is too large."""
+        sizes = Sizes(self._schema, self._lengths, document)
+        for node in document.definitions:
+            if isinstance(node, FragmentDefinitionNode):
+                self._hold(sizes.fragment(node.name.value))
+        operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
+        measured = {node: sizes.operation(node) for node in operations}
+        for size in measured.values():
+            self._hold(size)
+            _hold(size.direct, self.limits.root_fields, "root fields")
+            self.afford(cost.rows(size.rows, size.counts, size.values))
+            _hold(size.introspection, MOST_INTROSPECTION, "fields that show the schema")
+        return measured
+
+    def cost(self, node: OperationDefinitionNode, size: Size) -> Cost:
+        """What an operation costs."""
+        return Cost(
+            cost.rows(size.rows, size.counts, size.values), tuple(size.pages.items()), cost.defaults(node, size.pages)
+        )
+
+    def afford(self, rows: int) -> None:
+        """LimitExceeded for more rows than one operation may touch."""
+        if rows > self.limits.cost:
+            allowed = f"{self.limits.cost:,} are allowed in one request"
+            raise LimitExceeded(f"The operation may touch {rows:,} rows; {allowed}. Ask for smaller pages.")
+
+    def _hold(self, size: Size) -> None:
+        _hold(size.fields, self.limits.fields, "fields")
+        _hold(size.depth, self.limits.depth, "levels of nesting")
+        _hold(size.aliases, self.limits.aliases, "aliases")
+        _hold(size.directives, self.limits.directives, "directives")
+        _hold(size.repeats, MOST_REPEATS, "repeated fields")
+        _hold(size.values, self._most_values, "values of the schema")
+
+    def _values_of_the_whole_schema(self) -> int:
+        query = get_introspection_query(directive_is_repeatable=True, input_value_deprecation=True)
+        document = parse(query)
+        (node,) = (node for node in document.definitions if isinstance(node, OperationDefinitionNode))
+        return Sizes(self._schema, self._lengths, document).operation(node).values
 
 
 def _hold(found: int, most: int, what: str) -> None:
     if found > most:
         raise LimitExceeded(f"The operation has more than {most} {what}.")
-
-
-class _Sizes:
-    def __init__(self, document: DocumentNode) -> None:
-        fragments = (node for node in document.definitions if isinstance(node, FragmentDefinitionNode))
-        self._fragments = {node.name.value: node for node in fragments}
-        self._known: dict[str, Size] = {}
-        self._direct: dict[str, int] = {}
-
-    def of(self, selections: SelectionSetNode | None) -> Size:
-        parts = [self._selection(node) for node in selections.selections] if selections else []
-        return Size(
-            sum(part.fields for part in parts),
-            max((part.depth for part in parts), default=0),
-            max((part.introspection for part in parts), default=0),
-        )
-
-    def direct(self, selections: SelectionSetNode) -> int:
-        """The fields of a selection set itself, with those of its fragments."""
-        return sum(self._direct_of(node) for node in selections.selections)
-
-    def _selection(self, node: SelectionNode) -> Size:
-        if isinstance(node, FragmentSpreadNode):
-            return self._fragment(node.name.value)
-        if isinstance(node, InlineFragmentNode):
-            return self.of(node.selection_set)
-        assert isinstance(node, FieldNode)  # noqa: S101 - the three kinds of selections there are
-        below = self.of(node.selection_set)
-        if node.name.value in {"__schema", "__type"}:
-            return Size(below.fields + 1, 1, below.depth)
-        return Size(below.fields + 1, below.depth + 1, below.introspection)
-
-    def _fragment(self, name: str) -> Size:
-        """A fragment's size; validation refuses those that are unknown or spread themselves."""
-        if name not in self._known:
-            self._known[name] = Size()
-            fragment = self._fragments.get(name)
-            self._known[name] = self.of(fragment.selection_set if fragment else None)
-        return self._known[name]
-
-    def _direct_of(self, node: SelectionNode) -> int:
-        if isinstance(node, FragmentSpreadNode):
-            return self._direct_fragment(node.name.value)
-        return self.direct(node.selection_set) if isinstance(node, InlineFragmentNode) else 1
-
-    def _direct_fragment(self, name: str) -> int:
-        if name not in self._direct:
-            self._direct[name] = 0
-            fragment = self._fragments.get(name)
-            self._direct[name] = self.direct(fragment.selection_set) if fragment else 0
-        return self._direct[name]

@@ -18,6 +18,7 @@ import pytest
 from partitions import partition
 from pydantic import SecretStr
 from sqlalchemy import event
+from starlette.applications import Starlette
 
 from app.auth import Signer
 from app.database import Database
@@ -28,6 +29,7 @@ from app.url import DatabaseURL
 from migrations.run import migrate
 
 SECRET = "a secret of the tests, long enough for HS256"
+PATIENCE_SECONDS = 240
 
 
 @dataclass
@@ -120,7 +122,7 @@ def made_settings(server: Server, **more: Any) -> Settings:
         database_url=SecretStr(server.app_url),
         database_owner_url=SecretStr(server.owner_url),
         auth_secret=SecretStr(SECRET),
-        **more,
+        **{"rate_limit": "off", "rate_limit_anonymous": "off", **more},
     )
 
 
@@ -131,6 +133,11 @@ class Application:
     http: httpx.AsyncClient
     database: Database
     wire: "Wire"
+    app: Starlette
+
+    def at(self, address: str) -> httpx.AsyncClient:
+        """A client at another address."""
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app, client=(address, 1)), base_url="http://test")
 
 
 @asynccontextmanager
@@ -143,7 +150,7 @@ async def running(settings: Settings) -> AsyncIterator[Application]:
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            yield Application(http, database, wire)
+            yield Application(http, database, wire, app)
 
 
 @pytest.fixture(scope="session")
@@ -218,7 +225,7 @@ async def wire(application: Application) -> Wire:
     return application.wire
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).parent.parent
 
@@ -232,9 +239,9 @@ class Serving:
     token: str = ""
     curl: str = ""
 
-    def ask(self, query: str, token: str | None = None) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {token or self.token}"}
-        answer: dict[str, Any] = httpx.post(f"{self.url}/graphql", json={"query": query}, headers=headers).json()
+    def ask(self, query: str, token: str | None = None, **variables: Any) -> dict[str, Any]:
+        headers, body = {"Authorization": f"Bearer {token or self.token}"}, {"query": query, "variables": variables}
+        answer: dict[str, Any] = httpx.post(f"{self.url}/graphql", json=body, headers=headers, timeout=30).json()
         return answer
 
     def stop(self) -> int:
@@ -245,8 +252,12 @@ class Serving:
 
 def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """A command of the command line; only what is given here is in its environment."""
+    return python("-m", "app", *arguments, **environment)
+
+
+def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(  # noqa: S603 - the arguments are the tests' own
-        [sys.executable, "-m", "app", *arguments],
+        [sys.executable, *arguments],
         env={"PATH": os.environ["PATH"], **environment},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
@@ -258,9 +269,17 @@ def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
 @contextmanager
 def serving(*arguments: str | Path, **environment: str) -> Iterator[Serving]:
     """A server on a free port, for as long as this lasts."""
-    with taskql("serve", "--port", "0", *arguments, **environment) as process:
+    process = taskql("serve", "--port", "0", *arguments, **environment)
+    with announced(process, has_demo="DATABASE_URL" not in environment) as served:
+        yield served
+
+
+@contextmanager
+def announced(process: subprocess.Popen[str], *, has_demo: bool) -> Iterator[Serving]:
+    """The server that a process is, for as long as this lasts."""
+    with process:
         try:
-            yield _announced(process, has_demo="DATABASE_URL" not in environment)
+            yield _announced(process, has_demo=has_demo)
         finally:
             process.terminate()
             process.wait(20)
@@ -285,3 +304,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server on an embedded database of its own, as `scripts/serve` starts it."""
     with serving("--data-dir", tmp_path_factory.mktemp("demo")) as served:
         yield served
+
+
+def run(folder: Path, *command: str | Path, **environment: str) -> str:
+    """What a program of others prints that runs in a folder; a failure shows all that it said."""
+    ended = subprocess.run(  # noqa: S603 - the commands are the tests' own
+        command,
+        cwd=folder,
+        env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout

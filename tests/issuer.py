@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -112,11 +113,12 @@ class Published:
 
 
 @asynccontextmanager
-async def published(*keys: SigningKey) -> AsyncIterator[Published]:
+async def published(*keys: SigningKey, tls: ssl.SSLContext | None = None) -> AsyncIterator[Published]:
     """A key set at an address of this machine."""
     issuer = Published("", keys)
-    async with await asyncio.start_server(issuer.answer, "127.0.0.1", 0) as server:
-        issuer.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
+    async with await asyncio.start_server(issuer.answer, "127.0.0.1", 0, ssl=tls) as server:
+        port = server.sockets[0].getsockname()[1]
+        issuer.url = f"https://localhost:{port}/jwks" if tls else f"http://127.0.0.1:{port}/jwks"
         try:
             yield issuer
         finally:

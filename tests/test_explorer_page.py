@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import live
 import pytest
 from conftest import Serving
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.expected_conditions import element_to_be_clickable
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -46,11 +48,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 @pytest.fixture
 def page(browser: Chrome, demo: Serving) -> Chrome:
     """The explorer as a first visitor meets it, loaded; the browser's logs hold this load only."""
+    return visited(browser, demo)
+
+
+def visited(browser: Chrome, served: Serving) -> Chrome:
     browser.get("about:blank")
-    browser.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": demo.url, "storageTypes": "all"})
+    browser.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": served.url, "storageTypes": "all"})
     log(browser, "browser")
     log(browser, "performance")
-    browser.get(f"{demo.url}/graphql")
+    browser.get(f"{served.url}/graphql")
     wait(browser, lambda: "query MyTasks" in text(browser, ".graphiql-query-editor"))
     return browser
 
@@ -151,6 +157,18 @@ def test_prettify_keeps_the_console_empty(page: Chrome) -> None:
     click(page, "button[aria-label^='Prettify query']")
     wait(page, lambda: "taskStats {\n" in text(page, ".graphiql-query-editor"))
     assert log(page, "browser") == []
+
+
+def test_subscription_runs_with_the_token_of_the_headers_pane(browser: Chrome, tmp_path: Path) -> None:
+    """Over a WebSocket to the server itself, which the content security policy allows."""
+    with live.demo(tmp_path) as served:
+        page = visited(browser, served)
+        click(page, ".graphiql-query-editor .view-lines")
+        page.switch_to.active_element.send_keys(Keys.CONTROL, "a")
+        page.switch_to.active_element.send_keys("subscription { ticks(count: 3) }")
+        click(page, "button[aria-label^='Execute query']")
+        wait(page, lambda: '"ticks": 3' in text(page, ".result-window"))
+        assert log(page, "browser") == []
 
 
 def test_token_cannot_end_its_script_element() -> None:

@@ -112,7 +112,7 @@ async def test_other_methods(http: httpx.AsyncClient, method: str) -> None:
     response = await http.request(method, "/graphql")
 
     assert response.status_code == 405
-    assert code(response) == "BAD_USER_INPUT"
+    assert code(response) == "METHOD_NOT_ALLOWED"
     assert response.headers["allow"] == "GET, POST"
 
 
@@ -143,7 +143,7 @@ async def test_what_a_get_of_a_mutation_is_told(http: httpx.AsyncClient) -> None
     """A mutation by GET is refused with the way out, whoever sends it."""
     response = await http.get("/graphql", params={"query": "mutation { __typename }"})
 
-    assert (response.status_code, response.headers["allow"], code(response)) == (405, "POST", "BAD_USER_INPUT")
+    assert (response.status_code, response.headers["allow"], code(response)) == (405, "POST", "METHOD_NOT_ALLOWED")
 
 
 @pytest.mark.parametrize(
@@ -297,6 +297,7 @@ async def test_suggestions_stay_unsaid(http: httpx.AsyncClient) -> None:
         "{ viewr { id } }",
         '{ task(idd: "1") { id } }',
         "{ tasks(filter: {complted: true}) { totalCount } }",
+        "{ viewer }",
     ):
         assert "Did you mean" not in (await post(http, json.dumps({"query": query}))).text
 
@@ -418,7 +419,7 @@ async def test_a_bug_before_execution_is_masked_and_logged_once(
     def broken(*_args: object) -> None:
         raise RuntimeError("a secret of the house")
 
-    monkeypatch.setattr("schema.execution.Engine.prepare", broken)
+    monkeypatch.setattr("schema.execution.Engine.known", broken)
     with caplog.at_level(logging.INFO):
         response = await post(http, json.dumps({"query": VIEWER}))
 

@@ -1,10 +1,17 @@
 """The key set of an issuer: how often it is fetched, who waits for it, which of its keys count, what may go wrong."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from issuer import Published, SigningKey, claims, made_key, published, token
 
 from app import jwks
@@ -410,6 +417,59 @@ async def test_an_answer_that_is_none(issuer: Published, status: str) -> None:
         await fetched(issuer.url)
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for this machine that is its own authority, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, SHA256())
+    )
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + made.public_bytes(Encoding.PEM)
+    )
+    return path
+
+
+async def test_https_is_verified(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys come only from whom an authority of this machine vouches for."""
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate)
+    jwks._tls.cache_clear()  # noqa: SLF001 - what this machine trusts is read once
+    async with published(OLD, tls=server) as issuer:
+        with pytest.raises(FetchFailed, match="certificate verify failed"):
+            await fetched(issuer.url)
+        assert issuer.fetches == 0
+
+        jwks._tls.cache_clear()  # noqa: SLF001 - the same
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert [key.kid for key in await fetched(issuer.url)] == ["old"]
+        with pytest.raises(FetchFailed, match="certificate verify failed"):
+            await fetched(issuer.url.replace("localhost", "127.0.0.1"))
+    jwks._tls.cache_clear()  # noqa: SLF001 - the same
+
+
+async def test_a_set_that_becomes_empty(issuer: Published) -> None:
+    """When the issuer publishes no keys, or none that count, those it had still do."""
+    clock = Clock()
+    keys = KeySet(issuer.url, now=clock.now, sleep=clock.sleep)
+    known = await keys.candidates("old", "EdDSA")
+    for published_now in ([], [made_key("ES384", "odd")]):
+        issuer.publish(*published_now)
+        clock.pass_(FRESH + 1)
+        assert await keys.candidates("old", "EdDSA") == known
+        await keys._renewal()  # noqa: SLF001 - what is under way is waited for
+        assert await keys.candidates("old", "EdDSA") == known
+
+    assert issuer.fetches >= 3
+
+
 async def test_redirects_are_refused(issuer: Published) -> None:
     """An issuer that points elsewhere is not followed."""
     async with published(OLD) as elsewhere:
@@ -488,5 +548,5 @@ async def test_an_issuer_whose_keys_are_not_to_be_had(caplog: pytest.LogCaptureF
     with pytest.raises(Unavailable):
         await stage.authenticator.principal(f"Bearer {bearer}")
 
-    assert "key set cannot be fetched: none" in caplog.text
+    assert "key set at issuer.example cannot be fetched: none" in caplog.text
     assert not any(part in caplog.text for part in bearer.split("."))

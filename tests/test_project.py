@@ -1,6 +1,7 @@
 """Rules worth stating: who imports whom, what is documented, what is committed."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from app.settings import Settings, variable
 from schema import schema, sdl
 
 LEAVES = {"app.errors", "app.identifiers", "app.explorer"}
-OUTERMOST = {"app.main", "app.http", "app.cli", "app.__main__"}
+OUTERMOST = {"app.main", "app.http", "app.sockets", "app.events", "app.cli", "app.__main__"}
 GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
 
 
@@ -102,6 +103,20 @@ def test_every_setting_is_documented(repository: Path, field: str) -> None:
     """README's table has a row for each variable, and code says what it is for."""
     assert f"| `{variable(field)}` |" in (repository / "README.md").read_text()
     assert Settings.model_fields[field].description
+
+
+def test_the_table_of_settings_is_true(repository: Path) -> None:
+    """README's table has no other rows than the settings, and each default that it writes as code is the default."""
+    table = (repository / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.+?) \|", table, re.MULTILINE))
+    defaults = {variable(name): str(field.default) for name, field in Settings.model_fields.items()}
+
+    assert set(rows) == set(defaults)
+    for name, shown in rows.items():
+        if code := re.fullmatch("`([^`A-Z]+)`", shown):
+            assert code[1] == defaults[name], name
+        else:
+            assert defaults[name] in {"None", "False", "True", "()"}, name
 
 
 def test_the_committed_schema_is_the_schema(repository: Path) -> None:

@@ -1,17 +1,19 @@
 """Tokens over HTTP, verified by a secret or by a key set: which hold, and that all others are refused alike."""
 
+import asyncio
 import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from conftest import SECRET, Application, Server, User, running
+from conftest import SECRET, Application, Server, User, running, taskql
 from issuer import AUDIENCE, NAME, Published, SigningKey, claims, confused, made_key, published, shared_key, token
 from jwt.utils import base64url_decode, base64url_encode
 from pydantic import SecretStr
@@ -453,3 +455,75 @@ async def test_several_issuers(server: Server, settings: Settings, alice: User, 
         assert await status(second, "https://0.example", bob) == 401
         assert await status(first, "https://0.example", alice, aud=None) == 401
         assert await status(first, "https://2.example", alice) == 401
+
+
+async def test_bytes_that_are_no_text(mode: Mode) -> None:
+    """A header beyond ASCII is a bad token like any other."""
+    headers = [(b"Authorization", b"Bearer \xff\xfe.\xc3\xbc.c"), (b"Content-Type", b"application/json")]
+    body = json.dumps({"query": VIEWER})
+    response = await mode.application.http.post("/graphql", content=body, headers=headers)
+
+    assert response.status_code == 401
+
+
+ISSUED = {"AUTH_JWKS_URL": "http://127.0.0.1:9/jwks", "AUTH_ISSUER": NAME, "AUTH_AUDIENCE": "none"}
+
+
+@pytest.mark.parametrize(
+    "auth", [ISSUED, {"AUTH_SECRET": SECRET, "AUTH_ISSUER": NAME, "AUTH_SUBJECT": "derived"}], ids=["keys", "derived"]
+)
+def test_tokens_of_others_are_not_made_here(server: Server, settings: Settings, auth: dict[str, str]) -> None:
+    """Where an issuer alone can make tokens, `taskql token` says so."""
+    del settings
+    with taskql("token", "--email", "a@example.com", DATABASE_URL=server.app_url, **auth) as process:
+        out, err = process.communicate(timeout=30)
+
+    assert (process.returncode, out) == (1, "")
+    assert "AUTH_ISSUER makes the tokens" in err
+
+
+def test_no_demo_token_beside_an_issuer(tmp_path: Path) -> None:
+    """With a key set the embedded database is served as well, but nothing of ours signs tokens."""
+    with taskql("serve", "--port", "0", "--data-dir", tmp_path, **ISSUED) as process:
+        assert process.stdout
+        url = process.stdout.readline().split()[-1]
+        page = httpx.get(url, headers={"Accept": "text/html"}).text
+        answer = httpx.post(url, json={"query": VIEWER}, headers={"Authorization": "Bearer a.b.c"})
+        process.terminate()
+        rest = process.stdout.read()
+
+    assert '"token": "' not in page
+    assert answer.status_code == 401
+    assert "ey" not in rest
+    assert not (tmp_path / "secret").exists()
+
+
+async def test_strangers_wait_alone_while_the_issuer_hangs(by_keys: Mode, issuer: Published, alice: User) -> None:
+    """Fifty tokens of unknown keys wait for an issuer that hangs; tokens of a known key are answered meanwhile."""
+    assert (await by_keys.bearing(token(ED, claims(str(alice.id))))).status_code == 200
+    before = issuer.fetches
+    issuer.answers.clear()
+    unknown = [token(STRANGER, claims(SUB), kid=f"unknown {place}") for place in range(50)]
+    strangers = [asyncio.create_task(by_keys.bearing(bearer)) for bearer in unknown]
+    try:
+        known = [by_keys.bearing(token(ED, claims(str(alice.id), number=number))) for number in range(50)]
+        assert {response.status_code for response in await asyncio.gather(*known)} == {200}
+        assert not any(stranger.done() for stranger in strangers)
+    finally:
+        issuer.answers.set()
+
+    assert {response.status_code for response in await asyncio.gather(*strangers)} == {401}
+    assert issuer.fetches == before + 1
+
+
+async def test_an_issuer_that_is_down_is_no_fault_of_the_token(server: Server, settings: Settings) -> None:
+    """Where no keys are to be had, the answer is 503 and not that the token is bad; introspection still works."""
+    del settings
+    async with running(settings_for(server, auth_jwks_url="http://127.0.0.1:9/jwks")) as application:
+        mode = Mode("down", application, ED)
+        response = await mode.bearing(token(ED, GOOD))
+        schema = await mode.bearing(token(ED, GOOD), "{ __typename }")
+
+    assert (response.status_code, response.json()["errors"][0]["extensions"]["code"]) == (503, "UNAVAILABLE")
+    assert "retry-after" in response.headers
+    assert schema.json() == {"data": {"__typename": "Query"}}

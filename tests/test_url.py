@@ -236,6 +236,8 @@ def test_lists_of_issuers(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"AUTH_JWKS_URL": "https://u:p@auth.example/jwks"}, "AUTH_JWKS_URL must begin with https://"),
         ({"AUTH_JWKS_URL": "https://auth.example:port/jwks"}, "AUTH_JWKS_URL must begin with https://"),
         ({"AUTH_JWKS_URL": "http://localhost.example/jwks"}, "AUTH_JWKS_URL must begin with https://"),
+        ({"AUTH_JWKS_URL": "https://auth example/jwks"}, "AUTH_JWKS_URL must begin with https://"),
+        ({"AUTH_JWKS_URL": "https://auth.example/\x7f"}, "AUTH_JWKS_URL must begin with https://"),
         ({"AUTH_JWKS_URL": "jwks"}, "AUTH_JWKS_URL must begin with https://"),
         (
             {"AUTH_JWKS_URL": "https://a.example/1,https://a.example/2", "AUTH_ISSUER": "a,a", "AUTH_AUDIENCE": "b,c"},

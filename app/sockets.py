@@ -1,0 +1,231 @@
+"""GraphQL over WebSocket: the subprotocol graphql-transport-ws.
+
+Where it leaves a choice: a socket belongs to one user and ends with that user's token (4403), so there are no anonymous
+sockets; an operation beyond the limit gets an error of its own; a socket that cannot be written to is dropped.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from app.auth import Principal
+from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
+from app.masking import masked
+from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
+
+SUBPROTOCOL = "graphql-transport-ws"
+INIT_SECONDS = 5.0
+WRITE_SECONDS = 10.0
+MOST_OPERATIONS = 50
+MOST_CHARACTERS = 100_000
+LONGEST_REASON = 123  # bytes: what a close frame has room for
+
+Verify = Callable[[str | None], Awaitable[Principal]]
+
+
+class _Closing(Exception):
+    """The socket ends by our will, with a code and a reason for the client."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class _Gone(Exception):
+    """Nothing can be sent any more: the client has left or has stopped reading."""
+
+
+class SocketEndpoint:
+    """The ASGI endpoint. Pages of other origins than the server's own and `origins` (* for all) get 403."""
+
+    def __init__(self, execute: Execute, verify: Verify, origins: frozenset[str]) -> None:
+        self._execute, self._verify, self._origins = execute, verify, origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        headers = Headers(scope=scope)
+        if not self._is_welcome(headers):
+            await send({"type": "websocket.close"})
+            return
+        chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        if chosen is None:
+            await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
+            return
+        await _Socket(self._execute, self._verify, scope, receive, send).serve()
+
+    def _is_welcome(self, headers: Headers) -> bool:
+        origin, host = headers.get("origin"), headers.get("host")
+        own = {None, f"http://{host}", f"https://{host}"}
+        return origin in own or not self._origins.isdisjoint({origin, "*"})
+
+
+class _Socket:
+    """One accepted socket: its receiving loop, and a task for each operation."""
+
+    def __init__(self, execute: Execute, verify: Verify, scope: Scope, receive: Receive, send: Send) -> None:
+        self._execute, self._verify, self._receive, self._send = execute, verify, receive, send
+        self._authorization, client = Headers(scope=scope).get("authorization"), scope["client"]
+        self._address = client[0] if client else ""
+        self._initialised = False
+        self._operations: dict[str, asyncio.Task[None]] = {}
+        self._writing = asyncio.Lock()
+        self._tasks = asyncio.TaskGroup()
+        # One timer for both: connection_init must come in time, and then the token's end.
+        self._deadline = asyncio.timeout(INIT_SECONDS)
+
+    async def serve(self) -> None:
+        closing = None
+        try:
+            async with self._deadline, self._tasks:
+                closing = await self._converse()
+        except* _Gone:
+            closing = None
+        except* TimeoutError:
+            expired = _Closing(4403, "The token has expired.")
+            closing = expired if self._initialised else _Closing(4408, "Connection initialisation timeout")
+        if closing is not None:
+            with suppress(_Gone):
+                await self._transmit(_close(closing))
+
+    async def _converse(self) -> _Closing | None:
+        """Answer messages until the client leaves, or has to."""
+        try:
+            while (event := await self._receive())["type"] == "websocket.receive":
+                await self._handle(_message(event))
+        except _Closing as closing:
+            return closing
+        finally:
+            for operation in self._operations.values():
+                operation.cancel()
+        return None
+
+    async def _handle(self, message: Mapping[str, Any]) -> None:
+        match message:
+            case {"type": "connection_init"}:
+                await self._initialise(_optional_payload(message))
+            case {"type": "ping"}:
+                payload = _optional_payload(message)
+                await self._write({"type": "pong"} | ({"payload": payload} if payload else {}))
+            case {"type": "pong"}:
+                _optional_payload(message)
+            case {"type": "subscribe", "id": str(id_), "payload": dict(payload)} if id_:
+                await self._subscribe(id_, payload)
+            case {"type": "complete", "id": str(id_)}:
+                await self._cancel(id_)
+            case _:
+                raise _Closing(4400, "This is no message of graphql-transport-ws.")
+
+    async def _initialise(self, payload: Mapping[str, Any]) -> None:
+        if self._initialised:
+            raise _Closing(4429, "Too many initialisation requests")
+        self._authorization = _authorization(payload) or self._authorization
+        try:
+            principal = await self._verify(self._authorization)
+        except Unauthenticated as refusal:
+            raise _Closing(4403, f"Forbidden: {refusal}") from None
+        except Unavailable as failure:
+            raise _Closing(1013, str(failure)) from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and its text stays here
+            raise _Closing(1011, masked(error, secrets.token_hex(8))["message"]) from None
+        self._initialised = True
+        self._deadline.reschedule(asyncio.get_running_loop().time() + principal.expires_at - time.time())
+        await self._write({"type": "connection_ack"})
+
+    async def _subscribe(self, id_: str, payload: dict[str, Any]) -> None:
+        if not self._initialised:
+            raise _Closing(4401, "Unauthorized")
+        if id_ in self._operations:
+            raise _Closing(4409, f"Subscriber for {id_} already exists")
+        try:
+            asked = request(payload, self._authorization, secrets.token_hex(8), address=self._address)
+        except BadUserInput as refusal:
+            raise _Closing(4400, str(refusal)) from None
+        if len(self._operations) >= MOST_OPERATIONS:
+            limit = LimitExceeded(f"A socket runs at most {MOST_OPERATIONS} operations at a time.")
+            await self._pass_on(id_, _refused({"message": str(limit), "extensions": limit.extensions}))
+            return
+        self._operations[id_] = operation = self._tasks.create_task(self._run(id_, asked))
+        operation.add_done_callback(lambda _: self._operations.pop(id_))
+
+    async def _cancel(self, id_: str) -> None:
+        operation = self._operations.get(id_)
+        if operation is not None:
+            operation.cancel()
+            await asyncio.wait({operation})
+
+    async def _run(self, id_: str, asked: GraphQLRequest) -> None:
+        try:
+            answered = await self._execute(asked)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
+            answered = _refused(masked(error, asked.request_id))
+        async with aclosing(each(answered)) as answers:
+            async for answer in answers:
+                await self._pass_on(id_, answer)
+                if not answer.executed:
+                    return
+        await self._write({"id": id_, "type": "complete"})
+
+    async def _pass_on(self, id_: str, answer: GraphQLAnswer) -> None:
+        kind, payload = ("next", answer.entries) if answer.executed else ("error", answer.entries["errors"])
+        await self._write({"id": id_, "type": kind, "payload": payload})
+
+    async def _write(self, message: Mapping[str, Any]) -> None:
+        """Send one message after the other, each with its time: what a client does not read waits here, unmade."""
+        text = orjson.dumps(message).decode()
+        async with self._writing:
+            await self._transmit({"type": "websocket.send", "text": text})
+
+    async def _transmit(self, event: Message) -> None:
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self._send(event)
+        # Both say that the socket is closed; the second where the server closed it: for a ping unanswered, say.
+        except (OSError, RuntimeError):
+            raise _Gone from None
+
+
+def _refused(error: dict[str, Any]) -> GraphQLAnswer:
+    return GraphQLAnswer({"errors": [error]}, executed=False)
+
+
+def _close(closing: _Closing) -> Message:
+    short = closing.reason.encode()[:LONGEST_REASON].decode(errors="ignore")
+    return {"type": "websocket.close", "code": closing.code, "reason": short}
+
+
+def _message(event: Message) -> dict[str, Any]:
+    text = event.get("text")
+    if text is None or len(text) > MOST_CHARACTERS:
+        raise _Closing(4400, f"Messages are text of at most {MOST_CHARACTERS:,} characters.")
+    try:
+        message = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise _Closing(4400, "The message is not valid JSON.") from None
+    if not isinstance(message, dict):
+        raise _Closing(4400, "A message is a JSON object.")
+    return message
+
+
+def _optional_payload(message: Mapping[str, Any]) -> dict[str, Any]:
+    payload = message.get("payload")
+    if payload is None or isinstance(payload, dict):
+        return payload or {}
+    raise _Closing(4400, "The payload must be an object.")
+
+
+def _authorization(payload: Mapping[str, Any]) -> str | None:
+    """The token of a connection_init: at the top or among `headers`, the name in any case."""
+    headers = payload.get("headers")
+    for members in (payload, headers if isinstance(headers, dict) else {}):
+        for name, value in members.items():
+            if name.lower() == "authorization" and isinstance(value, str):
+                return value
+    return None

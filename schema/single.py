@@ -1,0 +1,139 @@
+"""Operations of one root field, which most are: what graphql-core finds out anew for each request is kept here.
+
+What is not as plain as that, and what turns out to be wrong, goes through graphql-core, which words its errors.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphql import (
+    ArgumentNode,
+    ExecutionResult,
+    FieldNode,
+    GraphQLArgument,
+    GraphQLError,
+    GraphQLField,
+    GraphQLInputType,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    OperationType,
+    Undefined,
+    VariableNode,
+    coerce_input_value,
+    get_argument_values,
+    is_non_null_type,
+    is_required_argument,
+    located_error,
+    type_from_ast,
+)
+from graphql.execution import Executor
+from graphql.execution.values import VariableValues, input_is_nested_too_deeply
+from graphql.language.visitor import Visitor, visit
+from graphql.pyutils import Path
+
+
+class SingleField:
+    """A root field whose arguments are constants or variables. Its resolver gives a `Rendered` value or None."""
+
+    def __init__(self, executor: Executor[None], node: FieldNode, field: GraphQLField, root: Any) -> None:
+        self._key = (node.alias or node.name).value
+        self._field = field
+        self._info = executor.build_resolve_info(field, [node], root, Path(None, self._key, root.name))
+        self._types = _types(executor.schema, executor.operation)
+        given = {argument.name.value: argument for argument in node.arguments or ()}
+        self._variables = [
+            (field.args[name].out_name or name, argument.value.name.value)
+            for name, argument in given.items()
+            if isinstance(argument.value, VariableNode)
+        ]
+        constant = {name: arg for name, arg in field.args.items() if not _is_variable(given.get(name))}
+        self._constants = get_argument_values(GraphQLField(field.type, constant), node)
+
+    def variables(self, given: Mapping[str, Any]) -> VariableValues | None:
+        """The variables as resolvers take them; None where graphql-core has to say what is wrong."""
+        coerced = {}
+        for name, type_ in self._types.items():
+            value = given.get(name, Undefined)
+            if value is Undefined and not is_non_null_type(type_):
+                continue
+            coerced[name] = _coerced(value, type_)
+            if coerced[name] is Undefined:
+                return None
+        return VariableValues({}, coerced)
+
+    async def run(self, variables: VariableValues, context: object) -> ExecutionResult:
+        """Resolve the field."""
+        info = self._info._replace(variable_values=variables, context=context)
+        values = variables.coerced
+        given = {name: values[variable] for name, variable in self._variables if variable in values}
+        try:
+            result = await self._field.resolve(None, info, **self._constants, **given)  # type: ignore[misc]  # each has one
+        except Exception as error:  # noqa: BLE001 - whatever a resolver raises is an error of its field
+            data = None if is_non_null_type(self._field.type) else {self._key: None}
+            return ExecutionResult(data, [located_error(error, self._info.field_nodes, [self._key])])
+        return ExecutionResult({self._key: result and result.value}, None)
+
+
+def single_field(executor: Executor[None]) -> SingleField | None:
+    """The one field of an operation, where all about it is plain."""
+    schema, operation = executor.schema, executor.operation
+    node, *others = operation.selection_set.selections
+    root = schema.get_root_type(operation.operation)
+    if others or operation.operation is OperationType.SUBSCRIPTION or root is None:
+        return None
+    field = root.fields.get(node.name.value) if isinstance(node, FieldNode) else None
+    if field is None or not isinstance(node, FieldNode) or not _is_plain(operation, node, field):
+        return None
+    return SingleField(executor, node, field, root)
+
+
+def _coerced(value: object, type_: GraphQLInputType) -> Any:
+    if _is_nested(value) and input_is_nested_too_deeply(value, type_):
+        return Undefined
+    try:
+        return coerce_input_value(value, type_)
+    except GraphQLError:
+        return Undefined
+
+
+def _is_nested(value: object) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(item, dict | list) for item in items)
+
+
+def _types(schema: GraphQLSchema, operation: OperationDefinitionNode) -> dict[str, Any]:
+    return {node.variable.name.value: type_from_ast(schema, node.type) for node in operation.variable_definitions or ()}
+
+
+def _is_plain(operation: OperationDefinitionNode, node: FieldNode, field: GraphQLField) -> bool:
+    """Whether no directive, default value or variable within a value needs thought."""
+    defaults = any(variable.default_value for variable in operation.variable_definitions or ())
+    if defaults or operation.directives or node.directives:
+        return False
+    return all(_is_constant(argument) or _is_free(argument, field.args) for argument in node.arguments or ())
+
+
+def _is_variable(argument: ArgumentNode | None) -> bool:
+    return argument is not None and isinstance(argument.value, VariableNode)
+
+
+def _is_free(argument: ArgumentNode, arguments: Mapping[str, GraphQLArgument]) -> bool:
+    """Whether a variable is the whole value, and its absence or null can be taken as it is."""
+    known = arguments[argument.name.value]
+    accepts = is_required_argument(known) or not is_non_null_type(known.type)
+    return _is_variable(argument) and known.default is None and accepts
+
+
+def _is_constant(argument: ArgumentNode) -> bool:
+    finder = _VariableFinder()
+    visit(argument.value, finder)
+    return not finder.found
+
+
+class _VariableFinder(Visitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def enter_variable(self, *_args: Any) -> None:
+        self.found = True

@@ -1,0 +1,40 @@
+import { createClient } from 'graphql-ws';
+import WebSocket from 'ws';
+import {
+  alice, assert, authorization, bob, CREATE, rejected, socketUrl, TICKS, TITLES, titles, UNKNOWN_FIELD,
+} from './server.mjs';
+
+const client = (token, more) =>
+  createClient({ url: socketUrl, webSocketImpl: WebSocket, connectionParams: authorization(token), ...more });
+
+async function all(client, query, variables) {
+  const results = [];
+  for await (const result of client.iterate({ query, variables })) results.push(result);
+  return results;
+}
+
+const [hers, his] = [client(alice), client(bob)];
+const [created] = await all(hers, CREATE, { input: { title: 'Socket' } });
+assert.equal(created.data.createTask.task.title, 'Socket');
+assert.deepEqual(titles((await all(hers, TITLES))[0].data), ['Socket']);
+assert.deepEqual(titles((await all(his, TITLES))[0].data), []);
+assert.deepEqual(await all(hers, TICKS, { count: 3 }), [1, 2, 3].map((ticks) => ({ data: { ticks } })));
+
+const errors = await rejected(all(hers, UNKNOWN_FIELD));
+assert.equal(errors[0].extensions.code, 'GRAPHQL_VALIDATION_FAILED');
+const closed = await rejected(all(client('a.b.c', { retryAttempts: 0 }), TITLES));
+assert.equal(closed.code, 4403);
+
+// A token that expires: the client comes back by itself, with the next one.
+const tokens = [process.env.EXPIRING, alice];
+const connections = [];
+const returning = client(null, {
+  connectionParams: () => authorization(tokens.shift()),
+  on: { closed: ({ code }) => connections.push(code) },
+});
+for await (const { data } of returning.iterate({ query: 'subscription { tickThenSilence }' })) {
+  assert.deepEqual(data, { tickThenSilence: 1 });
+  if (tokens.length === 0) break;
+}
+assert.deepEqual(connections, [4403]);
+await Promise.all([hers, his, returning].map((one) => one.dispose()));

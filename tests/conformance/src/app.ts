@@ -1,0 +1,44 @@
+// A front end of generated types. Where an error is expected, the compiler objects if there is none, as with `any`.
+import type { ResultOf, VariablesOf } from '@graphql-typed-document-node/core';
+import { CreateTaskDocument, MoveTaskDocument, TasksDocument, UpdateTasksDocument } from './graphql';
+
+type Tasks = ResultOf<typeof TasksDocument>;
+type Task = Tasks['tasks']['edges'][number]['node'];
+
+export function created(task: Task, token: ResultOf<typeof CreateTaskDocument>['createTask']['token']): string {
+  const due: string | null = task.dueDate;
+  const tags: string[] = task.tags;
+  const text: string | null = token;
+  // @ts-expect-error a DateTime is a string
+  const made: Date = task.createdAt;
+  // @ts-expect-error a Date is a string, or null
+  const day: string = task.dueDate;
+  // @ts-expect-error a SyncToken is a string, or null
+  const number: number = token;
+  // @ts-expect-error there is no such priority
+  if (task.priority === 'SOON') return '';
+  return [task.createdAt, due, ...tags, text, made, day, number].join();
+}
+
+// What has a default may be left out, and may be null.
+export const lists: VariablesOf<typeof TasksDocument>[] = [
+  {},
+  { orderBy: [{ field: 'DUE_DATE' }, { field: 'TITLE', direction: null }], filter: { completed: false } },
+  // @ts-expect-error what to sort by is needed
+  { orderBy: [{ direction: 'ASC' }] },
+];
+export const creations: VariablesOf<typeof CreateTaskDocument>[] = [
+  { input: { title: 'Only a title' } },
+  { input: { title: 'All', description: null, priority: null, dueDate: '2026-01-31', tags: [] } },
+  // @ts-expect-error a task has a title
+  { input: { priority: 'HIGH' } },
+];
+export const updates: VariablesOf<typeof UpdateTasksDocument>[] = [
+  { where: { filter: { completed: true } }, input: { tags: null } },
+  { where: { ids: [] }, input: {}, atMost: null, dryRun: null },
+];
+export const moves: VariablesOf<typeof MoveTaskDocument>[] = [
+  { id: '1', to: { toStart: true } },
+  // @ts-expect-error exactly one place
+  { id: '1', to: { toStart: true, after: '2' } },
+];

@@ -1,0 +1,144 @@
+"""Subscriptions to try the transports with; a server of them in the test's event loop, or in a process of its own."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import strawberry
+import uvicorn
+from conftest import SECRET, Server, Serving, announced, python
+from orjson import Fragment
+from starlette.types import ASGIApp
+
+from app import cli
+from app.errors import Unavailable
+from app.main import create_app
+from app.settings import load
+from schema.context import Info
+from schema.execution import Rendered
+from schema.mutations import Mutation
+from schema.queries import Query
+from schema.types import CONFIG, Task, User
+
+
+class Watch:
+    """How many sources of events are open."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self._changed = asyncio.Condition()
+
+    async def change(self, by: int) -> None:
+        async with self._changed:
+            self.open += by
+            self._changed.notify_all()
+
+    async def until(self, open_: int) -> None:
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(lambda: self.open == open_)
+
+
+watch = Watch()
+
+
+@strawberry.type
+class Subscription:
+    @strawberry.subscription
+    async def ticks(self, info: Info, count: int) -> AsyncGenerator[int, None]:
+        """1, 2 and so on, up to `count`, for anybody who has a token."""
+        assert info.context.principal.expires_at
+        for number in range(1, count + 1):
+            yield number
+
+    @strawberry.subscription
+    async def silence(self) -> AsyncGenerator[int, None]:
+        """Nothing, without end."""
+        await watch.change(+1)
+        try:
+            await asyncio.Event().wait()
+            yield 0
+        finally:
+            await watch.change(-1)
+
+    @strawberry.subscription
+    async def tick_then_silence(self) -> AsyncGenerator[int, None]:
+        """One event, and nothing more, without end."""
+        yield 1
+        await asyncio.Event().wait()
+
+    @strawberry.subscription
+    async def flood(self) -> AsyncGenerator[str, None]:
+        """More than anybody reads, without end."""
+        await watch.change(+1)
+        try:
+            while True:
+                yield "x" * 50_000
+        finally:
+            await watch.change(-1)
+
+    @strawberry.subscription(graphql_type=Task | None)  # type: ignore[untyped-decorator]  # with graphql_type it is
+    async def task(self, info: Info, id: strawberry.ID) -> AsyncGenerator[Rendered | None, None]:  # noqa: A002 - as in the schema
+        """A task as it is now, once."""
+        text = await info.context.tasks().find(info.context.selection(info, "Task"), id)
+        yield None if text is None else Rendered(Fragment(text))
+
+    @strawberry.subscription
+    async def outage(self) -> AsyncGenerator[int, None]:
+        """One event, then the source breaks off."""
+        yield 1
+        raise Unavailable("The source is gone.")
+
+    @strawberry.subscription
+    async def bug(self) -> AsyncGenerator[int, None]:
+        """One event, then a fault that callers must not see."""
+        yield 1
+        raise ZeroDivisionError("secret")
+
+
+schema = strawberry.Schema(Query, Mutation, Subscription, types=[Task, User], config=CONFIG)
+
+
+@asynccontextmanager
+async def served(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
+    """The address of an application that uvicorn serves as `taskql serve` does."""
+    with cli.listening(load(port=0)) as listener:
+        settings: dict[str, Any] = {**cli.WEB_SOCKETS, "log_config": None, "access_log": False, **options}
+        server = _UvicornServer(uvicorn.Config(app, **settings))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.ready.wait()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
+
+
+class _UvicornServer(uvicorn.Server):
+    """uvicorn's server, which says when it has started."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+def process(server: Server) -> AbstractContextManager[Serving]:
+    """`taskql serve` in a process of its own, but with these subscriptions."""
+    environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
+    return announced(python(__file__, "serve", "--port", "0", **environment), has_demo=False)
+
+
+def demo(data_dir: Path) -> AbstractContextManager[Serving]:
+    """The same on an embedded database of its own, with a demo user."""
+    return announced(python(__file__, "serve", "--port", "0", "--data-dir", data_dir), has_demo=True)
+
+
+if __name__ == "__main__":
+    cli.create_app = partial(create_app, schema=schema)  # type: ignore[attr-defined]  # it imports the name for itself
+    cli.main()

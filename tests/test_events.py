@@ -1,0 +1,270 @@
+"""GraphQL over server-sent events, on a real server."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import jwt
+import live
+import pytest
+from conftest import CREATE, SECRET, Server, User
+from live import served, watch
+
+from app import events
+from app.auth import Signer
+from app.main import create_app
+from app.settings import Settings
+
+VIEWER = "{ viewer { id } }"
+TICKS = "subscription Ticks($count: Int!) { ticks(count: $count) }"
+SILENCE = "subscription { silence }"
+FLOOD = "subscription { flood }"
+TASK = "subscription Task($id: ID!) { task(id: $id) { __typename id title } }"
+URQL = (
+    "application/graphql-response+json, application/graphql+json, application/json, text/event-stream, multipart/mixed"
+)
+
+
+@pytest.fixture(scope="module")
+async def address(settings: Settings) -> AsyncIterator[str]:
+    async with served(create_app(settings, schema=live.schema)) as address:
+        yield f"http://{address}"
+
+
+@pytest.fixture
+async def http(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterator[httpx.AsyncClient]:
+    """A client; whatever it does, the server has nothing to log."""
+    async with httpx.AsyncClient(base_url=address, timeout=10) as client:
+        yield client
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def headers(user: User | None, accept: str = "text/event-stream") -> dict[str, str]:
+    return {"Accept": accept} | ({"Authorization": f"Bearer {user.token}"} if user else {})
+
+
+async def sent(
+    http: httpx.AsyncClient, user: User | None, query: str, accept: str = "text/event-stream", **variables: Any
+) -> httpx.Response:
+    """The whole answer to an operation."""
+    body = {"query": query, "variables": variables}
+    return await http.post("/graphql", json=body, headers=headers(user, accept))
+
+
+@asynccontextmanager
+async def streamed(http: httpx.AsyncClient, user: User, query: str) -> AsyncIterator[AsyncIterator[str]]:
+    """The lines of an answer as they come."""
+    async with http.stream("POST", "/graphql", json={"query": query}, headers=headers(user)) as response:
+        assert response.status_code == 200
+        yield response.aiter_lines()
+
+
+def payloads(response: httpx.Response) -> list[Any]:
+    """The answers in an event stream that is complete."""
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    *nexts, complete, rest = response.text.split("\n\n")
+    assert (complete, rest) == ("event: complete\ndata:", "")
+    assert all(event.startswith("event: next\ndata: ") for event in nexts)
+    return [json.loads(event.removeprefix("event: next\ndata: ")) for event in nexts]
+
+
+async def test_a_subscription_sends_each_event_and_completes(http: httpx.AsyncClient, alice: User) -> None:
+    """Each answer is one `next`, with a blank line after it; then comes `complete`."""
+    response = await sent(http, alice, TICKS, count=2)
+
+    assert response.text == (
+        'event: next\ndata: {"data":{"ticks":1}}\n\n'
+        'event: next\ndata: {"data":{"ticks":2}}\n\n'
+        "event: complete\ndata:\n\n"
+    )
+
+
+async def test_nobody_on_the_way_shall_hold_events_back(http: httpx.AsyncClient, alice: User) -> None:
+    """Caches and buffering proxies are told so, and the request has its id."""
+    response = await sent(http, alice, TICKS, count=1)
+
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-accel-buffering"] == "no"
+    assert response.headers["x-request-id"]
+
+
+async def test_two_users_see_their_own(http: httpx.AsyncClient, alice: User, bob: User) -> None:
+    """Events hold what PostgreSQL rendered for the user of the token."""
+    task = await alice.add("Alice's")
+
+    hers = payloads(await sent(http, alice, TASK, id=task["id"]))
+    his = payloads(await sent(http, bob, TASK, id=task["id"]))
+
+    assert hers == [{"data": {"task": {"__typename": "Task", "id": task["id"], "title": "Alice's"}}}]
+    assert his == [{"data": {"task": None}}]
+
+
+async def test_whoever_accepts_all_gets_plain_answers_but_for_subscriptions(
+    http: httpx.AsyncClient, alice: User
+) -> None:
+    """As urql does: it names all media types with every request."""
+    query = await sent(http, alice, VIEWER, URQL)
+    mutation = await sent(http, alice, CREATE, URQL, input={"title": "Plain"})
+    subscription = await sent(http, alice, TICKS, URQL, count=1)
+
+    assert query.headers["content-type"].startswith("application/graphql-response+json")
+    assert query.json() == {"data": {"viewer": {"id": str(alice.id)}}}
+    assert mutation.json()["data"]["createTask"]["task"]["title"] == "Plain"
+    assert payloads(subscription) == [{"data": {"ticks": 1}}]
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/event-stream",
+        "Text/Event-Stream; charset=utf-8",
+        "application/json;q=0.9, text/event-stream",
+        "text/event-stream, */*",
+        "text/event-stream;q=0.5, */*;q=0.1",
+    ],
+)
+async def test_whoever_prefers_events_gets_any_answer_so(http: httpx.AsyncClient, alice: User, accept: str) -> None:
+    """Queries and mutations too, as one event."""
+    assert payloads(await sent(http, alice, VIEWER, accept)) == [{"data": {"viewer": {"id": str(alice.id)}}}]
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "*/*",
+        "application/json",
+        "text/event-stream;q=0.9, */*",
+        "text/event-stream;q=0, */*",
+        "application/json, text/*",
+    ],
+)
+async def test_whoever_does_not_prefer_events_gets_plain_answers(
+    http: httpx.AsyncClient, alice: User, accept: str
+) -> None:
+    """By weight and by whole names."""
+    assert (await sent(http, alice, VIEWER, accept)).json() == {"data": {"viewer": {"id": str(alice.id)}}}
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/json", "*/*", "text/*, application/json", "text/event-stream;q=0, */*"]
+)
+async def test_a_subscription_needs_events(http: httpx.AsyncClient, alice: User, accept: str) -> None:
+    """Whoever does not name them expects one answer, and gets 406 with the two ways to subscribe."""
+    response = await sent(http, alice, TICKS, accept, count=1)
+
+    assert response.status_code == 406
+    [error] = response.json()["errors"]
+    assert error["extensions"]["code"] == "BAD_USER_INPUT"
+    assert "text/event-stream" in error["message"]
+    assert "graphql-transport-ws" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("subscription { ticks", "GRAPHQL_PARSE_FAILED"),
+        ("subscription { nothing }", "GRAPHQL_VALIDATION_FAILED"),
+        (TICKS, "BAD_USER_INPUT"),
+    ],
+)
+async def test_what_cannot_run_is_told_by_an_event(http: httpx.AsyncClient, alice: User, query: str, code: str) -> None:
+    """With 200: a client of events could not read the body of another status."""
+    [answer] = payloads(await sent(http, alice, query))
+
+    assert [error["extensions"]["code"] for error in answer["errors"]] == [code]
+    assert "data" not in answer
+
+
+async def test_a_subscription_needs_a_token(http: httpx.AsyncClient) -> None:
+    """Told by an event to whom takes nothing else, and otherwise by 401."""
+    [answer] = payloads(await sent(http, None, SILENCE))
+    plain = await sent(http, None, SILENCE, URQL)
+
+    assert answer["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    assert plain.status_code == 401
+
+
+async def test_a_source_that_breaks_off_is_an_error(http: httpx.AsyncClient, alice: User) -> None:
+    """What came before stands; then an event says why it ended."""
+    first, last = payloads(await sent(http, alice, "subscription { outage }"))
+
+    assert first == {"data": {"outage": 1}}
+    assert last["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
+
+
+async def test_a_subscription_may_come_by_get(http: httpx.AsyncClient, alice: User) -> None:
+    """As clients made of EventSource send it; a mutation may not, whatever it accepts."""
+    asked = {"query": TICKS, "variables": json.dumps({"count": 1})}
+    subscription = await http.get("/graphql", params=asked, headers=headers(alice))
+    mutation = await http.get("/graphql", params={"query": "mutation { __typename }"}, headers=headers(alice))
+
+    assert payloads(subscription) == [{"data": {"ticks": 1}}]
+    [refused] = payloads(mutation)
+    assert refused["errors"][0]["extensions"]["code"] == "METHOD_NOT_ALLOWED"
+
+
+async def test_silence_is_broken_by_comments(
+    http: httpx.AsyncClient, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that nothing on the way takes the connection for dead."""
+    monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 0.05)
+    async with streamed(http, alice, SILENCE) as lines:
+        assert [await anext(lines) for _ in range(4)] == [":", "", ":", ""]
+
+
+async def test_a_client_that_leaves_ends_its_subscription(http: httpx.AsyncClient, alice: User) -> None:
+    """Closing the connection closes the source."""
+    async with streamed(http, alice, SILENCE):
+        await watch.until(1)
+
+    await watch.until(0)
+
+
+async def test_a_stream_ends_with_its_token(http: httpx.AsyncClient, alice: User) -> None:
+    """But is not complete: clients come again with a new token."""
+    token = Signer(SECRET).token(alice.id, timedelta(seconds=2))
+    expires_at = jwt.decode(token, SECRET, algorithms=["HS256"])["exp"]
+    response = await sent(http, User(alice.id, alice.email, token, http), SILENCE)
+
+    assert response.text == ""
+    assert time.time() >= expires_at
+    await watch.until(0)
+
+
+def test_streams_end_when_the_server_stops(server: Server, alice: User) -> None:
+    """At once and as unfinished, so that clients come again; the server has nothing to complain of."""
+    with live.process(server) as process:
+        url, asked = f"{process.url}/graphql", {"query": "subscription { tickThenSilence }"}
+        with httpx.stream("POST", url, json=asked, headers=headers(alice), timeout=10) as response:
+            lines = response.iter_lines()
+            assert [next(lines) for _ in range(3)] == ["event: next", 'data: {"data":{"tickThenSilence":1}}', ""]
+            assert process.stop() == 0
+            assert list(lines) == []
+        assert process.process.stderr
+        assert process.process.stderr.read() == ""
+
+
+async def test_a_client_that_stops_reading_is_dropped(
+    address: str, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source is not asked for more than fits on the way, and is closed soon after."""
+    monkeypatch.setattr(events, "WRITE_SECONDS", 0.2)
+    url = httpx.URL(address)
+    reader, writer = await asyncio.open_connection(url.host, url.port, limit=1)
+    body = json.dumps({"query": FLOOD})
+    writer.write(
+        f"POST /graphql HTTP/1.1\r\nHost: {url.host}\r\nAccept: text/event-stream\r\n"
+        f"Authorization: Bearer {alice.token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    await watch.until(1)
+
+    await watch.until(0)
+    assert len(await reader.read()) < 20_000_000
+    writer.close()

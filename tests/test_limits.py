@@ -1,0 +1,290 @@
+"""What one operation may ask for: each limit, the cost in rows, and who may see the schema."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Application, User, Wire, running
+from graphql import get_introspection_query, parse
+
+from app.requests import MOST_BYTES
+from app.settings import Settings
+from schema import schema
+from schema.limits import Gauge, Limits
+from schema.size import Sizes
+
+GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
+SCHEMA = "{ __schema { queryType { name } } }"
+DEPTH = 30
+DAG = " ".join(f"fragment F{n} on Query {{ ...F{n + 1} ...F{n + 1} }}" for n in range(DEPTH))
+DOUBLING = f"{{ ...F0 }} {DAG} fragment F{DEPTH} on Query {{ viewer {{ id }} }}"
+FULL_PAGES = " ".join(f"t{n}: tasks(first: 100) {{ nodes {{ id }} edges {{ node {{ id }} }} }}" for n in range(11))
+PAGE = "query ($first: Int = 7, $last: Int) { tasks(first: $first, last: $last) { nodes { id } } }"
+MANY = """
+    mutation ($inputs: [CreateTaskInput!]!, $atMost: Int) {
+        createTasks(inputs: $inputs) { tasks { id } }
+        updateTasks(where: { ids: [] }, input: {}, atMost: $atMost) { tasks { id } }
+    }
+"""
+
+
+def code(answer: dict[str, Any]) -> str:
+    result: str = answer["errors"][0]["extensions"]["code"]
+    return result
+
+
+async def asked(http: httpx.AsyncClient, query: str, **members: Any) -> dict[str, Any]:
+    """The answer to somebody without a token."""
+    answer: dict[str, Any] = (await http.post("/graphql", json={"query": query, **members})).json()
+    return answer
+
+
+HOSTILE = {
+    "fragments that double": (DOUBLING, "fields"),
+    "one field 240 times": ("{ viewer { " + "id " * 240 + "} }", "repeated fields"),
+    "one object 240 times": ("{ viewer { " + "taskStats { total } " * 240 + "} }", "repeated fields"),
+    "repeats in inline fragments": ("{ viewer { " + "... { id } " * 120 + "} }", "repeated fields"),
+    "101 aliases": ("{ viewer { " + " ".join(f"a{n}: id" for n in range(101)) + " } }", "aliases"),
+    "aliases in a fragment": (
+        "{ viewer { " + "...A " * 11 + "} } fragment A on User { " + " ".join(f"a{n}: id" for n in range(10)) + " }",
+        "aliases",
+    ),
+    "400 directives": ("{ viewer { id " + "@a " * 400 + "} }", "directives"),
+    "500 directives": ("{ viewer { id " + "@skip(if: false) " * 500 + "} }", "1000 tokens"),
+    "directives on the operation": ("query " + "@a " * 60 + "{ viewer { id } }", "directives"),
+    "directives on a fragment": ("{ ...F } fragment F on Query " + "@a " * 60 + "{ viewer { id } }", "directives"),
+    "directives on variables": ("query ($a: Int " + "@a " * 60 + ") { viewer { id } }", "directives"),
+    "21 root fields": ("{ " + " ".join(f"a{n}: viewer {{ id }}" for n in range(21)) + " }", "root fields"),
+    "root fields in a fragment": ("{ " + "...F " * 21 + "} fragment F on Query { viewer { id } }", "root fields"),
+    "fields in an unused fragment": ("{ viewer { id } } " + DAG + "fragment F30 on Query { a }", "fields"),
+    "too deep": ("{ a " + "{ a " * 10 + "}" * 11, "levels"),
+    "too deep by fragments": (
+        "{ ...F0 } "
+        + " ".join(f"fragment F{n} on Query {{ a {{ ...F{n + 1} }} }}" for n in range(11))
+        + " fragment F11 on Query { a }",
+        "levels",
+    ),
+    "1,001 tokens": ("{ viewer { " + "a " * 1001 + "} }", "1000 tokens"),
+    "20,000 comments": ("{ " + "#a\n" * 20_000 + "viewer { id } }", "1000 tokens"),
+    "deep literals": ("{ task(id: " + "[" * 450 + "]" * 450 + ") { id } }", "nested too deeply"),
+    "deep inline fragments": ("{ " + "... { " * 250 + "viewer { id }" + " }" * 250 + " }", "nested too deeply"),
+    "three schemas": ("{ " + " ".join(f"a{n}: {SCHEMA[1:-1]}" for n in range(3)) + " }", "fields that show the schema"),
+    "a schema within the schema": (
+        "{ __schema { "
+        + " ".join(f"a{n}: types {{ fields {{ type {{ fields {{ name }} }} }} }}" for n in range(30))
+        + "} }",
+        "values of the schema",
+    ),
+    "pages upon pages": ("{ " + FULL_PAGES + " }", "2,200 rows"),
+    "5,000 digits": ("{ a: tasks(first: " + "9" * 5000 + ") { " + "nodes { id } " * 21 + "} }", "2,100 rows"),
+}
+
+
+@pytest.mark.parametrize(("query", "what"), HOSTILE.values(), ids=HOSTILE.keys())
+async def test_documents_that_ask_for_too_much(http: httpx.AsyncClient, wire: Wire, query: str, what: str) -> None:
+    """What is beyond a limit is refused by name, before it is validated and before any SQL."""
+    answer = await asked(http, query)
+
+    assert code(answer) == "LIMIT_EXCEEDED"
+    assert what in answer["errors"][0]["message"]
+    assert len(answer["errors"]) == 1
+    assert await wire.statements() == []
+
+
+async def test_deep_introspection(http: httpx.AsyncClient) -> None:
+    """Types of fields of types of fields are no question that a tool asks."""
+    query = "{ __schema { types { fields { type { fields { type { fields { name } } } } } } } }"
+
+    assert code(await asked(http, query)) == "GRAPHQL_VALIDATION_FAILED"
+
+
+async def test_a_million_commas(http: httpx.AsyncClient, wire: Wire) -> None:
+    """A document of nothing but commas ends at the size of a body; one that fits is what it is without them."""
+    million = await http.post("/graphql", json={"query": "{" + "," * 1_000_000 + "viewer { id } }"})
+    fitting = await asked(http, "{" + "," * (MOST_BYTES - 100) + "viewer { id } }")
+
+    assert million.status_code == 413
+    assert code(million.json()) == "LIMIT_EXCEEDED"
+    assert code(fitting) == "UNAUTHENTICATED"
+    assert await wire.statements() == []
+
+
+def test_each_fragment_is_visited_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fragments that would expand to a billion fields take as many steps as the document has selections."""
+    steps = 0
+    real = Sizes._selection  # noqa: SLF001 - the steps are what is counted
+
+    def counting(self: Sizes, *arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Sizes, "_selection", counting)
+    sizes = Sizes(GRAPHQL_SCHEMA, {}, parse(DOUBLING))
+
+    assert sizes.fragment("F0").fields == 2 * 2**DEPTH
+    assert steps == 2 * DEPTH + 2
+
+
+async def test_the_whole_schema_can_be_asked_for(http: httpx.AsyncClient) -> None:
+    """The introspection query of tools is within all limits."""
+    answer = await asked(http, get_introspection_query(input_value_deprecation=True, directive_is_repeatable=True))
+
+    assert len(answer["data"]["__schema"]["types"]) == len(GRAPHQL_SCHEMA.type_map)
+
+
+COSTS = {
+    "{ __typename }": 1,
+    "{ viewer { id } }": 1,
+    '{ task(id: "") { id } }': 1,
+    "{ tasks { nodes { id } } }": 20,
+    "{ tasks(first: 3) { nodes { id } } }": 3,
+    "{ tasks(last: 30) { edges { cursor node { id } } } }": 30,
+    "{ tasks(first: 10) { pageInfo { endCursor } } }": 10,
+    "{ tasks(first: 10) { nodes { id } edges { node { id } } more: nodes { title } } }": 30,
+    "{ tasks { totalCount } }": 120,
+    "{ viewer { id taskStats { total } } }": 101,
+    "{ a: tasks(first: 5) { nodes { id } } ...F } fragment F on Query { b: tasks(first: 6) { ...G } }"
+    " fragment G on TaskConnection { nodes { id } }": 11,
+    "{ tasks(first: -5) { nodes { id } } }": 1,
+    "{ tasks(first: 99999999999999999999) { nodes { id } } }": 100,
+    "{ tasks(first: null) { nodes { id } } }": 1,
+    'mutation { createTask(input: { title: "a" }) { userErrors { code } } }': 1,
+    'mutation { deleteTask(id: "") { task { id } again: task { id } } }': 2,
+    'mutation { createTasks(inputs: [{ title: "a" }, { title: "b" }]) { tasks { id } } }': 2,
+    "mutation { deleteTasks(where: { ids: [] }) { affectedCount } }": 100,
+    "mutation { deleteTasks(where: { ids: [] }, atMost: 1000) { affectedCount } }": 1000,
+}
+
+
+@pytest.mark.parametrize(("query", "rows"), COSTS.items(), ids=COSTS.keys())
+def test_what_an_operation_costs(query: str, rows: int) -> None:
+    """An operation costs the rows it may touch: pages times what is shown of each task, counts a hundred."""
+    gauge = Gauge(GRAPHQL_SCHEMA, Limits())
+    ((node, size),) = gauge.check(parse(query)).items()
+
+    assert gauge.cost(node, size).of(None) == rows
+
+
+@pytest.mark.parametrize(
+    ("variables", "rows"),
+    [
+        ({}, 7),
+        ({"first": 50}, 50),
+        ({"first": None, "last": 9}, 9),
+        ({"first": 4, "last": 9}, 9),
+        ({"first": 2**31 - 1}, 100),
+        ({"first": -(2**31)}, 1),
+        ({"first": 1e300}, 100),
+        ({"first": "a"}, 1),
+        ({"first": {"a": 1}}, 1),
+        ({"first": True}, 1),
+    ],
+)
+def test_what_variables_cost(variables: dict[str, Any], rows: int) -> None:
+    """A page that a variable decides costs what it decides, up to the largest page, whatever is sent for it."""
+    gauge = Gauge(GRAPHQL_SCHEMA, Limits())
+    ((node, size),) = gauge.check(parse(PAGE)).items()
+
+    assert gauge.cost(node, size).of(variables) == rows
+
+
+async def test_the_cost_is_told_on_request(alice: User) -> None:
+    """`extensions: {cost: true}` asks for the cost; without it an answer has no extensions."""
+    costly = (await alice.post(PAGE, {"first": 30}, extensions={"cost": True})).json()
+    plain = (await alice.post(PAGE, {"first": 30}, extensions={"cost": False})).json()
+
+    assert costly["extensions"] == {"cost": {"rows": 30, "limit": 2000}}
+    assert plain == {"data": {"tasks": {"nodes": []}}}
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Application]]
+
+
+@pytest.fixture
+def serve(settings: Settings) -> Serve:
+    """An application with other settings."""
+
+    @asynccontextmanager
+    async def make(**update: Any) -> AsyncIterator[Application]:
+        async with running(settings.model_copy(update=update)) as application:
+            yield application
+
+    return make
+
+
+async def test_a_budget_that_variables_exceed(alice: User, serve: Serve) -> None:
+    """With a budget of its own a server refuses what the variables make too large, and nothing is written."""
+    async with serve(limit_cost=120) as application:
+        alice.http = application.http
+        inputs = [{"title": "a"}] * 21
+
+        beyond = await alice.ask(MANY, inputs=inputs, atMost=100)
+        sent = await application.wire.statements()
+        within = await alice.ask(MANY, inputs=inputs[:20], atMost=100)
+
+    assert code(beyond) == "LIMIT_EXCEEDED"
+    assert "121 rows" in beyond["errors"][0]["message"]
+    assert sent == []
+    assert "errors" not in within
+
+
+@pytest.mark.parametrize(
+    ("setting", "query"),
+    [
+        ("limit_tokens", "{ viewer { id email } }"),
+        ("limit_depth", "{ tasks { edges { node { id } } } }"),
+        ("limit_fields", "{ viewer { id email name image } }"),
+        ("limit_root_fields", "{ a: viewer { id } b: viewer { id } c: viewer { id } d: viewer { id } }"),
+        ("limit_aliases", "{ viewer { a: id b: id c: id d: id } }"),
+        ("limit_directives", "{ viewer { id @a @a @a @a } }"),
+        ("limit_cost", "{ tasks(first: 4) { nodes { id } } }"),
+    ],
+)
+async def test_every_limit_is_a_setting(http: httpx.AsyncClient, serve: Serve, setting: str, query: str) -> None:
+    """A limit of three refuses four, where the default does not."""
+    async with serve(**{setting: 3}) as application:
+        strict = await asked(application.http, query)
+
+    assert code(strict) == "LIMIT_EXCEEDED"
+    assert code(await asked(http, query)) != "LIMIT_EXCEEDED"
+
+
+async def test_a_schema_for_nobody(alice: User, serve: Serve) -> None:
+    """With INTROSPECTION=off nobody is shown the schema; a type's name may be asked for."""
+    async with serve(introspection="off") as application:
+        alice.http = application.http
+        hidden = '{ ...F } fragment F on Query { ... { t: __type(name: "Task") { name } } }'
+
+        assert code(await alice.ask(SCHEMA)) == "GRAPHQL_VALIDATION_FAILED"
+        assert code(await alice.ask(hidden)) == "GRAPHQL_VALIDATION_FAILED"
+        assert await alice.data("{ __typename viewer { __typename } }")
+
+
+async def test_a_schema_for_callers_alone(alice: User, serve: Serve) -> None:
+    """With INTROSPECTION=authenticated a token opens the schema, and nothing else does."""
+    async with serve(introspection="authenticated") as application:
+        alice.http = application.http
+        stranger = await application.http.post("/graphql", json={"query": SCHEMA})
+
+        assert (stranger.status_code, code(stranger.json())) == (401, "UNAUTHENTICATED")
+        assert await alice.data(SCHEMA)
+
+
+async def test_at_most_five_errors(alice: User, http: httpx.AsyncClient) -> None:
+    """However much is wrong, five errors say enough."""
+    unknown = await asked(http, "{ " + " ".join(f"a{n}" for n in range(15)) + " }")
+    failing = await alice.ask("{ " + " ".join(f'a{n}: task(id: "x") {{ id }}' for n in range(15)) + " }")
+    misfits = await alice.ask(
+        "query ("
+        + " ".join(f"$a{n}: Int!" for n in range(9))
+        + ") { "
+        + " ".join(f"t{n}: tasks(first: $a{n}) {{ totalCount }}" for n in range(9))
+        + " }"
+    )
+
+    assert [len(answer["errors"]) for answer in (unknown, failing, misfits)] == [5, 5, 5]
+    assert set(failing["data"].values()) == {None}
+    assert code(misfits) == "BAD_USER_INPUT"

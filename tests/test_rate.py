@@ -1,0 +1,268 @@
+"""How much a caller may ask for in a time: by user, by address, by cost, alone or shared."""
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from conftest import SECRET, Application, Server, Serving, User, running, serving
+from fakeredis import TcpFakeServer
+from pydantic import SecretStr
+
+from app import rate
+from app import settings as configuration
+from app.errors import RateLimited, StartupError
+from app.rate import Rate, Windows
+from app.settings import Settings
+
+VIEWER = "{ viewer { id } }"
+PAGE = "query ($first: Int) { tasks(first: $first) { nodes { id } } }"
+MANY = " ".join(f"t{n}: tasks(first: $first) {{ nodes {{ id }} more: nodes {{ id }} }}" for n in range(20))
+PAGES = f"query ($first: Int) {{ {MANY} }}"
+UNTOLD = "query ($first: Int, $skip: Boolean = false) { tasks(first: $first) { nodes { id @skip(if: $skip) } } }"
+GRAPHQL_JSON = "application/graphql-response+json"
+
+NewUser = Callable[..., Awaitable[User]]
+
+
+def limited(response: httpx.Response) -> bool:
+    """Whether an answer says to come again later, in every way it can."""
+    if response.status_code != 429:
+        return False
+    (error,) = response.json()["errors"]
+    assert "data" not in response.json()
+    assert error["extensions"]["code"] == "RATE_LIMITED"
+    assert 1 <= error["extensions"]["retryAfter"] <= 60
+    assert response.headers["retry-after"] == str(error["extensions"]["retryAfter"])
+    return True
+
+
+async def anonymous(http: httpx.AsyncClient, query: str = VIEWER) -> httpx.Response:
+    return await http.post("/graphql", json={"query": query})
+
+
+@pytest.fixture
+async def strict(settings: Settings) -> AsyncIterator[Application]:
+    """An application where a user may ask for 300 rows a minute, and an address for 150; a new document costs 100."""
+    update = {"rate_limit": "300/minute", "rate_limit_anonymous": "150/minute"}
+    async with running(settings.model_copy(update=update)) as application:
+        yield application
+
+
+async def test_a_user_is_charged_for_rows(strict: Application, new_user: NewUser) -> None:
+    """Pages are charged by their size; beyond the limit the answer is 429 before any SQL, and other users go on."""
+    alice, bob = await new_user(strict.http), await new_user(strict.http)
+    answers = [await alice.post(PAGE, {"first": 100}) for _ in range(2)]
+    await strict.wire.statements()
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert limited(await alice.post(PAGE, {"first": 1}))
+    assert limited(await alice.post(PAGE, {"first": 1}))
+    assert await strict.wire.statements() == []
+    assert not limited(await bob.post(PAGE, {"first": 100}))
+
+
+async def test_either_media_type_says_429(strict: Application, new_user: NewUser) -> None:
+    """Proxies and clients act on the status, so both media types have it."""
+    alice = await new_user(strict.http)
+    headers = {"Authorization": f"Bearer {alice.token}"}
+    for _ in range(3):
+        await alice.post(PAGE, {"first": 100})
+
+    for accept in (GRAPHQL_JSON, "application/json"):
+        answer = await strict.http.post("/graphql", json={"query": VIEWER}, headers={**headers, "Accept": accept})
+        assert limited(answer)
+        assert answer.headers["content-type"].startswith(accept)
+
+
+async def test_a_new_document_is_charged_for(strict: Application, new_user: NewUser) -> None:
+    """Who sends ever new documents, or broken ones, pays for the work of reading them."""
+    alice = await new_user(strict.http)
+
+    broken = [await alice.post(f"{{ {uuid4().hex} ") for _ in range(4)]
+
+    assert [limited(answer) for answer in broken] == [False, False, False, True]
+
+
+async def test_what_is_refused_for_its_cost_is_not_charged(strict: Application, new_user: NewUser) -> None:
+    """Somebody who asks for too large a page by mistake can go on with a smaller one."""
+    alice = await new_user(strict.http)
+    small = await alice.post(PAGES, {"first": 1})
+    large = [await alice.post(PAGES, {"first": 100}) for _ in range(10)]
+
+    assert small.status_code == 200
+    assert {answer.json()["errors"][0]["extensions"]["code"] for answer in large} == {"LIMIT_EXCEEDED"}
+    assert not limited(await alice.post(PAGES, {"first": 1}))
+
+
+async def test_strangers_are_charged_by_their_address(strict: Application) -> None:
+    """Callers without a token share the limit of their address; one address leaves the others alone."""
+    async with strict.at("192.0.2.1") as here, strict.at("192.0.2.2") as there:
+        first = [limited(await anonymous(here)) for _ in range(200)]
+
+        assert first.index(True) in {50, 51, 150}
+        assert not limited(await anonymous(there))
+
+
+async def test_a_network_of_ipv6_is_one_address(strict: Application) -> None:
+    """A household has 2^64 addresses of IPv6, and one limit."""
+    async with (
+        strict.at("2001:db8::1") as here,
+        strict.at("2001:db8::ffff:2") as beside,
+        strict.at("2001:db8:0:1::1") as there,
+    ):
+        for _ in range(151):
+            await anonymous(here)
+
+        assert limited(await anonymous(beside))
+        assert not limited(await anonymous(there))
+
+
+async def test_a_token_that_does_not_hold_is_charged_to_the_address(strict: Application) -> None:
+    """Nobody can spend another user's limit, or escape their own, with a made-up token."""
+    async with strict.at("192.0.2.3") as here:
+        for number in range(151):
+            headers = {"Authorization": f"Bearer a.{number}.c"}
+            await here.post("/graphql", json={"query": VIEWER}, headers=headers)
+
+        assert limited(await anonymous(here))
+
+
+class Clock:
+    """A time that tests move."""
+
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def charged(limit: Rate, caller: str, rows: int = 1) -> int:
+    """0 where a charge is accepted, or else the seconds to wait."""
+    try:
+        await limit.charge(caller, rows)
+    except RateLimited as refused:
+        seconds: int = refused.extensions["retryAfter"]
+        return seconds
+    return 0
+
+
+async def test_a_new_window_begins_anew() -> None:
+    """When the told seconds have passed a caller may ask again."""
+    clock = Clock()
+    limit = Rate("10/minute", Windows(clock), clock)
+
+    assert await charged(limit, "a", 10) == 0
+    clock.now += 18.5
+    assert await charged(limit, "a") == 42
+    clock.now += 42
+    assert await charged(limit, "a", 10) == 0
+
+
+async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many callers come, no more are told apart than there is room for; the rest share one count."""
+    monkeypatch.setattr(rate, "MOST_CALLERS", 3)
+    limit = Rate("10/minute", Windows())
+
+    assert [await charged(limit, name, 6) > 0 for name in "abcdea"] == [False, False, False, False, True, True]
+
+
+async def test_no_limit(settings: Settings, new_user: NewUser) -> None:
+    """`off` is no limit, of users or of strangers, and each is a setting of its own."""
+    for users, strangers in (("off", "1/minute"), ("1/minute", "off")):
+        update = {"rate_limit": users, "rate_limit_anonymous": strangers}
+        async with running(settings.model_copy(update=update)) as application:
+            alice = await new_user(application.http)
+            assert limited(await alice.post(VIEWER)) == (users != "off")
+            assert limited(await anonymous(application.http, "{ __typename }")) == (strangers != "off")
+
+
+@pytest.mark.parametrize("text", ["", "many", "10", "10/blink", "10/minute; 5/second", "-1/minute"])
+def test_a_limit_that_is_none(text: str) -> None:
+    """A setting that is no limit is refused by its name, with an example."""
+    with pytest.raises(StartupError, match=r"RATE_LIMIT: .*1000/minute"):
+        configuration.load(rate_limit=text)
+
+
+@contextmanager
+def redis_server(port: int = 0) -> Iterator[int]:
+    """A server that speaks Redis' protocol, for as long as this lasts; its port."""
+    server = TcpFakeServer(("127.0.0.1", port), server_type="redis")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def sharing(settings: Settings, port: int) -> Settings:
+    update = {"rate_limit": "300/minute", "rate_limit_redis_url": SecretStr(f"redis://127.0.0.1:{port}")}
+    return settings.model_copy(update=update)
+
+
+async def test_processes_share_their_counts_in_redis(settings: Settings, new_user: NewUser) -> None:
+    """What one server counts another one knows, where Redis is named."""
+    with redis_server() as port:
+        shared = sharing(settings, port)
+        async with running(shared) as one, running(shared) as other:
+            alice = await new_user(one.http)
+            assert [limited(await alice.post(PAGE, {"first": 100})) for _ in range(3)] == [False, False, True]
+            alice.http = other.http
+            assert limited(await alice.post(UNTOLD, {"first": 1}))
+            assert not limited(await (await new_user(other.http)).post(PAGE, {"first": 1}))
+
+
+async def test_each_counts_for_itself_while_redis_is_away(
+    settings: Settings, new_user: NewUser, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without its Redis a server goes on and still limits; the log says so once, without the password of the URL."""
+    with redis_server() as port:
+        pass
+    gone = sharing(settings, port).model_copy(
+        update={"rate_limit_redis_url": SecretStr(f"redis://:hidden@127.0.0.1:{port}")}
+    )
+    async with running(gone) as application:
+        alice = await new_user(application.http)
+        answers = [limited(await alice.post(PAGE, {"first": 100})) for _ in range(3)]
+
+    assert answers == [False, False, True]
+    (record,) = [record for record in caplog.records if record.name == "app.rate"]
+    assert "Redis" in record.getMessage()
+    assert "hidden" not in caplog.text
+
+
+@pytest.fixture
+def proxied(server: Server, settings: Settings) -> Iterator[Callable[..., Any]]:
+    """A server in a process of its own that trusts the proxies named."""
+    del settings
+    environment = {
+        "DATABASE_URL": server.app_url,
+        "DATABASE_OWNER_URL": server.owner_url,
+        "AUTH_SECRET": SECRET,
+        "RATE_LIMIT_ANONYMOUS": "150/minute",
+    }
+
+    @contextmanager
+    def serve(proxies: str) -> Iterator[Serving]:
+        with serving(**environment, FORWARDED_ALLOW_IPS=proxies) as served:
+            yield served
+
+    return serve  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("proxies", "told_apart"), [("127.0.0.1", True), ("192.0.2.1", False)])
+def test_the_address_behind_a_proxy(proxied: Callable[..., Any], proxies: str, told_apart: bool) -> None:  # noqa: FBT001 - of the table
+    """A trusted proxy names the client; what anybody else writes into X-Forwarded-For is ignored."""
+    with proxied(proxies) as served, httpx.Client(base_url=served.url) as http:
+
+        def ask(address: str) -> bool:
+            return limited(http.post("/graphql", json={"query": VIEWER}, headers={"X-Forwarded-For": address}))
+
+        assert any(ask("198.51.100.1") for _ in range(160))
+        assert ask("198.51.100.2") != told_apart
