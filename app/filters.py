@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.errors import BadUserInput, LimitExceeded
-from app.models import PRIORITIES, Task, due_sort
+from app.models import PRIORITIES, TASKS, due_sort
 from app.validation import identifier, storable, utc
 
 MOST_CONDITIONS = 50
@@ -49,26 +49,26 @@ def _is_due(bind: Bind, *, until: bool) -> ColumnElement[bool]:
 def _found(bind: Bind) -> ColumnElement[bool]:
     """Without regard to case and accents: the words are brought into the form that the column has."""
     key = select(func.search_key(bind)).scalar_subquery()  # once, and not for each task
-    return func.strpos(Task.search, key) > literal_column("0")
+    return func.strpos(TASKS.c.search, key) > literal_column("0")
 
 
 _timestamp = DateTime(timezone=True)
 _tags = ARRAY(String)  # of any length: a cast to varchar(50) would cut a longer one to fit
 
 CONDITIONS: Mapping[str, Callable[[Bind], ColumnElement[bool]]] = {
-    "ids": lambda bind: Task.id == any_(cast(bind, ARRAY(Uuid))),
-    "completed": lambda bind: Task.completed == cast(bind, Boolean),
+    "ids": lambda bind: TASKS.c.id == any_(cast(bind, ARRAY(Uuid))),
+    "completed": lambda bind: TASKS.c.completed == cast(bind, Boolean),
     "search": _found,
-    "priority": lambda bind: Task.priority == any_(cast(bind, ARRAY(SmallInteger))),
-    "tagsAll": lambda bind: Task.tags.contains(cast(bind, _tags)),
-    "tagsAny": lambda bind: Task.tags.overlap(cast(bind, _tags)),
+    "priority": lambda bind: TASKS.c.priority == any_(cast(bind, ARRAY(SmallInteger))),
+    "tagsAll": lambda bind: TASKS.c.tags.contains(cast(bind, _tags)),
+    "tagsAny": lambda bind: TASKS.c.tags.overlap(cast(bind, _tags)),
     "due.gte": lambda bind: _is_due(bind, until=False),
     "due.lt": lambda bind: _is_due(bind, until=True),
-    "due.isNull": lambda bind: Task.due_date.is_(None) == cast(bind, Boolean),
-    "created.gte": lambda bind: Task.created_at >= cast(bind, _timestamp),
-    "created.lt": lambda bind: Task.created_at < cast(bind, _timestamp),
-    "updated.gte": lambda bind: Task.updated_at >= cast(bind, _timestamp),
-    "updated.lt": lambda bind: Task.updated_at < cast(bind, _timestamp),
+    "due.isNull": lambda bind: TASKS.c.due_date.is_(None) == cast(bind, Boolean),
+    "created.gte": lambda bind: TASKS.c.created_at >= cast(bind, _timestamp),
+    "created.lt": lambda bind: TASKS.c.created_at < cast(bind, _timestamp),
+    "updated.gte": lambda bind: TASKS.c.updated_at >= cast(bind, _timestamp),
+    "updated.lt": lambda bind: TASKS.c.updated_at < cast(bind, _timestamp),
 }
 
 
@@ -143,7 +143,7 @@ class Filter:
 def condition(shape: Shape) -> ColumnElement[bool]:
     """The SQL of a filter's shape."""
     trashed, parts = shape
-    return and_(Task.deleted_at.is_not(None) if trashed else Task.deleted_at.is_(None), _all(parts))
+    return and_(TASKS.c.deleted_at.is_not(None) if trashed else TASKS.c.deleted_at.is_(None), _all(parts))
 
 
 def _all(parts: Sequence[Shape]) -> ColumnElement[bool]:

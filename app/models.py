@@ -114,20 +114,21 @@ class TaskTag(Base):
     task_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
 
 
+# Statements name the tables: mapped attributes cost the compiler half as much again.
+USERS, CLOCKS, TASKS, TAGS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks", "task_tags"))
+
 # No due date sorts after every date. A CASE and not coalesce(): row security lets the planner use only
 # leak-proof expressions as index conditions, and PostgreSQL counts CASE among them.
-due_sort = case((Task.due_date.is_(None), literal_column("'infinity'::date")), else_=Task.due_date)
+due_sort = case((TASKS.c.due_date.is_(None), literal_column("'infinity'::date")), else_=TASKS.c.due_date)
 
 # The same as PostgreSQL's catalog spells it, so that Alembic can compare.
 _DUE_SORT_IN_CATALOG = "(\nCASE\n    WHEN due_date IS NULL THEN 'infinity'::date\n    ELSE due_date\nEND)"
 
 # Each index serves the pages of one order; both directions walk it.
-Index("ix_tasks_created", Task.user_id, Task.created_at, Task.id)
-Index("ix_tasks_completed_created", Task.user_id, Task.completed, Task.created_at, Task.id)
-Index("ix_tasks_updated", Task.user_id, Task.updated_at, Task.id)
-Index("ix_tasks_due", Task.user_id, text(_DUE_SORT_IN_CATALOG), Task.id)
-Index("ix_tasks_position", Task.user_id, Task.position, Task.id)
-Index("ix_tasks_version", Task.user_id, Task.version)
-Index("ix_tasks_trash", Task.user_id, Task.deleted_at, postgresql_where=Task.deleted_at.is_not(None))
-
-USERS, CLOCKS, TASKS, TAGS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks", "task_tags"))
+Index("ix_tasks_created", TASKS.c.user_id, TASKS.c.created_at, TASKS.c.id)
+Index("ix_tasks_completed_created", TASKS.c.user_id, TASKS.c.completed, TASKS.c.created_at, TASKS.c.id)
+Index("ix_tasks_updated", TASKS.c.user_id, TASKS.c.updated_at, TASKS.c.id)
+Index("ix_tasks_due", TASKS.c.user_id, text(_DUE_SORT_IN_CATALOG), TASKS.c.id)
+Index("ix_tasks_position", TASKS.c.user_id, TASKS.c.position, TASKS.c.id)
+Index("ix_tasks_version", TASKS.c.user_id, TASKS.c.version)
+Index("ix_tasks_trash", TASKS.c.user_id, TASKS.c.deleted_at, postgresql_where=TASKS.c.deleted_at.is_not(None))

@@ -27,7 +27,7 @@ from sqlalchemy.types import TypeEngine
 
 from app import cursor
 from app.errors import BadUserInput
-from app.models import Task, due_sort
+from app.models import TASKS, due_sort
 from app.validation import storable, utc
 
 
@@ -71,13 +71,13 @@ def _instant(value: Any) -> str:
 
 
 SORT_KEYS = {
-    "CREATED_AT": SortKey(Task.created_at.expression, DateTime(timezone=True), _instant),
-    "UPDATED_AT": SortKey(Task.updated_at.expression, DateTime(timezone=True), _instant),
+    "CREATED_AT": SortKey(TASKS.c.created_at, DateTime(timezone=True), _instant),
+    "UPDATED_AT": SortKey(TASKS.c.updated_at, DateTime(timezone=True), _instant),
     "DUE_DATE": SortKey(due_sort, Date(), _due),
-    "PRIORITY": SortKey(Task.priority.expression, SmallInteger(), _small_integer),
-    "POSITION": SortKey(Task.position.expression, Text(collation="C"), _text),
-    "TITLE": SortKey(func.lower(Task.title), Text(), _text),
-    "ID": SortKey(Task.id.expression, Uuid(), lambda value: str(UUID(value))),
+    "PRIORITY": SortKey(TASKS.c.priority, SmallInteger(), _small_integer),
+    "POSITION": SortKey(TASKS.c.position, Text(collation="C"), _text),
+    "TITLE": SortKey(func.lower(TASKS.c.title), Text(), _text),
+    "ID": SortKey(TASKS.c.id, Uuid(), lambda value: str(UUID(value))),
 }
 
 

@@ -6,6 +6,7 @@ Text is joined with `||`: unlike json_build_object() it has no limit of 100 argu
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 from sqlalchemy import ARRAY, ColumnElement, Integer, Text, cast, func, literal_column
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
@@ -20,7 +21,7 @@ MOST_STATEMENTS = 16
 Columns = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class Field:
     """One entry of an answer: its response key, the field it shows, and the selection of an object field."""
 
@@ -35,9 +36,9 @@ class Field:
         return self.selection
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Selection:
-    """What an operation asks of one object, and the statements that were compiled for it."""
+    """What operations ask of one object, and the statements that were compiled for it."""
 
     typename: str
     fields: tuple[Field, ...]
@@ -55,6 +56,16 @@ class Selection:
                 self.statements.clear()
             known = self.statements[key] = build()
         return known
+
+
+class Selections:
+    """Makes equal selections one, so that operations whose texts differ share statements."""
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[tuple[str, tuple[Field, ...]], Selection] = WeakValueDictionary()
+
+    def of(self, typename: str, fields: tuple[Field, ...]) -> Selection:
+        return self._known.setdefault((typename, fields), Selection(typename, fields))
 
 
 def json_object(selection: Selection, render: Callable[[Field], ColumnElement[str]]) -> ColumnElement[str]:

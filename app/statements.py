@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import asyncpg, insert
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 
-from app.models import TaskClock
+from app.models import CLOCKS
 
 DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its dialects untyped
 
@@ -78,9 +78,9 @@ def read(body: Callable[[Reader], Select[Any]]) -> Statement:
 
 _NOBODY = UUID(int=0)
 _BUMP = (
-    insert(TaskClock)
+    insert(CLOCKS)
     .values(user_id=_NOBODY, version=1)
-    .on_conflict_do_update(index_elements=[TaskClock.user_id], set_={"version": TaskClock.version + 1})
+    .on_conflict_do_update(index_elements=[CLOCKS.c.user_id], set_={"version": CLOCKS.c.version + 1})
 )
 _BEGIN = "BEGIN; SET LOCAL app.user_id = '{}'; {}".format(
     _NOBODY, _BUMP.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True})

@@ -102,7 +102,7 @@ class Tasks:
 
     async def node(self, task: Selection, user: Selection, node_id: str) -> str | None:
         """The task or the user with this id, as JSON."""
-        statement = task.statement("node", lambda: reading.node(task, user))
+        statement = task.statement(("node", user), lambda: reading.node(task, user))
         return await self._read(statement, id=identifier(node_id, "id"))
 
     async def page(

@@ -37,7 +37,7 @@ from graphql.language.visitor import Visitor, visit
 
 from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
-from app.rendering import Field, Selection
+from app.rendering import Field, Selection, Selections
 from schema.cost import Cost
 from schema.limits import Gauge, Limits
 from schema.single import SingleField, single_field
@@ -91,6 +91,7 @@ class Operation:
     conditions: tuple[str, ...]
     cost: Cost
     introspects: bool
+    selected: Selections
     selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
     single: SingleField | None = None
 
@@ -129,7 +130,7 @@ class Operation:
     def _selected(self, type_: GraphQLObjectType, details: list[FieldDetails], variables: VariableValues) -> Selection:
         collected = collect_subfields(self.schema, self.fragments, variables, self.node, type_, details)
         entries = collected.grouped_field_set.items()
-        return Selection(type_.name, tuple(self._entry(key, type_, nodes, variables) for key, nodes in entries))
+        return self.selected.of(type_.name, tuple(self._entry(key, type_, nodes, variables) for key, nodes in entries))
 
     def _entry(
         self, key: str, type_: GraphQLObjectType, details: list[FieldDetails], variables: VariableValues
@@ -149,6 +150,7 @@ class Engine:
         self.gauge = Gauge(schema, limits)
         self._pinned: dict[tuple[str, str | None], Operation] = {}
         self._operations: OrderedDict[tuple[str, str | None], Operation] = OrderedDict()
+        self._selections = Selections()
         self._text = 0
 
     def prepare(self, query: str, operation_name: str | None) -> Operation:
@@ -250,6 +252,7 @@ class Engine:
             _condition_variables(document),
             self.gauge.cost(node, size),
             size.introspection > 0,
+            self._selections,
         )
 
 

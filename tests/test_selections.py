@@ -12,7 +12,9 @@ import pytest
 from conftest import ALL_FIELDS, Server, User, Wire
 from oracle import Answer, Oracle
 
-from app import statements
+from app import reading, statements
+from app.rendering import Selection
+from app.statements import Statement
 from schema import execution, schema
 from schema.execution import Engine
 from schema.limits import Limits
@@ -543,7 +545,7 @@ async def test_a_text_is_prepared_once(seen: Seen, bob: User, monkeypatch: pytes
 
     monkeypatch.setattr(execution, "validate", counting("validate", graphql.validate))
     monkeypatch.setattr(statements, "compiled", counting("compiled", statements.compiled))
-    query = "query Once($id: ID!, $title: Boolean = true) { task(id: $id) { id title @include(if: $title) } }"
+    query = "query Once($id: ID!, $title: Boolean = true) { task(id: $id) { once: id title @include(if: $title) } }"
     for user, task_id in product([seen.user, bob], [seen.task["id"], str(uuid4())]):
         await user.data(query, id=task_id)
 
@@ -563,3 +565,21 @@ async def test_one_operation_for_two_users_at_once(seen: Seen, bob: User) -> Non
         for user, title in ((seen.user, "A task"), (bob, "Bob's"))
     ]
     assert answers == expected * 10
+
+
+async def test_operations_that_ask_for_the_same_share_a_statement(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that writes its arguments into the text has no new statement compiled for each of them."""
+    tasks = [await alice.add(f"Task {number}") for number in range(3)]
+    built = []
+    original = reading.task
+
+    def build(selection: Selection) -> Statement:
+        built.append(selection)
+        return original(selection)
+
+    monkeypatch.setattr(reading, "task", build)
+    for task in tasks:
+        text = f'query Q{task["id"][:8]} {{ task(id: "{task["id"]}") {{ inline: title version }} }}'
+        assert (await alice.data(text))["task"] == {"inline": task["title"], "version": task["version"]}
+
+    assert len(built) == 1
