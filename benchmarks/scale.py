@@ -324,7 +324,7 @@ def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _nodes(below)
 
 
-def run(folder: Path, largest: int) -> dict[str, Any]:
+def run(folder: Path, largest: int, python: Path) -> dict[str, Any]:
     """Measure at every size up to the largest."""
     with EmbeddedPostgres.start(folder) as postgres, ExitStack() as stack:
         all_sizes = sizes(postgres, largest)
@@ -334,7 +334,7 @@ def run(folder: Path, largest: int) -> dict[str, Any]:
         servers.pin(data.postmaster(folder), [servers.LOAD_CORE])
         os.sched_setaffinity(0, [servers.LOAD_CORE])
         kinds = [servers.taskql(size.app_url) for size in all_sizes]
-        running = [stack.enter_context(servers.running(kind, Path(sys.executable))) for kind in kinds]
+        running = [stack.enter_context(servers.running(kind, python)) for kind in kinds]
         one = [[size.users // 2] for size in all_sizes]
         warm = uvloop.run(rounds(running, one, ROUNDS))
         for size in all_sizes:
