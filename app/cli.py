@@ -15,7 +15,7 @@ from uuid import UUID
 
 import click
 import uvicorn
-from graphql import GraphQLError, GraphQLSchema, build_schema, find_breaking_changes
+from graphql import GraphQLError, GraphQLSchema, build_schema, find_breaking_changes, is_input_object_type
 from uvicorn.supervisors import Multiprocess
 
 from app import checks, startup
@@ -293,8 +293,19 @@ def _read_schema(path: Path) -> GraphQLSchema:
 
 
 def _refuse_breaking_changes(old: GraphQLSchema) -> None:
-    breaking = find_breaking_changes(old, build_schema(sdl()))
-    for change in breaking:
-        click.echo(f"{change.type.name}: {change.description}")
+    new = build_schema(sdl())
+    breaking = [f"{change.type.name}: {change.description}" for change in find_breaking_changes(old, new)]
+    breaking += [f"ONE_OF_ADDED: {name} takes exactly one of its fields now." for name in _narrowed(old, new)]
+    click.echo("".join(f"{line}\n" for line in breaking), nl=False)
     if breaking:
         raise StartupError(f"{len(breaking)} changes break clients of the old schema.")
+
+
+def _narrowed(old: GraphQLSchema, new: GraphQLSchema) -> list[str]:
+    """The input types that have become @oneOf, which graphql-core does not count as a change."""
+    pairs = ((old.type_map.get(name), type_) for name, type_ in new.type_map.items())
+    return [
+        type_.name
+        for before, type_ in pairs
+        if is_input_object_type(before) and is_input_object_type(type_) and type_.is_one_of and not before.is_one_of
+    ]

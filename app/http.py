@@ -38,6 +38,8 @@ FASTEST = 1
 
 ANSWERS = (GRAPHQL_JSON, JSON)
 PAGES = (HTML, *ANSWERS)
+BY_POST = (*ANSWERS, EVENT_STREAM)
+BY_GET = (*PAGES, EVENT_STREAM)
 NO_EVENTS = (
     f"A subscription needs an Accept header that names {EVENT_STREAM}, "
     "or a WebSocket with the subprotocol graphql-transport-ws."
@@ -114,8 +116,7 @@ def _media_type(method: str, headers: Headers) -> str:
     """What the answer shall be: by POST one of GraphQL's media types, by GET the explorer's page as well."""
     if method not in {"POST", "GET", "HEAD"}:
         raise Refused(405, "Send operations by POST, or queries by GET.", MethodNotAllowed.code, ALLOW)
-    offered = (*(ANSWERS if method == "POST" else PAGES), EVENT_STREAM)
-    media_type = preferred(headers.get(b"accept", b""), offered)
+    media_type = preferred(headers.get(b"accept", b""), BY_POST if method == "POST" else BY_GET)
     if media_type is None:
         raise Refused(406, f"Answers come as {GRAPHQL_JSON} or {JSON}; accept one of these.")
     return media_type

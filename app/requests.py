@@ -21,8 +21,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Header = tuple[bytes, bytes]
 Headers = Mapping[bytes, bytes]
 
-CLOSE: Header = (b"connection", b"close")
-
 
 class Refused(Exception):
     """A request that is answered with a status of its own under either media type, and with one GraphQL error."""
@@ -38,7 +36,7 @@ class Gone(Exception):
 
 async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str) -> GraphQLRequest:
     """The request of a body, or of a query string. Anything but JSON is what a foreign page's form could send."""
-    safe, client, authorization = scope["method"] != "POST", scope["client"], headers.get(b"authorization")
+    safe, client, authorization = scope["method"] != "POST", scope.get("client"), headers.get(b"authorization")
     if safe:
         members = _parameters(scope["query_string"])
     elif is_json(headers.get(b"content-type", b"")):
@@ -64,7 +62,8 @@ async def _body(receive: Receive) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > MOST_BYTES:
-            raise Refused(413, f"The body must be at most {MOST_BYTES:,} bytes.", LimitExceeded.code, CLOSE)
+            # The connection stays open: closed while a client still sends, it may lose the answer on the way.
+            raise Refused(413, f"The body must be at most {MOST_BYTES:,} bytes.", LimitExceeded.code)
         parts.append(part)
         more = message.get("more_body", False)
     return b"".join(parts)

@@ -10,6 +10,7 @@ from app.operations import GraphQLRequest
 from app.persisted import Documents
 from app.rate import Rates
 from schema.execution import Engine, Operation
+from schema.limits import check_variables
 
 # What it is worth, in rows, to parse, validate and plan a document that was not seen before.
 ROWS_OF_A_DOCUMENT = 100
@@ -42,6 +43,8 @@ class Admission:
         self, operation: Operation, rows: int, request: GraphQLRequest, caller: Principal | RequestError
     ) -> None:
         self.engine.gauge.afford(rows)
+        if request.variables:
+            check_variables(request.variables)
         if request.safe and operation.node.operation is OperationType.MUTATION:
             raise MethodNotAllowed("By GET nothing can be changed; send mutations by POST.")
         if operation.introspects and self.introspection != "on":

@@ -1,6 +1,8 @@
 """What one document may ask for, held against its size before it is validated."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from graphql import (
     DocumentNode,
@@ -20,6 +22,10 @@ from schema.size import Size, Sizes, lengths
 MOST_REPEATS = 20
 # Tools ask for the schema once, with a field or two; what they ask shows it whole.
 MOST_INTROSPECTION = 2
+
+
+# Values in an operation's variables. A hundred new tasks with all their tags have three thousand.
+MOST_VALUES = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,18 @@ class Gauge:
         document = parse(query)
         (node,) = (node for node in document.definitions if isinstance(node, OperationDefinitionNode))
         return Sizes(self._schema, self._lengths, document).operation(node).values
+
+
+def check_variables(variables: Mapping[str, Any]) -> None:
+    """LimitExceeded for more values than are worth looking at one by one."""
+    waiting: list[Any] = [variables]
+    count = 0
+    while waiting:
+        value = waiting.pop()
+        count += len(value)
+        _hold(count, MOST_VALUES, "values in its variables")
+        inner = value if isinstance(value, list) else value.values()
+        waiting += [one for one in inner if isinstance(one, dict | list)]
 
 
 def _hold(found: int, most: int, what: str) -> None:

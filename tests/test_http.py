@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -230,6 +231,19 @@ async def test_long_answers_are_compressed_for_those_who_take_it(alice: User) ->
     assert long.json() == plain.json()
     assert "content-encoding" not in plain.headers
     assert "content-encoding" not in short.headers
+
+
+async def test_the_explorers_files_are_compressed(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The explorer's script is megabytes, and comes as gzip to every browser."""
+    (tmp_path / "explorer.js").write_text("function explore() {}\n" * 10_000)
+    monkeypatch.setattr("app.explorer.ASSETS", tmp_path)
+    async with running(settings) as application:
+        script = await application.http.get("/explorer/explorer.js", headers={"Accept-Encoding": "gzip"})
+
+    assert script.headers["content-encoding"] == "gzip"
+    assert script.text == "function explore() {}\n" * 10_000
 
 
 PREFLIGHT = {

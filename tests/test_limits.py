@@ -93,6 +93,25 @@ async def test_documents_that_ask_for_too_much(http: httpx.AsyncClient, wire: Wi
     assert await wire.statements() == []
 
 
+FILTERED = "query ($filter: TaskFilter) { tasks(filter: $filter) { totalCount } }"
+CROWDED: list[dict[str, Any]] = [
+    {"filter": {"or": [{}] * 5000}},
+    {"filter": {"ids": ["a"] * 5000}},
+    {"filter": {"and": [{"or": [{}] * 100}] * 50}},
+    {f"a{number}": 1 for number in range(5001)},
+]
+
+
+@pytest.mark.parametrize("variables", CROWDED)
+async def test_variables_of_many_values(alice: User, wire: Wire, variables: dict[str, Any]) -> None:
+    """A crowd of values is refused before each is looked at, wherever it is."""
+    response = await alice.post(FILTERED, variables)
+
+    assert (response.status_code, code(response.json())) == (200, "LIMIT_EXCEEDED")
+    assert "5000 values" in response.text
+    assert await wire.statements() == []
+
+
 async def test_deep_introspection(http: httpx.AsyncClient) -> None:
     """Types of fields of types of fields are no question that a tool asks."""
     query = "{ __schema { types { fields { type { fields { type { fields { name } } } } } } } }"
