@@ -57,8 +57,9 @@ class KeySet:
     """The keys that an issuer publishes.
 
     For five minutes they are used as they are. Then a known key is still used at once while the set is fetched again,
-    also for as long as fetching fails. A key that is not known is looked for in a new set. All wait for the same fetch,
-    and no two fetches begin within ten seconds. `now` (seconds) and `sleep` are there for tests.
+    and for as long as fetching fails. After ten minutes without news of the issuer the fetch comes first. A key that is
+    not known is looked for in a new set. All wait for the same fetch, and no two fetches begin within ten seconds.
+    `now` (seconds) and `sleep` are there for tests.
     """
 
     def __init__(
@@ -70,8 +71,7 @@ class KeySet:
     ) -> None:
         self._url, self._fetch, self._now, self._sleep = url, fetch or fetched, now, sleep
         self._keys: Keys = ()
-        self._fetched_at = self._next_fetch = -math.inf
-        self._failed = False
+        self._fetched_at = self._failed_at = self._next_fetch = -math.inf
         self._fetching: asyncio.Task[None] | None = None
         self._waiting = 0
 
@@ -83,9 +83,9 @@ class KeySet:
         if found and not self._is_old():
             self._renew_in_time()
             return found
-        if not tried:
+        if not found and not tried:
             await self._renewed()
-        elif self._may_fetch():
+        elif found or self._may_fetch():
             with suppress(Unavailable):
                 await self._renewed()
         return self._fitting(kid, algorithm, tried)
@@ -111,18 +111,19 @@ class KeySet:
         unnamed = [key for key in fitting if kid is None or key.kid is None]
         return tuple(key for key in named or (unnamed if len(unnamed) == 1 else []) if key not in tried)
 
-    def _age(self) -> float:
-        return self._now() - self._fetched_at
+    @property
+    def _failed(self) -> bool:
+        return self._failed_at > self._fetched_at
 
     def _is_old(self) -> bool:
-        """Whether nobody has asked for so long that a key may have been withdrawn unnoticed."""
-        return self._age() > 2 * FRESH and not self._failed
+        """Whether nothing was heard of the issuer for so long that a key may have been withdrawn unnoticed."""
+        return self._now() - max(self._fetched_at, self._failed_at) > 2 * FRESH
 
     def _may_fetch(self) -> bool:
         return self._now() >= self._next_fetch
 
     def _renew_in_time(self) -> None:
-        if self._age() > FRESH:
+        if self._now() - self._fetched_at > FRESH:
             self._renewal()
 
     def _renewal(self) -> "asyncio.Task[None]":
@@ -150,10 +151,10 @@ class KeySet:
         try:
             self._keys = await self._fetch(self._url)
         except FetchFailed as error:
-            self._failed = True
+            self._failed_at = self._now()
             log.warning("the key set at %s cannot be fetched: %s", urlsplit(self._url).hostname, error)
         else:
-            self._failed, self._fetched_at = False, self._now()
+            self._fetched_at = self._now()
 
 
 async def fetched(url: str) -> Keys:

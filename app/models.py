@@ -131,4 +131,12 @@ Index("ix_tasks_updated", TASKS.c.user_id, TASKS.c.updated_at, TASKS.c.id)
 Index("ix_tasks_due", TASKS.c.user_id, text(_DUE_SORT_IN_CATALOG), TASKS.c.id)
 Index("ix_tasks_position", TASKS.c.user_id, TASKS.c.position, TASKS.c.id)
 Index("ix_tasks_version", TASKS.c.user_id, TASKS.c.version)
+# This one holds all that counting needs: PostgreSQL reads it alone, where vacuum has been.
+Index(
+    "ix_tasks_counts",
+    TASKS.c.user_id,
+    TASKS.c.completed,
+    TASKS.c.due_date,
+    postgresql_where=TASKS.c.deleted_at.is_(None),
+)
 Index("ix_tasks_trash", TASKS.c.user_id, TASKS.c.deleted_at, postgresql_where=TASKS.c.deleted_at.is_not(None))

@@ -1,6 +1,7 @@
 """What happens between the command and the first request: the database is found, brought up to date and checked."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -140,7 +141,7 @@ async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
             return await work()
         except (OSError, asyncpg.PostgresError, DBAPIError) as error:
             cause = driver_error(error)
-            if not isinstance(cause, _PASSING):
+            if not isinstance(cause, _PASSING) or isinstance(cause, ssl.SSLError):
                 raise StartupError(f"The database at {url} refuses: {_reason(cause)}.{_hint(cause)}") from None
             if loop.time() + pause > deadline:
                 raise StartupError(f"No database answers at {url}: {_reason(cause)}.") from None
@@ -154,8 +155,14 @@ def _reason(error: BaseException) -> str:
 
 def _hint(error: BaseException) -> str:
     """What mends a refusal that tells its cause."""
-    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError) and "role" in str(error):
-        return " `taskql migrate` with DATABASE_OWNER_URL makes the role that DATABASE_URL names."
+    unknown = isinstance(error, asyncpg.InvalidAuthorizationSpecificationError) and "does not exist" in str(error)
+    if unknown or isinstance(error, asyncpg.InvalidPasswordError):
+        return (
+            " `taskql migrate` with DATABASE_OWNER_URL makes the role that DATABASE_URL names; a role that is there"
+            " keeps its password."
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return " Name the certificate of its authority in the URL: sslmode=verify-full&sslrootcert=FILE."
     # PgBouncer tells itself by what it refuses.
     if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error):
         return " Is it a transaction pooler? Then set DB_POOLER=1."

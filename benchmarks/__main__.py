@@ -12,7 +12,7 @@ import asyncpg
 import click
 import uvloop
 
-from benchmarks import data, extra, floor, load, report, scale, servers, workloads
+from benchmarks import data, extra, floor, load, picture, pythons, report, scale, servers, workloads
 from benchmarks.measure import CONNECTIONS, interleaved
 from benchmarks.servers import ROOT, Server
 from benchmarks.workloads import Workload
@@ -42,42 +42,56 @@ FULL = Effort(5, 2.0, 3, 1.0, 3, 10_000)
 @click.option(
     "--scale", "largest", type=int, metavar="TASKS", help="Measure the seven queries at 10,000 and up to so many tasks."
 )
+@click.option("--python", type=click.Path(path_type=Path), help="Run the servers on another Python, such as Debian's.")
 @click.option("--name", help="Keep the results as benchmarks/results/NAME.json, table and picture.")
-def main(quick: bool, largest: int | None, name: str | None) -> None:  # noqa: FBT001 - a flag of the command line
+def main(quick: bool, largest: int | None, python: Path | None, name: str | None) -> None:  # noqa: FBT001 - a flag of the command line
     """Measure TaskQL beside a plain server of the same tasks."""
+    used = Path(sys.executable) if python is None else pythons.environment(BUILD, python)
     if largest is not None:
-        _scaled(largest, name)
+        _scaled(largest, used, name)
     else:
-        _beside_plain(QUICK if quick else FULL, name)
+        _beside_plain(QUICK if quick else FULL, used, name)
 
 
-def _beside_plain(effort: Effort, name: str | None) -> None:
+def _beside_plain(effort: Effort, python: Path, name: str | None) -> None:
     with data.site(BUILD / "database") as site:
         uvloop.run(data.prepare(site))
         servers.pin(site.postmaster, [servers.LOAD_CORE])
-        results = _measured(site, effort)
-    results["machine"] = report.machine(report.interpreter())
-    titles = {work.name: work.title for work in workloads.standard()}
-    report.write(BUILD, "results", results)
-    click.echo(report.costs(results["workloads"], titles))
-    click.echo(report.speeds(results["workloads"], titles))
-    click.echo(report.others(results["more"], {work.name: work.title for work in workloads.extra()}))
-    click.echo(report.text({name: part for name, part in results.items() if name not in {"workloads", "more"}}))
-    (BUILD / "cpu.svg").write_text(report.chart(results["workloads"], titles))
+        results = _measured(site, effort, python)
+    results["machine"] = report.machine(pythons.description(python))
+    _keep(name, "results", results, _tables(results), picture.costs(results["workloads"], _titles()))
+
+
+def _tables(results: dict[str, Any]) -> str:
+    rest = {name: part for name, part in results.items() if name not in {"workloads", "more"}}
+    parts = [
+        report.costs(results["workloads"], _titles()),
+        report.speeds(results["workloads"], _titles()),
+        report.others(results["more"], _titles()),
+        f"```json\n{report.text(rest)}\n```\n",
+    ]
+    return "\n".join(parts)
+
+
+def _titles() -> dict[str, str]:
+    return {work.name: work.title for work in [*workloads.standard(), *workloads.extra()]}
+
+
+def _scaled(largest: int, python: Path, name: str | None) -> None:
+    results = scale.run(BUILD / "scale", largest, python) | {"machine": report.machine(pythons.description(python))}
+    drawn = picture.growth(results["tasks"], results["one_user"])
+    _keep(name, "scale", results, report.scaled(results), drawn)
+
+
+def _keep(name: str | None, default: str, results: dict[str, Any], tables: str, drawn: str) -> None:
+    click.echo(tables)
+    report.keep(BUILD, default, results, tables, drawn)
     if name is not None:
-        report.write(ROOT / "benchmarks" / "results", name, results)
+        report.keep(ROOT / "benchmarks" / "results", name, results, tables, drawn)
 
 
-def _scaled(largest: int, name: str | None) -> None:
-    results = {**scale.run(BUILD / "scale", largest), "machine": report.machine(report.interpreter())}
-    report.write(BUILD, "scale", results)
-    click.echo(report.text(results))
-    if name is not None:
-        report.write(ROOT / "benchmarks" / "results", name, results)
-
-
-def _measured(site: data.Site, effort: Effort) -> dict[str, Any]:
-    python, works = Path(sys.executable), workloads.standard()
+def _measured(site: data.Site, effort: Effort, python: Path) -> dict[str, Any]:
+    works = workloads.standard()
     os.sched_setaffinity(0, [servers.LOAD_CORE])
     kinds = [servers.taskql(site.app_url), servers.plain(site.plain_url)]
     with ExitStack() as stack:

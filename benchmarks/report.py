@@ -3,7 +3,6 @@
 import os
 import platform
 import statistics
-import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +13,6 @@ import orjson
 from benchmarks.measure import Round
 
 Rounds = Mapping[str, Mapping[str, Sequence[Round]]]
-COLOURS = {"plain": "#b8b8b8", "TaskQL": "#2f6fde"}
-LEFT, BAR, GAP, WIDTH = 250, 13, 12, 430
 
 
 def machine(python: str) -> dict[str, Any]:
@@ -26,14 +23,6 @@ def machine(python: str) -> dict[str, Any]:
         "python": python,
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
-
-
-def interpreter() -> str:
-    """The version of this Python, and whether it was built to be fast."""
-    arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
-    flags = sysconfig.get_config_var("PY_CORE_CFLAGS") or ""
-    profiled = "--enable-optimizations" in arguments or "-fprofile-use" in flags
-    return f"CPython {platform.python_version()}, {'with' if profiled else 'without'} profile-guided optimization"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -148,41 +137,35 @@ def _row(title: str, cells: Sequence[str]) -> str:
     return "| " + " | ".join([title, *cells]) + " |\n"
 
 
-def chart(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """Bars of CPU a request, as SVG."""
-    most = max(found["plain"]["cpu"]["median"] for found in workloads.values())
-    bars, top = [], 46
-    for name, found in workloads.items():
-        bars.append(_text(LEFT - 10, top + BAR + 4, f"{name} {titles[name]}", "end"))
-        for server in ("plain", "TaskQL"):
-            cost = found[server]["cpu"]["median"]
-            width = max(cost / most * WIDTH, 1)
-            bars.append(f'<rect x="{LEFT}" y="{top}" width="{width:.1f}" height="{BAR}" fill="{COLOURS[server]}"/>')
-            times = f": {found['ratio']['cpu']['median']:.1f} times less" if server == "TaskQL" else ""
-            bars.append(_text(LEFT + width + 6, top + BAR - 2, f"{cost:.2f} ms{times}"))
-            top += BAR
-        top += GAP
-    legend = [_text(LEFT, 30, "CPU of the server for a request, in ms: Strawberry with SQLAlchemy's ORM, and TaskQL")]
-    return _svg(LEFT + WIDTH + 130, top + 4, [*legend, *bars])
+def scaled(results: Mapping[str, Any]) -> str:
+    """Latency at each size, with one user and with any, as tables in Markdown."""
+    sizes = "".join(f" {count:,} |" for count in results["tasks"])
+    head = (
+        f"| p50 (p95), ms |{sizes} growth (least to most) | at most |\n|---|{'---|' * len(results['tasks'])}---|---|\n"
+    )
+    tables = [head + "".join(_latency(*item) for item in results[kind].items()) for kind in ("one_user", "all_users")]
+    return f"One user again and again:\n\n{tables[0]}\nAny user:\n\n{tables[1]}"
 
 
-def _text(x: float, y: float, words: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
+def _latency(name: str, found: Mapping[str, Any]) -> str:
+    sizes = zip(found["p50"], found["p95"], strict=True)
+    growth = found["growth"]
+    return _row(
+        name,
+        [
+            *(f"{low['median']:.2f} ({high['median']:.2f})" for low, high in sizes),
+            f"{growth['median']:.2f} ({growth['min']:.2f} to {growth['max']:.2f})",
+            str(found["limit"]),
+        ],
+    )
 
 
-def _svg(width: int, height: int, parts: Sequence[str]) -> str:
-    style = 'font-family="sans-serif" font-size="12" fill="#444"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" {style}>'
-    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#fff"/>', *parts, "</svg>", ""])
-
-
-def write(folder: Path, name: str, results: Mapping[str, Any]) -> Path:
-    """The results as JSON."""
+def keep(folder: Path, name: str, results: Mapping[str, Any], tables: str, picture: str) -> None:
+    """The results as NAME.json, their tables as NAME.md, a picture as NAME.svg."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    rounded = _rounded(results)
-    path.write_bytes(orjson.dumps(rounded, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    return path
+    (folder / f"{name}.json").write_text(text(results) + "\n")
+    (folder / f"{name}.md").write_text(tables)
+    (folder / f"{name}.svg").write_text(picture)
 
 
 def _rounded(value: Any) -> Any:

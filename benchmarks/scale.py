@@ -5,6 +5,7 @@ keep task_tags are off meanwhile, and its entries are copied too.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -14,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import md5
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -233,20 +233,19 @@ def queries() -> list[Query]:
     ]
 
 
-def requests(size: Size) -> dict[str, Iterator[Request]]:
-    """Requests of each query, of any users; no two of them change the same task."""
-    pick = random.Random(size.tasks)  # noqa: S311 - the same in every run
+def requests(users: Sequence[int]) -> dict[str, Iterator[Request]]:
+    """Requests of each query, of these users in any order; no two of them change the same task."""
+    pick = random.Random(len(users))  # noqa: S311 - the same in every run
     all_queries = queries()
-    targets = {query.name: _targets(pick, size, place, len(all_queries)) for place, query in enumerate(all_queries)}
-    return {query.name: (query.request(*target) for target in targets[query.name]) for query in all_queries}
+    targets = {query.name: _targets(pick, users, place, len(all_queries)) for place, query in enumerate(all_queries)}
+    return {query.name: itertools.starmap(query.request, targets[query.name]) for query in all_queries}
 
 
-def _targets(pick: random.Random, size: Size, place: int, step: int) -> Iterator[tuple[int, int]]:
-    """A user and a task, again and again; where there is one user, her tasks one after the other."""
+def _targets(pick: random.Random, users: Sequence[int], place: int, step: int) -> Iterator[tuple[int, int]]:
     tasks = list(range(place, EACH, step))
     pick.shuffle(tasks)
-    for task in cycle(tasks):
-        yield pick.randrange(size.users), task
+    for task in itertools.cycle(tasks):
+        yield pick.choice(users), task
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,16 +259,18 @@ class Latency:
 async def measured(server: Server, asked: Iterator[Request]) -> Latency:
     """A round with one connection, after a few requests that warm up; RuntimeError when an answer is wrong."""
     for number in (WARM, COUNTED):
-        seen = await load.run(server.port, load.Load(islice(asked, number), load.ENDLESS), 1)
+        seen = await load.run(server.port, load.Load(itertools.islice(asked, number), load.ENDLESS), 1)
         seen.verify()
     latencies = sorted(seen.latencies)
     return Latency(latencies[len(latencies) // 2] * 1000, latencies[int(len(latencies) * 0.95)] * 1000)
 
 
-async def rounds(servers_: Sequence[Server], all_sizes: Sequence[Size], number: int) -> dict[str, list[list[Latency]]]:
+async def rounds(
+    servers_: Sequence[Server], users: Sequence[Sequence[int]], number: int
+) -> dict[str, list[list[Latency]]]:
     """For each query and size its rounds, the sizes in turn."""
-    asked = [requests(size) for size in all_sizes]
-    found: dict[str, list[list[Latency]]] = {query.name: [[] for _ in all_sizes] for query in queries()}
+    asked = [requests(of_size) for of_size in users]
+    found: dict[str, list[list[Latency]]] = {query.name: [[] for _ in users] for query in queries()}
     for _ in range(number):
         for name, per_size in found.items():
             for place, server in enumerate(servers_):
@@ -323,7 +324,7 @@ def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _nodes(below)
 
 
-def run(folder: Path, largest: int) -> dict[str, Any]:
+def run(folder: Path, largest: int, python: Path) -> dict[str, Any]:
     """Measure at every size up to the largest."""
     with EmbeddedPostgres.start(folder) as postgres, ExitStack() as stack:
         all_sizes = sizes(postgres, largest)
@@ -333,12 +334,17 @@ def run(folder: Path, largest: int) -> dict[str, Any]:
         servers.pin(data.postmaster(folder), [servers.LOAD_CORE])
         os.sched_setaffinity(0, [servers.LOAD_CORE])
         kinds = [servers.taskql(size.app_url) for size in all_sizes]
-        running = [stack.enter_context(servers.running(kind, Path(sys.executable))) for kind in kinds]
-        latencies = uvloop.run(rounds(running, all_sizes, ROUNDS))
+        running = [stack.enter_context(servers.running(kind, python)) for kind in kinds]
+        one = [[size.users // 2] for size in all_sizes]
+        warm = uvloop.run(rounds(running, one, ROUNDS))
+        for size in all_sizes:
+            asyncio.run(restore(size))
+        cold = uvloop.run(rounds(running, [range(size.users) for size in all_sizes], ROUNDS))
         return {
             "tasks": [size.tasks for size in all_sizes],
             "bytes_a_task": [asyncio.run(bytes_a_task(size)) for size in all_sizes],
-            "queries": {query.name: _summary(query, latencies[query.name]) for query in queries()},
+            "one_user": {query.name: _summary(query, warm[query.name]) for query in queries()},
+            "all_users": {query.name: _summary(query, cold[query.name]) for query in queries()},
             "indexes": asyncio.run(plans(all_sizes[-1])),
         }
 

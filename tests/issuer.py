@@ -1,4 +1,4 @@
-"""An issuer of tokens for tests: keys of every kind, tokens however malformed, and a key set served over HTTP."""
+"""An issuer of tokens for tests: keys of every kind, tokens however malformed, a key set over HTTP, a certificate."""
 
 import asyncio
 import hmac
@@ -8,11 +8,15 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import jwt
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwt.utils import base64url_encode
 
 NAME = "https://issuer.example"
@@ -81,6 +85,24 @@ def confused(secret: bytes, content: Mapping[str, Any]) -> str:
     head = base64url_encode(b'{"alg": "HS256", "typ": "JWT", "kid": "rsa"}')
     text = head + b"." + base64url_encode(json.dumps(content).encode())
     return (text + b"." + base64url_encode(hmac.digest(secret, text, "sha256"))).decode()
+
+
+def self_signed(directory: Path) -> Path:
+    """A certificate for localhost that is its own authority, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = directory / "certificate.pem"
+    path.write_bytes(private + made.public_bytes(Encoding.PEM))
+    return path
 
 
 class Published:

@@ -18,6 +18,7 @@ from app.errors import Unavailable
 from app.main import create_app
 from app.settings import load
 from schema.context import Info
+from schema.direct import direct
 from schema.execution import Rendered
 from schema.mutations import Mutation
 from schema.queries import Query
@@ -98,7 +99,7 @@ class Subscription:
         raise ZeroDivisionError("secret")
 
 
-schema = strawberry.Schema(Query, Mutation, Subscription, types=[Task, User], config=CONFIG)
+schema = direct(strawberry.Schema(Query, Mutation, Subscription, types=[Task, User], config=CONFIG))
 
 
 @asynccontextmanager

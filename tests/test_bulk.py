@@ -645,3 +645,12 @@ async def test_the_answer_is_as_selected(alice: User) -> None:
     assert {task["t"] for task in data["a"]["y"]} == {"Task 0", "Task 1"}
     assert data["b"] == {"userErrors": []}
     assert data["c"] == {"tasks": [{"__typename": "Task", "title": "New", "version": 4}] * 2}
+
+
+@pytest.mark.parametrize("where", ["{}", "{ filter: null, ids: [] }", "{ filter: {}, ids: [] }", "{ ids: null }"])
+async def test_a_constant_selector_that_is_none(alice: User, wire: Wire, where: str) -> None:
+    """A selector in the text of an operation is checked as one in a variable is."""
+    error = (await alice.ask(f"mutation {{ deleteTasks(where: {where}) {{ affectedCount }} }}"))["errors"][0]
+
+    assert error["extensions"]["code"] in {"BAD_USER_INPUT", "GRAPHQL_VALIDATION_FAILED"}
+    assert await wire.statements() == []

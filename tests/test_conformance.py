@@ -14,7 +14,7 @@ from typing import Protocol
 
 import live
 import pytest
-from conftest import SECRET, Server, Serving, User, run
+from conftest import SECRET, Server, Serving, User, run, serving
 
 from app.auth import Signer
 from app.settings import Settings
@@ -115,3 +115,16 @@ def test_generated_types_have_no_any(generated: str) -> None:
 def test_generated_types_hold_in_a_strict_front_end(run_there: Run) -> None:
     """Strictly, tsc takes a front end that uses them, and objects where it must."""
     run_there("tsc", "--project", ".")
+
+
+def test_a_manifest_of_the_client_preset_is_served(  # noqa: PLR0913, PLR0917 - two users, a server and its files
+    folder: Path, run_there: Run, server: Server, settings: Settings, alice: User, bob: User
+) -> None:
+    """Its documents are answered by their ids, and no others."""
+    del settings  # it is migrated
+    run_there("graphql-codegen", "--config", "trusted.codegen.ts")
+    manifest = folder / "trusted" / "persisted-documents.json"
+    environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
+
+    with serving("--trusted-documents", manifest, **environment) as served:
+        run_there("node", "trusted.mjs", URL=f"{served.url}/graphql", ALICE=alice.token, BOB=bob.token)

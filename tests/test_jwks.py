@@ -3,16 +3,11 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from issuer import Published, SigningKey, claims, made_key, published, token
+from issuer import Published, SigningKey, claims, made_key, published, self_signed, token
 
 from app import jwks
 from app.auth import Authenticator
@@ -221,6 +216,20 @@ async def test_a_withdrawn_key_does_not_outlive_a_quiet_time() -> None:
         await stage.authenticator.principal(bearer)
 
 
+async def test_an_issuer_that_is_down_after_a_quiet_time_costs_no_known_key() -> None:
+    """When the fetch that comes first fails, the key that was known still counts; and it is asked for again in time."""
+    stage = Stage(OLD)
+    await stage.outcome(OLD)
+    stage.issuer.keys = ()
+    stage.clock.pass_(2 * FRESH + 1)
+    assert await stage.outcome(OLD) == await stage.outcome(OLD) == ALICE
+    assert len(stage.fetches) == 2
+
+    stage.issuer.keys = (NEW,)
+    stage.clock.pass_(2 * FRESH + 1)
+    assert await stage.outcome(OLD) == "Unauthenticated"
+
+
 async def test_an_issuer_that_is_down_costs_no_known_key() -> None:
     """Keys stay good for as long as the issuer cannot be asked: hours, too."""
     stage = Stage(OLD)
@@ -417,28 +426,9 @@ async def test_an_answer_that_is_none(issuer: Published, status: str) -> None:
         await fetched(issuer.url)
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A certificate for this machine that is its own authority, and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, SHA256())
-    )
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + made.public_bytes(Encoding.PEM)
-    )
-    return path
-
-
-async def test_https_is_verified(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_https_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys come only from whom an authority of this machine vouches for."""
+    certificate = self_signed(tmp_path)
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificate)
     jwks._tls.cache_clear()  # noqa: SLF001 - what this machine trusts is read once

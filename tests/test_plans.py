@@ -143,6 +143,23 @@ def one(rows: list[Row]) -> str:
     return str(rows[4711]["id"])
 
 
+@pytest.mark.parametrize("query", [STATS, "{ tasks { totalCount } }"])
+async def test_counts(
+    many: Seeded,
+    application: Application,
+    served: "asyncpg.Connection[Any]",
+    owner: "asyncpg.Connection[Any]",
+    query: str,
+) -> None:
+    """What counts all tasks of a user reads one index, and none of the tasks."""
+    await owner.execute("VACUUM ANALYZE tasks")
+    plans = await same_on_every_plan(served, await sent(application, many.user, query))
+
+    read = [[node for node in nodes(plan) if node.get("Relation Name") == "tasks"] for plan in plans.values()]
+    shown = [[(node["Node Type"], node["Index Name"]) for node in scans] for scans in read]
+    assert shown == [[("Index Only Scan", "ix_tasks_counts")]] * len(MODES)
+
+
 @pytest.mark.parametrize("name", ["viewer", "stats", "task", "no task", "node", "own node", "no node"])
 async def test_single_objects(
     many: Seeded, application: Application, served: "asyncpg.Connection[Any]", name: str

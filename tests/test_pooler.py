@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import asyncpg
 import httpx
 import pytest
 from conftest import CREATE, SECRET, Application, Server, Serving, User, made_settings, running, serving
+from issuer import self_signed
 from pydantic import SecretStr
 
 from app import database
@@ -47,11 +49,16 @@ pool_mode = transaction
 default_pool_size = 2
 max_client_conn = 500
 server_round_robin = 1
+client_tls_sslmode = allow
+client_tls_key_file = {certificate}
+client_tls_cert_file = {certificate}
 """
 
 
 @pytest.fixture(scope="module")
-def pooler(server: Server, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def pooler(
+    server: Server, settings: Settings, certificate: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """The URL of a PgBouncer that shares two connections among all, each transaction on the next one."""
     del settings
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -63,9 +70,15 @@ def pooler(server: Server, settings: Settings, tmp_path_factory: pytest.TempPath
         listen = free.getsockname()[1]
     (directory / "users").write_text('"taskql_app" ""\n')
     host, port = given.hostname or query["host"], given.port or query.get("port", 5432)
-    text = CONFIGURATION.format(host=host, port=port, listen=listen, users=directory / "users")
+    text = CONFIGURATION.format(host=host, port=port, listen=listen, users=directory / "users", certificate=certificate)
     (directory / "ini").write_text(text)
     yield from run(program, directory, listen)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pooler shows to clients that want an encrypted line."""
+    return self_signed(tmp_path_factory.mktemp("certificate"))
 
 
 def run(program: str, directory: Path, listen: int) -> Iterator[str]:
@@ -76,7 +89,7 @@ def run(program: str, directory: Path, listen: int) -> Iterator[str]:
             assert process.stderr
             said = list(iter_until(process.stderr, "process up"))
             assert "process up" in "".join(said), said
-            yield f"postgresql://taskql_app@127.0.0.1:{listen}/taskql?sslmode=disable&application_name=pooled"
+            yield f"postgresql://taskql_app@localhost:{listen}/taskql?sslmode=disable&application_name=pooled"
         finally:
             process.terminate()
             process.wait(10)
@@ -160,6 +173,41 @@ async def test_doctor_behind_a_pooler(server: Server, pooler: str) -> None:
 
     with pytest.raises(StartupError, match="DB_POOLER=1"):
         await findings(made_settings(Server(server.owner_url, pooler)))
+
+
+def at(server: Server, url: str, *, tls: str) -> Settings:
+    """Settings for a pooler's URL with another sslmode, and what goes with it."""
+    return made_settings(Server(server.owner_url, url.replace("sslmode=disable", tls)), db_pooler=True)
+
+
+@pytest.mark.pgbouncer
+@pytest.mark.parametrize(
+    "tls",
+    [
+        "sslmode=require",
+        "sslmode=require&sslrootcert={}",
+        "sslmode=verify-ca&sslrootcert={}",
+        "sslmode=verify-full&sslrootcert={}",
+    ],
+)
+async def test_an_encrypted_line(server: Server, pooler: str, certificate: Path, alice: User, tls: str) -> None:
+    """Requests are served over TLS in each of the modes that hosts print."""
+    async with running(at(server, pooler, tls=tls.format(certificate))) as application:
+        user = replace(alice, http=application.http)
+        assert (await user.data(VIEWER))["viewer"] == {"id": str(user.id)}
+        assert await user.add("Over TLS")
+
+
+@pytest.mark.pgbouncer
+@pytest.mark.parametrize(
+    ("host", "tls"), [("localhost", "sslmode=verify-full"), ("127.0.0.1", "sslmode=verify-full&sslrootcert={}")]
+)
+async def test_a_certificate_that_is_not_believed(
+    server: Server, pooler: str, certificate: Path, host: str, tls: str
+) -> None:
+    """A certificate of an unknown authority, or for another name, is refused at once, with what mends it."""
+    with pytest.raises(StartupError, match=r"refuses: .*certificate verify failed.*sslrootcert=FILE"):
+        await findings(at(server, pooler.replace("localhost", host), tls=tls.format(certificate)))
 
 
 @pytest.mark.pgbouncer

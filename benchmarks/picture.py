@@ -1,0 +1,65 @@
+"""Pictures of results, as SVG."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLOURS = {"plain": "#b8b8b8", "TaskQL": "#2f6fde"}
+LEFT, BAR, GAP, WIDTH = 250, 13, 12, 430
+LINES = ("#2f6fde", "#d1495b", "#2e8b57", "#e09f3e", "#6f4e9c", "#00798c", "#7a7a7a")
+HEIGHT, STEP = 220, 200
+
+
+def costs(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """CPU of a request: two bars for each workload."""
+    most = max(found["plain"]["cpu"]["median"] for found in workloads.values())
+    parts, top = [_text(LEFT, 30, "CPU of the server for a request: Strawberry with SQLAlchemy's ORM, and TaskQL")], 46
+    for name, found in workloads.items():
+        parts.append(_text(LEFT - 10, top + BAR + 4, f"{name} {titles[name]}", "end"))
+        for server in ("plain", "TaskQL"):
+            cost = found[server]["cpu"]["median"]
+            times = f": {found['ratio']['cpu']['median']:.1f} times less" if server == "TaskQL" else ""
+            parts += _bar(top, max(cost / most * WIDTH, 1), COLOURS[server], f"{cost:.2f} ms{times}")
+            top += BAR
+        top += GAP
+    return _svg(LEFT + WIDTH + 130, top + 4, parts)
+
+
+def growth(tasks: Sequence[int], queries: Mapping[str, Any]) -> str:
+    """The median latency of each query at each size of the table: a line for each."""
+    places = [60 + STEP * place for place in range(len(tasks))]
+    most = max(size["median"] for found in queries.values() for size in found["p50"])
+    parts = [_text(60, 20, "Latency of a user with 10,000 tasks, in ms, by the tasks of all users (median)")]
+    parts += [_text(x, HEIGHT + 56, f"{count:,}", "middle") for x, count in zip(places, tasks, strict=True)]
+    ends = _apart([_height(found["p50"][-1]["median"], most) for found in queries.values()])
+    for (name, found), colour, end in zip(queries.items(), LINES, ends, strict=False):
+        points = [f"{x},{_height(size['median'], most):.1f}" for x, size in zip(places, found["p50"], strict=True)]
+        parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(_text(places[-1] + 8, end + 4, f"{found['p50'][-1]['median']:.2f} {name}"))
+    return _svg(places[-1] + 200, HEIGHT + 70, parts)
+
+
+def _height(value: float, most: float) -> float:
+    return 36 + HEIGHT - value / most * (HEIGHT - 20)
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Places of labels beside the ends of lines, none over another."""
+    result, last = dict.fromkeys(range(len(heights)), 0.0), 0.0
+    for place, height in sorted(enumerate(heights), key=lambda item: item[1]):
+        last = result[place] = max(height, last + 14)
+    return list(result.values())
+
+
+def _bar(top: int, width: float, colour: str, label: str) -> list[str]:
+    shape = f'<rect x="{LEFT}" y="{top}" width="{width:.1f}" height="{BAR}" fill="{colour}"/>'
+    return [shape, _text(LEFT + width + 6, top + BAR - 2, label)]
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
+
+
+def _svg(width: int, height: int, parts: Sequence[str]) -> str:
+    style = 'font-family="sans-serif" font-size="12" fill="#444"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" {style}>'
+    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#fff"/>', *parts, "</svg>", ""])
