@@ -146,4 +146,6 @@ def network(address: str) -> str:
         version6 = ipaddress.IPv6Address(address)
     except ValueError:
         return address
+    if version6.ipv4_mapped:
+        return str(version6.ipv4_mapped)
     return str(ipaddress.IPv6Network((int(version6), IPV6_NETWORK), strict=False))

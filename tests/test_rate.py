@@ -121,6 +121,23 @@ async def test_a_network_of_ipv6_is_one_address(strict: Application) -> None:
         assert not limited(await anonymous(there))
 
 
+@pytest.mark.parametrize(
+    ("address", "payer"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:0:1::ffff", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("", ""),
+        ("unix", "unix"),
+    ],
+)
+def test_who_pays_for_an_address(address: str, payer: str) -> None:
+    """An address of IPv4 is itself, also where it is written as one of IPv6; what is no address is left as it is."""
+    assert rate.network(address) == payer
+
+
 async def test_a_token_that_does_not_hold_is_charged_to_the_address(strict: Application) -> None:
     """Nobody can spend another user's limit, or escape their own, with a made-up token."""
     async with strict.at("192.0.2.3") as here:
