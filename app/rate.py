@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from math import ceil
 from typing import Any, Protocol
@@ -12,9 +13,6 @@ from uuid import UUID
 import limits
 from limits.aio.storage import RedisStorage
 from limits.errors import StorageError
-from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from app.errors import RateLimited
 
@@ -27,7 +25,6 @@ OTHERS = "others"
 PATIENCE_SECONDS = 0.5
 REST_SECONDS = 5.0
 IPV6_NETWORK = 64
-
 
 Clock = Callable[[], float]
 
@@ -69,6 +66,11 @@ class SharedCounters:
     """Counts that all processes share in Redis; while it cannot be reached each process counts for itself."""
 
     def __init__(self, url: str) -> None:
+        # Five megabytes of library, for those who share.
+        from redis.asyncio import ConnectionPool  # noqa: PLC0415 - not needed elsewhere
+        from redis.asyncio.retry import Retry  # noqa: PLC0415 - as above
+        from redis.backoff import NoBackoff  # noqa: PLC0415 - as above
+
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url,
             socket_timeout=PATIENCE_SECONDS,
@@ -90,10 +92,10 @@ class SharedCounters:
         return await self._own.incr(key, expiry, amount)
 
     async def get_expiry(self, key: str) -> float:
-        try:
-            return await self._shared.get_expiry(key)
-        except StorageError:
-            return await self._own.get_expiry(key)
+        if time.monotonic() >= self._away_until:
+            with suppress(StorageError):
+                return await self._shared.get_expiry(key)
+        return await self._own.get_expiry(key)
 
     async def close(self) -> None:
         await self._pool.disconnect()

@@ -128,6 +128,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin!r} is no origin; write it as browsers do: https://app.example.com.")
         return origins
 
+    @field_validator("rate_limit_redis_url")
+    @classmethod
+    def _redis_url(cls, given: SecretStr | None) -> SecretStr | None:
+        if given and not given.get_secret_value().startswith(("redis://", "rediss://")):
+            raise ValueError("write it as redis://host:6379/0, or rediss:// for TLS.")
+        return given
+
     @field_validator("rate_limit", "rate_limit_anonymous")
     @classmethod
     def _rate(cls, given: str) -> str:

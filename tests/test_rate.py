@@ -204,6 +204,14 @@ def test_a_limit_that_is_none(text: str) -> None:
         configuration.load(rate_limit=text)
 
 
+def test_an_address_of_redis_that_is_none() -> None:
+    """An address that is not Redis' is refused by its setting's name, and not shown: it may hold a password."""
+    with pytest.raises(StartupError, match=r"RATE_LIMIT_REDIS_URL: .*redis://host") as refused:
+        configuration.load(rate_limit_redis_url=SecretStr("http://:hidden@host"))
+
+    assert "hidden" not in str(refused.value)
+
+
 @contextmanager
 def redis_server(port: int = 0) -> Iterator[int]:
     """A server that speaks Redis' protocol, for as long as this lasts; its port."""
