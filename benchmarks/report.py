@@ -78,8 +78,8 @@ def _ratios(both: Mapping[str, Sequence[Round]], figure: Callable[[Round], float
     return [figure(plain) / figure(ours) for ours, plain in zip(both["TaskQL"], both["plain"], strict=True)]
 
 
-COST = """| | CPU of a request, ms | plain | times less (least to most) | statements | plain |
-|---|---|---|---|---|---|
+COST = """| | CPU of a request, ms | plain | times less (least to most) | of its core, % | plain | statements | plain |
+|---|---|---|---|---|---|---|---|
 """
 MORE = """| | CPU of a request, ms | plain | requests/s | plain |
 |---|---|---|---|---|
@@ -121,6 +121,7 @@ def _cost(found: Mapping[str, Any]) -> list[str]:
         f"{ours['cpu']['median']:.3f}",
         f"{plain['cpu']['median']:.2f}",
         f"{ratio['median']:.1f} ({ratio['min']:.1f} to {ratio['max']:.1f})",
+        *(f"{side['server_core']['median']:.0%}".rstrip("%") for side in (ours, plain)),
         *(f"{side['statements']:.1f}" for side in (ours, plain)),
     ]
 
