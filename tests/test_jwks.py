@@ -1,6 +1,7 @@
 """The key set of an issuer: how often it is fetched, who waits for it, which of its keys count, what may go wrong."""
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -520,6 +521,7 @@ ODD: dict[str, dict[str, Any]] = {
     "no kty": {"crv": "P-256"},
     "an unknown kty": {"kty": "AKP", "alg": "ML-DSA-44"},
     "base64 that is none": P256 | {"x": "ü!"},
+    "nested too deeply": P256 | {"more": json.loads("[" * 300 + "]" * 300)},
 }
 
 
