@@ -381,6 +381,16 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert {len(digest) for digest in remembered} == {32}
 
 
+async def test_a_token_is_remembered_once() -> None:
+    """However its header is written, a token takes one place among the remembered."""
+    stage = Stage(OLD)
+    bearer = token(OLD, claims(ALICE))
+    for authorization in (f"Bearer {bearer}", f"bearer {bearer}", f"Bearer   {bearer}\t", f"Bearer \xa0{bearer}"):
+        await stage.authenticator.principal(authorization)
+
+    assert len(stage.authenticator._verified) == 1  # noqa: SLF001 - what it holds is the point
+
+
 @pytest.fixture
 async def issuer() -> AsyncIterator[Published]:
     async with published(OLD, NEW) as issuer:
