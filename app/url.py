@@ -31,7 +31,7 @@ class DatabaseURL:
     def __init__(
         self, url: str, *, pooled: bool = False, direct: str | None = None, variable: str = "DATABASE_URL"
     ) -> None:
-        self._variable, self._direct = variable, direct
+        self.variable, self._direct = variable, direct
         parsed = self._parsed(url)
         query = {name: value if isinstance(value, str) else value[-1] for name, value in parsed.query.items()}
         self.role, self.password, self.host = parsed.username, parsed.password, parsed.host or query.get("host", "")
@@ -61,7 +61,7 @@ class DatabaseURL:
         if _POOLER not in first:
             return self
         there = self._given.set(host=first.replace(_POOLER, "") + dot + rest)
-        return DatabaseURL(there.render_as_string(hide_password=False), variable=self._variable)
+        return DatabaseURL(there.render_as_string(hide_password=False), variable=self.variable)
 
     @property
     def is_neon(self) -> bool:
@@ -78,7 +78,7 @@ class DatabaseURL:
         return self.sqlalchemy.render_as_string(hide_password=True)
 
     def _wrong(self, problem: str) -> StartupError:
-        return StartupError(f"{self._variable} {problem}")
+        return StartupError(f"{self.variable} {problem}")
 
     def _parsed(self, url: str) -> URL:
         try:

@@ -250,6 +250,18 @@ def test_a_database_that_is_not_there(url: str, words: str) -> None:
     assert any(line.startswith("ok") and "AUTH_SECRET" in line for line in lines)
 
 
+async def test_an_owner_who_cannot_log_in(stage: Stage) -> None:
+    """What `serve` refuses of the owner's URL, doctor tells as well, with what mends that URL and not the other."""
+    nobody = stage.database.owner_url.replace("//postgres@", "//nobody:s3cret@")
+    code, lines = doctor(**in_order(stage) | {"DATABASE_OWNER_URL": nobody})
+
+    assert code == 2
+    (failure,) = [line for line in lines if line.startswith("failure")]
+    assert "DATABASE_OWNER_URL" in failure
+    assert "makes the role" not in failure
+    assert any("Row security" in line for line in lines)
+
+
 def keyed(stage: Stage, url: str) -> dict[str, str]:
     environment = in_order(stage)
     del environment["AUTH_SECRET"]

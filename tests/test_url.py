@@ -238,7 +238,7 @@ def test_lists_of_issuers(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"AUTH_JWKS_URL": "http://auth.example/jwks"}, "AUTH_JWKS_URL must begin with https://"),
         ({"AUTH_JWKS_URL": "ftp://auth.example/jwks"}, "AUTH_JWKS_URL must begin with https://"),
         ({"AUTH_JWKS_URL": "https://"}, "AUTH_JWKS_URL must begin with https://"),
-        ({"AUTH_JWKS_URL": "https://u:p@auth.example/jwks"}, "AUTH_JWKS_URL must begin with https://"),
+        ({"AUTH_JWKS_URL": "https://u:p@auth.example/jwks"}, "without user or password"),
         ({"AUTH_JWKS_URL": "https://auth.example:port/jwks"}, "AUTH_JWKS_URL must begin with https://"),
         ({"AUTH_JWKS_URL": "http://localhost.example/jwks"}, "AUTH_JWKS_URL must begin with https://"),
         ({"AUTH_JWKS_URL": "https://auth example/jwks"}, "AUTH_JWKS_URL must begin with https://"),
