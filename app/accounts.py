@@ -1,5 +1,6 @@
 """Users that TaskQL makes: from the command line, for the demo, and for tokens of issuers with users of their own."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +21,8 @@ DEMO_EMAIL = "demo@example.com"
 # A domain that can never be (RFC 6761), for users whose token has no address.
 NO_EMAIL = "users.invalid"
 LONGEST_LINE = 255
+# Nobody may take the address that another user without one will get.
+_ADDRESS = re.compile(rf"[^@\s]+@(?!{re.escape(NO_EMAIL)}$)[^@\s]+")
 _NOTHING = Selection("TaskPayload", ())
 
 
@@ -59,13 +62,13 @@ PROVISION = _provision()
 
 
 def _profile(principal: Principal, claims: Mapping[str, Any]) -> dict[str, Any]:
-    email = _line(claims.get("email"))
+    email = (_line(claims.get("email")) or "").lower()
     verified = claims.get("email_verified")
-    if email is None or verified is False:
+    if not _ADDRESS.fullmatch(email) or verified is False:
         email, verified = f"{principal.user_id}@{NO_EMAIL}", False
     return {
         "id": principal.user_id,
-        "email": email.lower(),
+        "email": email,
         "email_verified": verified is True,
         "name": _line(claims.get("name")),
     }

@@ -72,11 +72,12 @@ class Authenticator:
 
         Does not suspend with a secret, nor for a token that is remembered.
         """
-        digest = sha256((authorization or "").encode(errors="surrogatepass")).digest()
+        token = _bearer(authorization)
+        digest = sha256(token.encode(errors="surrogatepass")).digest()
         known = self._verified.get(digest)
         if known and known.holds():
             return known.principal
-        verified, claims = await self._verify(_bearer(authorization))
+        verified, claims = await self._verify(token)
         if self._first_sight:
             await self._first_sight(verified.principal, claims)
         self._remember(digest, verified)

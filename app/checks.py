@@ -26,6 +26,7 @@ from app.url import DatabaseURL
 
 OLDEST_SERVER = 150000
 WALLED = ("tasks", "task_clocks", "task_tags")
+FUNCTIONS = ("act_as(uuid)", "position_between(text, text)", "search_key(text)")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 _roles = table(
@@ -42,17 +43,18 @@ _classes = table(
     column("relforcerowsecurity", Boolean),
 )
 
-_policies_view = table(
-    "pg_policies",
-    column("tablename", Text),
-    column("policyname", Text),
-    column("qual", Text),
-    column("with_check", Text),
+_policy_rows = table(
+    "pg_policy", column("polname", Text), column("polrelid"), column("polqual"), column("polwithcheck")
 )
 
 
 _MINE = "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
 _MINE_IN_CATALOG = "(user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
+
+
+_ANOTHER_ROLE = (
+    "Name another role in DATABASE_URL and this one in DATABASE_OWNER_URL: `taskql migrate` then makes that role."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,7 @@ def _session(connection: Connection) -> Finding:
 def _role(connection: Connection) -> list[Finding]:
     rights: Select[Any] = select(func.quote_ident(_roles.c.rolname), _roles.c.rolsuper, _roles.c.rolbypassrls)
     role, superuser, bypasses = connection.execute(rights.where(_roles.c.rolname == func.current_user())).one()
-    mend = (
-        "As a superuser: ALTER ROLE {} {}; or name another role in DATABASE_URL and this one in DATABASE_OWNER_URL:"
-        " `taskql migrate` then makes that role."
-    )
+    mend = f"{_ANOTHER_ROLE} Or, as a superuser: ALTER ROLE {{}} {{}};"
     if superuser:
         seen = f"The role {role} is a superuser, whom row security does not hold"
         return [Finding("failure", seen, mend.format(role, "NOSUPERUSER NOBYPASSRLS"))]
@@ -205,8 +204,8 @@ def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:
         found.append(Finding("failure", f"Row security of {name} is not enabled and forced", mend))
     if owned:
         mend = (
-            f"As the role that shall own it: ALTER TABLE {name} OWNER TO CURRENT_USER; name that role in"
-            " DATABASE_OWNER_URL, and run `taskql migrate`."
+            f"{_ANOTHER_ROLE} Or, as a superuser that shall own it: ALTER TABLE {name} OWNER TO CURRENT_USER; name that"
+            " one in DATABASE_OWNER_URL, and run `taskql migrate`."
         )
         seen = f"The server's role owns {name} and could take its row security away"
         found.append(Finding("failure", seen, mend))
@@ -215,22 +214,23 @@ def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:
 
 def _policies(connection: Connection) -> list[Finding]:
     """Each table has our policy and no other: policies add up, and another lets through what ours would not."""
-    policy = _policies_view.c
-    named = select(policy.tablename, func.quote_ident(policy.policyname), policy.qual, policy.with_check)
-    rows = connection.execute(named.where(policy.tablename.in_(WALLED))).all()
-    ours = [table for table, _, *conditions in rows if conditions == [_MINE_IN_CATALOG] * 2]
-    foreign = [(table, name) for table, name, *conditions in rows if conditions != [_MINE_IN_CATALOG] * 2]
+    policy = _policy_rows.c
+    conditions = [func.pg_get_expr(policy[name], policy.polrelid) for name in ("polqual", "polwithcheck")]
+    named = select(_classes.c.relname, func.quote_ident(policy.polname), *conditions)
+    rows = connection.execute(named.where(policy.polrelid == _classes.c.oid, _walled())).all()
+    ours = [walled for walled, _, *seen in rows if seen == [_MINE_IN_CATALOG] * 2]
+    foreign = [(walled, name) for walled, name, *seen in rows if seen != [_MINE_IN_CATALOG] * 2]
     drop = "As the tables' owner: DROP POLICY {} ON {};"
     create = "As the tables' owner: CREATE POLICY {0}_of_user ON {0} USING ({1}) WITH CHECK ({1});"
     return [
         *(
-            Finding("failure", f"The policy {name} of {table} is not TaskQL's", drop.format(name, table))
-            for table, name in foreign
+            Finding("failure", f"The policy {name} of {walled} is not TaskQL's", drop.format(name, walled))
+            for walled, name in foreign
         ),
         *(
-            Finding("failure", f"The policy of {table} is missing", create.format(table, _MINE))
-            for table in WALLED
-            if table not in ours
+            Finding("failure", f"The policy of {walled} is missing", create.format(walled, _MINE))
+            for walled in WALLED
+            if walled not in ours
         ),
     ]
 
@@ -239,9 +239,11 @@ def _rights(connection: Connection) -> Finding:
     """What the server's role needs, it has."""
     needs = [func.has_table_privilege(name, right) for name in WALLED for right in RIGHTS]
     needs += [func.has_table_privilege("users", right) for right in ("SELECT", "INSERT")]
-    needs += [func.coalesce(func.has_function_privilege(func.to_regprocedure("act_as(uuid)"), "EXECUTE"), false())]
+    needs += [
+        func.coalesce(func.has_function_privilege(func.to_regprocedure(name), "EXECUTE"), false()) for name in FUNCTIONS
+    ]
     if all(connection.execute(select(*needs)).one()):
         return Finding("ok", "The role has the rights it needs")
     return Finding(
-        "failure", "The role lacks rights on the tables or on act_as()", "Run `taskql migrate`: it grants them."
+        "failure", "The role lacks rights on the tables or functions", "Run `taskql migrate`: it grants them."
     )

@@ -209,11 +209,12 @@ def _key(published: Any) -> Key | None:
     try:
         # Without its alg, which PyJWT believes even where it is no algorithm for such a key.
         material = jwt.PyJWK({name: value for name, value in published.items() if name != "alg"}).key
-    except Exception:  # noqa: BLE001 - PyJWT lets many kinds of error through, and one odd key must not cost the others
+        text = orjson.dumps(published, option=orjson.OPT_SORT_KEYS)
+    except Exception:  # noqa: BLE001 - there are many kinds of error here, and one odd key must not cost the others
         return None
     named = published.get("alg")
     algorithms = tuple(name for name in _algorithms(material) if named is None or named == name)
-    return Key(kid, algorithms, material, orjson.dumps(published, option=orjson.OPT_SORT_KEYS)) if algorithms else None
+    return Key(kid, algorithms, material, text) if algorithms else None
 
 
 def _algorithms(material: object) -> tuple[str, ...]:

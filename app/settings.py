@@ -221,7 +221,10 @@ def _key_set_url(url: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise StartupError("AUTH_JWKS_URL must begin with https:// and name a host (http:// only for this machine)")
+        raise StartupError(
+            "AUTH_JWKS_URL must begin with https:// and name a host (http:// only for this machine), without user or"
+            " password"
+        )
     return url
 
 

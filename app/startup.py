@@ -96,10 +96,20 @@ async def _database(settings: Settings) -> list[Finding]:
     try:
         server, owner = server_url(settings), owner_url(settings)
         found += [checks.encryption(server), checks.way_around_pooler(server, owner)]
+        found += [await _owner(owner)] if settings.database_owner_url else []
         found += await findings(settings)
     except StartupError as error:
         found.append(failed(error))
     return found
+
+
+async def _owner(owner: DatabaseURL) -> Finding:
+    """Whether the owner can log in, as `serve` does to look for missing migrations."""
+    try:
+        await _patiently(owner, lambda: _inspect(owner, missing))
+    except StartupError as error:
+        return failed(error)
+    return Finding("ok", "The owner can log in")
 
 
 def failed(error: StartupError) -> Finding:
@@ -142,7 +152,7 @@ async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
         except (OSError, asyncpg.PostgresError, DBAPIError) as error:
             cause = driver_error(error)
             if not isinstance(cause, _PASSING) or isinstance(cause, ssl.SSLError):
-                raise StartupError(f"The database at {url} refuses: {_reason(cause)}.{_hint(cause)}") from None
+                raise StartupError(f"The database at {url} refuses: {_reason(cause)}.{_hint(url, cause)}") from None
             if loop.time() + pause > deadline:
                 raise StartupError(f"No database answers at {url}: {_reason(cause)}.") from None
         await asyncio.sleep(pause)
@@ -153,10 +163,12 @@ def _reason(error: BaseException) -> str:
     return str(error).strip().rstrip(".") or type(error).__name__
 
 
-def _hint(error: BaseException) -> str:
+def _hint(url: DatabaseURL, error: BaseException) -> str:
     """What mends a refusal that tells its cause."""
     unknown = isinstance(error, asyncpg.InvalidAuthorizationSpecificationError) and "does not exist" in str(error)
     if unknown or isinstance(error, asyncpg.InvalidPasswordError):
+        if url.variable != "DATABASE_URL":
+            return f" See that {url.variable} has the right role and password."
         return (
             " `taskql migrate` with DATABASE_OWNER_URL makes the role that DATABASE_URL names; a role that is there"
             " keeps its password."

@@ -1,7 +1,9 @@
 """Database URLs as hosts print them, made fit for SQLAlchemy and asyncpg."""
 
+import math
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import URL, make_url
@@ -13,6 +15,7 @@ from app.settings import Settings
 CONNECT_TIMEOUT = 3.0
 # A database of Neon that sleeps is started by the first connection.
 NEON_CONNECT_TIMEOUT = 10.0
+LAST_PORT = 65535
 _SCHEMES = {"postgres", "postgresql", "postgresql+asyncpg"}
 _TLS_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 _POOLER = "-pooler"
@@ -28,7 +31,7 @@ class DatabaseURL:
     def __init__(
         self, url: str, *, pooled: bool = False, direct: str | None = None, variable: str = "DATABASE_URL"
     ) -> None:
-        self._variable, self._direct = variable, direct
+        self.variable, self._direct = variable, direct
         parsed = self._parsed(url)
         query = {name: value if isinstance(value, str) else value[-1] for name, value in parsed.query.items()}
         self.role, self.password, self.host = parsed.username, parsed.password, parsed.host or query.get("host", "")
@@ -40,6 +43,7 @@ class DatabaseURL:
         self.tls = self._tls(query.pop("sslmode", None), query.pop("sslrootcert", None))
         query.pop("channel_binding", None)  # the driver has none
         socket: dict[str, str] = {name: query.pop(name) for name in ("host", "port") if name in query}
+        self._check_port(str(parsed.port or socket.get("port", "")))
         if query:
             raise self._wrong(f"has parameters TaskQL does not know: {', '.join(sorted(query))}; leave them out")
         self.sqlalchemy = parsed.set(drivername="postgresql+asyncpg", query=socket)
@@ -57,7 +61,7 @@ class DatabaseURL:
         if _POOLER not in first:
             return self
         there = self._given.set(host=first.replace(_POOLER, "") + dot + rest)
-        return DatabaseURL(there.render_as_string(hide_password=False), variable=self._variable)
+        return DatabaseURL(there.render_as_string(hide_password=False), variable=self.variable)
 
     @property
     def is_neon(self) -> bool:
@@ -74,26 +78,34 @@ class DatabaseURL:
         return self.sqlalchemy.render_as_string(hide_password=True)
 
     def _wrong(self, problem: str) -> StartupError:
-        return StartupError(f"{self._variable} {problem}")
+        return StartupError(f"{self.variable} {problem}")
 
     def _parsed(self, url: str) -> URL:
         try:
             parsed = make_url(url.strip())
         except (ArgumentError, ValueError):
+            parsed = None
+        # A host with an @ holds the end of a password.
+        if parsed is None or "@" in (parsed.host or ""):
             raise self._wrong(
                 "is not a database URL; it looks like postgresql://user:password@host:5432/database,"
                 " with other characters than letters and digits in the password written as %40 and so on"
-            ) from None
+            )
         if parsed.drivername not in _SCHEMES:
             raise self._wrong(f"must begin with postgresql://, not {parsed.drivername}://")
         return parsed
 
+    def _check_port(self, port: str) -> None:
+        if port and not (port.isdecimal() and int(port) <= LAST_PORT):
+            raise self._wrong(f"has a port that is none, {port!r}; the usual one is 5432")
+
     def _seconds(self, timeout: str | None) -> float:
-        try:
-            default = NEON_CONNECT_TIMEOUT if self.is_neon else CONNECT_TIMEOUT
-            return default if timeout is None else float(timeout)
-        except ValueError:
-            raise self._wrong(f"has a connect_timeout that is no number of seconds: {timeout!r}") from None
+        if timeout is None:
+            return NEON_CONNECT_TIMEOUT if self.is_neon else CONNECT_TIMEOUT
+        with suppress(ValueError):
+            if 0 < float(timeout) < math.inf:
+                return float(timeout)
+        raise self._wrong(f"has a connect_timeout that is no number of seconds above 0: {timeout!r}")
 
     def _tls(self, mode: str | None, root: str | None) -> ssl.SSLContext | str | bool:
         """Encryption as `sslmode` asks; hosts that are known to have a public certificate are verified."""

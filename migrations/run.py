@@ -8,11 +8,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.script.revision import ResolutionError
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.database import SESSION
+from app.errors import StartupError
 from app.url import DatabaseURL
 from migrations.citus import ROLE_SETTINGS, distribute
 
@@ -28,10 +30,15 @@ def config(connection: Connection | None = None) -> Config:
 
 
 def missing(connection: Connection) -> list[str]:
-    """The revisions this database lacks, oldest first."""
+    """The revisions this database lacks, oldest first; StartupError where it has one that is not known here."""
     current = MigrationContext.configure(connection).get_current_heads()
     script = ScriptDirectory.from_config(config())
-    found = [step.revision for step in script.iterate_revisions("heads", current or "base")]
+    try:
+        found = [step.revision for step in script.iterate_revisions("heads", current or "base")]
+    except ResolutionError:
+        raise StartupError(
+            f"The database is at revision {', '.join(current)}, of another TaskQL than this one: run that, or a newer."
+        ) from None
     return found[::-1]
 
 
@@ -81,6 +88,7 @@ def _grant(connection: Connection, role: str, password: str, settings: Mapping[s
         "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_clocks, task_tags TO %I",
         "GRANT SELECT, INSERT ON users TO %I",
         "GRANT SELECT ON alembic_version TO %I",
+        "GRANT EXECUTE ON FUNCTION act_as(uuid), position_between(text, text), search_key(text) TO %I",
     ):
         _say(connection, statement, role)
     for name, value in settings.items():

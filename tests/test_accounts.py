@@ -159,6 +159,9 @@ async def test_even_a_write_makes_the_user_first(provisioning: Door) -> None:
         {"email": 5},
         {"email": "a\0b@example.com"},
         {"email": "x" * 300 + "@example.com"},
+        {"email": " "},
+        {"email": "example.com", "email_verified": True},
+        {"email": f"{uuid4()}@Users.invalid"},
         {"email": "unverified@example.com", "email_verified": False},
     ],
 )

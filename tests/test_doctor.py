@@ -63,6 +63,9 @@ async def other(stage: Stage) -> AsyncIterator[str]:
     await stage.owner.execute(f"REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name}")
 
 
+POLICY = "CREATE POLICY tasks_of_user ON theirs.tasks USING ({0}) WITH CHECK ({0})".format(
+    "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
+)
 BREACHES = {
     "a superuser": ['ALTER ROLE "{role}" SUPERUSER'],
     "BYPASSRLS": ['ALTER ROLE "{role}" BYPASSRLS'],
@@ -79,6 +82,11 @@ BREACHES = {
     "row security not enabled": ["ALTER TABLE task_clocks DISABLE ROW LEVEL SECURITY"],
     "a policy that lets all through": ['CREATE POLICY "o ops" ON tasks USING (true)'],
     "a policy that was changed": ["ALTER POLICY tasks_of_user ON tasks USING (true)"],
+    "no policy, but for a table of the same name": [
+        "DROP POLICY tasks_of_user ON tasks",
+        f"CREATE SCHEMA theirs; CREATE TABLE theirs.tasks (user_id uuid); {POLICY}",
+    ],
+    "no right to act": ['REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC, "{role}"'],
     "no policy": ["DROP POLICY task_clocks_of_user ON task_clocks"],
 }
 
@@ -95,8 +103,10 @@ async def test_a_mend_mends(stage: Stage, other: str, name: str) -> None:
     with pytest.raises(StartupError, match=re.escape(found[0].seen)):
         await refuse_failures(stage.settings)
     for finding in found:
-        (statement,) = re.findall(r"(?:ALTER|REVOKE|DROP|CREATE) [^;]+;", finding.mend)
-        await stage.owner.execute(statement)
+        statements = re.findall(r"(?:ALTER|REVOKE|DROP|CREATE) [^;]+;", finding.mend)
+        assert len(statements) == 1 or "Run `taskql migrate`" in finding.mend
+        for statement in statements:
+            await stage.owner.execute(statement)
     await migrate(DatabaseURL(stage.database.owner_url), DatabaseURL(stage.database.app_url))
 
     assert await stage.failures() == []
@@ -108,6 +118,22 @@ async def test_membership_of_a_harmless_role(stage: Stage, other: str) -> None:
     await stage.owner.execute(f'GRANT {other} TO "{stage.role}"')
 
     assert await stage.failures() == []
+
+
+async def test_tables_of_others_with_our_names(stage: Stage) -> None:
+    """Policies of tables in other schemas are no concern of ours."""
+    await stage.owner.execute("CREATE SCHEMA theirs; CREATE TABLE theirs.tasks (a int)")
+    await stage.owner.execute("CREATE POLICY all_of_them ON theirs.tasks USING (true)")
+
+    assert await stage.failures() == []
+
+
+async def test_one_url_for_all(stage: Stage) -> None:
+    """Where the owner serves, the first mend that is named is a new role, which `taskql migrate` makes."""
+    await stage.owner.execute(f'ALTER TABLE tasks OWNER TO "{stage.role}"')
+
+    (owned,) = await stage.failures()
+    assert owned.mend.startswith("Name another role in DATABASE_URL and this one in DATABASE_OWNER_URL")
 
 
 async def test_settings_that_the_role_should_bring(stage: Stage) -> None:
@@ -222,6 +248,18 @@ def test_a_database_that_is_not_there(url: str, words: str) -> None:
     assert code == 2
     assert any(line.startswith("failure") and words in line for line in lines)
     assert any(line.startswith("ok") and "AUTH_SECRET" in line for line in lines)
+
+
+async def test_an_owner_who_cannot_log_in(stage: Stage) -> None:
+    """What `serve` refuses of the owner's URL, doctor tells as well, with what mends that URL and not the other."""
+    nobody = stage.database.owner_url.replace("//postgres@", "//nobody:s3cret@")
+    code, lines = doctor(**in_order(stage) | {"DATABASE_OWNER_URL": nobody})
+
+    assert code == 2
+    (failure,) = [line for line in lines if line.startswith("failure")]
+    assert "DATABASE_OWNER_URL" in failure
+    assert "makes the role" not in failure
+    assert any("Row security" in line for line in lines)
 
 
 def keyed(stage: Stage, url: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The key set of an issuer: how often it is fetched, who waits for it, which of its keys count, what may go wrong."""
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -380,6 +381,16 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert {len(digest) for digest in remembered} == {32}
 
 
+async def test_a_token_is_remembered_once() -> None:
+    """However its header is written, a token takes one place among the remembered."""
+    stage = Stage(OLD)
+    bearer = token(OLD, claims(ALICE))
+    for authorization in (f"Bearer {bearer}", f"bearer {bearer}", f"Bearer   {bearer}\t", f"Bearer \xa0{bearer}"):
+        await stage.authenticator.principal(authorization)
+
+    assert len(stage.authenticator._verified) == 1  # noqa: SLF001 - what it holds is the point
+
+
 @pytest.fixture
 async def issuer() -> AsyncIterator[Published]:
     async with published(OLD, NEW) as issuer:
@@ -520,6 +531,7 @@ ODD: dict[str, dict[str, Any]] = {
     "no kty": {"crv": "P-256"},
     "an unknown kty": {"kty": "AKP", "alg": "ML-DSA-44"},
     "base64 that is none": P256 | {"x": "ü!"},
+    "nested too deeply": P256 | {"more": json.loads("[" * 300 + "]" * 300)},
 }
 
 

@@ -73,6 +73,20 @@ async def test_the_models_are_what_the_migrations_make(empty: Server) -> None:
     await run(empty.owner_url, lambda connection: command.check(config(connection)))
 
 
+async def test_a_revision_of_a_newer_taskql(empty: Server) -> None:
+    """A database that a newer TaskQL has migrated is refused in one line, and is not migrated."""
+    owner, server = DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url)
+    await migrate(owner, server)
+    newer = await connect(empty.owner_url)
+    await newer.execute("UPDATE alembic_version SET version_num = '9999'")
+    await newer.close()
+
+    with pytest.raises(StartupError, match="revision 9999"):
+        await findings(made_settings(empty))
+    with pytest.raises(StartupError, match="revision 9999"):
+        await migrate(owner, server)
+
+
 async def test_several_at_once_wait_for_one_another(empty: Server) -> None:
     """Of migrations started together one applies the revisions, and the others find nothing left."""
     owner, server = DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url)
