@@ -48,6 +48,8 @@ class Connections:
                 connection = self._idle.pop()
                 if self._is_usable(connection):
                     return connection
+                # Not the driver's farewell: where nobody answers any more it takes two seconds for each.
+                connection.driver.terminate()
                 await _close(connection)
             pooled = await self._engine.raw_connection()
             return Connection(pooled, pooled.driver_connection, _now())

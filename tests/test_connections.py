@@ -1,0 +1,86 @@
+"""Connections between the server and PostgreSQL that nobody answers on any more."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Server, User, made_settings, running
+from sqlalchemy import URL
+
+from app.settings import Settings
+from app.url import DatabaseURL
+
+VIEWER = "{ viewer { id } }"
+POOL = 4
+PATIENCE_SECONDS = 5.0  # a farewell on each of the silent connections would take longer
+
+Pipe = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Proxy:
+    """A way to a database server, on which connections can fall silent without being closed."""
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self._silence = asyncio.Event()
+        self._relays: set[asyncio.Task[None]] = set()
+
+    def silence(self) -> None:
+        """Swallow all that comes on the connections there are; later ones work."""
+        self._silence.set()
+        self._silence = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, server = await self._connected()
+        for source, target in ((reader, server), (answers, writer)):
+            relay = asyncio.create_task(_relay(source, target, self._silence))
+            self._relays.add(relay)
+
+    async def _connected(self) -> Pipe:
+        query: dict[str, Any] = dict(self._url.query)
+        host, port = self._url.host or query["host"], self._url.port or query.get("port", 5432)
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
+
+    async def ended(self) -> None:
+        await asyncio.gather(*self._relays)
+
+
+async def _relay(source: asyncio.StreamReader, target: asyncio.StreamWriter, silence: asyncio.Event) -> None:
+    while data := await source.read(65536):
+        if not silence.is_set():
+            target.write(data)
+    target.close()
+
+
+@asynccontextmanager
+async def proxied(server: Server, folder: Path) -> AsyncIterator[tuple[Proxy, Server]]:
+    """A proxy before a server, and the server as it is met through it."""
+    proxy = Proxy(DatabaseURL(server.app_url).sqlalchemy)
+    listener = await asyncio.start_unix_server(proxy.serve, folder / ".s.PGSQL.5432")
+    app_url = f"postgresql://taskql_app@/taskql?host={folder}&port=5432"
+    async with listener:
+        yield proxy, Server(server.owner_url, app_url)
+        await proxy.ended()
+
+
+async def test_old_connections_on_which_nobody_answers(
+    server: Server,
+    settings: Settings,
+    new_user: Callable[..., Awaitable[User]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Connections that a network has dropped in a quiet time keep no request waiting for their end."""
+    del settings
+    async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=POOL)) as application:
+        alice = await new_user(application.http)
+        await asyncio.gather(*(alice.data(VIEWER) for _ in range(POOL)))
+        proxy.silence()
+        monkeypatch.setattr("app.connections.RECYCLE_AFTER_SECONDS", 0.0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await alice.data(VIEWER))["viewer"]["id"] == str(alice.id)
