@@ -101,13 +101,16 @@ class Loan:
             await self._connections.throw_away(self._connection)
 
 
-async def acquire(lock: asyncio.Lock | asyncio.Semaphore, patience: float) -> None:
-    """Take a lock, with a timer only where it must be waited for; TimeoutError after so many seconds."""
-    if not lock.locked():
-        await lock.acquire()
+async def acquire(turns: asyncio.Semaphore, patience: float) -> None:
+    """Take a turn, with a timer only where it must be waited for; TimeoutError after so many seconds.
+
+    A Lock would not do: between two holders it says that it is free, and lets whoever asks then wait all the same.
+    """
+    if not turns.locked():
+        await turns.acquire()
         return
     async with asyncio.timeout(patience):
-        await lock.acquire()
+        await turns.acquire()
 
 
 async def _close(connection: Connection) -> None:

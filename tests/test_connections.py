@@ -1,4 +1,4 @@
-"""Connections between the server and PostgreSQL that nobody answers on any more."""
+"""Waiting for connections and for a user's other writes, and connections that nobody answers on any more."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -6,14 +6,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
-from conftest import Server, User, made_settings, running
+from conftest import Server, User, connect, made_settings, running
 from sqlalchemy import URL
 
 from app.settings import Settings
 from app.url import DatabaseURL
 
 VIEWER = "{ viewer { id } }"
+ONE = 'mutation { createTask(input: {title: "One"}) { token } }'
+TWO = 'mutation { a: createTask(input: {title: "A"}) { token } b: createTask(input: {title: "B"}) { token } }'
+LOCK = "SELECT version FROM task_clocks WHERE user_id = $1 FOR UPDATE"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 POOL = 4
 PATIENCE_SECONDS = 5.0  # a farewell on each of the silent connections would take longer
 
@@ -84,3 +89,33 @@ async def test_old_connections_on_which_nobody_answers(
         monkeypatch.setattr("app.connections.RECYCLE_AFTER_SECONDS", 0.0)
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert (await alice.data(VIEWER))["viewer"]["id"] == str(alice.id)
+
+
+async def waiting(connection: "asyncpg.Connection[Any]", count: int) -> None:
+    """Until so many sessions wait for a lock."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await connection.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_write_right_after_another_gets_in_line(
+    alice: User, owner: "asyncpg.Connection[Any]", server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second write of an operation waits behind those of others, and no longer than any write may."""
+    await alice.add()
+    second = await connect(server.owner_url)
+    async with asyncio.timeout(20):
+        async with second.transaction():
+            async with owner.transaction():
+                await owner.fetchval(LOCK, alice.id)
+                two = asyncio.create_task(alice.ask(TWO))
+                await waiting(owner, 1)
+                one = asyncio.create_task(alice.ask(ONE))
+                locking = asyncio.create_task(second.fetchval(LOCK, alice.id))
+                await waiting(owner, 2)
+                monkeypatch.setattr("app.database.COMMAND_TIMEOUT", 0.1)
+            await locking
+            [error] = (await two)["errors"]
+        assert (error["path"], error["extensions"]["code"]) == (["b"], "UNAVAILABLE")
+        assert "errors" not in await one
+    await second.close()
