@@ -74,8 +74,8 @@ class Connections:
         await _close(connection)
 
     async def close(self) -> None:
-        while self._idle:
-            await _close(self._idle.pop())
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*map(_close, idle))
         await self._engine.dispose()
 
 

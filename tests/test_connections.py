@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,20 @@ async def test_old_connections_on_which_nobody_answers(
         monkeypatch.setattr("app.connections.RECYCLE_AFTER_SECONDS", 0.0)
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert (await alice.data(VIEWER))["viewer"]["id"] == str(alice.id)
+
+
+async def test_a_server_stops_where_nobody_answers(
+    server: Server, settings: Settings, new_user: Callable[..., Awaitable[User]], tmp_path: Path
+) -> None:
+    """A server whose database has fallen silent waits for the ends of its connections at once."""
+    del settings
+    async with proxied(server, tmp_path) as (proxy, met), AsyncExitStack() as stack:
+        application = await stack.enter_async_context(running(made_settings(met, db_pool_size=POOL)))
+        alice = await new_user(application.http)
+        await asyncio.gather(*(alice.data(VIEWER) for _ in range(POOL)))
+        proxy.silence()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await stack.aclose()
 
 
 async def waiting(connection: "asyncpg.Connection[Any]", count: int) -> None:
