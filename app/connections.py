@@ -48,6 +48,8 @@ class Connections:
                 connection = self._idle.pop()
                 if self._is_usable(connection):
                     return connection
+                # Not the driver's farewell: where nobody answers any more it takes two seconds for each.
+                connection.driver.terminate()
                 await _close(connection)
             pooled = await self._engine.raw_connection()
             return Connection(pooled, pooled.driver_connection, _now())
@@ -72,8 +74,8 @@ class Connections:
         await _close(connection)
 
     async def close(self) -> None:
-        while self._idle:
-            await _close(self._idle.pop())
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*map(_close, idle))
         await self._engine.dispose()
 
 
@@ -99,13 +101,16 @@ class Loan:
             await self._connections.throw_away(self._connection)
 
 
-async def acquire(lock: asyncio.Lock | asyncio.Semaphore, patience: float) -> None:
-    """Take a lock, with a timer only where it must be waited for; TimeoutError after so many seconds."""
-    if not lock.locked():
-        await lock.acquire()
+async def acquire(turns: asyncio.Semaphore, patience: float) -> None:
+    """Take a turn, with a timer only where it must be waited for; TimeoutError after so many seconds.
+
+    A Lock would not do: between two holders it says that it is free, and lets whoever asks then wait all the same.
+    """
+    if not turns.locked():
+        await turns.acquire()
         return
     async with asyncio.timeout(patience):
-        await lock.acquire()
+        await turns.acquire()
 
 
 async def _close(connection: Connection) -> None:

@@ -52,7 +52,7 @@ class Database:
     def __init__(self, url: DatabaseURL, *, pool_size: int) -> None:
         self.engine = _engine(url)
         self._connections = Connections(self.engine, pool_size)
-        self._writers: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+        self._writers: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
         """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
@@ -72,7 +72,7 @@ class Database:
         failure the commit may have happened, and the caller decides; but not where the connection was lost before the
         transaction began.
         """
-        alone = self._writers.setdefault(owner, asyncio.Lock())
+        alone = self._writers.setdefault(owner, asyncio.Semaphore(1))
         with expected:
             await acquire(alone, COMMAND_TIMEOUT)
         try:

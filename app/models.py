@@ -109,7 +109,7 @@ class TaskTag(Base):
 
     __tablename__ = "task_tags"
 
-    user_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     tag: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     task_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
 

@@ -86,8 +86,8 @@ def single_field(executor: Executor[None]) -> SingleField | None:
         return None
     try:
         return SingleField(executor, node, field, root)
-    except GraphQLError:
-        return None  # a constant that validation has let through, but no resolver can take
+    except GraphQLError:  # a constant that passes validation: of a one-of input, whose members are counted later
+        return None
 
 
 def _coerced(value: object, type_: GraphQLInputType) -> Any:

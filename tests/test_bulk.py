@@ -572,6 +572,17 @@ async def test_what_no_form_would_send(alice: User, wire: Wire, kind: str, varia
     assert await wire.statements() == []
 
 
+@pytest.mark.parametrize(
+    "where",
+    ["{}", "{ids: [], filter: {}}", "{ids: null}", "{filter: null}", "{ids: [], filter: null}"],
+)
+async def test_a_selector_that_is_none_in_the_text(alice: User, wire: Wire, where: str) -> None:
+    """Not exactly one selector is BAD_USER_INPUT at the field also where the text of the operation says so."""
+    [error] = (await alice.ask(f"mutation {{ some: deleteTasks(where: {where}) {{ affectedCount }} }}"))["errors"]
+    assert (error["path"], error["extensions"]["code"]) == (["some"], "BAD_USER_INPUT")
+    assert await wire.statements() == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_too_many_ids(alice: User, wire: Wire, kind: str) -> None:
     """More than 1,000 ids are more than this server does."""

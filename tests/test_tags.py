@@ -1,5 +1,6 @@
 """Tags by their index: pages by rare and by common tags on every plan, and an index that holds whoever writes."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -181,23 +182,49 @@ async def test_the_server_cannot_index_for_another(server: Server, alice: User, 
             await connection.execute("INSERT INTO task_tags VALUES ($1, 'secret', gen_random_uuid())", alice.id)
 
 
-async def test_tags_from_before_the_index_are_in_it(empty: Server) -> None:
-    """The migration finds the tags that tasks have, also as an owner whom row security holds."""
+@pytest.fixture
+async def held(empty: Server) -> AsyncIterator[DatabaseURL]:
+    """The URL of an owner whom row security holds, of a database of the test's own."""
     role = f"owner_{uuid4().hex}"
     superuser = await connect(empty.owner_url)
     await superuser.execute(f"CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA public TO {role}")
-    owner_url = DatabaseURL(empty.owner_url.replace("//postgres", f"//{role}"))
-    await migrate(owner_url, None, "0002")
-    await superuser.execute("""
-        INSERT INTO users (email) VALUES ('a@example.com'), ('b@example.com');
-        INSERT INTO tasks (user_id, id, title, position, version, tags)
-        SELECT id, gen_random_uuid(), 'Old', 'a', 1, '{home,home,work}' FROM users
-    """)
-    await migrate(owner_url, None)
+    yield DatabaseURL(empty.owner_url.replace("//postgres", f"//{role}"))
+    await superuser.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+    await superuser.close()
+
+
+TWO_USERS = """
+    INSERT INTO users (email) VALUES ('a@example.com'), ('b@example.com');
+    INSERT INTO tasks (user_id, id, title, position, version, tags)
+    SELECT id, gen_random_uuid(), 'Old', 'a', 1, '{home,home,work}' FROM users
+"""
+
+
+async def test_tags_from_before_the_index_are_in_it(empty: Server, held: DatabaseURL) -> None:
+    """The migration finds the tags that tasks have, also as an owner whom row security holds."""
+    superuser = await connect(empty.owner_url)
+    await migrate(held, None, "0002")
+    await superuser.execute(TWO_USERS)
+    await migrate(held, None)
 
     assert await superuser.fetchval("SELECT count(*) FROM task_tags") == 4
     assert await superuser.fetch(ASTRAY) == []
     forced = "SELECT relforcerowsecurity FROM pg_class WHERE oid = ANY ('{tasks,task_tags}'::regclass[])"
     assert [row[0] for row in await superuser.fetch(forced)] == [True, True]
-    await superuser.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+    await superuser.close()
+
+
+@pytest.mark.parametrize("revision", ["head", "0004"])
+async def test_tags_go_with_their_user(empty: Server, held: DatabaseURL, revision: str) -> None:
+    """An owner whom row security holds deletes a user with her tags; what was left behind before is removed."""
+    superuser = await connect(empty.owner_url)
+    await migrate(held, None, revision)
+    await superuser.execute(TWO_USERS)
+    owner = await connect(str(held.sqlalchemy.set(drivername="postgresql")))
+    await owner.execute("DELETE FROM users WHERE email = 'a@example.com'")
+    await owner.close()
+    await migrate(held, None)
+
+    assert await superuser.fetchval("SELECT count(*) FROM task_tags") == 2
+    assert await superuser.fetch(ASTRAY) == []
     await superuser.close()

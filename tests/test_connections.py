@@ -1,0 +1,135 @@
+"""Waiting for connections and for a user's other writes, and connections that nobody answers on any more."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from conftest import Server, User, connect, made_settings, running
+from sqlalchemy import URL
+
+from app.settings import Settings
+from app.url import DatabaseURL
+
+VIEWER = "{ viewer { id } }"
+ONE = 'mutation { createTask(input: {title: "One"}) { token } }'
+TWO = 'mutation { a: createTask(input: {title: "A"}) { token } b: createTask(input: {title: "B"}) { token } }'
+LOCK = "SELECT version FROM task_clocks WHERE user_id = $1 FOR UPDATE"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+POOL = 4
+PATIENCE_SECONDS = 5.0  # a farewell on each of the silent connections would take longer
+
+Pipe = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Proxy:
+    """A way to a database server, on which connections can fall silent without being closed."""
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self._silence = asyncio.Event()
+        self._relays: set[asyncio.Task[None]] = set()
+
+    def silence(self) -> None:
+        """Swallow all that comes on the connections there are; later ones work."""
+        self._silence.set()
+        self._silence = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, server = await self._connected()
+        for source, target in ((reader, server), (answers, writer)):
+            relay = asyncio.create_task(_relay(source, target, self._silence))
+            self._relays.add(relay)
+
+    async def _connected(self) -> Pipe:
+        query: dict[str, Any] = dict(self._url.query)
+        host, port = self._url.host or query["host"], self._url.port or query.get("port", 5432)
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
+
+    async def ended(self) -> None:
+        await asyncio.gather(*self._relays)
+
+
+async def _relay(source: asyncio.StreamReader, target: asyncio.StreamWriter, silence: asyncio.Event) -> None:
+    while data := await source.read(65536):
+        if not silence.is_set():
+            target.write(data)
+    target.close()
+
+
+@asynccontextmanager
+async def proxied(server: Server, folder: Path) -> AsyncIterator[tuple[Proxy, Server]]:
+    """A proxy before a server, and the server as it is met through it."""
+    proxy = Proxy(DatabaseURL(server.app_url).sqlalchemy)
+    listener = await asyncio.start_unix_server(proxy.serve, folder / ".s.PGSQL.5432")
+    app_url = f"postgresql://taskql_app@/taskql?host={folder}&port=5432"
+    async with listener:
+        yield proxy, Server(server.owner_url, app_url)
+        await proxy.ended()
+
+
+async def test_old_connections_on_which_nobody_answers(
+    server: Server,
+    settings: Settings,
+    new_user: Callable[..., Awaitable[User]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Connections that a network has dropped in a quiet time keep no request waiting for their end."""
+    del settings
+    async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=POOL)) as application:
+        alice = await new_user(application.http)
+        await asyncio.gather(*(alice.data(VIEWER) for _ in range(POOL)))
+        proxy.silence()
+        monkeypatch.setattr("app.connections.RECYCLE_AFTER_SECONDS", 0.0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await alice.data(VIEWER))["viewer"]["id"] == str(alice.id)
+
+
+async def test_a_server_stops_where_nobody_answers(
+    server: Server, settings: Settings, new_user: Callable[..., Awaitable[User]], tmp_path: Path
+) -> None:
+    """A server whose database has fallen silent waits for the ends of its connections at once."""
+    del settings
+    async with proxied(server, tmp_path) as (proxy, met), AsyncExitStack() as stack:
+        application = await stack.enter_async_context(running(made_settings(met, db_pool_size=POOL)))
+        alice = await new_user(application.http)
+        await asyncio.gather(*(alice.data(VIEWER) for _ in range(POOL)))
+        proxy.silence()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await stack.aclose()
+
+
+async def waiting(connection: "asyncpg.Connection[Any]", count: int) -> None:
+    """Until so many sessions wait for a lock."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await connection.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_write_right_after_another_gets_in_line(
+    alice: User, owner: "asyncpg.Connection[Any]", server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second write of an operation waits behind those of others, and no longer than any write may."""
+    await alice.add()
+    second = await connect(server.owner_url)
+    async with asyncio.timeout(20):
+        async with second.transaction():
+            async with owner.transaction():
+                await owner.fetchval(LOCK, alice.id)
+                two = asyncio.create_task(alice.ask(TWO))
+                await waiting(owner, 1)
+                one = asyncio.create_task(alice.ask(ONE))
+                locking = asyncio.create_task(second.fetchval(LOCK, alice.id))
+                await waiting(owner, 2)
+                monkeypatch.setattr("app.database.COMMAND_TIMEOUT", 0.1)
+            await locking
+            [error] = (await two)["errors"]
+        assert (error["path"], error["extensions"]["code"]) == (["b"], "UNAVAILABLE")
+        assert "errors" not in await one
+    await second.close()
