@@ -16,7 +16,7 @@ from app.models import PRIORITIES
 from app.statements import Statement, text_literal
 
 TYPE_NAME = "__typename"
-MOST_STATEMENTS = 16
+MOST_STATEMENTS = 32
 
 Columns = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 
@@ -49,11 +49,11 @@ class Selection:
         return [entry for entry in self.fields if entry.name == name]
 
     def statement(self, key: Hashable, build: Callable[[], Statement]) -> Statement:
-        """The statement of an argument shape. A caller who makes up shapes without end only empties the store."""
+        """The statement of an argument shape. Callers could make up shapes without end: the oldest goes."""
         known = self.statements.get(key)
         if known is None:
             if len(self.statements) >= MOST_STATEMENTS:
-                self.statements.clear()
+                del self.statements[next(iter(self.statements))]
             known = self.statements[key] = build()
         return known
 

@@ -480,3 +480,18 @@ async def test_the_last_day_there_is(alice: User, bob: User) -> None:
         third = (await alice.data(ORDERED, direction=direction, after=second["pageInfo"]["endCursor"]))["tasks"]
         assert [node["dueDate"] for page in (first, second) for node in page["nodes"]] == expected
         assert third["nodes"] == []
+
+
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [("ΣΊΣΥΦΟΣ", "σίσυφος"), ("Σίσυφος", "ΣΙΣΥΦΟΣ"), ("Þórður", "thordur"), ("Straße nach Łódź", "STRASSE NACH lodz")],
+)
+async def test_search_in_languages_of_users(alice: User, bob: User, title: str, words: str) -> None:
+    """A word is found in any case, with or without its marks, and by either form of a letter."""
+    await bob.add(title)
+    task = await alice.add(title)
+
+    found = await alice.data(
+        "query ($words: String!) { tasks(filter: { search: $words }) { nodes { id } } }", words=words
+    )
+    assert found["tasks"]["nodes"] == [{"id": task["id"]}]
