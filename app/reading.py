@@ -169,7 +169,7 @@ class _Connection:
         hits, keys = self._hits(tagged)
         walked = self.shape.order.clauses(backward=self.shape.backward, keys=keys)
         place = func.row_number().over(order_by=walked).label("place")
-        page = select(*(hits.c[column.name] for column in TASKS.c), hits.c.cursor, place).where(*self._within(keys))
+        page = select(*(hits.c[column.name] for column in TASKS.c), hits.c.mark, place).where(*self._within(keys))
         return page.order_by(*walked).limit(self.size + literal_column("1"))
 
     def _hits(self, tagged: Tagged) -> tuple[Subquery, Keys]:
@@ -190,7 +190,7 @@ class _Connection:
         return after + before
 
     def _mark(self) -> ColumnElement[str]:
-        return cursor.encoded(self.shape.order.name, self.shape.order.expressions).label("cursor")
+        return cursor.content(self.shape.order.name, self.shape.order.expressions).label("mark")
 
     def _field(self, entry: Field) -> ColumnElement[str]:
         match entry.name:
@@ -203,7 +203,9 @@ class _Connection:
         return self._total_count()
 
     def _edge_field(self, entry: Field) -> ColumnElement[str]:
-        return quoted(self.rows.c.cursor) if entry.name == "cursor" else task_json(entry.inner, self.rows.c)
+        return (
+            quoted(cursor.sealed(self.rows.c.mark)) if entry.name == "cursor" else task_json(entry.inner, self.rows.c)
+        )
 
     def _list(self, element: ColumnElement[str]) -> ColumnElement[str]:
         """The shown rows in the order of the list, which is not the order of the walk when that went backward."""
@@ -219,10 +221,10 @@ class _Connection:
         return {"startCursor": start, "endCursor": end, "hasPreviousPage": previous, "hasNextPage": following}
 
     def _near_end(self) -> ColumnElement[str]:
-        return _cursor_or_null(func.max(self.rows.c.cursor).filter(self.place == literal_column("1")))
+        return _cursor_or_null(func.max(self.rows.c.mark).filter(self.place == literal_column("1")))
 
     def _far_end(self) -> ColumnElement[str]:
-        walked = func.array_agg(aggregate_order_by(self.rows.c.cursor, self.place.desc()))
+        walked = func.array_agg(aggregate_order_by(self.rows.c.mark, self.place.desc()))
         return _cursor_or_null(walked.filter(self.shown).self_group()[literal_column("1")])
 
     def _ahead(self) -> ColumnElement[str]:
@@ -260,4 +262,4 @@ class _Connection:
 
 
 def _cursor_or_null(mark: ColumnElement[Any]) -> ColumnElement[str]:
-    return func.coalesce(quoted(mark), text_literal("null"), type_=Text)
+    return func.coalesce(quoted(cursor.sealed(mark)), text_literal("null"), type_=Text)
