@@ -31,6 +31,7 @@ FETCH_TIMEOUT = 3.0
 MOST_BYTES = 200_000
 MOST_KEYS = 100
 MOST_WAITING = 1000
+MOST_TRIED = 5
 SMALLEST_RSA = 2048
 ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")
 
@@ -105,11 +106,11 @@ class KeySet:
                 await self._fetching
 
     def _fitting(self, kid: str | None, algorithm: object, tried: Sequence[Key]) -> Keys:
-        """Keys of this name; where a key or the token has no name, only the one that alone it can be."""
+        """Keys of this name; where a key or the token has no name, the few that it can be."""
         fitting = [key for key in self._keys if algorithm in key.algorithms]
         named = [key for key in fitting if kid is not None and key.kid == kid]
         unnamed = [key for key in fitting if kid is None or key.kid is None]
-        return tuple(key for key in named or (unnamed if len(unnamed) == 1 else []) if key not in tried)
+        return tuple(key for key in named or unnamed[:MOST_TRIED] if key not in tried)
 
     @property
     def _failed(self) -> bool:
