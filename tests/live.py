@@ -15,8 +15,8 @@ from starlette.types import ASGIApp
 
 from app import cli
 from app.errors import Unavailable
-from app.heads import BoundedHeads
 from app.main import create_app
+from app.protocols import BoundedHeads
 from app.settings import load
 from schema.context import Info
 from schema.direct import direct

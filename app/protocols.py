@@ -1,11 +1,14 @@
-"""Requests whose head has an end: uvicorn alone keeps all that comes, for anybody."""
+"""uvicorn's protocols with a bound on what strangers make them keep before any code of ours runs."""
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.errors import LimitExceeded
 
 MOST_BYTES = 100_000
+# More than the largest answer, which may be on its way when a ping comes.
+MOST_UNSENT = 5_000_000
 
 _MESSAGE = f"The head of a request must be at most {MOST_BYTES:,} bytes."
 _BODY = orjson.dumps({"errors": [{"message": _MESSAGE, "extensions": {"code": LimitExceeded.code}}]})
@@ -37,3 +40,12 @@ class BoundedHeads(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._held = 0
         super().on_body(body)
+
+
+class BoundedPongs(WebSocketsSansIOProtocol):
+    """uvicorn's protocol, which drops a client that sends pings and does not read the pongs."""
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > MOST_UNSENT:
+            self.transport.abort()

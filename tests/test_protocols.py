@@ -1,13 +1,14 @@
-"""Requests whose head does not end, on a real server."""
+"""What would not end, on a real server: heads of requests, and pongs that nobody reads."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from live import served
 
-from app import heads
+from app import protocols
 from app.main import create_app
 from app.settings import Settings
 
@@ -15,6 +16,11 @@ CHUNKED = (
     "POST /graphql HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
     "Expect: 100-continue\r\n\r\n"
 )
+HANDSHAKE = (
+    b"GET /graphql HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
+)
+PING = b"\x89\xfd\0\0\0\0" + b"x" * 125
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,7 @@ async def said(address: str, head: str, rest: str) -> str:
 )
 async def test_without_end(address: str, head: str, start: str, more: str) -> None:
     """What goes on and on before a body, or instead of it, is refused and the connection closed."""
-    answer = await said(address, head, start + more * (heads.MOST_BYTES // len(more) + 1))
+    answer = await said(address, head, start + more * (protocols.MOST_BYTES // len(more) + 1))
 
     assert answer.startswith("HTTP/1.1 431 ")
     assert '"code":"LIMIT_EXCEEDED"' in answer
@@ -63,3 +69,22 @@ async def test_a_long_url(address: str) -> None:
         answers = [(await http.get(url)).json() for _ in range(3)]
 
     assert answers == [{"data": {"__typename": "Query"}}] * 3
+
+
+async def test_pings_without_end(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends pings and reads no pongs is dropped, before it has said who it is."""
+    monkeypatch.setattr(protocols, "MOST_UNSENT", 100_000)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)  # noqa: FBT003 - the only way to say it
+        host, port = address.split(":")
+        await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
+        await sent(client, HANDSHAKE)
+        assert (await asyncio.get_running_loop().sock_recv(client, 1000)).startswith(b"HTTP/1.1 101 ")
+        with pytest.raises(ConnectionError):
+            await sent(client, PING * 300_000)
+
+
+async def sent(client: socket.socket, data: bytes) -> None:
+    async with asyncio.timeout(10):
+        await asyncio.get_running_loop().sock_sendall(client, data)
