@@ -6,6 +6,7 @@ The endpoint is plain ASGI: each request passes it, so what it does not make nee
 import asyncio
 import gzip
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -172,7 +173,8 @@ async def _respond(send: Send, status: int, headers: list[Header], body: bytes) 
 async def refusal(_request: Request, error: Exception) -> Response:
     """A GraphQL error for what no route takes."""
     assert isinstance(error, HTTPException)  # noqa: S101 - the handler of that class
-    shown = {"message": error.detail, "extensions": {"code": BadUserInput.code}}
+    code = MethodNotAllowed.code if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else BadUserInput.code
+    shown = {"message": error.detail, "extensions": {"code": code}}
     return JSONResponse({"errors": [shown]}, error.status_code, error.headers)
 
 

@@ -112,8 +112,7 @@ class _Socket:
             case {"type": "connection_init"}:
                 await self._initialise(_optional_payload(message))
             case {"type": "ping"}:
-                payload = _optional_payload(message)
-                await self._write({"type": "pong"} | ({"payload": payload} if payload else {}))
+                await self._pong(_optional_payload(message))
             case {"type": "pong"}:
                 _optional_payload(message)
             case {"type": "subscribe", "id": str(id_), "payload": dict(payload)} if id_:
@@ -122,6 +121,12 @@ class _Socket:
                 await self._cancel(id_)
             case _:
                 raise _Closing(4400, "This is no message of graphql-transport-ws.")
+
+    async def _pong(self, payload: Mapping[str, Any]) -> None:
+        try:
+            await self._write({"type": "pong"} | ({"payload": payload} if payload else {}))
+        except orjson.JSONEncodeError:  # it reads what is nested deeper than it can write
+            raise _Closing(4400, "The payload is nested too deeply.") from None
 
     async def _initialise(self, payload: Mapping[str, Any]) -> None:
         if self._initialised:

@@ -45,8 +45,10 @@ from schema.size import Size
 
 log = logging.getLogger(__name__)
 
-# A prepared operation takes some 80 bytes for each character of its text, so the store is bounded by text.
+# A prepared operation takes some 80 bytes for each character of its text, so the store is bounded by text. The smallest
+# takes 6 KB all the same.
 MOST_TEXT = 500_000
+LEAST_TEXT = 80
 LONGEST_STORED = 20_000
 # Of one operation: its root fields, in as many variants as conditions make. What goes beyond is collected again.
 MOST_SELECTIONS = 64
@@ -182,10 +184,10 @@ class Engine:
 
     def _store(self, key: tuple[str, str | None], operation: Operation) -> None:
         self._operations[key] = operation
-        self._text += len(key[0])
+        self._text += _weight(key[0])
         while self._text > MOST_TEXT:
             (oldest, _), _ = self._operations.popitem(last=False)
-            self._text -= len(oldest)
+            self._text -= _weight(oldest)
 
     async def execute(
         self, operation: Operation, variables: Mapping[str, Any] | None, context: object
@@ -254,6 +256,10 @@ class Engine:
             size.introspection > 0,
             self._selections,
         )
+
+
+def _weight(query: str) -> int:
+    return max(len(query), LEAST_TEXT)
 
 
 def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode:

@@ -11,7 +11,7 @@ from graphql import get_introspection_query, parse
 
 from app.requests import MOST_BYTES
 from app.settings import Settings
-from schema import schema
+from schema import execution, schema
 from schema.limits import Gauge, Limits
 from schema.size import Sizes
 
@@ -309,3 +309,14 @@ async def test_at_most_five_errors(alice: User, http: httpx.AsyncClient) -> None
     assert [len(answer["errors"]) for answer in (unknown, failing, misfits)] == [5, 5, 5]
     assert set(failing["data"].values()) == {None}
     assert code(misfits) == "BAD_USER_INPUT"
+
+
+def test_short_documents_do_not_crowd_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prepared operation takes its room however short its text is."""
+    monkeypatch.setattr(execution, "MOST_TEXT", 10 * execution.LEAST_TEXT)
+    engine = execution.Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's
+    texts = [f"{{ a{number}: __typename }}" for number in range(12)]
+    for text in texts:
+        engine.prepare(text, None)
+
+    assert [text for text in texts if engine.known(text, None)] == texts[2:]

@@ -20,7 +20,7 @@ from app.settings import Settings, variable
 from schema import schema, sdl
 
 LEAVES = {"app.errors", "app.identifiers", "app.explorer"}
-OUTERMOST = {"app.main", "app.http", "app.sockets", "app.events", "app.cli", "app.__main__"}
+OUTERMOST = {"app.main", "app.http", "app.sockets", "app.events", "app.protocols", "app.cli", "app.__main__"}
 GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
 
 

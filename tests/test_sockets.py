@@ -318,6 +318,7 @@ async def test_an_id_is_free_again_after_its_operation(client: Client) -> None:
         "[" * 50_000,
         '{"type": "\\ud800"}',
         '{"type": "ping", "payload": {"x": "' + "x" * 100_000 + '"}}',
+        '{"type": "ping", "payload": {"x": ' + "[" * 1000 + "]" * 1000 + "}}",
     ],
     ids=lambda frame: repr(frame[:60]),
 )

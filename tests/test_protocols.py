@@ -1,0 +1,90 @@
+"""What would not end, on a real server: heads of requests, and pongs that nobody reads."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from live import served
+
+from app import protocols
+from app.main import create_app
+from app.settings import Settings
+
+CHUNKED = (
+    "POST /graphql HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    "Expect: 100-continue\r\n\r\n"
+)
+HANDSHAKE = (
+    b"GET /graphql HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
+)
+PING = b"\x89\xfd\0\0\0\0" + b"x" * 125
+
+
+@pytest.fixture(scope="module")
+async def address(settings: Settings) -> AsyncIterator[str]:
+    async with served(create_app(settings)) as address:
+        yield address
+
+
+async def said(address: str, head: str, rest: str) -> str:
+    """What the server says until it hangs up; a head that is whole it tells to go on."""
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    try:
+        async with asyncio.timeout(5):
+            writer.write(head.encode())
+            if head:
+                assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(rest.encode())
+            return (await reader.read()).decode()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "start", "more"),
+    [
+        ("", "GET /graphql?query=", ","),
+        ("", "GET /livez HTTP/1.1\r\nA: ", "a"),
+        ("", "GET /livez HTTP/1.1\r\n", "a:b\r\n"),
+        (CHUNKED, "0\r\n", "a:b\r\n"),
+        (CHUNKED, "2;", "a"),
+    ],
+    ids=["a URL", "a header", "headers", "trailers", "a chunk's extension"],
+)
+async def test_without_end(address: str, head: str, start: str, more: str) -> None:
+    """What goes on and on before a body, or instead of it, is refused and the connection closed."""
+    answer = await said(address, head, start + more * (protocols.MOST_BYTES // len(more) + 1))
+
+    assert answer.startswith("HTTP/1.1 431 ")
+    assert '"code":"LIMIT_EXCEEDED"' in answer
+
+
+async def test_a_long_url(address: str) -> None:
+    """A URL that is nearly as long as the parser of HTTP takes is answered, on a connection that stays."""
+    url = f"http://{address}/graphql?query=%7B__typename%7D" + "," * 65_000
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=1)) as http:
+        answers = [(await http.get(url)).json() for _ in range(3)]
+
+    assert answers == [{"data": {"__typename": "Query"}}] * 3
+
+
+async def test_pings_without_end(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends pings and reads no pongs is dropped, before it has said who it is."""
+    monkeypatch.setattr(protocols, "MOST_UNSENT", 100_000)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)  # noqa: FBT003 - the only way to say it
+        host, port = address.split(":")
+        await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
+        await sent(client, HANDSHAKE)
+        assert (await asyncio.get_running_loop().sock_recv(client, 1000)).startswith(b"HTTP/1.1 101 ")
+        with pytest.raises(ConnectionError):
+            await sent(client, PING * 300_000)
+
+
+async def sent(client: socket.socket, data: bytes) -> None:
+    async with asyncio.timeout(10):
+        await asyncio.get_running_loop().sock_sendall(client, data)
