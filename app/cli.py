@@ -24,7 +24,7 @@ from app import settings as configuration
 from app.accounts import demo_user, user_with_email
 from app.errors import StartupError
 from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app, signer
-from app.protocols import BoundedHeads, BoundedPongs
+from app.protocols import BoundedHeads, BoundedSockets
 from app.settings import Settings
 from schema import sdl
 
@@ -35,7 +35,7 @@ UNREAD_MILLISECONDS = 30_000
 # Pings find clients that have gone without a word. Messages are small, and compressing them would cost each idle
 # socket 42 KB more. Larger messages than the application takes are read up to a limit, so that it can say so.
 WEB_SOCKETS: Mapping[str, Any] = {
-    "ws": BoundedPongs,
+    "ws": BoundedSockets,
     "ws_max_size": 1_000_000,
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,

@@ -9,6 +9,7 @@ from app.errors import LimitExceeded
 MOST_BYTES = 100_000
 # More than the largest answer, which may be on its way when a ping comes.
 MOST_UNSENT = 5_000_000
+LARGE_READ = 30_000
 
 _MESSAGE = f"The head of a request must be at most {MOST_BYTES:,} bytes."
 _BODY = orjson.dumps({"errors": [{"message": _MESSAGE, "extensions": {"code": LimitExceeded.code}}]})
@@ -42,8 +43,21 @@ class BoundedHeads(HttpToolsProtocol):
         super().on_body(body)
 
 
-class BoundedPongs(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, which drops a client that sends pings and does not read the pongs."""
+class BoundedSockets(WebSocketsSansIOProtocol):
+    """uvicorn's protocol, which drops a client that sends pings and reads no pongs, and lets others have their turn.
+
+    The event loop would read on for as long as more comes; thousands of tiny frames take a while each time.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if len(data) >= LARGE_READ and not self.read_paused and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def handle_ping(self) -> None:
         super().handle_ping()

@@ -20,6 +20,7 @@ HANDSHAKE = (
     b"GET /graphql HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
 )
+PONG = b"\x8a\x80\0\0\0\0"
 PING = b"\x89\xfd\0\0\0\0" + b"x" * 125
 
 
@@ -83,6 +84,28 @@ async def test_pings_without_end(address: str, monkeypatch: pytest.MonkeyPatch) 
         assert (await asyncio.get_running_loop().sock_recv(client, 1000)).startswith(b"HTTP/1.1 101 ")
         with pytest.raises(ConnectionError):
             await sent(client, PING * 300_000)
+
+
+async def test_a_flood_of_frames_takes_turns(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a large read the server reads on only when others had their turn, and loses nothing."""
+    turns: list[object] = []
+    read_on = protocols.BoundedSockets._read_on  # noqa: SLF001 - nothing else shows that it has paused
+
+    def counted(socket: protocols.BoundedSockets) -> None:
+        turns.append(socket)
+        read_on(socket)
+
+    monkeypatch.setattr(protocols, "LARGE_READ", 1000)
+    monkeypatch.setattr(protocols.BoundedSockets, "_read_on", counted)
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(HANDSHAKE)
+    async with asyncio.timeout(10):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        writer.write(PONG * 20_000 + PING)
+        assert await reader.readexactly(127) == b"\x8a\x7d" + b"x" * 125
+    writer.close()
+
+    assert len(turns) > 1
 
 
 async def sent(client: socket.socket, data: bytes) -> None:
