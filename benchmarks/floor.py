@@ -105,7 +105,8 @@ def run(site: data.Site, script: str, seconds: int, folder: Path) -> Floor:
         raise RuntimeError("the embedded database has another kind of URL than expected")
     options = ["-n", "-M", "prepared", "-c", str(CONNECTIONS), "-T", str(seconds), "-D", "n=-1", "-f", str(file)]
     where = ["-h", unquote(parts["host"]), "-p", parts["port"], "-U", "taskql_app", "taskql"]
-    result = subprocess.run([_pgbench(), *options, *where], capture_output=True, text=True, check=False)  # noqa: S603
+    command = [_pgbench(), *options, *where]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - arguments of ours
     rate = re.search(r"tps = ([\d.]+)", result.stdout)
     latency = re.search(r"latency average = ([\d.]+) ms", result.stdout)
     if result.returncode or rate is None or latency is None:

@@ -32,7 +32,7 @@ def _build_directly(type_: GraphQLInputObjectType, definition: StrawberryObjectD
     for field, described in zip(type_.fields.values(), definition.fields, strict=True):
         field.out_name = described.python_name
     # Assigned as its constructor does; what was there checks that one of several is given.
-    type_.out_type = _builder(definition, type_.out_type)  # type: ignore[method-assign]
+    type_.out_type = _builder(definition, type_.out_type)  # type: ignore[method-assign]  # see above
 
 
 def _builder(definition: StrawberryObjectDefinition, check: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
