@@ -35,7 +35,7 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 from app.filters import Shape, condition
 from app.models import TASKS
 from app.rendering import Selection, joined, task_json
-from app.statements import Statement, compiled, text_literal, user_id
+from app.statements import Statement, text_literal, user_id, write
 from app.writing import NOW, Change, clock, completion, contents, is_there, ranked_position, version_after
 
 _CONTENT = ("title", "description", "priority", "due_date", "tags")
@@ -152,10 +152,9 @@ def _many(
 ) -> Statement:
     changed = is_there(written)
     columns = [
-        changed.label("changed"),
         version_after(now, changed).label("version"),
         affected.label("affected"),
         places.label("places"),
     ]
     shown = [entry.label(f"tasks_{place}") for place, entry in enumerate(lists)]
-    return compiled(select(*columns, *shown).select_from(now))
+    return write(select(*columns, *shown).select_from(now), changed)

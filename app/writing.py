@@ -41,7 +41,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.models import CLOCKS, TASKS
 from app.rendering import Selection, task_json
-from app.statements import Statement, compiled, text_literal, user_id
+from app.statements import Statement, text_literal, user_id, write
 
 # The statement's time and not the transaction's: it begins before the clock is waited for.
 NOW = func.statement_timestamp()
@@ -204,6 +204,5 @@ def outcome(payload: Selection, now: CTE, before: CTE, written: CTE, refusal: Co
         for place, entry in enumerate(payload.entries("task"))
     ]
     rows = now.outerjoin(current, true()).outerjoin(before, true())
-    return compiled(
-        select(changed.label("changed"), refusal.label("code"), version.label("version"), *tasks).select_from(rows)
-    )
+    row = select(refusal.label("code"), version.label("version"), *tasks).select_from(rows)
+    return write(row, changed)

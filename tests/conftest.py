@@ -30,6 +30,9 @@ from migrations.run import migrate
 
 SECRET = "a secret of the tests, long enough for HS256"
 PATIENCE_SECONDS = 240
+IN_PARTS = "TEST_PARTITIONS" in os.environ
+# What goes over the wire for a write, by the first words.
+WRITE = ["BEGIN;", "WITH", "COMMIT"] if IN_PARTS else ["WITH"]
 
 
 @dataclass
@@ -112,7 +115,7 @@ async def empty(server: Server) -> AsyncIterator[Server]:
 async def settings(server: Server) -> Settings:
     """Settings of an application on the migrated database."""
     await migrate(DatabaseURL(server.owner_url), DatabaseURL(server.app_url))
-    if "TEST_PARTITIONS" in os.environ:
+    if IN_PARTS:
         await partition(server.owner_url)
     return made_settings(server)
 

@@ -18,7 +18,7 @@ from app.startup import findings, refuse_failures
 from app.url import DatabaseURL
 from migrations.run import config, migrate, missing
 
-REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006"]
+REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007"]
 
 
 async def run(url: str, work: Any) -> Any:
@@ -119,7 +119,7 @@ async def test_missing_revisions_are_named(empty: Server) -> None:
     """A database that was not migrated is refused, with the revisions it lacks."""
     assert await run(empty.owner_url, missing) == REVISIONS
 
-    with pytest.raises(StartupError, match="lacks the revisions 0001, 0002, 0003, 0004, 0005, 0006"):
+    with pytest.raises(StartupError, match="lacks the revisions 0001, 0002, 0003, 0004, 0005, 0006, 0007"):
         await refuse_failures(made_settings(empty))
 
 

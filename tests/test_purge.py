@@ -43,7 +43,7 @@ async def test_only_old_trash_goes(server: Server, alice: User, bob: User, owner
 
     code, said = purge(server, "30d")
 
-    assert code == 0
+    assert code == 0, said
     assert "Removed 2 tasks" in said
     seen = await alice.data(TRASH)
     assert [node["id"] for node in seen["tasks"]["nodes"]] == [young["id"]]
