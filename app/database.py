@@ -46,6 +46,7 @@ SESSION = {
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
     "enable_sort": "off",
+    "enable_seqscan": "off",
     "jit": "off",
 }
 
