@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from app.connections import Connections, acquire
 from app.errors import RequestError, Unauthenticated, Unavailable
-from app.statements import Statement, begin, compiled, text_literal
+from app.statements import Statement, begin, commit, compiled, text_literal
 from app.url import DatabaseURL
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ async def _in_parts(connection: Any, owner: UUID, statement: Statement, argument
     try:
         await _begin(connection, owner)
         row: Row = await connection.fetchrow(statement.text, *arguments)
-        await connection.execute("COMMIT")
+        await connection.execute(commit(owner, row.get("version")))
     except asyncpg.PostgresError:
         await connection.execute("ROLLBACK")
         raise

@@ -38,6 +38,8 @@ DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leave
 
 
 ACTOR = "actor"
+# Where PostgreSQL tells the server's processes of a write when it commits: the user and the user's clock.
+CHANNEL = "taskql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,11 @@ def begin(owner: UUID) -> str:
     that follows takes its snapshot: that one sees all that was committed before it.
     """
     return _BEGIN.replace(str(_NOBODY), str(owner))
+
+
+def commit(owner: UUID, version: int | None) -> str:
+    """What ends such a write, with the news: the machine that carried it out tells those alone who listen there."""
+    return "COMMIT" if version is None else f"SELECT pg_notify('{CHANNEL}', '{owner} {version}'); COMMIT"
 
 
 def text_literal(value: str) -> ColumnElement[str]:

@@ -32,7 +32,7 @@ SECRET = "a secret of the tests, long enough for HS256"
 PATIENCE_SECONDS = 240
 IN_PARTS = "TEST_PARTITIONS" in os.environ
 # What goes over the wire for a write, by the first words.
-WRITE = ["BEGIN;", "WITH", "COMMIT"] if IN_PARTS else ["WITH"]
+WRITE = ["BEGIN;", "WITH", "SELECT"] if IN_PARTS else ["WITH"]
 
 
 @dataclass
