@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from app import bulk, moving, reading, writing
+from app import bulk, changes, moving, reading, writing
+from app.cursor import sync_point
 from app.errors import BadUserInput, LimitExceeded, Unauthenticated
 from app.filters import Filter, Shape
 from app.identifiers import uuid7
@@ -18,6 +19,8 @@ from app.validation import Problem, cleaned, identifier, problems
 
 DEFAULT_PAGE = 20
 LARGEST_PAGE = 100
+DEFAULT_CHANGE_PAGE = 100
+LARGEST_CHANGE_PAGE = 1000
 MOST_CREATED = 100
 MOST_AT_ONCE = 1000
 
@@ -114,6 +117,14 @@ class Tasks:
         values |= order.bound("after", window.after, self._owner) | order.bound("before", window.before, self._owner)
         page = Page(order, wanted.shape, window.backward, window.after is not None, window.before is not None)
         return await self._read(selection.statement(page, lambda: reading.page(selection, page)), **values)
+
+    async def changes(self, selection: Selection, since: str | None, first: int | None) -> str | None:
+        """The first changes since a sync token, or all from the beginning, as a page's JSON."""
+        point, size = sync_point(since, self._owner), DEFAULT_CHANGE_PAGE if first is None else first
+        if not 1 <= size <= LARGEST_CHANGE_PAGE:
+            raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
+        values = point._asdict() | {"safe": point.safe, "latest": point.latest, "size": size}
+        return await self._read(selection.statement("changes", lambda: changes.page(selection)), **values)
 
     async def create(self, payload: Selection, task: Values) -> Written:
         """Create a task. With an id of the client's, the same call again gives the task that is there."""

@@ -15,6 +15,7 @@ from graphql import (
     GraphQLObjectType,
     GraphQLResolveInfo,
     GraphQLSchema,
+    GraphQLUnionType,
     OperationDefinitionNode,
     get_named_type,
     located_error,
@@ -141,6 +142,8 @@ class Operation:
         shown = get_named_type(type_.fields[name].type) if name in type_.fields else None
         if isinstance(shown, GraphQLObjectType):
             return Field(key, name, self._selected(shown, details, variables))
+        if isinstance(shown, GraphQLUnionType):
+            return Field(key, name, None, tuple(self._selected(one, details, variables) for one in shown.types))
         return Field(key, name)
 
 
