@@ -292,6 +292,7 @@ async def test_ten_thousand_changes_while_others_write(
     """A mirror that takes in 10,000 tasks, and then 10,000 changes, while another client writes, is exact then."""
     ids = [row[0] for row in await owner.fetch(TEN_THOUSAND, alice.id)]
     await owner.execute(CLOCK, alice.id)
+    await owner.execute("ANALYZE tasks")
     await bob.add("Bob's")
     mirror = Mirror(alice)
 
