@@ -1,4 +1,4 @@
-"""The one connection of a process that listens: PostgreSQL tells on it whose tasks have changed, when a write commits."""
+"""The one connection of a process that listens: there PostgreSQL tells of each write, when it commits."""
 
 import asyncio
 import logging
@@ -9,12 +9,13 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
 
-from app.database import DriverError, driver_error
+from app.database import driver_error
 from app.statements import CHANNEL
 from app.url import DatabaseURL
 
@@ -60,7 +61,7 @@ class Listener:
                     # Not the driver's farewell: nobody may be there to answer it.
                     pooled.driver_connection.terminate()  # type: ignore[union-attr]  # it is there while it is open
                     await greenlet_spawn(pooled.invalidate)
-            except (OSError, Deaf, DriverError, SQLAlchemyError) as error:
+            except (OSError, Deaf, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
                 log.warning("listening for changes failed, trying again: %s", type(driver_error(error)).__name__)
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
@@ -68,7 +69,12 @@ class Listener:
     async def _listen(self, connection: Any) -> None:
         """Listen on a connection until it is lost."""
         ended = asyncio.Event()
-        connection.add_termination_listener(lambda _: (ended.set(), self._echoed.set()))
+
+        def end(_connection: object) -> None:
+            ended.set()
+            self._echoed.set()
+
+        connection.add_termination_listener(end)
         await connection.add_listener(CHANNEL, self._told)
         await connection.add_listener(self._own, lambda *_: self._echoed.set())
         self._missed()

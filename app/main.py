@@ -31,6 +31,7 @@ from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
 from app.rate import Rates, SharedCounters, Windows
+from app.realtime import Realtime
 from app.settings import OFF, Settings
 from app.sockets import SocketEndpoint
 from app.url import server_url
@@ -51,7 +52,7 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
-    streams = EventStreams()
+    streams, realtime = EventStreams(), Realtime(server_url(settings))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -59,11 +60,12 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
         try:
             yield
         finally:
+            await realtime.close()
             await authenticator.close()
             await door.rates.close()
             await database.close()
 
-    execute = executing(settings, door, database, authenticator)
+    execute = executing(settings, door, database, authenticator, realtime)
     endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user))
     sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins))
     app = Application(routes=_routes(database, sockets), lifespan=lifespan, exception_handlers={HTTPException: refusal})
@@ -112,7 +114,9 @@ def connect(settings: Settings) -> Database:
     return Database(server_url(settings), pool_size=settings.db_pool_size)
 
 
-def executing(settings: Settings, door: Admission, database: Database, authenticator: Authenticator) -> Execute:
+def executing(
+    settings: Settings, door: Admission, database: Database, authenticator: Authenticator, realtime: Realtime
+) -> Execute:
     """What the transports call for each request."""
     engine = door.engine
 
@@ -120,7 +124,7 @@ def executing(settings: Settings, door: Admission, database: Database, authentic
         caller = await _caller(authenticator, request.authorization)
         try:
             operation, rows = await door.admit(request, caller)
-            context, cost = Context(caller, database, operation), {"rows": rows, "limit": settings.limit_cost}
+            context, cost = Context(caller, database, operation, realtime), {"rows": rows, "limit": settings.limit_cost}
             if operation.node.operation is OperationType.SUBSCRIPTION:
                 results = engine.subscribe(operation, request.variables, context)
                 return ResponseStream(_answers(results, request, cost), context.principal.expires_at)

@@ -7,10 +7,9 @@ from uuid import UUID
 
 from sqlalchemy import DateTime, Integer, Select, Text, Uuid, bindparam, cast, func, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import update as sql_update
 
 from app.database import Database
-from app.models import CLOCKS, TASKS, USERS
+from app.models import TASKS, USERS
 from app.statements import Reader, Statement, read, text_literal, user_id, write
 from app.writing import is_there
 
@@ -59,12 +58,8 @@ def _has_old() -> Statement:
 
 
 def _purge() -> Statement:
-    """Remove one batch of a user's old trash; sync tokens from before the last of it no longer tell the whole story."""
+    """Remove one batch of a user's old trash; a trigger notes which sync tokens no longer tell the whole story."""
     mine = TASKS.c.user_id == user_id()
     old = select(TASKS.c.id).where(mine, TASKS.c.deleted_at < _BEFORE).limit(bindparam("most", type_=Integer))
-    gone = sql_delete(TASKS).where(mine, TASKS.c.id.in_(old)).returning(TASKS.c.version).cte("gone")
-    through = func.greatest(CLOCKS.c.purged_through, select(func.max(gone.c.version)).scalar_subquery())
-    # Where nothing is gone the clock is moved back, and a statement can change a row but once.
-    moved = sql_update(CLOCKS).values(purged_through=through).where(CLOCKS.c.user_id == user_id(), is_there(gone))
-    count = select(func.count().label("removed")).select_from(gone)
-    return write(count.add_cte(moved.cte("moved")), is_there(gone))
+    gone = sql_delete(TASKS).where(mine, TASKS.c.id.in_(old)).returning(TASKS.c.id).cte("gone")
+    return write(select(func.count().label("removed")).select_from(gone), is_there(gone))

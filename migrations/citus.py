@@ -17,6 +17,8 @@ FUNCTIONS = (
     "position_between(text, text)",
     "search_key(text)",
     "keep_task_tags()",
+    "stamp_task()",
+    "forget_tasks()",
 )
 # The triggers touch the rows of their own row's user alone: what Citus calls unsafe is reaching other machines.
 SETTINGS = {

@@ -221,6 +221,14 @@ class Wire:
         return sent
 
 
+@asynccontextmanager
+async def untold(owner: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
+    """What the superuser writes meanwhile sets no trigger off: as if it had been so for long."""
+    await owner.execute("SET session_replication_role = replica")
+    yield
+    await owner.execute("RESET session_replication_role")
+
+
 @pytest.fixture
 async def wire(application: Application) -> Wire:
     """The SQL that a test makes the application send."""

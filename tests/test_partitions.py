@@ -16,6 +16,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from conftest import ALL_FIELDS, SECRET, Application, Server, User, connect, made_settings, running
+from mirror import CHANGE
 from partitions import PARTS, TABLES, partition
 from sqlalchemy import event
 from test_pages import Sent, owning
@@ -38,6 +39,7 @@ READS = {
     "task": f"query ($id: ID!) {{ task(id: $id) {{ {ALL_FIELDS} }} }}",
     "node": "query ($id: ID!) { node(id: $id) { id ... on Task { title } ... on User { taskStats { total } } } }",
     "page": f"{{ tasks {CONNECTION} }}",
+    "changes": f"{{ taskChanges {{ changes {{ {CHANGE} }} token hasMore fullSync }} }}",
     "last page": f"{{ tasks(last: 3) {CONNECTION} }}",
     "filtered": f"""query ($id: ID!) {{ tasks(filter: {{
         search: "task", completed: false, not: {{ ids: [$id] }}, or: [{{ priority: [NONE] }}, {{ tagsAny: ["x"] }}],
