@@ -10,6 +10,8 @@ from app.models import PRIORITIES
 
 Json = dict[str, Any]
 
+MOST_PAGES = 1000
+
 CHANGE = f"__typename ... on TaskUpserted {{ task {{ {ALL_FIELDS} }} token }} ... on TaskRemoved {{ taskId token }}"
 CHANGES = f"""
     query Changes($since: SyncToken, $first: Int) {{
@@ -45,6 +47,7 @@ class Mirror:
         """Take in pages until no more are announced."""
         pages = [await self.pull(first)]
         while pages[-1]["hasMore"]:
+            assert len(pages) < MOST_PAGES, "there is no end of pages"
             pages.append(await self.pull(first))
         return pages
 

@@ -379,6 +379,24 @@ async def test_a_purge_between_pages(application: Application, alice: User, owne
     assert mirror.tasks == await stored(owner, alice)
 
 
+async def test_a_purge_of_what_a_page_has_cut(
+    application: Application, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """Of tasks that one write has deleted, those that a page did not come to are purged: the copy begins again."""
+    ids = await filled(alice, 4)
+    stays = (await alice.add())["id"]
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    await done(alice, DELETE_MANY, where={"ids": ids})
+    await mirror.pull(2)
+    await purged(application, owner, alice)
+
+    pages = await mirror.catch_up()
+
+    assert (told(pages), pages[0]["fullSync"]) == (upserted(stays), True)
+    assert mirror.tasks == await stored(owner, alice)
+
+
 async def test_a_clock_that_went_back(alice: User, owner: "asyncpg.Connection[Any]") -> None:
     """A token from after the moment to which a database was restored makes the copy anew."""
     await alice.add("One")
