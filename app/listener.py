@@ -9,8 +9,6 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
@@ -49,9 +47,9 @@ class Listener:
         self._echoed = asyncio.Event()
 
     async def run(self) -> None:
-        engine = create_async_engine(
-            self._url.sqlalchemy, connect_args=self._url.connect_arguments({}), poolclass=NullPool
-        )
+        arguments = self._url.connect_arguments({})
+        arguments["server_settings"]["application_name"] += " listener"
+        engine = create_async_engine(self._url.sqlalchemy, connect_args=arguments, poolclass=NullPool)
         while True:
             try:
                 pooled = await engine.raw_connection()
@@ -61,7 +59,7 @@ class Listener:
                     # Not the driver's farewell: nobody may be there to answer it.
                     pooled.driver_connection.terminate()  # type: ignore[union-attr]  # it is there while it is open
                     await greenlet_spawn(pooled.invalidate)
-            except (OSError, Deaf, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, followers must not be left alone with it
                 log.warning("listening for changes failed, trying again: %s", type(driver_error(error)).__name__)
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)

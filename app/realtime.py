@@ -57,15 +57,15 @@ class Realtime:
         """
         with self._followed(user) as followed:
             token = await start()
-            doubts, changes = followed.doubts, await followed.read(kind, token, read)
+            seen, changes = followed.seen, await followed.read(kind, token, read)
             while True:
                 if changes.full:
                     raise FullSyncRequired
                 for change in changes.rendered:
                     yield change
                 if not changes.more:
-                    await followed.beyond(changes.clock, doubts)
-                doubts, changes = followed.doubts, await followed.read_patiently(kind, changes.token, read)
+                    await followed.news(seen, changes.clock)
+                seen, changes = followed.seen, await followed.read_patiently(kind, changes.token, read)
 
     @contextmanager
     def _followed(self, user: UUID) -> Iterator["_Followed"]:
@@ -102,34 +102,35 @@ class Realtime:
 
 
 class _Followed:
-    """A user with followers: the latest clock that was heard of, and what was read since."""
+    """A user with followers: the notifications that were heard, and what was read since the last."""
 
     def __init__(self, turns: asyncio.Semaphore) -> None:
         self.followers = 0
-        # How often notifications may have been missed.
-        self.doubts = 0
+        # How many notifications were heard, and how often some may have been missed.
+        self.seen = (0, 0)
         self._clock = -1
         self._turns = turns
         self._stirred = asyncio.Event()
         self._reads: dict[Hashable, asyncio.Task[Changes]] = {}
 
     def heard(self, version: int) -> None:
-        if version > self._clock:
-            self._clock = version
-            self._stir()
+        # A forged one may be too high. It costs a read, and must not hide those that come after it.
+        self._clock = max(self._clock, version)
+        self._stir(+1, 0)
 
     def doubt(self) -> None:
-        self.doubts += 1
-        self._stir()
+        self._stir(0, +1)
 
-    def _stir(self) -> None:
+    def _stir(self, heard: int, doubts: int) -> None:
+        self.seen = (self.seen[0] + heard, self.seen[1] + doubts)
         self._reads.clear()
         self._stirred.set()
         self._stirred = asyncio.Event()
 
-    async def beyond(self, clock: int, doubts: int) -> None:
-        """Wait until there is news for one who has read up to this clock, when there were so many doubts."""
-        while self._clock <= clock and self.doubts == doubts:
+    async def news(self, seen: tuple[int, int], clock: int) -> None:
+        """Wait for news for one who has read up to this clock, and had `seen` so much before."""
+        heard, doubts = seen
+        while self.seen[1] == doubts and (self.seen[0] == heard or self._clock <= clock):
             await self._stirred.wait()
 
     async def read(self, kind: Hashable, token: str, read: Read) -> Changes:

@@ -37,6 +37,11 @@ class Mirror:
         self.token: str | None = None
         self._user = user
 
+    @property
+    def version(self) -> int:
+        """The last write that it has seen."""
+        return max((task["version"] for task in self.tasks.values()), default=0)
+
     async def pull(self, first: int = 100) -> Json:
         """Take in one page."""
         page: Json = (await self._user.data(CHANGES, since=self.token, first=first))["taskChanges"]

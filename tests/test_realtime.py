@@ -1,0 +1,401 @@
+"""Changes as they happen: one subscription that goes on where a page or an earlier one has ended."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from conftest import CREATE, Application, User, Wire
+from live import served
+from mirror import CHANGE, Mirror, stored
+from sqlalchemy import event
+from test_changes import purged
+from test_sockets import PROTOCOLS, Client
+from websockets.asyncio.client import connect
+
+from app import realtime
+from app.main import create_app
+from app.settings import Settings
+
+FOLLOW = f"subscription Follow($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
+COMPLETE = "mutation ($id: ID!) { setTaskCompleted(id: $id, completed: true) { task { version } } }"
+BRIEF_SINCE = """
+    subscription ($since: SyncToken) {
+        taskChanges(since: $since) { ... on TaskUpserted { task { id } } ... on TaskRemoved { taskId } }
+    }
+"""
+BRIEF = "subscription { taskChanges { ... on TaskUpserted { task { id title } } ... on TaskRemoved { taskId } } }"
+
+
+class Follower:
+    """A socket of a user's, with one subscription."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    async def change(self) -> dict[str, Any]:
+        message = await self.client.receive()
+        assert message["type"] == "next", message
+        change: dict[str, Any] = message["payload"]["data"]["taskChanges"]
+        return change
+
+    async def error(self) -> dict[str, Any]:
+        message = await self.client.receive()
+        assert message["type"] == "error", message
+        error: dict[str, Any] = message["payload"][0]
+        return error
+
+    async def keep(self, mirror: Mirror, upto: int) -> None:
+        """Take in changes until one of this version has come."""
+        while mirror.version < upto:
+            mirror.change(await self.change())
+
+
+@pytest.fixture(scope="module")
+async def site(settings: Settings) -> AsyncIterator[tuple[str, Wire]]:
+    """The address of a server, and the SQL that it sends."""
+    app = create_app(settings)
+    wire = Wire()
+    event.listen(app.state.database.engine.sync_engine, "connect", wire.watch)
+    async with served(app) as address:
+        yield address, wire
+
+
+Open = Callable[..., Awaitable[Follower]]
+
+
+@pytest.fixture
+async def follow(site: tuple[str, Wire]) -> AsyncIterator[Open]:
+    """Opens sockets, each with one subscription."""
+    async with AsyncExitStack() as stack:
+
+        async def make(user: User, query: str = FOLLOW, at: str = site[0], **variables: Any) -> Follower:
+            connection = connect(f"ws://{at}/graphql", subprotocols=PROTOCOLS, compression=None)
+            client = Client(await stack.enter_async_context(connection))
+            await client.initialise(user)
+            await client.subscribe("follow", query, **variables)
+            return Follower(client)
+
+        yield make
+
+
+async def test_what_is_written_arrives(alice: User, bob: User, follow: Open) -> None:
+    """A change of hers comes to each of her subscribers, as the query shows it; nothing of it to another user."""
+    first, second, others = await follow(alice), await follow(alice, BRIEF), await follow(bob, BRIEF)
+    await asyncio.sleep(0.3)
+    task = await alice.add("Seen")
+    his = await bob.add("His")
+    assert (await first.change())["task"] == task
+    assert await second.change() == {"task": {"id": task["id"], "title": "Seen"}}
+    assert await others.change() == {"task": {"id": his["id"], "title": "His"}}
+
+
+WRITES = [
+    'updateTask(id: $id, input: { title: "Other" }) { token }',
+    "setTaskCompleted(id: $id, completed: true) { token }",
+    "moveTask(id: $id, to: { toEnd: true }) { token }",
+    "deleteTask(id: $id) { token }",
+    "restoreTask(id: $id) { token }",
+    "updateTasks(where: { ids: [$id] }, input: { priority: LOW }) { token }",
+    "deleteTasks(where: { ids: [$id] }) { token }",
+    "restoreTasks(where: { ids: [$id] }) { token }",
+]
+
+
+async def following(user: User, follow: Open) -> tuple[Mirror, Follower]:
+    """An exact copy, and a subscription that goes on from it."""
+    mirror = Mirror(user)
+    await mirror.catch_up()
+    return mirror, await follow(user, since=mirror.token)
+
+
+async def test_every_kind_of_write_arrives(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open
+) -> None:
+    """A mirror that follows is exact after each write, and another user's hears of none."""
+    mirror, follower = await following(alice, follow)
+    his, other = await following(bob, follow)
+
+    task, _ = [await alice.add(title) for title in ("One", "Two")]
+    for _ in range(2):
+        mirror.change(await follower.change())
+    for write in WRITES:
+        await alice.data(f"mutation ($id: ID!) {{ {write} }}", id=task["id"])
+        mirror.change(await follower.change())
+        assert mirror.tasks == await stored(owner, alice), write
+
+    await bob.add("His")
+    his.change(await other.change())
+    assert his.tasks == await stored(owner, bob)
+
+
+async def test_many_at_once_arrive_one_by_one(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
+    """A write of many tasks is a change for each."""
+    mirror, follower = await following(alice, follow)
+    inputs = [{"title": f"Task {number}"} for number in range(100)]
+
+    await alice.data(
+        "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { affectedCount } }", inputs=inputs
+    )
+    for _ in range(100):
+        mirror.change(await follower.change())
+
+    assert mirror.tasks == await stored(owner, alice)
+
+
+async def test_what_nothing_changes_is_no_news(alice: User, follow: Open) -> None:
+    """A write that is refused, or leaves all as it is, wakes nobody."""
+    task = await alice.add("One")
+    _, follower = await following(alice, follow)
+
+    await alice.data(
+        'mutation ($id: ID!) { updateTask(id: $id, input: { title: "One" }) { task { id } } }', id=task["id"]
+    )
+    await alice.data("mutation ($id: ID!) { deleteTask(id: $id) { task { id } } }", id=str(uuid4()))
+    last = await alice.add("Two")
+
+    assert (await follower.change())["task"] == last
+
+
+async def test_without_a_token_it_begins_now(alice: User, follow: Open) -> None:
+    """What was there before does not come."""
+    await alice.add("Before")
+    follower = await follow(alice)
+    found: list[dict[str, Any]] = []
+    while not found:
+        task = await alice.add("After")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                found.append(await follower.change())
+
+    assert found[0]["task"]["title"] == "After"
+    assert found[0]["task"]["version"] <= task["version"]
+
+
+async def test_it_goes_on_from_each_change(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
+    """The token of any change, page or payload leads on without a hole or a double, while writes go on."""
+    mirror = Mirror(alice)
+    writing = asyncio.create_task(write_on(alice, 60))
+    await mirror.catch_up(3)
+    for number in (1, 5, 11):
+        follower = await follow(alice, since=mirror.token)
+        for _ in range(number):
+            mirror.change(await follower.change())
+        await follower.client.connection.close()
+        await mirror.pull(2)
+    last = await writing
+    await (await follow(alice, since=mirror.token)).keep(mirror, last)
+
+    assert mirror.tasks == await stored(owner, alice)
+    payload = (await alice.data(CREATE, input={"title": "Mine"}))["createTask"]
+    follower = await follow(alice, since=payload["token"])
+    task = await alice.add("After my own")
+    assert (await follower.change())["task"] == task
+
+
+async def write_on(user: User, count: int) -> int:
+    """Make tasks, and change each; the last version."""
+    version = 0
+    for number in range(count):
+        task = await user.add(f"Task {number}")
+        changed = await user.data(COMPLETE, id=task["id"])
+        version = changed["setTaskCompleted"]["task"]["version"]
+    return version
+
+
+async def test_a_burst_is_coalesced(
+    alice: User, owner: "asyncpg.Connection[Any]", site: tuple[str, Wire], follow: Open
+) -> None:
+    """1,000 writes come as fewer reads than that; the copy is exact, and the socket stays."""
+    mirror, follower = await following(alice, follow)
+    await site[1].statements()
+
+    lasts = await asyncio.gather(*(write_on(alice, 125) for _ in range(4)))
+    await follower.keep(mirror, max(lasts))
+
+    assert mirror.tasks == await stored(owner, alice)
+    assert len(await site[1].statements()) < 1000
+
+
+async def test_one_read_serves_all_that_ask_the_same(
+    alice: User, bob: User, site: tuple[str, Wire], follow: Open
+) -> None:
+    """20 sockets of a user with one selection cost a statement a change, another selection one more, idle ones none."""
+    token = (await alice.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
+    same = [await follow(alice, since=token) for _ in range(20)]
+    other = await follow(alice, BRIEF_SINCE, since=token)
+    await follow(bob)
+    await alice.add("First")
+    for follower in (*same, other):
+        await follower.change()
+    await site[1].statements()
+
+    task = await alice.add("Second")
+    assert [(await follower.change())["task"] for follower in same] == [task] * 20
+    await other.change()
+
+    assert len(await site[1].statements()) == 2
+    await asyncio.sleep(0.5)
+    assert await site[1].statements() == []
+
+
+async def test_event_streams_follow_too(alice: User, bob: User, site: tuple[str, Wire]) -> None:
+    """The same over server-sent events."""
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    async with httpx.AsyncClient(base_url=f"http://{site[0]}", timeout=10) as http:
+        body = {"query": FOLLOW, "variables": {"since": mirror.token}}
+        headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {alice.token}"}
+        async with http.stream("POST", "/graphql", json=body, headers=headers) as response:
+            await bob.add("His")
+            task = await alice.add("Hers")
+            async for line in response.aiter_lines():
+                if line.startswith("data: "):
+                    break
+
+    mirror.change(json.loads(line.removeprefix("data: "))["data"]["taskChanges"])
+    assert mirror.tasks == {task["id"]: task}
+
+
+@pytest.mark.parametrize("kind", ["foreign", "garbage", "tampered"])
+async def test_tokens_that_are_none(alice: User, bob: User, follow: Open, kind: str) -> None:
+    """A damaged token and another user's are refused, and name the argument."""
+    own, foreign = [(await user.data(CREATE, input={"title": "T"}))["createTask"]["token"] for user in (alice, bob)]
+    since = {"foreign": foreign, "garbage": "?", "tampered": own[:-2] + ("AA" if own[-2:] != "AA" else "BB")}[kind]
+
+    error = await (await follow(alice, since=since)).error()
+
+    assert error["extensions"]["code"] == "BAD_USER_INPUT"
+    assert "since" in error["message"]
+
+
+async def test_a_token_from_before_a_purge(
+    application: Application, alice: User, owner: "asyncpg.Connection[Any]", follow: Open
+) -> None:
+    """It no longer leads on: the query has to begin anew, and leads on then."""
+    task = await alice.add("Gone")
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    await alice.data("mutation ($id: ID!) { deleteTask(id: $id) { token } }", id=task["id"])
+    await purged(application, owner, alice)
+
+    error = await (await follow(alice, since=mirror.token)).error()
+    assert error["extensions"]["code"] == "FULL_SYNC_REQUIRED"
+    assert "taskChanges" in error["message"]
+    await mirror.catch_up()
+    follower = await follow(alice, since=mirror.token)
+    mirror_task = await alice.add("New")
+    mirror.change(await follower.change())
+    assert mirror.tasks == {mirror_task["id"]: mirror_task}
+
+
+BY_SQL = [
+    "INSERT INTO tasks (user_id, id, title) VALUES ($1, gen_random_uuid(), 'By SQL')",
+    "UPDATE tasks SET title = 'Told' WHERE user_id = $1",
+    "UPDATE tasks SET completed = true, completed_at = now() WHERE user_id = $1 AND title = 'Told'",
+    "UPDATE tasks SET deleted_at = now() WHERE user_id = $1",
+    "UPDATE tasks SET deleted_at = NULL WHERE user_id = $1",
+]
+
+
+@pytest.mark.parametrize("in_turn", range(1, len(BY_SQL) + 1))
+async def test_writes_of_others_arrive(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open, in_turn: int
+) -> None:
+    """What anybody writes with SQL reaches subscribers, with a version, and no other user's."""
+    await alice.add("One")
+    await bob.add("His")
+    mirror, follower = await following(alice, follow)
+    _, other = await following(bob, follow)
+
+    for statement in BY_SQL[:in_turn]:
+        await owner.execute(statement, alice.id)
+    while mirror.tasks != await stored(owner, alice):
+        mirror.change(await follower.change())
+
+    his = await bob.add("Also his")
+    assert (await other.change())["task"] == his
+    assert (await mirror.pull())["changes"] == []
+
+
+async def test_what_others_delete_for_good(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open
+) -> None:
+    """Nothing is left that could tell of it: who follows has to begin anew, and is exact then."""
+    tasks = [await alice.add(f"Task {number}") for number in range(3)]
+    await bob.add("His")
+    mirror, follower = await following(alice, follow)
+    his, other = await following(bob, follow)
+
+    await owner.execute("DELETE FROM tasks WHERE user_id = $1 AND id = $2", alice.id, tasks[0]["id"])
+
+    assert (await follower.error())["extensions"]["code"] == "FULL_SYNC_REQUIRED"
+    await mirror.catch_up()
+    assert mirror.tasks == await stored(owner, alice)
+    await owner.execute("UPDATE tasks SET user_id = $2 WHERE id = $1", tasks[1]["id"], bob.id)
+    await his.catch_up()
+    assert [page["fullSync"] for page in await mirror.catch_up()] == [True]
+    assert mirror.tasks == await stored(owner, alice)
+    assert his.tasks == await stored(owner, bob)
+    assert (await other.change())["task"]["id"] == tasks[1]["id"]
+
+
+LISTENING = "application_name = 'taskql listener' AND datname = current_database()"
+LISTENERS = f"SELECT pid FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - from above
+END_LISTENERS = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - from above
+
+
+async def test_the_listening_connection_is_lost(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open
+) -> None:
+    """What is written while nobody listens arrives all the same, and what comes after that at once."""
+    mirror, follower = await following(alice, follow)
+    _, other = await following(bob, follow)
+
+    for number in range(5):
+        while not await owner.fetchval(END_LISTENERS):  # noqa: ASYNC110 - PostgreSQL tells of no connection
+            await asyncio.sleep(0.01)
+        await alice.add(f"Unheard {number}")
+        mirror.change(await follower.change())
+
+    his = await bob.add("His")
+    assert (await other.change())["task"] == his
+    assert mirror.tasks == await stored(owner, alice)
+
+
+async def test_one_connection_listens_while_anybody_follows(
+    settings: Settings, owner: "asyncpg.Connection[Any]", alice: User, follow: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process listens once, from its first follower on, and rests when the last has left."""
+    monkeypatch.setattr(realtime, "LINGER_SECONDS", 0.0)
+    before = len(await owner.fetch(LISTENERS))
+    async with served(create_app(settings)) as address:
+        assert len(await owner.fetch(LISTENERS)) == before
+        followers = [await follow(alice, at=address) for _ in range(10)]
+        await until(owner, before + 1)
+        for follower in followers:
+            await follower.client.connection.close()
+        await until(owner, before)
+
+
+async def until(owner: "asyncpg.Connection[Any]", listening: int) -> None:
+    """Wait until so many connections listen."""
+    async with asyncio.timeout(10):
+        while len(await owner.fetch(LISTENERS)) != listening:  # noqa: ASYNC110 - PostgreSQL tells of no connection
+            await asyncio.sleep(0.02)
+
+
+async def test_anything_may_be_sent_to_the_channel(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
+    """Notifications that are not the server's own do no harm, whoever sends them."""
+    mirror, follower = await following(alice, follow)
+    for payload in ("", "x", f"{alice.id}", f"{alice.id} x", f"x {alice.id}", f"{uuid4()} 7", f"{alice.id} 99999999"):
+        await owner.execute("SELECT pg_notify('taskql', $1)", payload)
+
+    task = await alice.add("After")
+    mirror.change(await follower.change())
+    assert mirror.tasks == {task["id"]: task}
