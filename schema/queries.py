@@ -26,7 +26,7 @@ Before = Annotated[str | None, strawberry.argument(description="Only tasks befor
 Since = Annotated[
     SyncToken | None, strawberry.argument(description="The token of the page before; null to begin with nothing.")
 ]
-FirstChanges = Annotated[int | None, strawberry.argument(description="At most so many: 1 to 1000.")]
+FirstChanges = Annotated[int | None, strawberry.argument(description="At most so many: 1 to 1,000.")]
 
 
 def _rendered(text: str | None) -> Rendered | None:

@@ -223,8 +223,10 @@ async def test_changes(
     assert [change["task"]["id"] for change in answer["changes"]] == expected
     assert (answer["hasMore"], answer["fullSync"]) == (name != "nothing new", name == "all")
     assert [(whole_scans(plan), sorts(plan)) for plan in plans.values()] == [([], [])] * len(MODES)
-    scans = [node for plan in plans.values() for node in nodes(plan) if node.get("Relation Name") == "tasks"]
-    assert ["ROW(version, id) > ROW(" in node.get("Index Cond", "") for node in scans] == [True] * len(MODES)
+    scans = [
+        [one for one in nodes(plan) if one.get("Relation Name", "").startswith("tasks")] for plan in plans.values()
+    ]
+    assert all(found and all("(version, id) > ROW(" in one.get("Index Cond", "") for one in found) for found in scans)
 
 
 UNEVEN = ("-PRIORITY DUE_DATE", "DUE_DATE -TITLE")
