@@ -1,4 +1,4 @@
-"""Writes the SQL of each revision into a folder, for squawk: `python -m migrations.offline FOLDER`. Needs no database."""
+"""Writes the SQL of each revision into a folder: `python -m migrations.offline FOLDER`. Needs no database."""
 
 import shutil
 import sys

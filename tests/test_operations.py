@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import pwd
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -16,8 +18,21 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import psutil
 import pytest
-from conftest import ALL_FIELDS, SECRET, Server, Serving, User, connect, made_settings, run, running, serving
+from conftest import (
+    ALL_FIELDS,
+    SECRET,
+    Server,
+    Serving,
+    User,
+    announced,
+    connect,
+    made_settings,
+    run,
+    running,
+    serving,
+)
 
 from app import embedded
 from app.auth import Signer
@@ -35,6 +50,20 @@ EVERYTHING = f"""{{
 }}"""
 TITLES = "{ tasks { nodes { title } } }"
 CREATE = 'mutation { createTask(input: { title: "Kept" }) { userErrors { code } } }'
+
+
+# An account that owns nothing; the capability lets it read a Python below /root, and write nowhere.
+ROOT = os.geteuid() == 0
+NOBODY_IDS = pwd.getpwnam("nobody")[2:4]
+NOBODY = (
+    "setpriv",
+    f"--reuid={NOBODY_IDS[0]}",
+    f"--regid={NOBODY_IDS[1]}",
+    "--clear-groups",
+    "--securebits=+no_setuid_fixup",
+    "--inh-caps=-all,+dac_read_search",
+    "--ambient-caps=-all,+dac_read_search",
+)
 
 
 def blocks(language: str) -> list[str]:
@@ -349,6 +378,43 @@ async def test_a_new_role_for_the_server(site: Site) -> None:
 
     run(site.folder, TASKQL, "migrate", **site.environment())
     new.execute("drop the old role", OLD_ROLE=new.role)
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, repository: Path) -> Iterator[Path]:
+    """What the image holds of the repository, where nobody may write."""
+    tree = tmp_path / "tree"
+    for name in ("app", "schema", "migrations"):
+        shutil.copytree(repository / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(repository / "alembic.ini", tree)
+    for path in (*tree.rglob("*"), tree):
+        path.chmod(path.stat().st_mode & ~0o222)
+    yield tree
+    for path in (tree, *tree.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o200)
+
+
+def sealed_server(site: Site, tree: Path, scratch: Path) -> subprocess.Popen[str]:
+    """A server from a tree where it may not write, as somebody who owns nothing but a folder for temporary files."""
+    scratch.mkdir()
+    os.chown(scratch, *(NOBODY_IDS if ROOT else (-1, -1)))
+    return subprocess.Popen(  # noqa: S603 - the server
+        [*(NOBODY if ROOT else ()), sys.executable, "-m", "app", "serve", "--port", "0", "--workers", "2"],
+        env={**site.environment(), "TMPDIR": str(scratch)},
+        cwd=tree,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def test_the_server_writes_temporary_files_alone(site: Site, sealed: Path, tmp_path: Path) -> None:
+    """Where it may write nowhere else the server serves, with workers too."""
+    (alice,) = await new_ids(site, 1)
+    token = Signer(SECRET).token(alice, timedelta(hours=1))
+    with announced(sealed_server(site, sealed, tmp_path / "scratch"), has_demo=False) as served:
+        assert psutil.Process(served.process.pid).cwd() == str(sealed)
+        assert served.ask(CREATE, token)["data"]["createTask"] == {"userErrors": []}
 
 
 @pytest.fixture
