@@ -417,6 +417,15 @@ async def test_the_server_writes_temporary_files_alone(site: Site, sealed: Path,
         assert served.ask(CREATE, token)["data"]["createTask"] == {"userErrors": []}
 
 
+def test_base_images_are_pinned(repository: Path) -> None:
+    """A build takes the images that were tried, whatever their tags have come to mean."""
+    images = re.findall(r"^FROM (\S+)", (repository / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert len(images) == 2
+    for image in images:
+        assert re.fullmatch(r"[a-z]+:[0-9]+\.[0-9]+\.[0-9]+-[a-z-]+@sha256:[0-9a-f]{64}", image)
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with a virtual environment, as scripts/serve leaves it."""
