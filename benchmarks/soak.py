@@ -17,10 +17,10 @@ from benchmarks.workloads import Request
 
 BUILD = ROOT / "build"
 REQUESTS, QUICK = 1_000_000, 20_000
-SETTLED = 10  # the part of all requests after which caches are full
+SETTLED = 10  # the part of all requests that fills the caches
 STEPS = 40
 BATCH = 5_000  # answers that are held until they are verified
-NEW_EVERY = 50  # requests, of which one comes in words never seen before
+NEW_EVERY = 25  # requests, of which one comes in words never seen before
 MOST_GROWTH = 0.05
 
 
