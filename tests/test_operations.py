@@ -32,6 +32,7 @@ from conftest import (
     run,
     running,
     serving,
+    taskql,
 )
 
 from app import embedded
@@ -378,6 +379,35 @@ async def test_a_new_role_for_the_server(site: Site) -> None:
 
     run(site.folder, TASKQL, "migrate", **site.environment())
     new.execute("drop the old role", OLD_ROLE=new.role)
+
+
+async def test_a_full_disk(site: Site) -> None:
+    """What PostgreSQL says of a full disk makes writes UNAVAILABLE, and leaves reads alone."""
+    (alice,) = await new_ids(site, 1)
+    await told(
+        site,
+        """CREATE FUNCTION fill_disk() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE 'could not extend file' USING ERRCODE = 'disk_full'; END $$""",
+        "CREATE TRIGGER fill_disk BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION fill_disk()",
+    )
+    async with users_of(site, alice) as (user,):
+        written, seen = await user.post(CREATE), await user.ask(TITLES)
+    await told(site, "DROP FUNCTION fill_disk CASCADE")
+
+    assert written.status_code == 503
+    assert [error["extensions"]["code"] for error in written.json()["errors"]] == ["UNAVAILABLE"]
+    assert seen["data"]["tasks"]["nodes"] == []
+
+
+async def test_an_old_server_refuses_a_newer_database(site: Site) -> None:
+    """A server that is started after the migration of a newer one ends, and names the revision."""
+    await told(site, "UPDATE alembic_version SET version_num = 'newer_' || version_num")
+    with taskql("serve", "--port", "0", **site.environment()) as process:
+        _, said = process.communicate(timeout=30)
+    await told(site, "UPDATE alembic_version SET version_num = substr(version_num, 7)")
+
+    assert process.returncode == 1
+    assert re.search(r"at revision newer_\d+, of another TaskQL than this one: run that, or a newer", said)
 
 
 @pytest.fixture
