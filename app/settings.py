@@ -1,6 +1,7 @@
 """Settings: the only reader of the environment."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -179,11 +180,9 @@ class Settings(BaseSettings):
 
 
 def _is_redis_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"redis", "rediss"} and parts.port != 0
-    except ValueError:
-        return False
+    with suppress(ValueError):
+        return urlsplit(url).scheme in {"redis", "rediss"} and urlsplit(url).port != 0
+    return False
 
 
 def _signs(secret: str) -> bool:
