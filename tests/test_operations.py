@@ -52,7 +52,28 @@ EVERYTHING = f"""{{
 TITLES = "{ tasks { nodes { title } } }"
 CREATE = 'mutation { createTask(input: { title: "Kept" }) { userErrors { code } } }'
 
-
+# All that is no row: relations and their walls and rights, columns, indexes, constraints, and so on.
+CATALOGS = (
+    """SELECT 'relation', relname, relkind::text, relrowsecurity, relforcerowsecurity, relowner::regrole::text,
+        array(SELECT unnest(relacl)::text ORDER BY 1), reloptions::text
+        FROM pg_class WHERE relnamespace = 'public'::regnamespace""",
+    """SELECT 'column', attrelid::regclass::text, attname,
+        row_number() OVER (PARTITION BY attrelid ORDER BY attnum), format_type(atttypid, atttypmod), attnotnull,
+        attgenerated::text, attcollation::regcollation::text, attacl::text, pg_get_expr(adbin, adrelid)
+        FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+        AND attnum > 0 AND NOT attisdropped""",
+    "SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    """SELECT 'constraint', conrelid::regclass::text, conname, convalidated, pg_get_constraintdef(oid)
+        FROM pg_constraint WHERE connamespace = 'public'::regnamespace""",
+    "SELECT 'policy', * FROM pg_policies",
+    """SELECT 'function', pg_get_functiondef(oid), proowner::regrole::text, obj_description(oid, 'pg_proc'),
+        array(SELECT unnest(proacl)::text ORDER BY 1)
+        FROM pg_proc WHERE pronamespace = 'public'::regnamespace""",
+    "SELECT 'trigger', pg_get_triggerdef(oid), tgenabled::text FROM pg_trigger WHERE NOT tgisinternal",
+    """SELECT 'role', rolname, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolcanlogin, rolconfig
+        FROM pg_roles WHERE rolname NOT LIKE 'pg%' AND rolname <> 'taskql_monitor'""",
+)
 # An account that owns nothing; the capability lets it read a Python below /root, and write nowhere.
 ROOT = os.geteuid() == 0
 NOBODY_IDS = pwd.getpwnam("nobody")[2:4]
@@ -181,32 +202,9 @@ async def new_ids(site: Site, count: int) -> list[Any]:
 
 
 async def shape(site: Site) -> list[tuple[Any, ...]]:
-    """All that is no row, from the catalogs: relations, columns, indexes, walls, functions, triggers, rights, roles."""
+    """What the catalogs say of a site's database and of its roles."""
     connection = await connect(site.url("postgres"))
-    rows = await connection.fetch("""
-        SELECT 'relation', relname, relkind::text, relrowsecurity, relforcerowsecurity, relowner::regrole::text,
-            array(SELECT unnest(relacl)::text ORDER BY 1), reloptions::text
-        FROM pg_class WHERE relnamespace = 'public'::regnamespace
-    """)
-    for query in (
-        """SELECT 'column', attrelid::regclass::text, attname,
-            row_number() OVER (PARTITION BY attrelid ORDER BY attnum), format_type(atttypid, atttypmod), attnotnull,
-            attgenerated::text, attcollation::regcollation::text, attacl::text, pg_get_expr(adbin, adrelid)
-        FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-        WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
-            AND attnum > 0 AND NOT attisdropped""",
-        "SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'public'",
-        """SELECT 'constraint', conrelid::regclass::text, conname, convalidated, pg_get_constraintdef(oid)
-        FROM pg_constraint WHERE connamespace = 'public'::regnamespace""",
-        "SELECT 'policy', * FROM pg_policies",
-        """SELECT 'function', pg_get_functiondef(oid), proowner::regrole::text, obj_description(oid, 'pg_proc'),
-            array(SELECT unnest(proacl)::text ORDER BY 1)
-        FROM pg_proc WHERE pronamespace = 'public'::regnamespace""",
-        "SELECT 'trigger', pg_get_triggerdef(oid), tgenabled::text FROM pg_trigger WHERE NOT tgisinternal",
-        """SELECT 'role', rolname, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolcanlogin, rolconfig
-        FROM pg_roles WHERE rolname NOT LIKE 'pg%' AND rolname <> 'taskql_monitor'""",
-    ):
-        rows += await connection.fetch(query)
+    rows = [row for query in CATALOGS for row in await connection.fetch(query)]
     await connection.close()
     return sorted((tuple(row) for row in rows), key=repr)
 
