@@ -11,6 +11,7 @@ from sqlalchemy import (
     Connection,
     Select,
     Text,
+    cast,
     column,
     false,
     func,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     or_,
     select,
     table,
+    true,
 )
 
 from app.database import SESSION
@@ -25,12 +27,20 @@ from app.settings import LOOPBACK
 from app.url import DatabaseURL
 
 OLDEST_SERVER = 150000
+# From here on CREATEROLE alone changes no role that somebody else made.
+ADMIN_OPTION_NEEDED = 160000
+PUBLIC = 0  # among the oids of a policy's roles
 WALLED = ("tasks", "task_clocks", "task_tags")
 FUNCTIONS = ("act_as(uuid)", "begin_write(uuid)", "position_between(text, text)", "search_key(text)")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 _roles = table(
-    "pg_roles", column("oid"), column("rolname"), column("rolsuper", Boolean), column("rolbypassrls", Boolean)
+    "pg_roles",
+    column("oid"),
+    column("rolname"),
+    column("rolsuper", Boolean),
+    column("rolbypassrls", Boolean),
+    column("rolcreaterole", Boolean),
 )
 _members = table("pg_auth_members", column("roleid"), column("member"))
 _classes = table(
@@ -44,7 +54,14 @@ _classes = table(
 )
 
 _policy_rows = table(
-    "pg_policy", column("polname", Text), column("polrelid"), column("polqual"), column("polwithcheck")
+    "pg_policy",
+    column("polname", Text),
+    column("polrelid"),
+    column("polcmd"),
+    column("polpermissive", Boolean),
+    column("polroles"),
+    column("polqual"),
+    column("polwithcheck"),
 )
 
 
@@ -104,11 +121,15 @@ def database(connection: Connection, missing: list[str], url: DatabaseURL) -> li
 
 
 def _version(connection: Connection) -> Finding:
-    number = int(connection.execute(select(func.current_setting("server_version_num"))).scalar_one())
+    number = _version_number(connection)
     shown = f"PostgreSQL {number // 10000}.{number % 10000}"
     if number < OLDEST_SERVER:
         return Finding("failure", f"The server is {shown}", "TaskQL needs PostgreSQL 15 or newer.")
     return Finding("ok", f"The server is {shown}")
+
+
+def _version_number(connection: Connection) -> int:
+    return int(connection.execute(select(func.current_setting("server_version_num"))).scalar_one())
 
 
 def migrations(missing: list[str]) -> Finding:
@@ -182,6 +203,24 @@ def _memberships() -> Select[Any]:
     )
 
 
+def server_role(connection: Connection, role: str) -> Finding:
+    """Whether the owner, who is connected, may make the server's role, or change the one that is there."""
+    named = select(_roles.c.oid).where(_roles.c.rolname == role).scalar_subquery()
+    makes = or_(_roles.c.rolsuper, _roles.c.rolcreaterole)
+    changes = func.coalesce(func.pg_has_role(named, literal("MEMBER WITH ADMIN OPTION", Text)), true())
+    rights = select(func.quote_ident(_roles.c.rolname), func.quote_ident(role), makes, changes)
+    owner, quoted, may_make, may_change = connection.execute(
+        rights.where(_roles.c.rolname == func.current_user())
+    ).one()
+    if not may_make:
+        mend = f"As a superuser: ALTER ROLE {owner} CREATEROLE;"
+        return Finding("failure", f"The owner {owner} may not make the server's role", mend)
+    if not may_change and _version_number(connection) >= ADMIN_OPTION_NEEDED:
+        mend = f"As a superuser: GRANT {quoted} TO {owner} WITH ADMIN OPTION;"
+        return Finding("failure", f"The owner {owner} may not change the server's role {quoted}", mend)
+    return Finding("ok", "The owner can log in, and may make the server's role")
+
+
 def _walled() -> ColumnElement[bool]:
     return _classes.c.oid.in_([func.to_regclass(name) for name in WALLED])
 
@@ -213,13 +252,18 @@ def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:
 
 
 def _policies(connection: Connection) -> list[Finding]:
-    """Each table has our policy and no other: policies add up, and another lets through what ours would not."""
-    policy = _policy_rows.c
-    conditions = [func.pg_get_expr(policy[name], policy.polrelid) for name in ("polqual", "polwithcheck")]
-    named = select(_classes.c.relname, func.quote_ident(policy.polname), *conditions)
-    rows = connection.execute(named.where(policy.polrelid == _classes.c.oid, _walled())).all()
-    ours = [walled for walled, _, *seen in rows if seen == [_MINE_IN_CATALOG] * 2]
-    foreign = [(walled, name) for walled, name, *seen in rows if seen != [_MINE_IN_CATALOG] * 2]
+    """Each table has our policy and no other: policies add up, and another lets through what ours would not.
+
+    Policies for roles that the server's cannot become are no concern of ours, but where they have the name of ours.
+    """
+    mine = {PUBLIC, *connection.execute(select(_roles.c.oid).where(_is_member(_roles.c.oid))).scalars()}
+    rows = [(*names, seen, bool(mine & set(roles))) for *names, roles, seen in _policy_list(connection)]
+    ours = [walled for walled, _, seen, applies in rows if seen and applies]
+    foreign = [
+        (walled, name)
+        for walled, name, seen, applies in rows
+        if not (seen and applies) and (applies or name == f"{walled}_of_user")
+    ]
     drop = "As the tables' owner: DROP POLICY {} ON {};"
     create = "As the tables' owner: CREATE POLICY {0}_of_user ON {0} USING ({1}) WITH CHECK ({1});"
     return [
@@ -233,6 +277,21 @@ def _policies(connection: Connection) -> list[Finding]:
             if walled not in ours
         ),
     ]
+
+
+def _policy_list(connection: Connection) -> list[Any]:
+    """Table, name, roles, and whether it says what ours says, for each policy of our tables."""
+    policy = _policy_rows.c
+    conditions = [func.pg_get_expr(policy[name], policy.polrelid) for name in ("polqual", "polwithcheck")]
+    says_ours = policy.polpermissive & (cast(policy.polcmd, Text) == "*")
+    for condition in conditions:
+        says_ours &= func.coalesce(condition == _MINE_IN_CATALOG, false())
+    listed = select(_classes.c.relname, func.quote_ident(policy.polname), policy.polroles, says_ours)
+    return list(connection.execute(listed.where(policy.polrelid == _classes.c.oid, _walled())))
+
+
+def _is_member(role: ColumnElement[Any]) -> ColumnElement[bool]:
+    return func.pg_has_role(role, literal("MEMBER", Text))
 
 
 def _rights(connection: Connection) -> Finding:

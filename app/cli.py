@@ -22,6 +22,7 @@ from app import checks, startup
 from app import purge as purging
 from app import settings as configuration
 from app.accounts import demo_user, user_with_email
+from app.checks import Finding
 from app.errors import StartupError
 from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app, signer
 from app.protocols import BoundedHeads, BoundedSockets
@@ -157,18 +158,29 @@ def purge(older_than: str, data_dir: Path | None) -> None:
 @main.command()
 @data_dir
 def doctor(data_dir: Path | None) -> None:
-    """Check settings, issuers and database, and say what mends what is wrong.
+    """Check settings, documents, issuers, Redis and database, and say what mends what is wrong.
 
     The exit code says the worst: 0 where all is ok, 1 for a warning, 2 for a failure.
     """
     try:
         with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
-            found = asyncio.run(startup.report(settings))
+            found = [*_documents(settings), *asyncio.run(startup.report(settings))]
     except StartupError as error:
         found = [startup.failed(error)]
     for finding in found:
         click.echo(f"{finding.level:8} {' '.join(str(finding).split())}")
     sys.exit(checks.worst(found))
+
+
+def _documents(settings: Settings) -> list[Finding]:
+    """Whether the manifest, if there is one, can be read and each of its operations run."""
+    if settings.trusted_documents is None:
+        return []
+    try:
+        admission(settings)
+    except StartupError as error:
+        return [startup.failed(error)]
+    return [Finding("ok", f"The operations of {settings.trusted_documents} can run")]
 
 
 def _stop(_signal: int, _frame: object) -> None:

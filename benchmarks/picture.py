@@ -38,6 +38,17 @@ def growth(tasks: Sequence[int], queries: Mapping[str, Any]) -> str:
     return _svg(places[-1] + 200, HEIGHT + 70, parts)
 
 
+def memory(readings: Sequence[tuple[int, float]]) -> str:
+    """Memory in MB by requests: a line."""
+    most, last = max(size for _, size in readings), readings[-1]
+    points = [f"{60 + number / last[0] * WIDTH:.1f},{_height(size, most):.1f}" for number, size in readings]
+    parts = [_text(60, 20, "Memory of the server in MB, by requests")]
+    parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{LINES[0]}" stroke-width="2"/>')
+    parts += [_text(60, HEIGHT + 56, "0"), _text(60 + WIDTH, HEIGHT + 56, f"{last[0]:,}", "middle")]
+    parts.append(_text(68 + WIDTH, _height(last[1], most) + 4, f"{last[1]:.1f}"))
+    return _svg(WIDTH + 140, HEIGHT + 70, parts)
+
+
 def _height(value: float, most: float) -> float:
     return 36 + HEIGHT - value / most * (HEIGHT - 20)
 

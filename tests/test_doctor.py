@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import pytest
 from conftest import SECRET, Server, connect, taskql
 from issuer import made_key, published
 from pydantic import SecretStr
+from test_rate import redis_server
 
 from app import checks
 from app.checks import Finding
@@ -88,6 +90,19 @@ BREACHES = {
     ],
     "no right to act": ['REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC, "{role}"'],
     "no policy": ["DROP POLICY task_clocks_of_user ON task_clocks"],
+    "the policy for another role": ["ALTER POLICY tasks_of_user ON tasks TO {other}"],
+    "the policy for one kind of statement": [
+        "DROP POLICY tasks_of_user ON tasks",
+        POLICY.replace("theirs.tasks", "tasks FOR UPDATE"),
+    ],
+    "a policy that only narrows": [
+        "DROP POLICY tasks_of_user ON tasks",
+        POLICY.replace("theirs.tasks", "tasks AS RESTRICTIVE"),
+    ],
+    "a policy for a role that the server's may become": [
+        'GRANT {other} TO "{role}"',
+        "CREATE POLICY reporting ON tasks FOR SELECT TO {other} USING (true)",
+    ],
 }
 
 
@@ -124,6 +139,13 @@ async def test_tables_of_others_with_our_names(stage: Stage) -> None:
     """Policies of tables in other schemas are no concern of ours."""
     await stage.owner.execute("CREATE SCHEMA theirs; CREATE TABLE theirs.tasks (a int)")
     await stage.owner.execute("CREATE POLICY all_of_them ON theirs.tasks USING (true)")
+
+    assert await stage.failures() == []
+
+
+async def test_a_policy_for_others(stage: Stage, other: str) -> None:
+    """What a role may see that the server's cannot become is its owner's business."""
+    await stage.owner.execute(f"CREATE POLICY reporting ON tasks FOR SELECT TO {other} USING (true)")
 
     assert await stage.failures() == []
 
@@ -260,6 +282,90 @@ async def test_an_owner_who_cannot_log_in(stage: Stage) -> None:
     assert "DATABASE_OWNER_URL" in failure
     assert "makes the role" not in failure
     assert any("Row security" in line for line in lines)
+
+
+async def owned_by(stage: Stage, owner: str, password: str) -> dict[str, str]:
+    """The settings of a database that belongs to a role without more rights than logging in."""
+    await stage.owner.execute(f"ALTER ROLE {owner} LOGIN PASSWORD '{password}'")
+    await stage.owner.execute(f"ALTER TABLE alembic_version OWNER TO {owner}")
+    url = stage.database.owner_url.replace("//postgres@", f"//{owner}:{password}@")
+    return in_order(stage) | {"DATABASE_OWNER_URL": url}
+
+
+async def test_an_owner_who_may_not_make_the_role(stage: Stage, other: str) -> None:
+    """Where the server's role is missing and the owner lacks CREATEROLE, doctor says so, and what it names mends it."""
+    environment = await owned_by(stage, other, "s3cret")
+    environment["DATABASE_URL"] = environment["DATABASE_URL"].replace("//role%20", "//new%20")
+    lacking = [line for line in doctor(**environment)[1] if "may not make the server's role" in line]
+
+    assert lacking == [
+        f"failure  The owner {other} may not make the server's role. As a superuser: ALTER ROLE {other} CREATEROLE;"
+    ]
+    await stage.owner.execute(f"ALTER ROLE {other} CREATEROLE")
+    assert any(line.startswith("ok") and "may make the server's role" in line for line in doctor(**environment)[1])
+
+
+async def test_an_owner_who_may_not_change_the_role(stage: Stage, other: str) -> None:
+    """From PostgreSQL 16 on, a role that somebody else made is changed with its admin option alone."""
+    environment = await owned_by(stage, other, "s3cret")
+    await stage.owner.execute(f"ALTER ROLE {other} CREATEROLE")
+    lacking = [line for line in doctor(**environment)[1] if "may not change the server's role" in line]
+
+    if stage.owner.get_server_version().major < 16:
+        assert lacking == []
+        return
+    assert len(lacking) == 1
+    await stage.owner.execute(lacking[0].partition("As a superuser: ")[2])
+    assert doctor(**environment)[0] == 0
+
+
+async def test_documents_that_can_run(stage: Stage, tmp_path: Path) -> None:
+    """A manifest is read, and its operations are tried."""
+    manifest = tmp_path / "documents.json"
+    manifest.write_text('{"one": "{ viewer { id } }"}')
+    code, lines = doctor(**in_order(stage), TRUSTED_DOCUMENTS=str(manifest))
+
+    assert code == 0
+    assert f"ok       The operations of {manifest} can run." in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read"),
+        ("{", "is not JSON"),
+        ('{"one": "query Gone { gone }"}', "operation Gone (one) cannot run"),
+    ],
+)
+async def test_documents_that_cannot(stage: Stage, tmp_path: Path, text: str | None, words: str) -> None:
+    """A manifest with which the server would not start is a failure, and the other checks are still made."""
+    manifest = tmp_path / "documents.json"
+    if text is not None:
+        manifest.write_text(text)
+    code, lines = doctor(**in_order(stage), TRUSTED_DOCUMENTS=str(manifest))
+
+    assert code == 2
+    (failure,) = [line for line in lines if line.startswith("failure")]
+    assert words in failure
+    assert any("Row security" in line for line in lines)
+
+
+async def test_redis_that_answers(stage: Stage) -> None:
+    """Where Redis answers, processes share their counts."""
+    with redis_server() as port:
+        code, lines = doctor(**in_order(stage), RATE_LIMIT_REDIS_URL=f"redis://127.0.0.1:{port}")
+
+    assert code == 0
+    assert any(line.startswith("ok") and "share the counts" in line for line in lines)
+
+
+async def test_redis_that_does_not(stage: Stage) -> None:
+    """Where Redis cannot be reached the server serves all the same: a warning, without the password."""
+    code, lines = doctor(**in_order(stage), RATE_LIMIT_REDIS_URL="redis://:s3cret@127.0.0.1:9/0")
+
+    assert code == 1
+    (warning,) = [line for line in lines if line.startswith("warning")]
+    assert "RATE_LIMIT_REDIS_URL" in warning
 
 
 def keyed(stage: Stage, url: str) -> dict[str, str]:

