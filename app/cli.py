@@ -24,7 +24,7 @@ from app import settings as configuration
 from app.accounts import demo_user, user_with_email
 from app.errors import StartupError
 from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app, signer
-from app.protocols import BoundedHeads, BoundedSockets
+from app.protocols import BoundedRequests, BoundedSockets
 from app.settings import Settings
 from schema import sdl
 
@@ -266,7 +266,7 @@ def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        http=BoundedHeads,
+        http=BoundedRequests,
         **WEB_SOCKETS,
         forwarded_allow_ips=settings.forwarded_allow_ips,
     )

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ONE = compiled(select(literal_column("1")))
-COMMAND_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 4.5
 # Before the second and the third try of a write that PostgreSQL has undone, in seconds.
 PAUSES = (0.02, 0.1)
 
