@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -85,12 +85,15 @@ def serve(*, migrate: bool, **options: object) -> None:
     """Serve the API and its explorer."""
     given = configuration.load(**options)
     admission(given)
-    signal.signal(signal.SIGTERM, _stop)
+    stop = _Stop()
+    signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, _hang_up)
     with listening(given) as listener, startup.database_settings(given) as settings:
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
-        _announce(settings, listener, demo)
-        _run(settings, listener, demo)
+        run = _server(settings, listener, demo)
+        if not stop.asked:
+            _announce(settings, listener, demo)
+            run()
 
 
 @main.command()
@@ -171,9 +174,17 @@ def doctor(data_dir: Path | None) -> None:
     sys.exit(checks.worst(found))
 
 
-def _stop(_signal: int, _frame: object) -> None:
-    """End by unwinding, so that the embedded database is left in order."""
-    sys.exit(0)
+class _Stop:
+    """Ends by unwinding, so that the embedded database is left in order.
+
+    Python swallows what is raised while it runs a finalizer: `asked` tells all the same.
+    """
+
+    asked = False
+
+    def __call__(self, _signal: int, _frame: object) -> None:
+        self.asked = True
+        sys.exit(0)
 
 
 def _hang_up(_signal: int, _frame: object) -> None:
@@ -255,7 +266,8 @@ def _curl(url: str, bearer: str) -> str:
     return f"curl -s '{url}' {headers} -d '{query}'"
 
 
-def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None:
+def _server(settings: Settings, listener: socket.socket, demo: UUID | None) -> Callable[[], None]:
+    """What serves until it is told to stop. From now on signals raise nothing: they only tell it."""
     config = uvicorn.Config(
         partial(create_app, settings, demo),
         factory=True,
@@ -270,14 +282,26 @@ def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None
         **WEB_SOCKETS,
         forwarded_allow_ips=settings.forwarded_allow_ips,
     )
+    if settings.workers > 1:
+        return _Workers(config, [listener]).run
     server = uvicorn.Server(config)
-    try:
-        if settings.workers > 1:
-            Multiprocess(config, [listener]).run()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)
+    return partial(server.run, sockets=[listener])
+
+
+class _Workers(Multiprocess):
+    """uvicorn's parent process, which restarts its workers one by one upon SIGHUP; but a closed terminal ends it."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._has_terminal = sys.stdin is not None and sys.stdin.isatty()
+
+    def handle_hup(self) -> None:
+        if self._has_terminal:
+            self.handle_term()
         else:
-            server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        return
+            super().handle_hup()
 
 
 def _duration(text: str, option: str) -> timedelta:

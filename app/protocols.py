@@ -131,8 +131,9 @@ class BoundedRequests(HttpToolsProtocol):
         super().resume_writing()
 
     def shutdown(self) -> None:
-        """Finish what was begun; the client of an idle connection may just have sent a request."""
+        """Answer what has come. An idle client may just have sent a request; half of one is awaited a little longer."""
         self._stopping = True
+        self._seen, self._looks = self.cycle, LOOKS_FOR_REQUEST - 2
         if self._is_idle():
             self.loop.call_later(LINGER_SECONDS, self._leave, self.cycle)
         else:
