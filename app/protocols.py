@@ -22,7 +22,7 @@ LOOK_SECONDS = 1.5
 LOOKS_FOR_REQUEST = 5
 LOOKS_FOR_ANSWER = 20
 LEAST_TAKEN = 10_000
-# A request may be on its way when a server that stops finds a connection idle.
+# A request may be on its way when a server that stops finds a connection idle; on a new one it probably is.
 LINGER_SECONDS = 0.25
 
 
@@ -135,7 +135,8 @@ class BoundedRequests(HttpToolsProtocol):
         self._stopping = True
         self._seen, self._looks = self.cycle, LOOKS_FOR_REQUEST - 2
         if self._is_idle():
-            self.loop.call_later(LINGER_SECONDS, self._leave, self.cycle)
+            linger = LOOK_SECONDS if self.cycle is None else LINGER_SECONDS
+            self.loop.call_later(linger, self._leave, self.cycle)
         else:
             self.cycle.keep_alive = False
 
