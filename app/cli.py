@@ -29,6 +29,8 @@ from app.settings import Settings
 from schema import sdl
 
 GRACE_SECONDS = 10
+# How long a worker may take to start, and to answer its parent, before another is started in its place.
+WORKER_SECONDS = 30
 BACKLOG = 2048
 # What a client leaves unread for this long closes its connection, however it was sent.
 UNREAD_MILLISECONDS = 30_000
@@ -278,6 +280,7 @@ def _server(settings: Settings, listener: socket.socket, demo: UUID | None) -> C
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_worker_healthcheck=WORKER_SECONDS,
         http=BoundedRequests,
         **WEB_SOCKETS,
         forwarded_allow_ips=settings.forwarded_allow_ips,

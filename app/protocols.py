@@ -65,7 +65,7 @@ class BoundedRequests(HttpToolsProtocol):
     _looks = 0
     _unsent = 0
     _stopping = False
-    _seen: RequestResponseCycle | None = None
+    _seen: tuple[RequestResponseCycle | None, bool] = None, False
     _answering: "asyncio.Task[None] | None" = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -126,6 +126,15 @@ class BoundedRequests(HttpToolsProtocol):
             if not self.transport.is_closing():
                 raise
 
+    def on_response_complete(self) -> None:
+        """As uvicorn has it, but with no timer for each request: the looks end idle connections too."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
     def resume_writing(self) -> None:
         self._looks = 0
         super().resume_writing()
@@ -133,9 +142,9 @@ class BoundedRequests(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Answer what has come. An idle client may just have sent a request; half of one is awaited a little longer."""
         self._stopping = True
-        self._seen, self._looks = self.cycle, LOOKS_FOR_REQUEST - 2
+        self._seen, self._looks = (self.cycle, self._held > 0), LOOKS_FOR_REQUEST - 2
         if self._is_idle():
-            linger = LOOK_SECONDS if self.cycle is None else LINGER_SECONDS
+            linger = LOOK_SECONDS if self._answering is None else LINGER_SECONDS
             self.loop.call_later(linger, self._leave, self.cycle)
         else:
             self.cycle.keep_alive = False
@@ -150,9 +159,10 @@ class BoundedRequests(HttpToolsProtocol):
     def _look(self) -> None:
         """End the connection where the client has been awaited for too long."""
         unsent = self.transport.get_write_buffer_size()
-        waits = self._awaits_client() and self.cycle is self._seen and unsent > self._unsent - LEAST_TAKEN
+        seen = self.cycle, self._held > 0
+        waits = self._awaits_client() and seen == self._seen and unsent > self._unsent - LEAST_TAKEN
         self._looks = self._looks + 1 if waits else 0
-        self._seen, self._unsent = self.cycle, unsent
+        self._seen, self._unsent = seen, unsent
         if self._looks >= (LOOKS_FOR_ANSWER if unsent else LOOKS_FOR_REQUEST):
             self._give_up()
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
