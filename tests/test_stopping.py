@@ -1,8 +1,12 @@
 """Servers that are told to stop or to start anew: what they were asked is answered, and then they are gone."""
 
 import asyncio
+import os
+import pty
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -107,7 +111,6 @@ class Load:
         self._url, self._user = url, user
         self.acknowledged: list[str] = []
         self.failed: list[object] = []
-        self._stopping = False
 
     async def run(self, until: "asyncio.Task[None]") -> None:
         """Ask until that is done."""
@@ -121,6 +124,7 @@ class Load:
             count = 0
             while not until.done():
                 await self._ask(http, f"{number} {count}")
+                await asyncio.sleep(0.01)  # the new workers start on the same machine
                 count += 1
 
     async def _ask(self, http: httpx.AsyncClient, title: str) -> None:
@@ -151,6 +155,20 @@ async def test_a_rolling_restart_loses_nothing(server: Server, alice: User, owne
         assert len(load.acknowledged) > CLIENTS
         rows = await owner.fetch("SELECT title FROM tasks WHERE user_id = $1", alice.id)
         assert sorted(row["title"] for row in rows) == sorted(load.acknowledged)
+
+
+def test_workers_end_with_their_terminal(server: Server, settings: Settings) -> None:
+    """SIGHUP of a server that was started from a terminal says that it was closed."""
+    del settings
+    terminal, seen = pty.openpty()
+    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--workers", "2"]
+    with subprocess.Popen(command, env=environment(server), stdin=seen, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own
+        assert process.stdout
+        assert process.stdout.readline().startswith(b"TaskQL serves ")
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(20) == 0
+    os.close(terminal)
+    os.close(seen)
 
 
 async def workers(served: Serving, gone: set[int]) -> set[int]:
