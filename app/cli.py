@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -25,11 +25,13 @@ from app.accounts import demo_user, user_with_email
 from app.checks import Finding
 from app.errors import StartupError
 from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app, signer
-from app.protocols import BoundedHeads, BoundedSockets
+from app.protocols import BoundedRequests, BoundedSockets
 from app.settings import Settings
 from schema import sdl
 
 GRACE_SECONDS = 10
+# How long a worker may take to start, and to answer its parent, before another is started in its place.
+WORKER_SECONDS = 30
 BACKLOG = 2048
 # What a client leaves unread for this long closes its connection, however it was sent.
 UNREAD_MILLISECONDS = 30_000
@@ -86,12 +88,15 @@ def serve(*, migrate: bool, **options: object) -> None:
     """Serve the API and its explorer."""
     given = configuration.load(**options)
     admission(given)
-    signal.signal(signal.SIGTERM, _stop)
+    stop = _Stop()
+    signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, _hang_up)
     with listening(given) as listener, startup.database_settings(given) as settings:
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
-        _announce(settings, listener, demo)
-        _run(settings, listener, demo)
+        run = _server(settings, listener, demo)
+        if not stop.asked:
+            _announce(settings, listener, demo)
+            run()
 
 
 @main.command()
@@ -183,9 +188,17 @@ def _documents(settings: Settings) -> list[Finding]:
     return [Finding("ok", f"The operations of {settings.trusted_documents} can run")]
 
 
-def _stop(_signal: int, _frame: object) -> None:
-    """End by unwinding, so that the embedded database is left in order."""
-    sys.exit(0)
+class _Stop:
+    """Ends by unwinding, so that the embedded database is left in order.
+
+    Python swallows what is raised while it runs a finalizer: `asked` tells all the same.
+    """
+
+    asked = False
+
+    def __call__(self, _signal: int, _frame: object) -> None:
+        self.asked = True
+        sys.exit(0)
 
 
 def _hang_up(_signal: int, _frame: object) -> None:
@@ -267,7 +280,8 @@ def _curl(url: str, bearer: str) -> str:
     return f"curl -s '{url}' {headers} -d '{query}'"
 
 
-def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None:
+def _server(settings: Settings, listener: socket.socket, demo: UUID | None) -> Callable[[], None]:
+    """What serves until it is told to stop. From now on signals raise nothing: they only tell it."""
     config = uvicorn.Config(
         partial(create_app, settings, demo),
         factory=True,
@@ -278,18 +292,31 @@ def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        http=BoundedHeads,
+        timeout_worker_healthcheck=WORKER_SECONDS,
+        http=BoundedRequests,
         **WEB_SOCKETS,
         forwarded_allow_ips=settings.forwarded_allow_ips,
     )
+    if settings.workers > 1:
+        return _Workers(config, [listener]).run
     server = uvicorn.Server(config)
-    try:
-        if settings.workers > 1:
-            Multiprocess(config, [listener]).run()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)
+    return partial(server.run, sockets=[listener])
+
+
+class _Workers(Multiprocess):
+    """uvicorn's parent process, which restarts its workers one by one upon SIGHUP; but a closed terminal ends it."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._has_terminal = sys.stdin is not None and sys.stdin.isatty()
+
+    def handle_hup(self) -> None:
+        if self._has_terminal:
+            self.handle_term()
         else:
-            server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        return
+            super().handle_hup()
 
 
 def _duration(text: str, option: str) -> timedelta:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 1.5
 RECYCLE_AFTER_SECONDS = 300.0
 
 
@@ -36,6 +36,7 @@ class Connections:
         self._engine = engine
         self._turns = asyncio.Semaphore(most)
         self._idle: list[Connection] = []
+        self._closing: set[asyncio.Task[None]] = set()
         self._trusted_since = -math.inf
 
     def lend(self) -> "Loan":
@@ -43,7 +44,7 @@ class Connections:
         return Loan(self)
 
     async def take(self) -> Connection:
-        """A connection that is open as far as can be told without asking; TimeoutError after two seconds in line."""
+        """A connection that is open as far as can be told without asking; TimeoutError after some time in line."""
         await acquire(self._turns, PATIENCE_SECONDS)
         try:
             while self._idle:
@@ -75,13 +76,22 @@ class Connections:
         self._idle.append(connection)
         self._turns.release()
 
-    async def throw_away(self, connection: Connection) -> None:
+    def throw_away(self, connection: Connection) -> None:
+        """Nobody waits for its farewell, but it keeps its turn until then: there are no more sessions than turns.
+
+        The farewell is what lets the driver stop a statement that still runs.
+        """
+        closing = asyncio.create_task(_close(connection))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closed)
+
+    def _closed(self, closing: asyncio.Task[None]) -> None:
+        self._closing.discard(closing)
         self._turns.release()
-        await _close(connection)
 
     async def close(self) -> None:
         idle, self._idle = self._idle, []
-        await asyncio.gather(*map(_close, idle))
+        await asyncio.gather(*map(_close, idle), *self._closing)
         await self._engine.dispose()
 
 
@@ -104,7 +114,7 @@ class Loan:
         if error is None or isinstance(error, asyncpg.PostgresError):
             self._connections.give_back(self._connection)
         else:
-            await self._connections.throw_away(self._connection)
+            self._connections.throw_away(self._connection)
 
 
 async def acquire(turns: asyncio.Semaphore, patience: float) -> None:

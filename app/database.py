@@ -28,7 +28,7 @@ Transaction = Callable[..., Awaitable[Row]]
 ONE = compiled(select(literal_column("1")))
 # As `taskql migrate --citus` gives it to the server's role.
 SHARDED = compiled(select(func.current_setting(text_literal("citus.propagate_set_commands"), true()).is_not(None)))
-COMMAND_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 4.5
 # Before the second and the third try of a write that PostgreSQL has undone, in seconds.
 PAUSES = (0.02, 0.1)
 

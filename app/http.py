@@ -193,14 +193,21 @@ async def live(_request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def readiness(check: Callable[[], Awaitable[None]]) -> Callable[[Request], Awaitable[Response]]:
-    """Whether requests can be served: the database answers."""
+class Readiness:
+    """Whether requests can be served: the database answers, and the process was not told to stop."""
 
-    async def ready(_request: Request) -> Response:
+    def __init__(self, check: Callable[[], Awaitable[None]]) -> None:
+        self._check = check
+        self._stopping = False
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    async def answer(self, _request: Request) -> Response:
         try:
-            await check()
+            if self._stopping:
+                raise Unavailable("The server stops.")
+            await self._check()
         except RequestError as error:
             return JSONResponse({"status": "unavailable", "problem": str(error)}, 503)
         return JSONResponse({"status": "ok"})
-
-    return ready

@@ -27,7 +27,8 @@ from app.auth import Authenticator, Principal, Signer
 from app.database import Database
 from app.errors import RequestError, StartupError
 from app.events import EventStreams
-from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
+from app.http import ExplorerFiles, GraphQLEndpoint, Readiness, live, refusal
+from app.intake import Intake
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
 from app.rate import Rates, SharedCounters, Windows
@@ -54,9 +55,19 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     )
     streams, realtime = EventStreams(), Realtime(server_url(settings))
 
+    execute = executing(settings, door, database, authenticator, realtime)
+    intake = Intake(
+        GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user)), streams, settings.limit_concurrency
+    )
+    ready = Readiness(database.check)
+
+    def stopping() -> None:
+        ready.stop()
+        intake.stop()
+
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        _before_stopping(streams.close)
+        _before_stopping(stopping, streams.close, settings.drain_seconds)
         try:
             yield
         finally:
@@ -65,12 +76,10 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
             await door.rates.close()
             await database.close()
 
-    execute = executing(settings, door, database, authenticator, realtime)
-    endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user))
-    sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins))
-    app = Application(routes=_routes(database, sockets), lifespan=lifespan, exception_handlers={HTTPException: refusal})
+    sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins), settings.limit_sockets)
+    app = Application(routes=_routes(ready, sockets), lifespan=lifespan, exception_handlers={HTTPException: refusal})
     app.state.database = database
-    app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
+    app.graphql = shared_with(intake, settings.cors_origins) if settings.cors_origins else intake
     return app
 
 
@@ -86,13 +95,13 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def _routes(database: Database, sockets: ASGIApp) -> list[BaseRoute]:
+def _routes(ready: Readiness, sockets: ASGIApp) -> list[BaseRoute]:
     files = GZipMiddleware(ExplorerFiles(directory=explorer.ASSETS)) if explorer.ASSETS.is_dir() else None
     return [
         Route("/", RedirectResponse(GRAPHQL)),
         WebSocketRoute(GRAPHQL, sockets),
         Route("/livez", live),
-        Route("/readyz", readiness(database.check)),
+        Route("/readyz", ready.answer),
         *([Mount("/explorer", files)] if files else []),
     ]
 
@@ -234,18 +243,30 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _before_stopping(act: Callable[[], None]) -> None:
-    """Act when the process is told to stop.
+def _before_stopping(begin: Callable[[], None], end: Callable[[], None], drain_seconds: float) -> None:
+    """Act when the process is told to stop, and let it stop some time later: balancers shall see that it is not ready.
 
-    uvicorn waits for all answers to end before it tells the application, and event streams do not end by themselves.
+    Ctrl-C, or being told again, does not wait. uvicorn waits for all answers to end before it tells the application,
+    and event streams do not end by themselves: `end` ends them.
     """
     loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
     if not callable(stop):
         return
+    draining: list[asyncio.TimerHandle] = []
 
-    def act_and_stop(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(act)
-        stop(number, frame)
+    def act(number: int) -> None:
+        begin()
+        if number == signal.SIGTERM and not draining:
+            draining.append(loop.call_later(drain_seconds, finish, number))
+        else:
+            finish(number)
+
+    def finish(number: int) -> None:
+        end()
+        stop(number, None)
+
+    def told(number: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(act, number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, act_and_stop)
+        signal.signal(number, told)

@@ -108,6 +108,18 @@ class Settings(BaseSettings):
     limit_aliases: int = Field(default=100, ge=0, description="Aliases of an operation.")
     limit_directives: int = Field(default=50, ge=0, description="Directives of an operation.")
     limit_cost: int = Field(default=2000, ge=1, description="Rows that one operation may touch.")
+    limit_concurrency: int = Field(
+        default=1000, ge=1, description="Requests each process answers at a time; more get 503."
+    )
+    limit_sockets: int = Field(
+        default=100, ge=1, description="WebSockets that each user may have open with each process."
+    )
+    drain_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        le=300,
+        description="How long a server that is told to stop takes requests, while /readyz says 503; not with Ctrl-C.",
+    )
     rate_limit: str = Field(
         default="600000/minute", description="Rows each user may ask for in a time; off for no limit."
     )

@@ -7,9 +7,11 @@ sockets; an operation beyond the limit gets an error of its own; a socket that c
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from typing import Any
+from uuid import UUID
 
 import orjson
 from starlette.datastructures import Headers
@@ -42,11 +44,34 @@ class _Gone(Exception):
     """Nothing can be sent any more: the client has left or has stopped reading."""
 
 
-class SocketEndpoint:
-    """The ASGI endpoint. Pages of other origins than the server's own and `origins` (* for all) get 403."""
+class _Callers:
+    """Who may have a socket: whose token holds, and at most so many at a time for each user."""
 
-    def __init__(self, execute: Execute, verify: Verify, origins: frozenset[str]) -> None:
-        self._execute, self._verify, self._origins = execute, verify, origins
+    def __init__(self, verify: Verify, most: int) -> None:
+        self.verify, self._most = verify, most
+        self._taken: Counter[UUID] = Counter()
+
+    @contextmanager
+    def place(self, user_id: UUID) -> Iterator[None]:
+        if self._taken[user_id] >= self._most:
+            raise _Closing(1013, f"A user has at most {self._most} sockets here; close others, or try again later.")
+        self._taken[user_id] += 1
+        try:
+            yield
+        finally:
+            self._taken[user_id] -= 1
+            if not self._taken[user_id]:
+                del self._taken[user_id]
+
+
+class SocketEndpoint:
+    """The ASGI endpoint. Pages of other origins than the server's own and `origins` (* for all) get 403.
+
+    A user may have `most` sockets open.
+    """
+
+    def __init__(self, execute: Execute, verify: Verify, origins: frozenset[str], most: int) -> None:
+        self._execute, self._callers, self._origins = execute, _Callers(verify, most), origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -59,7 +84,7 @@ class SocketEndpoint:
         if chosen is None:
             await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
             return
-        await _Socket(self._execute, self._verify, scope, receive, send).serve()
+        await _Socket(self._execute, self._callers, scope, receive, send).serve()
 
     def _is_welcome(self, headers: Headers) -> bool:
         origin, host = headers.get("origin"), headers.get("host")
@@ -70,11 +95,12 @@ class SocketEndpoint:
 class _Socket:
     """One accepted socket: its receiving loop, and a task for each operation."""
 
-    def __init__(self, execute: Execute, verify: Verify, scope: Scope, receive: Receive, send: Send) -> None:
-        self._execute, self._verify, self._receive, self._send = execute, verify, receive, send
+    def __init__(self, execute: Execute, callers: _Callers, scope: Scope, receive: Receive, send: Send) -> None:
+        self._execute, self._callers, self._receive, self._send = execute, callers, receive, send
         self._authorization, client = Headers(scope=scope).get("authorization"), scope["client"]
         self._address = client[0] if client else ""
         self._initialised = False
+        self._place = ExitStack()
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
@@ -85,7 +111,8 @@ class _Socket:
         closing = None
         try:
             async with self._deadline, self._tasks:
-                closing = await self._converse()
+                with self._place:
+                    closing = await self._converse()
         except* _Gone:
             closing = None
         except* TimeoutError:
@@ -133,13 +160,14 @@ class _Socket:
             raise _Closing(4429, "Too many initialisation requests")
         self._authorization = _authorization(payload) or self._authorization
         try:
-            principal = await self._verify(self._authorization)
+            principal = await self._callers.verify(self._authorization)
         except Unauthenticated as refusal:
             raise _Closing(4403, f"Forbidden: {refusal}") from None
         except Unavailable as failure:
             raise _Closing(1013, str(failure)) from None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and its text stays here
             raise _Closing(1011, masked(error, secrets.token_hex(8))["message"]) from None
+        self._place.enter_context(self._callers.place(principal.user_id))
         self._initialised = True
         self._deadline.reschedule(asyncio.get_running_loop().time() + principal.expires_at - time.time())
         await self._write({"type": "connection_ack"})

@@ -1,24 +1,30 @@
 """Bring a database to the newest revision, and make the role that the server uses."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import ResolutionError
 from sqlalchemy import Connection, bindparam, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.database import SESSION
+from app.database import SESSION, driver_error
 from app.errors import StartupError
 from app.url import DatabaseURL
 from migrations.citus import ROLE_SETTINGS, distribute
 
 LOCK = 7_236_815_240  # any number of ours: migrations of one database wait for one another
+# How long a migration may wait for a table, with all others behind it; and before it tries again, in seconds.
+LOCK_TIMEOUT = "1s"
+PAUSES = (1.0, 2.0, 4.0, 8.0)
 INI = Path(__file__).parent.parent / "alembic.ini"
 
 
@@ -51,12 +57,28 @@ async def migrate(
     """
     engine = create_async_engine(owner.sqlalchemy, connect_args=owner.connect_arguments({}), poolclass=NullPool)
     try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(
-                partial(_migrate, owner=owner, server=server, revision=revision, citus=citus)
-            )
+        return await _between_others(
+            engine, partial(_migrate, owner=owner, server=server, revision=revision, citus=citus)
+        )
     finally:
         await engine.dispose()
+
+
+async def _between_others(engine: AsyncEngine, work: Callable[[Connection], list[str]]) -> list[str]:
+    """Do it when no long transaction is in the way: whoever waits for a table has everybody else wait behind."""
+    for pause in (*PAUSES, None):
+        try:
+            async with engine.connect() as connection:
+                return await connection.run_sync(work)
+        except DBAPIError as error:
+            if not isinstance(driver_error(error), asyncpg.LockNotAvailableError):
+                raise
+        if pause is not None:
+            await asyncio.sleep(pause)
+    raise StartupError(
+        "Nothing was migrated: a long transaction holds a table that is to change. Find it in pg_stat_activity by its"
+        " xact_start, let it end, and migrate again."
+    )
 
 
 def _migrate(
@@ -65,6 +87,7 @@ def _migrate(
     connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
     try:
         applied = missing(connection)
+        connection.execute(text("SELECT set_config('lock_timeout', :timeout, false)"), {"timeout": LOCK_TIMEOUT})
         connection.commit()
         command.upgrade(config(connection), revision)
         if citus:

@@ -262,14 +262,14 @@ class Serving:
 
 
 def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
-    """A command of the command line; only what is given here is in its environment."""
+    """A command of the command line; only what is given here is in its environment, and that it stops at once."""
     return python("-m", "app", *arguments, **environment)
 
 
 def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(  # noqa: S603 - the arguments are the tests' own
         [sys.executable, *arguments],
-        env={"PATH": os.environ["PATH"], **environment},
+        env={"PATH": os.environ["PATH"], "DRAIN_SECONDS": "0", **environment},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from app import cli
 from app.errors import Unavailable
 from app.main import create_app
-from app.protocols import BoundedHeads
+from app.protocols import BoundedRequests
 from app.settings import load
 from schema.context import Info
 from schema.direct import direct
@@ -108,7 +108,7 @@ async def served(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
     """The address of an application that uvicorn serves as `taskql serve` does."""
     with cli.listening(load(port=0)) as listener:
         settings: dict[str, Any] = {**cli.WEB_SOCKETS, "log_config": None, "access_log": False, **options}
-        server = _UvicornServer(uvicorn.Config(app, http=BoundedHeads, **settings))
+        server = _UvicornServer(uvicorn.Config(app, http=BoundedRequests, **settings))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.ready.wait()
         try:

@@ -105,6 +105,28 @@ async def test_a_server_stops_where_nobody_answers(
             await stack.aclose()
 
 
+async def test_no_more_sessions_than_turns(
+    server: Server,
+    settings: Settings,
+    new_user: Callable[..., Awaitable[User]],
+    tmp_path: Path,
+) -> None:
+    """The place of a connection that is given up is free when it is closed, and not before."""
+    del settings
+    async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=1)) as application:
+        alice = await new_user(application.http)
+        await alice.data(VIEWER)
+        proxy.silence()
+        left = asyncio.create_task(alice.post(VIEWER))
+        done, _ = await asyncio.wait({left}, timeout=0.1)
+        assert not done
+        left.cancel()
+        assert (await alice.post(VIEWER)).status_code == 503
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await alice.post(VIEWER)).status_code != 200:
+                pass
+
+
 async def waiting(connection: "asyncpg.Connection[Any]", count: int) -> None:
     """Until so many sessions wait for a lock."""
     async with asyncio.timeout(PATIENCE_SECONDS):

@@ -213,7 +213,7 @@ async def test_a_token_that_cannot_be_verified(failure: Exception, code: int, ca
     async def verify(_authorization: str | None) -> Principal:
         raise failure
 
-    async with served(SocketEndpoint(refuse, verify, frozenset())) as address:
+    async with served(SocketEndpoint(refuse, verify, frozenset(), 1)) as address:
         client = Client(await connect(f"ws://{address}/graphql", subprotocols=PROTOCOLS))
         await client.send(type="connection_init")
         assert (await client.closed())[0] == code
@@ -227,7 +227,7 @@ async def test_a_bug_in_an_operation_is_masked(caplog: pytest.LogCaptureFixture)
     async def verify(_authorization: str | None) -> Principal:
         return Principal(UUID(int=1), time.time() + 60)
 
-    async with served(SocketEndpoint(refuse, verify, frozenset())) as address:
+    async with served(SocketEndpoint(refuse, verify, frozenset(), 1)) as address:
         client = Client(await connect(f"ws://{address}/graphql", subprotocols=PROTOCOLS))
         await client.send(type="connection_init")
         assert await client.receive() == {"type": "connection_ack"}
@@ -573,3 +573,24 @@ def test_sigterm_closes_sockets_with_1012(server: Server, alice: User) -> None:
 
     assert end.value.rcvd
     assert end.value.rcvd.code == 1012
+
+
+async def test_a_user_has_so_many_sockets(
+    settings: Settings, opened: Callable[..., Awaitable[Client]], alice: User, bob: User
+) -> None:
+    """One more is told to try again later; another user has as many, and a socket that closes makes room."""
+    async with served(create_app(settings.model_copy(update={"limit_sockets": 2}), schema=live.schema)) as address:
+        clients = [await opened(at=address) for _ in range(4)]
+        for client, user in zip(clients, (alice, bob, alice), strict=False):
+            await client.initialise(user)
+        await clients[3].send(type="connection_init", payload={"Authorization": f"Bearer {alice.token}"})
+        code, reason = await clients[3].closed()
+        await clients[0].connection.close()
+        while True:
+            client = await opened(at=address)
+            await client.send(type="connection_init", payload={"Authorization": f"Bearer {alice.token}"})
+            with suppress(ConnectionClosed):
+                assert await client.receive() == {"type": "connection_ack"}
+                break
+
+    assert (code, reason) == (1013, "A user has at most 2 sockets here; close others, or try again later.")

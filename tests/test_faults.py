@@ -1,0 +1,378 @@
+"""What befalls databases, done to a real one of the tests' own, behind a real server process."""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+from conftest import SECRET, Server, Serving, User, announced, connect, serving, taskql
+from pydantic import SecretStr
+
+from app import startup
+from app.embedded import EmbeddedPostgres
+from app.errors import StartupError
+from app.settings import Settings
+from app.url import DatabaseURL
+from migrations import run
+from migrations.run import migrate
+
+VIEWER = "{ viewer { id } }"
+TITLES = "{ tasks(first: 100) { totalCount nodes { title } } }"
+CREATE = """
+    mutation ($id: ID!, $title: String!) {
+        createTask(input: { id: $id, title: $title }) { task { id } userErrors { code } }
+    }
+"""
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'"
+IDLE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE state = 'idle' AND usename = 'taskql_app'"
+UNAVAILABLE = {"code": "UNAVAILABLE", "retryAfter": 1}
+PAGE = """
+    query ($after: String) {
+        tasks(first: 100, after: $after) { nodes { title } pageInfo { hasNextPage endCursor } }
+    }
+"""
+CREATES = 1000
+CLIENTS = 20
+
+
+class Postgres:
+    """A database server that can be stopped in several ways."""
+
+    def __init__(self, embedded: EmbeddedPostgres) -> None:
+        self._cluster = embedded._cluster  # noqa: SLF001 - tests do what no user of it may
+        self.server = Server(embedded.owner_url, embedded.app_url)
+
+    def signal(self, number: int) -> None:
+        for process in _processes(self._cluster.data):
+            process.send_signal(number)
+
+    def stop(self) -> None:
+        self._cluster.stop()
+
+    def start(self) -> None:
+        self._cluster.ensure_running()
+
+
+def _processes(data: Path) -> list[psutil.Process]:
+    postmaster = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
+    return [postmaster, *postmaster.children(recursive=True)]
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with EmbeddedPostgres.start(tmp_path_factory.mktemp("faults")) as embedded:
+        yield Postgres(embedded)
+
+
+@pytest.fixture(scope="module")
+def served(postgres: Postgres) -> Iterator[Serving]:
+    """A server on it. Whatever befalls the database, nothing is logged but what was expected."""
+    with serving("--migrate", **environment(postgres.server)) as served:
+        yield served
+        served.stop()
+        assert served.process.stderr
+        said = served.process.stderr.read()
+    assert "Traceback" not in said, said
+
+
+def environment(server: Server, **more: str) -> dict[str, str]:
+    urls = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url}
+    return {**urls, "AUTH_SECRET": SECRET, "RATE_LIMIT": "off", "RATE_LIMIT_ANONYMOUS": "off", **more}
+
+
+@pytest.fixture
+async def http(served: Serving) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+        yield http
+
+
+@pytest.fixture
+async def owner(postgres: Postgres, served: Serving) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    del served
+    connection = await connect(postgres.server.owner_url)
+    yield connection
+    await connection.close()
+
+
+async def create(user: User, task_id: UUID, title: str) -> httpx.Response:
+    return await user.post(CREATE, {"id": str(task_id), "title": title})
+
+
+async def settled(user: User, task_id: UUID, title: str) -> None:
+    """Send a write with its key until it is acknowledged, as a careful client does."""
+    async with asyncio.timeout(20):
+        while True:
+            response = await create(user, task_id, title)
+            if response.status_code == 200:
+                assert response.json()["data"]["createTask"] == {"task": {"id": str(task_id)}, "userErrors": []}
+                return
+            assert response.json()["errors"][0]["extensions"] == UNAVAILABLE
+
+
+async def titles(user: User) -> list[str]:
+    page = (await user.data(TITLES))["tasks"]
+    assert page["totalCount"] == len(page["nodes"])
+    return sorted(node["title"] for node in page["nodes"])
+
+
+async def busy(owner: "asyncpg.Connection[Any]") -> int:
+    """The session of the server that waits for a lock, once one does."""
+    async with asyncio.timeout(5):
+        while (pid := await owner.fetchval(WAITING)) is None:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+            await asyncio.sleep(0.01)
+    assert isinstance(pid, int)
+    return pid
+
+
+async def test_idle_connections_are_closed(alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
+    """Reads and writes that come right after it all succeed."""
+    for number in range(5):
+        await asyncio.gather(*(user.data(VIEWER) for user in (alice, bob) for _ in range(5)))
+        assert await owner.fetchval(IDLE) > 0
+        writes = [user.add(f"{number}") for user in (alice, bob)]
+        await asyncio.gather(*(user.data(VIEWER) for user in (alice, bob) for _ in range(5)), *writes)
+
+    assert await titles(alice) == await titles(bob) == [str(number) for number in range(5)]
+
+
+@asynccontextmanager
+async def locked(postgres: Postgres, statement: str, *arguments: object) -> AsyncIterator[None]:
+    """A lock that another session holds."""
+    connection = await connect(postgres.server.owner_url)
+    async with connection.transaction():
+        await connection.execute(statement, *arguments)
+        yield
+    await connection.close()
+
+
+async def test_a_read_whose_connection_is_closed_is_read_again(
+    postgres: Postgres, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """The caller sees nothing of it."""
+    await alice.add("Read")
+    async with locked(postgres, "LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE"):
+        reading = asyncio.create_task(titles(alice))
+        await owner.fetchval("SELECT pg_terminate_backend($1, 5000)", await busy(owner))
+
+    assert await reading == ["Read"]
+
+
+async def test_a_write_whose_connection_is_closed_has_one_effect(
+    postgres: Postgres, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """It is done or UNAVAILABLE; sent again with its key it is done once."""
+    await alice.add("First")
+    task_id = uuid4()
+    async with locked(postgres, "SELECT FROM task_clocks WHERE user_id = $1 FOR UPDATE", alice.id):
+        writing = asyncio.create_task(create(alice, task_id, "Once"))
+        await owner.fetchval("SELECT pg_terminate_backend($1, 5000)", await busy(owner))
+    response = await writing
+    assert response.status_code == 200 or response.json()["errors"][0]["extensions"] == UNAVAILABLE
+    await settled(alice, task_id, "Once")
+
+    assert await titles(alice) == ["First", "Once"]
+
+
+async def test_a_database_that_stands_still(postgres: Postgres, new_user: Callable[..., Awaitable[User]]) -> None:
+    """Every request gets 503 within five seconds; when the database goes on, so does all else, within five more."""
+    users = [await new_user() for _ in range(8)]
+    await asyncio.gather(*(user.add("Before") for user in users))
+    postgres.signal(signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            async with asyncio.timeout(5):
+                asked = [user.post(query) for user in users for query in (VIEWER, TITLES, ADD)]
+                answers = await asyncio.gather(*asked)
+            assert {answer.status_code for answer in answers} == {503}
+            assert (await users[0].http.get("/livez")).status_code == 200
+    finally:
+        postgres.signal(signal.SIGCONT)
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(until_it_works(user) for user in users))
+    for user in users:
+        assert set(await titles(user)) <= {"Before", "Meanwhile"}
+
+
+ADD = 'mutation { createTask(input: { title: "Meanwhile" }) { token } }'
+
+
+async def until_it_works(user: User) -> None:
+    while (await user.post(VIEWER)).status_code != 200:  # noqa: ASYNC110 - nobody tells when
+        await asyncio.sleep(0.05)
+
+
+async def test_a_database_that_stops_and_starts(postgres: Postgres, served: Serving, alice: User) -> None:
+    """Meanwhile the server lives, is not ready and answers 503 soon; afterwards the same process serves again."""
+    await alice.add("Kept")
+    postgres.stop()
+    try:
+        async with asyncio.timeout(2):
+            assert (await alice.http.get("/readyz")).status_code == 503
+        async with asyncio.timeout(3):
+            answers = await asyncio.gather(*(alice.post(query) for query in (VIEWER, TITLES, ADD)))
+        assert {answer.status_code for answer in answers} == {503}
+        assert [answer.headers["retry-after"] for answer in answers] == ["1"] * 3
+        assert (await alice.http.get("/livez")).status_code == 200
+    finally:
+        postgres.start()
+
+    async with asyncio.timeout(5):
+        await until_it_works(alice)
+        while (await alice.http.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - nobody tells when
+            await asyncio.sleep(0.05)
+    assert await titles(alice) == ["Kept"]
+    assert served.process.poll() is None
+
+
+async def test_a_column_is_added_while_it_serves(
+    new_user: Callable[..., Awaitable[User]], owner: "asyncpg.Connection[Any]"
+) -> None:
+    """No request fails, whether its statements were prepared before or not."""
+    users = [await new_user() for _ in range(6)]
+    altering = asyncio.create_task(altered(owner))
+
+    async def work(user: User) -> int:
+        count = 0
+        while not altering.done():
+            await user.add(str(count))
+            count += 1
+            assert len(await titles(user)) == min(count, 100)
+        return count
+
+    counts = await asyncio.gather(*map(work, users))
+    assert min(counts) > 1
+
+
+async def altered(owner: "asyncpg.Connection[Any]") -> None:
+    for number in range(5):
+        await owner.execute(f"ALTER TABLE tasks ADD COLUMN extra{number} text NOT NULL DEFAULT ''")
+        await asyncio.sleep(0.05)
+        await owner.execute(f"ALTER TABLE tasks DROP COLUMN extra{number}")
+
+
+OLD = "0001"
+
+
+@pytest.fixture
+async def old(empty: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A database of the first revision, and little patience of migrations."""
+    monkeypatch.setattr(run, "LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr(run, "PAUSES", (0.05, 0.1))
+    await migrate(DatabaseURL(empty.owner_url), None, OLD)
+    return empty
+
+
+async def test_a_migration_lets_others_pass(old: Server) -> None:
+    """Where a long transaction is in the way it gives up for the moment, and is done when that has ended."""
+    reader, other = await connect(old.owner_url), await connect(old.owner_url)
+    async with reader.transaction():
+        await reader.fetch("SELECT FROM tasks")
+        with pytest.raises(StartupError, match="long transaction"):
+            await migrate(DatabaseURL(old.owner_url), None)
+        migrating = asyncio.create_task(migrate(DatabaseURL(old.owner_url), None))
+        await waits_for_lock(other)
+        await other.fetch("SELECT FROM tasks", timeout=2)
+    assert (await migrating)[0] != OLD
+    await reader.close()
+    await other.close()
+
+
+async def waits_for_lock(connection: "asyncpg.Connection[Any]") -> None:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'relation' AND datname = current_database()"
+    async with asyncio.timeout(5):
+        while not await connection.fetchval(query):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+            await asyncio.sleep(0.001)
+
+
+async def test_a_server_waits_for_its_database(postgres: Postgres) -> None:
+    """One that is started before its database tries again and again for some seconds, and then serves."""
+    postgres.stop()
+    process = taskql("serve", "--port", "0", **environment(postgres.server))
+    await asyncio.sleep(1)  # long enough to be asked in vain
+    postgres.start()
+    with announced(process, has_demo=False) as served:
+        async with httpx.AsyncClient(base_url=served.url) as http:
+            assert (await http.get("/readyz")).status_code == 200
+
+
+async def test_a_database_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked several times; then a line says where, and why: a name nobody knows, or a line without encryption."""
+    monkeypatch.setattr(startup, "PATIENCE_SECONDS", 0.5)
+    asked = 0
+
+    async def no_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read(8)
+        writer.write(b"N")
+        writer.close()
+
+    async with await asyncio.start_server(no_tls, "127.0.0.1", 0) as listener:
+        there = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        with pytest.raises(StartupError, match=f"No database answers at .*@{there}/db: .*rejected SSL upgrade"):
+            await startup.findings(at(f"postgresql://u:p@{there}/db?sslmode=require"))
+    with pytest.raises(StartupError, match=r"No database answers at .*nowhere\.invalid.*(not known|resolution)"):
+        await startup.findings(at("postgresql://u:p@nowhere.invalid/db"))
+    assert asked > 2
+
+
+def at(url: str) -> Settings:
+    return Settings(database_url=SecretStr(url), auth_secret=SecretStr(SECRET))
+
+
+async def test_everything_is_killed(tmp_path: Path) -> None:
+    """After kill -9 of server and database each of a thousand creates that was acknowledged is there, once."""
+    tasks = {str(uuid4()): str(number) for number in range(CREATES)}
+    with serving("--data-dir", tmp_path, RATE_LIMIT="off") as first:
+        victims = [psutil.Process(first.process.pid), *_processes(tmp_path / "postgres")]
+
+        def kill(acknowledged: int) -> None:
+            for victim in victims if acknowledged == CREATES // 2 else ():
+                victim.kill()
+
+        acknowledged = await created(first, tasks, kill)
+        first.process.wait(10)
+    with serving("--data-dir", tmp_path, RATE_LIMIT="off") as second:
+        assert acknowledged <= Counter(stored(second)).keys()
+        assert await created(second, tasks, lambda _: None) == set(tasks.values())
+        assert Counter(stored(second)) == Counter(tasks.values())
+
+
+async def created(served: Serving, tasks: dict[str, str], then: Callable[[int], None]) -> set[str]:
+    """The titles that are acknowledged; `then` hears of each how many they are. A client ends with its server."""
+    acknowledged: set[str] = set()
+    remaining, headers = list(tasks.items()), {"Authorization": f"Bearer {served.token}"}
+
+    async def client(requests: httpx.AsyncClient) -> None:
+        while remaining:
+            task_id, title = remaining.pop()
+            body = {"query": CREATE, "variables": {"id": task_id, "title": title}}
+            answer = (await requests.post("/graphql", json=body)).json()
+            assert answer["data"]["createTask"] == {"task": {"id": task_id}, "userErrors": []}
+            acknowledged.add(title)
+            then(len(acknowledged))
+
+    async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=30) as requests:
+        ends = await asyncio.gather(*(client(requests) for _ in range(CLIENTS)), return_exceptions=True)
+    assert all(end is None or isinstance(end, httpx.TransportError) for end in ends), ends
+    return acknowledged
+
+
+def stored(served: Serving) -> list[str]:
+    """The titles of the demo user's tasks, but for those that came with her."""
+    found, after = [], None
+    while True:
+        page = served.ask(PAGE, after=after)["data"]["tasks"]
+        found += [node["title"] for node in page["nodes"] if node["title"].isdecimal()]
+        if not page["pageInfo"]["hasNextPage"]:
+            return found
+        after = page["pageInfo"]["endCursor"]

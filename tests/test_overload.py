@@ -1,0 +1,113 @@
+"""More than a server can do: it says so at once, and does the rest."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import httpx
+import live
+import pytest
+from conftest import Server, User, connect, made_settings, running
+from live import served
+
+from app import database
+from app.main import create_app
+from app.settings import Settings
+
+VIEWER = "{ viewer { id } }"
+TITLES = "{ tasks { nodes { title } } }"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'"
+BUSY = "The server has too many requests to answer; try again."
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statements that wait for a lock may do so for as long as a test takes."""
+    monkeypatch.setattr(database, "SESSION", {**database.SESSION, "lock_timeout": "30s", "statement_timeout": "30s"})
+    monkeypatch.setattr(database, "COMMAND_TIMEOUT", 30.0)
+
+
+@asynccontextmanager
+async def standstill(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """Reads of tasks wait for as long as this lasts; a connection to watch them with."""
+    blocker, watcher = await connect(server.owner_url), await connect(server.owner_url)
+    async with blocker.transaction():
+        await blocker.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+        yield watcher
+    await blocker.close()
+    await watcher.close()
+
+
+async def waiting(watcher: "asyncpg.Connection[Any]", count: int) -> None:
+    """Until so many statements of the server wait for a lock."""
+    async with asyncio.timeout(5):
+        while await watcher.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+            await asyncio.sleep(0.01)
+
+
+async def test_no_connection_is_free(server: Server, settings: Settings, alice: User) -> None:
+    """Whoever gets no connection within two seconds is told to come again; the others are answered in the end."""
+    del settings
+    async with running(made_settings(server, db_pool_size=2)) as application:
+        alice.http = application.http
+        async with standstill(server) as watcher:
+            first = [asyncio.create_task(alice.ask(TITLES)) for _ in range(2)]
+            await waiting(watcher, 2)
+            async with asyncio.timeout(2):
+                response = await alice.post(VIEWER)
+        answers = await asyncio.gather(*first)
+
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.json()["errors"][0]["extensions"] == {"code": "UNAVAILABLE", "retryAfter": 1}
+    assert answers == [{"data": {"tasks": {"nodes": []}}}] * 2
+
+
+async def test_a_statement_that_takes_too_long(
+    server: Server, settings: Settings, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL ends it, the caller is told to come again, and its connection serves the next."""
+    del settings
+    monkeypatch.setattr(database, "SESSION", {**database.SESSION, "statement_timeout": "100ms"})
+    async with running(made_settings(server, db_pool_size=1)) as application:
+        alice.http = application.http
+        async with standstill(server):
+            response = await alice.post(TITLES)
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.json()["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
+        assert (await alice.data(VIEWER))["viewer"] == {"id": str(alice.id)}
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "application/graphql-response+json"])
+async def test_too_many_requests_at_once(server: Server, settings: Settings, alice: User, media_type: str) -> None:
+    """One more than the limit gets 503 at once, as a GraphQL error; health is answered, and then all is as before."""
+    del settings
+    async with running(made_settings(server, limit_concurrency=2)) as application:
+        alice.http = application.http
+        async with standstill(server) as watcher:
+            first = [asyncio.create_task(alice.ask(TITLES)) for _ in range(2)]
+            await waiting(watcher, 2)
+            shed = await application.http.post("/graphql", json={"query": VIEWER}, headers={"Accept": media_type})
+            assert (await application.http.get("/livez")).status_code == 200
+        answers = await asyncio.gather(*first)
+        assert (await alice.data(VIEWER))["viewer"] == {"id": str(alice.id)}
+
+    assert (shed.status_code, shed.headers["retry-after"]) == (503, "1")
+    assert shed.headers["content-type"] == f"{media_type}; charset=utf-8"
+    assert shed.json() == {"errors": [{"message": BUSY, "extensions": {"code": "UNAVAILABLE", "retryAfter": 1}}]}
+    assert answers == [{"data": {"tasks": {"nodes": []}}}] * 2
+
+
+async def test_who_only_listens_is_no_load(server: Server, settings: Settings, alice: User) -> None:
+    """Open event streams leave room for as many requests as without them."""
+    del settings
+    app = create_app(made_settings(server, limit_concurrency=1), schema=live.schema)
+    headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {alice.token}"}
+    asked = {"query": "subscription { tickThenSilence }"}
+    async with served(app) as address, httpx.AsyncClient(base_url=f"http://{address}") as alice.http:
+        for _ in range(3):
+            request = alice.http.build_request("POST", "/graphql", json=asked, headers=headers)
+            response = await alice.http.send(request, stream=True)
+            assert await anext(response.aiter_lines()) == "event: next"
+        assert (await alice.data(VIEWER))["viewer"] == {"id": str(alice.id)}

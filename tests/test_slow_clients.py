@@ -1,0 +1,309 @@
+"""Clients that are slow, silent or gone: what they hold is given back, and nobody else is cut."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import httpx
+import live
+import orjson
+import pytest
+from conftest import Server, User, made_settings
+from conftest import connect as connect_as
+from live import served
+from starlette.types import Receive, Scope, Send
+from websockets.asyncio.client import connect
+
+from app import database, events, protocols, sockets
+from app.main import create_app
+from app.settings import Settings
+
+VIEWER = "{ viewer { id } }"
+TITLES = "{ tasks { nodes { title } } }"
+LATE = "HTTP/1.1 408 Request Timeout"
+HEAD = "POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+LENGTH = "Content-Length: 40\r\n\r\n"
+CHUNKED = "Transfer-Encoding: chunked\r\n\r\n"
+WHOLE = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+REFUSED = "PUT /graphql HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+HALVES = {
+    "nothing": ("", ""),
+    "half a head": ("POST /graphql HTTP/1.1\r\nHos", LATE),
+    "half a body": (f'{HEAD}{LENGTH}{{"query"', LATE),
+    "half a chunk": (f'{HEAD}{CHUNKED}10\r\n{{"query"', LATE),
+    "half a second request": (f"{WHOLE}GET /li", "HTTP/1.1 200 OK"),
+    "empty lines": (f"{WHOLE}\r\n", "HTTP/1.1 200 OK"),
+    "a body that was refused": (f"{REFUSED}x", "HTTP/1.1 405 Method Not Allowed"),
+}
+MOST_SECONDS = 10.0
+
+
+@pytest.fixture(scope="module")
+async def address(settings: Settings) -> AsyncIterator[str]:
+    async with served(create_app(settings, schema=live.schema)) as address:
+        yield address
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that looks at its connections all the time."""
+    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.01)
+
+
+async def last_word(address: str, start: str, more: str = "", pause: float = 0.0) -> str:
+    """All that the server says until it hangs up; `more` is said again and again meanwhile."""
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(start.encode())
+    reading = asyncio.ensure_future(reader.read())
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            while more and not reading.done():
+                writer.write(more.encode())
+                await asyncio.wait({reading}, timeout=pause)
+            return (await reading).decode()
+    except ConnectionError:
+        return ""
+    finally:
+        writer.close()
+
+
+async def test_silent_clients_of_a_real_server(server: Server, settings: Settings) -> None:
+    """Within ten seconds `taskql serve` closes what sends nothing, half a request, or one byte now and then."""
+    del settings
+    with live.process(server) as process:
+        address = process.url.removeprefix("http://")
+        silent = [last_word(address, start) for start, _ in HALVES.values()]
+        dribbling = [
+            last_word(address, "GET /livez HTTP/1.1\r\nA: ", "a", 0.1),
+            last_word(address, f"{HEAD}{LENGTH.replace('40', '4000')}", " ", 0.1),
+            last_word(address, f"{HEAD}{CHUNKED}", "1\r\n \r\n", 0.1),
+        ]
+        words = await asyncio.gather(*silent, *dribbling)
+
+    assert [said.partition("\r\n")[0] for said in words] == [
+        *(status for _, status in HALVES.values()),
+        LATE,
+        LATE,
+        LATE,
+    ]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_late_request_is_told_so(address: str) -> None:
+    """As a GraphQL error, on a connection that closes."""
+    head, _, body = (await last_word(address, HALVES["half a body"][0])).partition("\r\n\r\n")
+
+    assert head.startswith(LATE)
+    assert "connection: close" in head
+    assert orjson.loads(body)["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_takes_long_is_not_cut(
+    address: str, alice: User, owner: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement that waits, an event stream and a socket outlive any number of looks."""
+    monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 0.2)
+    headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
+    async with (
+        httpx.AsyncClient(base_url=f"http://{address}", timeout=10) as http,
+        connect(f"ws://{address}/graphql", subprotocols=[sockets.SUBPROTOCOL]) as socket_,  # type: ignore[list-item]
+        http.stream("POST", "/graphql", json={"query": "subscription { silence }"}, headers=headers) as stream,
+    ):
+        await socket_.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
+        alice.http = http
+        await alice.add("First")
+        async with owner.transaction():
+            await owner.execute("SELECT FROM task_clocks WHERE user_id = $1 FOR UPDATE", alice.id)
+            writing = asyncio.create_task(alice.add("Waits"))
+            lines = stream.aiter_lines()
+            assert [await anext(lines) for _ in range(4)] == [":", "", ":", ""]
+            assert not writing.done()
+        assert (await writing)["title"] == "Waits"
+        await socket_.send('{"type": "ping"}')
+        assert [await socket_.recv() for _ in range(2)] == ['{"type":"connection_ack"}', '{"type":"pong"}']
+
+
+LARGE = 20_000_000
+
+
+async def large(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application whose only answer is larger than what the kernel takes at once."""
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+    await send({"type": "http.response.body", "body": b"x" * LARGE})
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("pause", "whole"), [(0.02, True), (1.0, False)])
+async def test_an_answer_must_be_taken(pause: float, whole: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """Whoever takes it slowly gets all of it; whoever takes nothing for long is dropped."""
+    loop = asyncio.get_running_loop()
+    async with served(large) as address:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)  # noqa: FBT003 - the only way to say it
+            host, port = address.split(":")
+            await loop.sock_connect(client, (host, int(port)))
+            await loop.sock_sendall(client, WHOLE.encode())
+            assert await _taken(client, pause) is whole
+
+
+async def _taken(client: socket.socket, pause: float) -> bool:
+    """Whether all of the answer comes to a client that rests after each megabyte."""
+    taken, rested = 0, 0
+    try:
+        while part := await asyncio.get_running_loop().sock_recv(client, 1_000_000):
+            taken += len(part)
+            if taken - rested > LARGE / 20:
+                rested = taken
+                await asyncio.sleep(pause)
+    except ConnectionResetError:
+        return False
+    return taken > LARGE
+
+
+@pytest.mark.parametrize(
+    "request_",
+    ["NONSENSE\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", f"{HEAD}Content-Length: x\r\n\r\n", f"{HEAD}{CHUNKED}zz\r\n"],
+)
+async def test_malformed_http(address: str, request_: str) -> None:
+    """What is no HTTP is answered by a GraphQL error like everything else."""
+    head, _, body = (await last_word(address, request_)).partition("\r\n\r\n")
+
+    assert head.startswith("HTTP/1.1 400 Bad Request\r\n")
+    assert "content-type: application/json; charset=utf-8" in head
+    assert orjson.loads(body)["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
+
+
+async def test_a_body_of_crumbs(address: str, alice: User) -> None:
+    """A body in some thousand chunks is read; one that is all chunks and no end is refused on the way."""
+    body = orjson.dumps({"query": VIEWER + " " * 1000}).decode()
+    crumbs = "".join(f"1\r\n{byte}\r\n" for byte in body)
+    head = f"{HEAD}Connection: close\r\nAuthorization: Bearer {alice.token}\r\n{CHUNKED}"
+
+    assert str(alice.id) in await last_word(address, f"{head}{crumbs}0\r\n\r\n")
+    said = await last_word(address, head + "1\r\n \r\n" * (protocols.MOST_PARTS + 1))
+    assert said.startswith("HTTP/1.1 413 ")
+    assert '"code":"LIMIT_EXCEEDED"' in said
+
+
+POOL = 1
+WAITING = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE wait_event_type = 'Lock' AND usename = 'taskql_app' AND datname = current_database()
+"""
+
+
+@pytest.fixture(scope="module")
+async def narrow(server: Server, settings: Settings) -> AsyncIterator[str]:
+    """A server with one connection, on which nothing but its client ends a statement that waits."""
+    del settings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "SESSION", {**database.SESSION, "lock_timeout": "0", "statement_timeout": "0"})
+        patch.setattr(database, "COMMAND_TIMEOUT", 60.0)
+        app = create_app(made_settings(server, db_pool_size=POOL), schema=live.schema)
+    async with served(app) as address:
+        yield address
+
+
+@pytest.fixture
+async def watcher(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """A second connection: within a transaction PostgreSQL's view of its sessions stands still."""
+    connection = await connect_as(server.owner_url)
+    yield connection
+    await connection.close()
+
+
+async def waiting(watcher: "asyncpg.Connection[Any]", count: int) -> None:
+    """Until so many statements of the server wait for a lock."""
+    async with asyncio.timeout(5):
+        while await watcher.fetchval(WAITING) != count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def posted(address: str, user: User, query: str, more: str = "") -> AsyncIterator[None]:
+    """A request that was sent; its client leaves at the end."""
+    _, writer = await asyncio.open_connection(*address.split(":"))
+    body = orjson.dumps({"query": query}).decode()
+    writer.write(
+        f"{HEAD}{more}Authorization: Bearer {user.token}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    yield
+    writer.close()
+
+
+@asynccontextmanager
+async def streamed(address: str, user: User, query: str) -> AsyncIterator[None]:
+    async with posted(address, user, query, "Accept: text/event-stream\r\n"):
+        yield
+
+
+@asynccontextmanager
+async def by_socket(address: str, user: User, query: str) -> AsyncIterator[None]:
+    """An operation on a socket that closes at the end."""
+    async with connect(f"ws://{address}/graphql", subprotocols=[sockets.SUBPROTOCOL]) as client:  # type: ignore[list-item]
+        await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {user.token}"}}}}')
+        await client.send(orjson.dumps({"type": "subscribe", "id": "1", "payload": {"query": query}}).decode())
+        yield
+
+
+@asynccontextmanager
+async def completed(address: str, user: User, query: str) -> AsyncIterator[None]:
+    """An operation on a socket, which is not wanted any more at the end."""
+    async with connect(f"ws://{address}/graphql", subprotocols=[sockets.SUBPROTOCOL]) as client:  # type: ignore[list-item]
+        await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {user.token}"}}}}')
+        await client.send(orjson.dumps({"type": "subscribe", "id": "1", "payload": {"query": query}}).decode())
+        yield
+        await client.send('{"type": "complete", "id": "1"}')
+        await client.send('{"type": "ping"}')
+        while await client.recv() != '{"type":"pong"}':
+            pass
+
+
+@pytest.fixture
+def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """The server has nothing to log."""
+    yield
+    assert [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize("way", [posted, streamed, by_socket, completed])
+async def test_a_client_that_leaves_takes_its_read_along(
+    narrow: str, alice: User, owner: "asyncpg.Connection[Any]", watcher: "asyncpg.Connection[Any]", way: Any
+) -> None:
+    """Its statement ends, the one connection serves the next request, and there is nothing to log."""
+    await alice.add("Read")
+    async with owner.transaction():
+        await owner.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+        async with way(narrow, alice, TITLES):
+            await waiting(watcher, 1)
+        await waiting(watcher, 0)
+    async with httpx.AsyncClient(base_url=f"http://{narrow}") as alice.http:
+        assert (await alice.data(TITLES))["tasks"]["nodes"] == [{"title": "Read"}]
+
+
+@pytest.mark.parametrize("way", [posted, by_socket, completed])
+async def test_a_client_that_leaves_takes_its_write_along(
+    narrow: str, alice: User, owner: "asyncpg.Connection[Any]", watcher: "asyncpg.Connection[Any]", way: Any
+) -> None:
+    """What had not begun to be done is not done later; the user's next write does not wait for it."""
+    await alice.add("First")
+    async with owner.transaction():
+        await owner.execute("SELECT FROM task_clocks WHERE user_id = $1 FOR UPDATE", alice.id)
+        async with way(narrow, alice, 'mutation { createTask(input: { title: "Left" }) { token } }'):
+            await waiting(watcher, 1)
+        await waiting(watcher, 0)
+    async with httpx.AsyncClient(base_url=f"http://{narrow}") as alice.http:
+        await alice.add("Second")
+        assert {node["title"] for node in (await alice.data(TITLES))["tasks"]["nodes"]} == {"First", "Second"}

@@ -1,0 +1,218 @@
+"""Servers that are told to stop or to start anew: what they were asked is answered, and then they are gone."""
+
+import asyncio
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+from conftest import SECRET, Server, Serving, User, connect, python, serving
+
+from app import cli
+from app.settings import Settings
+
+ADD = 'mutation { createTask(input: { title: "In flight" }) { task { title } } }'
+VIEWER = "{ viewer { id } }"
+TITLES = "{ tasks { nodes { title } } }"
+HALF = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'"
+CLIENTS = 8
+
+
+def environment(server: Server, **more: str) -> dict[str, str]:
+    urls = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url}
+    return {**urls, "AUTH_SECRET": SECRET, "RATE_LIMIT": "off", "RATE_LIMIT_ANONYMOUS": "off", **more}
+
+
+async def ended(served: Serving) -> int:
+    return await asyncio.to_thread(served.process.wait, 20)
+
+
+async def posted(http: httpx.AsyncClient, user: User, query: str = VIEWER) -> httpx.Response:
+    return await http.post("/graphql", json={"query": query}, headers={"Authorization": f"Bearer {user.token}"})
+
+
+async def test_it_says_that_it_is_not_ready_before_it_leaves(server: Server, alice: User) -> None:
+    """After SIGTERM /readyz says 503 while requests are still answered, each for the last time on its connection."""
+    with serving(**environment(server, DRAIN_SECONDS="300")) as served:
+        async with httpx.AsyncClient(base_url=served.url, timeout=10) as http:
+            assert (await posted(http, alice)).headers.get("connection") is None
+            served.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                while (await http.get("/readyz")).status_code == 200:
+                    pass
+            last = await posted(http, alice)
+            assert (last.status_code, last.headers["connection"]) == (200, "close")
+            assert (await http.get("/livez")).status_code == 200
+            served.process.send_signal(signal.SIGTERM)
+            assert await ended(served) == 0
+
+
+async def test_what_is_under_way_is_finished(server: Server, alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A write that waits when SIGTERM comes is answered and done; nobody new is let in meanwhile."""
+    await alice.add("First")
+    watcher = await connect(server.owner_url)
+    with serving(**environment(server)) as served:
+        async with httpx.AsyncClient(base_url=served.url, timeout=10) as http:
+            async with owner.transaction():
+                await owner.execute("SELECT FROM task_clocks WHERE user_id = $1 FOR UPDATE", alice.id)
+                writing = asyncio.create_task(posted(http, alice, ADD))
+                async with asyncio.timeout(10):
+                    while not await watcher.fetchval(WAITING):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+                        await asyncio.sleep(0.01)
+                served.process.send_signal(signal.SIGTERM)
+                await refused(served)
+            answer = await writing
+            assert answer.json() == {"data": {"createTask": {"task": {"title": "In flight"}}}}
+            assert await ended(served) == 0
+    await watcher.close()
+
+
+async def refused(served: Serving) -> None:
+    """Until the server takes no new connections."""
+    loop, port = asyncio.get_running_loop(), httpx.URL(served.url).port
+    async with asyncio.timeout(10):
+        with suppress(ConnectionError):
+            while True:
+                with socket.socket() as client:
+                    client.setblocking(False)  # noqa: FBT003 - the only way to say it
+                    await loop.sock_connect(client, ("127.0.0.1", port))
+
+
+async def test_half_a_request_does_not_keep_it(server: Server, settings: Settings) -> None:
+    """It leaves within its grace period although a body never comes whole, and has nothing to complain of."""
+    del settings
+    with serving(**environment(server)) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(served.url).port)
+        writer.write(HALF)
+        async with httpx.AsyncClient(base_url=served.url) as http:
+            assert (await http.get("/livez")).status_code == 200
+        served.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(cli.GRACE_SECONDS):
+            assert await ended(served) == 0
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+        assert served.process.stderr
+        assert served.process.stderr.read() == ""
+
+
+class Load:
+    """Clients that ask one thing after the other, on connections they keep and on new ones."""
+
+    def __init__(self, url: str, user: User) -> None:
+        self._url, self._user = url, user
+        self.acknowledged: list[str] = []
+        self.failed: list[object] = []
+
+    async def run(self, until: "asyncio.Task[None]") -> None:
+        """Ask until that is done."""
+        async with asyncio.TaskGroup() as clients:
+            for number in range(CLIENTS):
+                clients.create_task(self._client(number, until))
+
+    async def _client(self, number: int, until: "asyncio.Task[None]") -> None:
+        keeps = httpx.Limits(max_keepalive_connections=number % 2)
+        async with httpx.AsyncClient(base_url=self._url, limits=keeps, timeout=30) as http:
+            count = 0
+            while not until.done():
+                await self._ask(http, f"{number} {count}")
+                await asyncio.sleep(0.01)  # the new workers start on the same machine
+                count += 1
+
+    async def _ask(self, http: httpx.AsyncClient, title: str) -> None:
+        query = f'mutation {{ createTask(input: {{ title: "{title}" }}) {{ task {{ title }} }} }}'
+        try:
+            response = await posted(http, self._user, query)
+        except httpx.HTTPError as error:
+            self.failed.append(error)
+            return
+        if response.status_code == 200 and "errors" not in response.json():
+            self.acknowledged.append(title)
+        else:
+            self.failed.append(response.text)
+
+
+async def test_a_rolling_restart_loses_nothing(server: Server, alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """SIGHUP replaces both workers under load: no request fails, and each that was acknowledged is there once."""
+    with serving("--workers", "2", **environment(server, DRAIN_SECONDS="1")) as served:
+        old = await workers(served, set())
+
+        async def replaced() -> None:
+            served.process.send_signal(signal.SIGHUP)
+            await workers(served, old)
+
+        load = Load(served.url, alice)
+        await load.run(asyncio.create_task(replaced()))
+        assert load.failed == []
+        assert len(load.acknowledged) > CLIENTS
+        rows = await owner.fetch("SELECT title FROM tasks WHERE user_id = $1", alice.id)
+        assert sorted(row["title"] for row in rows) == sorted(load.acknowledged)
+
+
+def test_workers_end_with_their_terminal(server: Server, settings: Settings) -> None:
+    """SIGHUP of a server that was started from a terminal says that it was closed."""
+    del settings
+    terminal, seen = pty.openpty()
+    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--workers", "2"]
+    with subprocess.Popen(command, env=environment(server), stdin=seen, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own
+        assert process.stdout
+        assert process.stdout.readline().startswith(b"TaskQL serves ")
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(20) == 0
+    os.close(terminal)
+    os.close(seen)
+
+
+async def workers(served: Serving, gone: set[int]) -> set[int]:
+    """The two workers that serve, once none of those that shall be gone is left."""
+    async with asyncio.timeout(40):
+        while True:
+            found = {child.pid for child in psutil.Process(served.process.pid).children() if _is_worker(child)}
+            if len(found) == 2 and not found & gone:
+                return found
+            await asyncio.sleep(0.05)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
+
+
+SWALLOWED = """
+import signal, sys
+from app import cli
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+def swallowing(function):
+    def call(*arguments, **options):
+        Finalized()
+        return function(*arguments, **options)
+    return call
+
+setattr(cli, sys.argv[1], swallowing(getattr(cli, sys.argv[1])))
+cli.main(["serve", "--port", "0"])
+"""
+
+
+@pytest.mark.parametrize(("moment", "serves"), [("_prepared", False), ("create_app", True)])
+def test_it_stops_whenever_it_is_told(server: Server, settings: Settings, moment: str, serves: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """Also where Python swallows what a signal raises: while it finalizes an object."""
+    del settings
+    with python("-c", SWALLOWED, moment, **environment(server)) as process:
+        said, complained = process.communicate(timeout=20)
+
+    assert process.returncode == 0
+    assert said.startswith("TaskQL serves ") is serves
+    assert ("SystemExit" in complained) is not serves
