@@ -16,9 +16,10 @@ from uuid import UUID
 import click
 import uvicorn
 from graphql import GraphQLError, GraphQLSchema, build_schema, find_breaking_changes, is_input_object_type
+from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from app import checks, startup
+from app import checks, logs, startup, telemetry
 from app import purge as purging
 from app import settings as configuration
 from app.accounts import demo_user, user_with_email
@@ -83,14 +84,15 @@ def main() -> None:
 @data_dir
 def serve(*, migrate: bool, **options: object) -> None:
     """Serve the API and its explorer."""
-    given = configuration.load(**options)
+    given = _settings(**options)
     admission(given)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _hang_up)
     with listening(given) as listener, startup.database_settings(given) as settings:
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
         _announce(settings, listener, demo)
-        _run(settings, listener, demo)
+        with telemetry.shared_directory(settings):
+            _run(settings, listener, demo)
 
 
 @main.command()
@@ -102,7 +104,7 @@ def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fla
     Runs as the role of DATABASE_OWNER_URL (or else DATABASE_URL), and grants the role of DATABASE_URL what it needs.
     Several at once wait for one another.
     """
-    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         applied = asyncio.run(startup.bring_up_to_date(settings, citus=citus))
     click.echo(f"Applied {', '.join(applied)}." if applied else "Nothing to apply: the database is up to date.")
 
@@ -114,7 +116,7 @@ def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fla
 def token(email: str, ttl: str, data_dir: Path | None) -> None:
     """Print a token for a user, and nothing else."""
     lifetime = _duration(ttl, "--ttl")
-    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         signs = signer(settings)
         if signs is None:
             raise StartupError("The issuer in AUTH_ISSUER makes the tokens here; sign in there to get one.")
@@ -149,7 +151,7 @@ def purge(older_than: str, data_dir: Path | None) -> None:
     answered with a full sync.
     """
     age = _duration(older_than, "--older-than")
-    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         users, removed = asyncio.run(_purged(settings, age))
     click.echo(f"Removed {removed} tasks of {users} users.")
 
@@ -162,13 +164,19 @@ def doctor(data_dir: Path | None) -> None:
     The exit code says the worst: 0 where all is ok, 1 for a warning, 2 for a failure.
     """
     try:
-        with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+        with startup.database_settings(_settings(data_dir=data_dir)) as settings:
             found = asyncio.run(startup.report(settings))
     except StartupError as error:
         found = [startup.failed(error)]
     for finding in found:
         click.echo(f"{finding.level:8} {' '.join(str(finding).split())}")
     sys.exit(checks.worst(found))
+
+
+def _settings(**options: object) -> Settings:
+    settings = configuration.load(**options)
+    logs.configure(settings)
+    return settings
 
 
 def _stop(_signal: int, _frame: object) -> None:
@@ -255,14 +263,21 @@ def _curl(url: str, bearer: str) -> str:
     return f"curl -s '{url}' {headers} -d '{query}'"
 
 
+def _application(settings: Settings, demo: UUID | None) -> Starlette:
+    """What each process serves, and logs for."""
+    logs.configure(settings)
+    return create_app(settings, demo)
+
+
 def _run(settings: Settings, listener: socket.socket, demo: UUID | None) -> None:
     config = uvicorn.Config(
-        partial(create_app, settings, demo),
+        partial(_application, settings, demo),
         factory=True,
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
         access_log=False,
+        log_config=None,
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,

@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
+from app.telemetry import POOL_IN_USE, POOL_WAIT, POOL_WAITING, count_statement
+
 PATIENCE_SECONDS = 2.0
 RECYCLE_AFTER_SECONDS = 300.0
 
@@ -35,6 +37,12 @@ class Connections:
         self._turns = asyncio.Semaphore(most)
         self._idle: list[Connection] = []
         self._trusted_since = -math.inf
+        self.last_lent = -math.inf
+
+    @property
+    def are_all_lent(self) -> bool:
+        """Whether whoever comes now has to wait."""
+        return self._turns.locked()
 
     def lend(self) -> "Loan":
         """A connection for the length of an `async with`, as the driver's own object in autocommit."""
@@ -42,7 +50,8 @@ class Connections:
 
     async def take(self) -> Connection:
         """A connection that is open as far as can be told without asking; TimeoutError after two seconds in line."""
-        await acquire(self._turns, PATIENCE_SECONDS)
+        self.last_lent = _now()
+        await self._turn()
         try:
             while self._idle:
                 connection = self._idle.pop()
@@ -54,8 +63,20 @@ class Connections:
             pooled = await self._engine.raw_connection()
             return Connection(pooled, pooled.driver_connection, _now())
         except BaseException:
-            self._turns.release()
+            self._release()
             raise
+
+    async def _turn(self) -> None:
+        if self.are_all_lent:
+            with POOL_WAITING.track_inprogress(), POOL_WAIT.time():
+                await acquire(self._turns, PATIENCE_SECONDS)
+        else:
+            await acquire(self._turns, PATIENCE_SECONDS)
+        POOL_IN_USE.inc()
+
+    def _release(self) -> None:
+        self._turns.release()
+        POOL_IN_USE.dec()
 
     def distrust(self) -> None:
         """Lend no connection again that was opened until now: the server has closed one of them."""
@@ -67,10 +88,10 @@ class Connections:
 
     def give_back(self, connection: Connection) -> None:
         self._idle.append(connection)
-        self._turns.release()
+        self._release()
 
     async def throw_away(self, connection: Connection) -> None:
-        self._turns.release()
+        self._release()
         await _close(connection)
 
     async def close(self) -> None:
@@ -89,6 +110,7 @@ class Loan:
 
     async def __aenter__(self) -> Any:
         self._connection = await self._connections.take()
+        count_statement()
         return self._connection.driver
 
     async def __aexit__(

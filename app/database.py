@@ -10,20 +10,19 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 import asyncpg
-from sqlalchemy import exc, literal_column, select
+from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.connections import Connections, acquire
 from app.errors import RequestError, Unauthenticated, Unavailable
-from app.statements import Statement, begin, compiled
+from app.statements import Statement, begin
 from app.url import DatabaseURL
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ONE = compiled(select(literal_column("1")))
 COMMAND_TIMEOUT = 5.0
 # Before the second and the third try of a write that PostgreSQL has undone, in seconds.
 PAUSES = (0.02, 0.1)
@@ -94,11 +93,9 @@ class Database:
             self._connections.distrust()
             return await work(*arguments)
 
-    async def check(self) -> None:
-        """One round trip; Unavailable where the database does not answer."""
-        with expected:
-            async with self._connections.lend() as connection:
-                await connection.fetchval(ONE.text)
+    @property
+    def connections(self) -> Connections:
+        return self._connections
 
     async def close(self) -> None:
         await self._connections.close()

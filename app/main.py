@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import re
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -9,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from graphql import ExecutionResult, GraphQLError, OperationType, located_error
@@ -22,23 +23,31 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
-from app import accounts, explorer
+from app import accounts, explorer, health
 from app.auth import Authenticator, Principal, Signer
 from app.database import Database
 from app.errors import RequestError, StartupError
 from app.events import EventStreams
-from app.http import ExplorerFiles, GraphQLEndpoint, live, readiness, refusal
-from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.health import Readiness
+from app.http import ExplorerFiles, GraphQLEndpoint, refusal
+from app.operations import GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
+from app.probe import Probe
 from app.rate import Rates, SharedCounters, Windows
 from app.settings import OFF, Settings
 from app.sockets import SocketEndpoint
+from app.telemetry import Record, Recorded, Telemetry
 from app.url import server_url
 from schema import schema as taskql
 from schema.admission import Admission
 from schema.context import Context
 from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
 from schema.limits import Limits
+
+if TYPE_CHECKING:
+    from app.tracing import Tracing
+
+log = logging.getLogger(__name__)
 
 GRAPHQL = "/graphql"
 DAY_SECONDS = 86_400
@@ -51,7 +60,10 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
-    streams = EventStreams()
+    streams, tracing = EventStreams(), _tracing(settings)
+    telemetry = Telemetry(settings, tracing.describe if tracing else None)
+    probe = Probe(server_url(settings), lambda: database.connections.last_lent)
+    readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -61,14 +73,20 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
         finally:
             await authenticator.close()
             await door.rates.close()
+            await probe.close()
             await database.close()
+            telemetry.close()
+            if tracing:
+                tracing.close()
 
-    execute = executing(settings, door, database, authenticator)
-    endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user))
+    execute = telemetry.recorded(executing(settings, door, database, authenticator))
+    endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user), telemetry.refused)
     sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins))
-    app = Application(routes=_routes(database, sockets), lifespan=lifespan, exception_handlers={HTTPException: refusal})
-    app.state.database = database
+    routes = [*health.routes(settings, readiness), *_routes(sockets)]
+    app = Application(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refusal})
+    app.state.database, app.state.probe = database, probe
     app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
+    app.graphql = tracing.around(app.graphql) if tracing else app.graphql
     return app
 
 
@@ -84,13 +102,11 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def _routes(database: Database, sockets: ASGIApp) -> list[BaseRoute]:
+def _routes(sockets: ASGIApp) -> list[BaseRoute]:
     files = GZipMiddleware(ExplorerFiles(directory=explorer.ASSETS)) if explorer.ASSETS.is_dir() else None
     return [
         Route("/", RedirectResponse(GRAPHQL)),
         WebSocketRoute(GRAPHQL, sockets),
-        Route("/livez", live),
-        Route("/readyz", readiness(database.check)),
         *([Mount("/explorer", files)] if files else []),
     ]
 
@@ -112,14 +128,16 @@ def connect(settings: Settings) -> Database:
     return Database(server_url(settings), pool_size=settings.db_pool_size)
 
 
-def executing(settings: Settings, door: Admission, database: Database, authenticator: Authenticator) -> Execute:
+def executing(settings: Settings, door: Admission, database: Database, authenticator: Authenticator) -> Recorded:
     """What the transports call for each request."""
     engine = door.engine
 
-    async def execute(request: GraphQLRequest) -> GraphQLAnswer | ResponseStream:
+    async def execute(request: GraphQLRequest, record: Record) -> GraphQLAnswer | ResponseStream:
         caller = await _caller(authenticator, request.authorization)
+        record.user_id = caller.user_id if isinstance(caller, Principal) else None
         try:
             operation, rows = await door.admit(request, caller)
+            record.operation, record.kind = operation.name, operation.kind
             context, cost = Context(caller, database, operation), {"rows": rows, "limit": settings.limit_cost}
             if operation.node.operation is OperationType.SUBSCRIPTION:
                 results = engine.subscribe(operation, request.variables, context)
@@ -228,6 +246,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _tracing(settings: Settings) -> "Tracing | None":
+    """What sends traces, where they are asked for and OpenTelemetry is installed."""
+    if settings.traces == "none":
+        return None
+    try:
+        from app.tracing import Tracing  # noqa: PLC0415 - not installed everywhere
+    except ImportError:
+        log.warning("traces are asked for, but OpenTelemetry is not installed: pip install 'taskql[otel]'")
+        return None
+    return Tracing(settings)
 
 
 def _before_stopping(act: Callable[[], None]) -> None:
