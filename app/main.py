@@ -84,7 +84,7 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins))
     routes = [*health.routes(settings, readiness), *_routes(sockets)]
     app = Application(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refusal})
-    app.state.database, app.state.probe = database, probe
+    app.state.database, app.state.probe, app.state.readiness = database, probe, readiness
     app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
     app.graphql = tracing.around(app.graphql) if tracing else app.graphql
     return app

@@ -48,7 +48,12 @@ class Probe:
     ) -> None:
         arguments = url.connect_arguments(SESSION) | {"timeout": PATIENCE, "command_timeout": PATIENCE}
         self.engine = create_async_engine(
-            url.sqlalchemy, connect_args=arguments, pool_size=1, max_overflow=0, pool_pre_ping=True
+            url.sqlalchemy,
+            connect_args=arguments,
+            isolation_level="AUTOCOMMIT",
+            pool_size=1,
+            max_overflow=0,
+            pool_pre_ping=True,
         )
         self._last_used, self._now = last_used, now
         self._states: States = SILENT
