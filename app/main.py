@@ -255,7 +255,7 @@ def _tracing(settings: Settings) -> "Tracing | None":
     try:
         from app.tracing import Tracing  # noqa: PLC0415 - not installed everywhere
     except ImportError:
-        log.warning("traces are asked for, but OpenTelemetry is not installed: pip install 'taskql[otel]'")
+        log.warning("traces are asked for, but OpenTelemetry is not installed: pip install -e '.[otel]'")
         return None
     return Tracing(settings)
 
