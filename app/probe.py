@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -32,6 +33,9 @@ PATIENCE = 1.5
 
 States = dict[str, str]
 
+# Behind a transaction pooler a prepared statement with a name is left behind for others to stumble over.
+_NAMELESS: dict[str, Any] = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
+
 DATABASE, MIGRATIONS, ROW_SECURITY = "database", "migrations", "row_security"
 OK, FAILED, UNKNOWN = "ok", "failed; the log says what mends it", "unknown"
 SILENT: States = {DATABASE: "does not answer", MIGRATIONS: UNKNOWN, ROW_SECURITY: UNKNOWN}
@@ -46,14 +50,9 @@ class Probe:
     def __init__(
         self, url: DatabaseURL, last_used: Callable[[], float], now: Callable[[], float] = time.monotonic
     ) -> None:
-        arguments = url.connect_arguments(SESSION) | {"timeout": PATIENCE, "command_timeout": PATIENCE}
+        arguments = url.connect_arguments(SESSION) | {"timeout": PATIENCE, "command_timeout": PATIENCE} | _NAMELESS
         self.engine = create_async_engine(
-            url.sqlalchemy,
-            connect_args=arguments,
-            isolation_level="AUTOCOMMIT",
-            pool_size=1,
-            max_overflow=0,
-            pool_pre_ping=True,
+            url.sqlalchemy, connect_args=arguments, pool_size=1, max_overflow=0, pool_pre_ping=True
         )
         self._last_used, self._now = last_used, now
         self._states: States = SILENT
@@ -84,7 +83,7 @@ class Probe:
     async def _ask(self) -> None:
         is_due = self._now() - self._looked_at > DEEP or set(self._states.values()) != {OK}
         try:
-            async with self.engine.connect() as connection:  # which is a round trip in itself
+            async with self.engine.connect() as connection:  # which asks whether it answers
                 if is_due:
                     self._note(await connection.run_sync(_failures))
         except Exception as error:  # noqa: BLE001 - whatever is in the way, it is not ready
