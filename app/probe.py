@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -33,9 +32,6 @@ PATIENCE = 1.5
 
 States = dict[str, str]
 
-# Behind a transaction pooler a prepared statement with a name is left behind for others to stumble over.
-_NAMELESS: dict[str, Any] = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
-
 DATABASE, MIGRATIONS, ROW_SECURITY = "database", "migrations", "row_security"
 OK, FAILED, UNKNOWN = "ok", "failed; the log says what mends it", "unknown"
 SILENT: States = {DATABASE: "does not answer", MIGRATIONS: UNKNOWN, ROW_SECURITY: UNKNOWN}
@@ -50,7 +46,7 @@ class Probe:
     def __init__(
         self, url: DatabaseURL, last_used: Callable[[], float], now: Callable[[], float] = time.monotonic
     ) -> None:
-        arguments = url.connect_arguments(SESSION) | {"timeout": PATIENCE, "command_timeout": PATIENCE} | _NAMELESS
+        arguments = url.connect_arguments(SESSION) | {"timeout": PATIENCE, "command_timeout": PATIENCE}
         self.engine = create_async_engine(
             url.sqlalchemy, connect_args=arguments, pool_size=1, max_overflow=0, pool_pre_ping=True
         )
