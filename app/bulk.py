@@ -35,8 +35,8 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 from app.filters import Shape, condition
 from app.models import TASKS
 from app.rendering import Selection, joined, task_json
-from app.statements import Statement, compiled, text_literal, user_id
-from app.writing import NOW, Change, clock, completion, contents, is_there, ranked_position, version_after
+from app.statements import Statement, text_literal, user_id, write
+from app.writing import NOW, Change, clock, completion, contents, is_there, notice, ranked_position, version_after
 
 _CONTENT = ("title", "description", "priority", "due_date", "tags")
 # Lists go over the wire as text[], which the driver knows: others would cost it a look into the catalog.
@@ -152,10 +152,10 @@ def _many(
 ) -> Statement:
     changed = is_there(written)
     columns = [
-        changed.label("changed"),
         version_after(now, changed).label("version"),
         affected.label("affected"),
         places.label("places"),
+        notice(now, changed),
     ]
     shown = [entry.label(f"tasks_{place}") for place, entry in enumerate(lists)]
-    return compiled(select(*columns, *shown).select_from(now))
+    return write(select(*columns, *shown).select_from(now), changed)

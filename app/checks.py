@@ -26,7 +26,7 @@ from app.url import DatabaseURL
 
 OLDEST_SERVER = 150000
 WALLED = ("tasks", "task_clocks", "task_tags")
-FUNCTIONS = ("act_as(uuid)", "position_between(text, text)", "search_key(text)")
+FUNCTIONS = ("act_as(uuid)", "begin_write(uuid)", "position_between(text, text)", "search_key(text)")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 _roles = table(

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import select
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -19,11 +20,12 @@ RECYCLE_AFTER_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A connection of SQLAlchemy's engine, its driver's, and when it was opened, by the loop's clock."""
+    """A connection of SQLAlchemy's engine, its driver's, when it was opened by the loop's clock, and its socket."""
 
     pooled: PoolProxiedConnection
     driver: Any
     opened: float
+    socket: select.poll
 
 
 class Connections:
@@ -61,7 +63,7 @@ class Connections:
                 connection.driver.terminate()
                 await _close(connection)
             pooled = await self._engine.raw_connection()
-            return Connection(pooled, pooled.driver_connection, _now())
+            return _opened(pooled)
         except BaseException:
             self._release()
             raise
@@ -84,7 +86,11 @@ class Connections:
 
     def _is_usable(self, connection: Connection) -> bool:
         since = max(self._trusted_since, _now() - RECYCLE_AFTER_SECONDS)
-        return connection.opened > since and not connection.driver.is_closed()
+        if connection.opened <= since or connection.driver.is_closed():
+            return False
+        # PostgreSQL says nothing unasked but its farewell, which the loop may not have come to yet. A write must not
+        # find out by being sent: it could not be told from one that was carried out.
+        return not connection.socket.poll(0)
 
     def give_back(self, connection: Connection) -> None:
         self._idle.append(connection)
@@ -133,6 +139,13 @@ async def acquire(turns: asyncio.Semaphore, patience: float) -> None:
         return
     async with asyncio.timeout(patience):
         await turns.acquire()
+
+
+def _opened(pooled: PoolProxiedConnection) -> Connection:
+    driver: Any = pooled.driver_connection
+    socket = select.poll()
+    socket.register(driver._transport.get_extra_info("socket"), select.POLLIN)  # noqa: SLF001 - it has no public name
+    return Connection(pooled, driver, _now(), socket)
 
 
 async def _close(connection: Connection) -> None:

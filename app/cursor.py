@@ -1,14 +1,16 @@
-"""Opaque cursors: the place of a task in an order, made by the statement that reads it, checked before any SQL.
+"""Opaque cursors and sync tokens: places among a user's tasks, made by what reads them, checked before any SQL.
 
-A cursor is base64url of six bytes of SHA-256 and a JSON array: the order's name, then the sort keys. The hash
-covers the user's id: a damaged cursor and somebody else's are refused. It is no secret: a forged cursor would
+Both are base64url of six bytes of SHA-256 and what they hold. A cursor holds a JSON array: the order's name, then the
+sort keys. A sync token holds a clock; between the pages of one sync it is a task's last write, its id, and the base.
+The hash covers the user's id: what is damaged and what is somebody else's is refused. It is no secret: a forgery would
 only be a place to start reading one's own tasks.
 """
 
 import base64
 import hashlib
 import json
-from typing import Any
+import re
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, LargeBinary, Text, cast, func, literal_column
@@ -17,6 +19,33 @@ from app.errors import BadUserInput
 from app.statements import text_literal, user_id
 
 HASH_BYTES = 6
+LAST_ID = UUID(int=2**128 - 1)
+
+_POINT = re.compile(r"(\d{1,10})(?: ([0-9a-f-]{36}) (\d{1,10}))?", re.ASCII)
+
+
+class SyncPoint(NamedTuple):
+    """How far a copy of a user's tasks has come: all writes up to this one, of this task, are in it.
+
+    It has nothing of what was in the trash when the clock stood at `base`.
+    """
+
+    version: int
+    task: UUID
+    base: int
+
+    @property
+    def safe(self) -> int:
+        """The clock up to which purges remove nothing that the copy has, and was not told of."""
+        return max(self.base, self.version if self.task == LAST_ID else self.version - 1)
+
+    @property
+    def latest(self) -> int:
+        """What the user's clock has shown; it never goes back, but with the whole database."""
+        return max(self.base, self.version)
+
+
+BEGINNING = SyncPoint(-1, UUID(int=0), -1)
 
 
 def content(order: str, keys: list[ColumnElement[Any]]) -> ColumnElement[str]:
@@ -38,12 +67,7 @@ def sealed(held: ColumnElement[str]) -> ColumnElement[str]:
 def decoded(cursor: str, order: str, owner: UUID) -> list[Any]:
     """The sort keys in a cursor of this order and user; BadUserInput for anything else."""
     try:
-        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        seal, content = raw[:HASH_BYTES], raw[HASH_BYTES:]
-        # Encoding it again refuses the other spellings that decoding lets pass.
-        if _text(raw) != cursor or _seal(owner, content) != seal:
-            raise ValueError
-        name, *keys = json.loads(content)
+        name, *keys = json.loads(_opened(cursor, owner))
     except (ValueError, TypeError, RecursionError):
         raise BadUserInput("The cursor is damaged, or comes from another user's list.") from None
     if name != order:
@@ -55,6 +79,36 @@ def sync_token(version: int, owner: UUID) -> str:
     """The clock of a user as an opaque token, sealed as cursors are."""
     content = str(version).encode()
     return _text(_seal(owner, content) + content)
+
+
+def sync_point(token: str | None, owner: UUID) -> SyncPoint:
+    """The place that a token of this user holds, or the beginning; BadUserInput for anything else."""
+    if token is None:
+        return BEGINNING
+    try:
+        found = _POINT.fullmatch(_opened(token, owner).decode())
+        if not found:
+            raise ValueError
+        version, task, base = found.groups()
+        return SyncPoint(_clock(version), UUID(task) if task else LAST_ID, _clock(base or version))
+    except ValueError:
+        raise BadUserInput("since is damaged, or comes from another user; without it the sync begins anew.") from None
+
+
+def _clock(digits: str) -> int:
+    if int(digits) >= 2**31:
+        raise ValueError
+    return int(digits)
+
+
+def _opened(text: str, owner: UUID) -> bytes:
+    """What a cursor or token of this user holds; ValueError for anything else."""
+    raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    seal, content = raw[:HASH_BYTES], raw[HASH_BYTES:]
+    # Encoding it again refuses the other spellings that decoding lets pass.
+    if _text(raw) != text or _seal(owner, content) != seal:
+        raise ValueError
+    return content
 
 
 def _text(raw: bytes) -> str:

@@ -10,19 +10,23 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 import asyncpg
-from sqlalchemy import exc
+from sqlalchemy import exc, func, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.connections import Connections, acquire
 from app.errors import RequestError, Unauthenticated, Unavailable
-from app.statements import Statement, begin
+from app.statements import Statement, begin, commit, compiled, text_literal
 from app.url import DatabaseURL
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Row = Mapping[str, Any]
+Transaction = Callable[..., Awaitable[Row]]
 
+# As `taskql migrate --citus` gives it to the server's role.
+SHARDED = compiled(select(func.current_setting(text_literal("citus.propagate_set_commands"), true()).is_not(None)))
 COMMAND_TIMEOUT = 5.0
 # Before the second and the third try of a write that PostgreSQL has undone, in seconds.
 PAUSES = (0.02, 0.1)
@@ -41,6 +45,7 @@ SESSION = {
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
     "enable_sort": "off",
+    "enable_seqscan": "off",
     "jit": "off",
 }
 
@@ -52,6 +57,7 @@ class Database:
         self.engine = _engine(url)
         self._connections = Connections(self.engine, pool_size)
         self._writers: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
+        self._sharded: bool | None = None
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
         """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
@@ -64,8 +70,8 @@ class Database:
                     body: str | None = await connection.fetchval(text, *arguments)
                 return body
 
-    async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The one row of a writing statement, in a transaction kept only when the row says it changed anything.
+    async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Row:
+        """The one row of a writing statement, in a transaction.
 
         One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile. After a
         failure the commit may have happened, and the caller decides; but not where the connection was lost before the
@@ -75,14 +81,22 @@ class Database:
         with expected:
             await acquire(alone, COMMAND_TIMEOUT)
         try:
-            return await self._again_if_lost(self._write, owner, statement.text, statement.arguments(values))
+            return await self._again_if_lost(self._write, owner, statement, statement.arguments(values))
         finally:
             alone.release()
 
-    async def _write(self, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
+    async def _write(self, owner: UUID, statement: Statement, arguments: list[Any]) -> Row:
         with expected:
             async with self._connections.lend() as connection:
-                return await _written(connection, owner, text, arguments)
+                transaction = _in_parts if await self._is_sharded(connection) else _at_once
+                return await _done(transaction, connection, owner, statement, arguments)
+
+    async def _is_sharded(self, connection: Any) -> bool:
+        """Whether a cluster carries the writes out, which takes their user from SET LOCAL alone; asked once."""
+        if self._sharded is None:
+            with losing:
+                self._sharded = await connection.fetchval(SHARDED.text)
+        return bool(self._sharded)
 
     async def _again_if_lost(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Once more where nothing was done, on a connection that was opened after the loss was noticed."""
@@ -101,21 +115,27 @@ class Database:
         await self._connections.close()
 
 
-async def _written(connection: Any, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
+async def _done(transaction: Transaction, *arguments: Any) -> Row:
     """The row of a transaction that is run again where a deadlock or serialization failure has undone it whole."""
     for pause in PAUSES:
         try:
-            return await _transaction(connection, owner, text, arguments)
+            return await transaction(*arguments)
         except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
-    return await _transaction(connection, owner, text, arguments)
+    return await transaction(*arguments)
 
 
-async def _transaction(connection: Any, owner: UUID, text: str, arguments: list[Any]) -> Mapping[str, Any]:
+async def _at_once(connection: Any, owner: UUID, statement: Statement, arguments: list[Any]) -> Row:
+    """In one round trip: what is sent together is one transaction."""
+    rows: list[Row] = await connection.fetchmany(statement.text, (statement.beginning(owner), arguments))
+    return rows[-1]
+
+
+async def _in_parts(connection: Any, owner: UUID, statement: Statement, arguments: list[Any]) -> Row:
     try:
         await _begin(connection, owner)
-        row: Mapping[str, Any] = await connection.fetchrow(text, *arguments)
-        await connection.execute("COMMIT" if row["changed"] else "ROLLBACK")
+        row: Row = await connection.fetchrow(statement.text, *arguments)
+        await connection.execute(commit(owner, row.get("version")))
     except asyncpg.PostgresError:
         await connection.execute("ROLLBACK")
         raise

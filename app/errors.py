@@ -12,6 +12,7 @@ TaskQLError
     ├── UntrustedDocument
     ├── LimitExceeded
     ├── RateLimited
+    ├── FullSyncRequired
     └── Unavailable
 """
 
@@ -98,6 +99,17 @@ class RateLimited(RequestError):
     @property
     def extensions(self) -> dict[str, Any]:
         return {"code": self.code, "retryAfter": self._seconds}
+
+
+class FullSyncRequired(RequestError):
+    """A sync token that no longer leads on: what was removed since then has been purged."""
+
+    code = "FULL_SYNC_REQUIRED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The token is too old to go on with; ask the query taskChanges, which begins anew, for another."
+        )
 
 
 class Unavailable(RequestError):

@@ -34,6 +34,7 @@ from app.operations import GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
 from app.probe import Probe
 from app.rate import Rates, SharedCounters, Windows
+from app.realtime import Realtime
 from app.settings import OFF, Settings
 from app.sockets import SocketEndpoint
 from app.telemetry import Record, Recorded, Telemetry
@@ -60,7 +61,7 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
-    streams, tracing = EventStreams(), _tracing(settings)
+    streams, realtime, tracing = EventStreams(), Realtime(server_url(settings)), _tracing(settings)
     telemetry = Telemetry(settings, tracing.describe if tracing else None)
     probe = Probe(server_url(settings), lambda: database.connections.last_lent)
     readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))
@@ -71,6 +72,7 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
         try:
             yield
         finally:
+            await realtime.close()
             await authenticator.close()
             await door.rates.close()
             await probe.close()
@@ -79,7 +81,7 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
             if tracing:
                 tracing.close()
 
-    execute = telemetry.recorded(executing(settings, door, database, authenticator))
+    execute = telemetry.recorded(executing(settings, door, database, authenticator, realtime))
     endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user), telemetry.refused)
     sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins))
     routes = [*health.routes(settings, readiness), *_routes(sockets)]
@@ -128,7 +130,9 @@ def connect(settings: Settings) -> Database:
     return Database(server_url(settings), pool_size=settings.db_pool_size)
 
 
-def executing(settings: Settings, door: Admission, database: Database, authenticator: Authenticator) -> Recorded:
+def executing(
+    settings: Settings, door: Admission, database: Database, authenticator: Authenticator, realtime: Realtime
+) -> Recorded:
     """What the transports call for each request."""
     engine = door.engine
 
@@ -138,7 +142,7 @@ def executing(settings: Settings, door: Admission, database: Database, authentic
         try:
             operation, rows = await door.admit(request, caller)
             record.operation, record.kind = operation.name, operation.kind
-            context, cost = Context(caller, database, operation), {"rows": rows, "limit": settings.limit_cost}
+            context, cost = Context(caller, database, operation, realtime), {"rows": rows, "limit": settings.limit_cost}
             if operation.node.operation is OperationType.SUBSCRIPTION:
                 results = engine.subscribe(operation, request.variables, context)
                 return ResponseStream(_answers(results, request, cost), context.principal.expires_at)

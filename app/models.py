@@ -130,7 +130,7 @@ Index("ix_tasks_completed_created", TASKS.c.user_id, TASKS.c.completed, TASKS.c.
 Index("ix_tasks_updated", TASKS.c.user_id, TASKS.c.updated_at, TASKS.c.id)
 Index("ix_tasks_due", TASKS.c.user_id, text(_DUE_SORT_IN_CATALOG), TASKS.c.id)
 Index("ix_tasks_position", TASKS.c.user_id, TASKS.c.position, TASKS.c.id)
-Index("ix_tasks_version", TASKS.c.user_id, TASKS.c.version)
+Index("ix_tasks_version", TASKS.c.user_id, TASKS.c.version, TASKS.c.id)
 # This one holds all that counting needs: PostgreSQL reads it alone, where vacuum has been.
 Index(
     "ix_tasks_counts",

@@ -23,8 +23,19 @@ from sqlalchemy import update as sql_update
 
 from app.models import TASKS
 from app.rendering import Selection
-from app.statements import Statement, compiled, text_literal, user_id
-from app.writing import NOW, Change, clock, first_position, last_position, outcome, present, ranked_position
+from app.statements import Statement, text_literal, user_id, write
+from app.writing import (
+    NOW,
+    Change,
+    clock,
+    first_position,
+    is_there,
+    last_position,
+    notice,
+    outcome,
+    present,
+    ranked_position,
+)
 
 # A key grows by a character with some five moves into the same gap; a longer one has all keys of the user made anew.
 LONGEST_KEY = 60
@@ -69,8 +80,8 @@ def spread() -> Statement:
         .returning(TASKS.c.id)
         .cte("written")
     )
-    changed = exists(select(literal_column("1")).select_from(written))
-    return compiled(select(changed.label("changed")).select_from(now))
+    changed = is_there(written)
+    return write(select(now.c.version, notice(now, changed)), changed)
 
 
 Place = tuple[ColumnElement[Any], ColumnElement[bool], ColumnElement[bool]]

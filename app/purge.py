@@ -5,15 +5,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import DateTime, Integer, Text, Uuid, bindparam, cast, func, literal_column, select
+from sqlalchemy import DateTime, Integer, Select, Text, Uuid, bindparam, cast, func, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import update as sql_update
 
 from app.database import Database
-from app.models import CLOCKS, TASKS, USERS
-from app.statements import Statement, compiled, user_id
+from app.models import TASKS, USERS
+from app.statements import Reader, Statement, read, text_literal, user_id, write
+from app.writing import is_there
 
 BATCH = 1000
+_BEFORE = cast(bindparam("before", type_=Text), DateTime(timezone=True))
 
 
 async def purge(database: Database, older_than: timedelta) -> AsyncIterator[tuple[int, int]]:
@@ -23,11 +24,11 @@ async def purge(database: Database, older_than: timedelta) -> AsyncIterator[tupl
     stays done, and the next run goes through it quickly.
     """
     before = (datetime.now(UTC) - older_than).isoformat()
-    statement, users, removed = _purge(), 0, 0
+    old, oldest, users, removed = _has_old(), _purge(), 0, 0
     async for owner in _users(database):
         values = {"user_id": owner, "before": before, "most": BATCH}
-        while gone := (await database.write(owner, statement, values))["removed"]:
-            removed += gone
+        while await database.read(old, values):
+            removed += (await database.write(owner, oldest, values))["removed"]
         users += 1
         yield users, removed
 
@@ -43,19 +44,22 @@ async def _users(database: Database) -> AsyncIterator[UUID]:
         last = ids[-1] if len(ids) == BATCH else None
 
 
+def _has_old() -> Statement:
+    """Whether a user has old trash: most have none, and looking is cheaper than a write that changes nothing."""
+
+    def body(reader: Reader) -> Select[Any]:
+        return (
+            select(text_literal("yes").label("has_old"))
+            .select_from(TASKS)
+            .where(reader.owns(TASKS), TASKS.c.deleted_at < _BEFORE)
+        )
+
+    return read(body)
+
+
 def _purge() -> Statement:
-    """Remove one batch of a user's old trash; sync tokens from before the last of it no longer tell the whole story."""
+    """Remove one batch of a user's old trash; a trigger notes which sync tokens no longer tell the whole story."""
     mine = TASKS.c.user_id == user_id()
-    before = cast(bindparam("before", type_=Text), DateTime(timezone=True))
-    old = select(TASKS.c.id).where(mine, TASKS.c.deleted_at < before).limit(bindparam("most", type_=Integer))
-    gone = sql_delete(TASKS).where(mine, TASKS.c.id.in_(old)).returning(TASKS.c.version).cte("gone")
-    through = func.greatest(CLOCKS.c.purged_through, select(func.max(gone.c.version)).scalar_subquery())
-    moved = (
-        sql_update(CLOCKS)
-        .values(purged_through=through)
-        .where(CLOCKS.c.user_id == user_id())
-        .returning(CLOCKS.c.user_id)
-        .cte("moved")
-    )
-    count = select(func.count()).select_from(gone).scalar_subquery()
-    return compiled(select((count > literal_column("0")).label("changed"), count.label("removed")).select_from(moved))
+    old = select(TASKS.c.id).where(mine, TASKS.c.deleted_at < _BEFORE).limit(bindparam("most", type_=Integer))
+    gone = sql_delete(TASKS).where(mine, TASKS.c.id.in_(old)).returning(TASKS.c.id).cte("gone")
+    return write(select(func.count().label("removed")).select_from(gone), is_there(gone))

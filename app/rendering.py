@@ -23,17 +23,25 @@ Columns = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One entry of an answer: its response key, the field it shows, and the selection of an object field."""
+    """One entry of an answer: its response key, the field it shows, and the selection of an object field.
+
+    A field of a union has a selection for each of its members.
+    """
 
     key: str
     name: str
     selection: "Selection | None" = None
+    members: "tuple[Selection, ...]" = ()
 
     @property
     def inner(self) -> "Selection":
         if self.selection is None:
             raise TypeError(f"{self.name} is a leaf")
         return self.selection
+
+    def member(self, typename: str) -> "Selection":
+        """What is asked of a member of the union."""
+        return next(selection for selection in self.members if selection.typename == typename)
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)

@@ -23,8 +23,10 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    not_,
     select,
     true,
+    update,
 )
 from sqlalchemy.dialects.postgresql import asyncpg, insert
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -35,6 +37,11 @@ from app.models import CLOCKS
 DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its dialects untyped
 
 
+ACTOR = "actor"
+# Where PostgreSQL tells the server's processes of a write when it commits: the user and the user's clock.
+CHANNEL = "taskql"
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """A compiled statement: its text, and the names of $1, $2, … in order."""
@@ -43,7 +50,11 @@ class Statement:
     parameters: tuple[str, ...]
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
-        return [values[name] for name in self.parameters]
+        return [None if name == ACTOR else values[name] for name in self.parameters]
+
+    def beginning(self, owner: UUID) -> list[Any]:
+        """The arguments with which a writing statement begins a write, and writes nothing."""
+        return [owner if name == ACTOR else None for name in self.parameters]
 
 
 def compiled(construct: ClauseElement) -> Statement:
@@ -76,6 +87,19 @@ def read(body: Callable[[Reader], Select[Any]]) -> Statement:
     return compiled(select(*answer.c).select_from(acting.join(answer, true())))
 
 
+def write(row: Select[Any], changed: ColumnElement[bool]) -> Statement:
+    """A statement that is executed twice in one transaction and one round trip: to begin a write, and to write.
+
+    To begin it gets an actor and no values, without which its parts touch no row; to write, values and no actor: what
+    it then sees is all that was committed before the clock's lock was had. If nothing changes, the clock goes back.
+    """
+    begun = func.begin_write(bindparam(ACTOR, type_=Uuid)).table_valued(column("actor", Uuid)).render_derived()
+    earlier = CLOCKS.c.version - literal_column("1")
+    idle = update(CLOCKS).values(version=earlier).where(CLOCKS.c.user_id == user_id(), not_(changed)).cte("idle")
+    answer = row.subquery("answer")
+    return compiled(select(*answer.c).select_from(begun.outerjoin(answer, true())).add_cte(idle))
+
+
 _NOBODY = UUID(int=0)
 _BUMP = (
     insert(CLOCKS)
@@ -88,12 +112,17 @@ _BEGIN = "BEGIN; SET LOCAL app.user_id = '{}'; {}".format(
 
 
 def begin(owner: UUID) -> str:
-    """What starts a write, in one round trip: the transaction, its user, and the user's clock moved on.
+    """What begins a write where SET LOCAL has to: the transaction, its user, and the user's clock moved on.
 
     The clock's row lock puts the writes of a user one behind the other, and it is taken before the statement
     that follows takes its snapshot: that one sees all that was committed before it.
     """
     return _BEGIN.replace(str(_NOBODY), str(owner))
+
+
+def commit(owner: UUID, version: int | None) -> str:
+    """What ends such a write, with the news: the machine that carried it out tells those alone who listen there."""
+    return "COMMIT" if version is None else f"SELECT pg_notify('{CHANNEL}', '{owner} {version}'); COMMIT"
 
 
 def text_literal(value: str) -> ColumnElement[str]:

@@ -6,18 +6,24 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from app import bulk, moving, reading, writing
+import orjson
+
+from app import bulk, changes, moving, reading, writing
+from app.cursor import sync_point
 from app.errors import BadUserInput, LimitExceeded, Unauthenticated
 from app.filters import Filter, Shape
 from app.identifiers import uuid7
 from app.ordering import OrderBy, ordered
 from app.reading import Page
+from app.realtime import Changes
 from app.rendering import Selection
 from app.statements import Statement
 from app.validation import Problem, cleaned, identifier, problems
 
 DEFAULT_PAGE = 20
 LARGEST_PAGE = 100
+DEFAULT_CHANGE_PAGE = 100
+LARGEST_CHANGE_PAGE = 1000
 MOST_CREATED = 100
 MOST_AT_ONCE = 1000
 
@@ -66,6 +72,7 @@ class Written:
     affected: int = 0
 
 
+_CLOCK = changes.clock()
 REFUSALS = {
     "NOT_FOUND": Problem("NOT_FOUND", "You have no such task.", ("id",)),
     "VERSION_CONFLICT": Problem(
@@ -114,6 +121,28 @@ class Tasks:
         values |= order.bound("after", window.after, self._owner) | order.bound("before", window.before, self._owner)
         page = Page(order, wanted.shape, window.backward, window.after is not None, window.before is not None)
         return await self._read(selection.statement(page, lambda: reading.page(selection, page)), **values)
+
+    async def changes(self, selection: Selection, since: str | None, first: int | None) -> str | None:
+        """The first changes since a sync token, or all from the beginning, as a page's JSON."""
+        point, size = sync_point(since, self._owner), DEFAULT_CHANGE_PAGE if first is None else first
+        if not 1 <= size <= LARGEST_CHANGE_PAGE:
+            raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
+        values = point._asdict() | {"safe": point.safe, "latest": point.latest, "size": size}
+        return await self._read(selection.statement("changes", lambda: changes.page(selection)), **values)
+
+    async def token(self, since: str | None) -> str:
+        """The token to go on from: what is given, or that of now. BadUserInput where it is none of this user."""
+        if since is not None:
+            sync_point(since, self._owner)
+            return since
+        return await self._read(_CLOCK) or ""
+
+    async def changes_since(self, selection: Selection, token: str) -> Changes:
+        """The next changes since a token, for those who follow them."""
+        page = orjson.loads(await self.changes(selection, token, None) or "")
+        rendered = [orjson.Fragment(orjson.dumps(change)) for change in page["changes"]]
+        clock = sync_point(page["token"], self._owner).version
+        return Changes(rendered, page["token"], clock, more=page["hasMore"], full=page["fullSync"])
 
     async def create(self, payload: Selection, task: Values) -> Written:
         """Create a task. With an id of the client's, the same call again gives the task that is there."""

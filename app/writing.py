@@ -41,7 +41,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.models import CLOCKS, TASKS
 from app.rendering import Selection, task_json
-from app.statements import Statement, compiled, text_literal, user_id
+from app.statements import CHANNEL, Statement, text_literal, user_id, write
 
 # The statement's time and not the transaction's: it begins before the clock is waited for.
 NOW = func.statement_timestamp()
@@ -189,6 +189,12 @@ def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
     return now.c.version - case((changed, literal_column("0")), else_=literal_column("1"))
 
 
+def notice(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
+    """Tells those who listen of the user's clock, where anything was changed."""
+    news = cast(user_id(), Text).concat(text_literal(" ")).concat(cast(now.c.version, Text))
+    return case((changed, func.pg_notify(text_literal(CHANNEL), news))).label("notice")
+
+
 def is_there(rows: CTE) -> ColumnElement[bool]:
     return exists(select(literal_column("1")).select_from(rows))
 
@@ -204,6 +210,5 @@ def outcome(payload: Selection, now: CTE, before: CTE, written: CTE, refusal: Co
         for place, entry in enumerate(payload.entries("task"))
     ]
     rows = now.outerjoin(current, true()).outerjoin(before, true())
-    return compiled(
-        select(changed.label("changed"), refusal.label("code"), version.label("version"), *tasks).select_from(rows)
-    )
+    row = select(refusal.label("code"), version.label("version"), notice(now, changed), *tasks).select_from(rows)
+    return write(row, changed)

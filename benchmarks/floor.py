@@ -1,7 +1,6 @@
 """The floor: the statements that TaskQL sends, sent by pgbench as prepared ones, with nothing of Python around them.
 
-A read is TaskQL's text. A write sends the same three messages: what begins it, the statement, COMMIT. The user is set
-by act_as() instead of SET LOCAL, which takes no parameter.
+A write sends its statement twice in one message, as TaskQL does: to begin and to write.
 """
 
 import importlib.util
@@ -13,10 +12,9 @@ from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
 
-from app.statements import begin
 from benchmarks import data, workloads
 from benchmarks.measure import CONNECTIONS
-from benchmarks.sent import Sent, sent
+from benchmarks.sent import sent
 
 USER = "('00000000-0000-4000-8000-' || lpad(:owner::text, 12, '0'))"
 TASK = "('01900000-0000-7000-8000-' || lpad(:owner::text, 6, '0') || lpad(:task::text, 6, '0'))"
@@ -41,12 +39,14 @@ class Floor:
     latency: float
 
 
-def _filled(statement: Sent) -> str:
+def _filled(text: str, arguments: list[Any]) -> str:
     """The text with pgbench's variables, or the values that were sent, in place of its numbered parameters."""
-    return re.sub(r"\$(\d+)", lambda found: _value(statement.arguments[int(found[1]) - 1]), statement.text)
+    return re.sub(r"\$(\d+)", lambda found: _value(arguments[int(found[1]) - 1]), text)
 
 
 def _value(argument: Any) -> str:
+    if argument is None:
+        return "NULL"
     if isinstance(argument, UUID):
         return {OWNER: USER, UUID(KNOWN): TASK}.get(argument, NEW)
     if isinstance(argument, bool):
@@ -59,9 +59,10 @@ def _value(argument: Any) -> str:
 async def scripts(site: data.Site) -> dict[str, str]:
     """A script of pgbench for each workload."""
 
-    async def asked(query: str, **variables: Any) -> str:
+    async def asked(query: str, **variables: Any) -> list[str]:
         statements = await sent(site.app_url, OWNER, query, variables)
-        return _filled(max(statements, key=lambda statement: len(statement.text)))
+        longest = max(statements, key=lambda statement: len(statement.text))
+        return [_filled(longest.text, arguments) for arguments in longest.rounds]
 
     task = {
         "title": "A task of a run",
@@ -73,19 +74,13 @@ async def scripts(site: data.Site) -> dict[str, str]:
     create = await asked(workloads.CREATE, input=task)
     complete = await asked(workloads.COMPLETE, id=KNOWN, completed=True)
     return {
-        "W1": _script(READER, await asked(workloads.PAGE, first=20)),
-        "W2": _script(READER, await asked(workloads.PAGE, first=100)),
-        "W3": _script(f"{READER}\n{ANY_TASK}", await asked(workloads.FIND, id=KNOWN)),
-        "W4": _script(f"{WRITER}\n{NEW_ID}", *_transaction(create)),
-        "W5": _script(WRITER, *_transaction(complete)),
-        "W6": _script(READER, await asked(workloads.COUNTS)),
+        "W1": _script(READER, *await asked(workloads.PAGE, first=20)),
+        "W2": _script(READER, *await asked(workloads.PAGE, first=100)),
+        "W3": _script(f"{READER}\n{ANY_TASK}", *await asked(workloads.FIND, id=KNOWN)),
+        "W4": _script(f"{WRITER}\n{NEW_ID}", "\\startpipeline", *create, "\\endpipeline"),
+        "W5": _script(WRITER, "\\startpipeline", *complete, "\\endpipeline"),
+        "W6": _script(READER, *await asked(workloads.COUNTS)),
     }
-
-
-def _transaction(write: str) -> list[str]:
-    clock = begin(OWNER).split("; ")[-1].replace(f"'{OWNER}'", f"{USER}::uuid")
-    start = ["\\startpipeline", "BEGIN", f"SELECT act_as({USER}::uuid)", clock, "\\endpipeline"]
-    return [*start, write, "COMMIT"]
 
 
 def _script(settings: str, *statements: str) -> str:

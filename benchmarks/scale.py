@@ -302,7 +302,7 @@ async def plans(size: Size) -> dict[str, list[str]]:
     for query in queries():
         statement = max(await sent(size.app_url, user_id(0), query.text, query.variables(0, 1)), key=_size)
         await connection.execute(begin(user_id(0)))
-        explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.text}", *statement.arguments)
+        explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.text}", *statement.rounds[-1])
         plan = json.loads(explained)[0]["Plan"]
         await connection.execute("ROLLBACK")
         nodes = list(_nodes(plan))

@@ -16,10 +16,10 @@ from benchmarks import data
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A statement and its arguments."""
+    """A statement, and the arguments of each time that it is executed in one message."""
 
     text: str
-    arguments: list[Any]
+    rounds: list[list[Any]]
 
 
 async def sent(app_url: str, owner: UUID, query: str, variables: dict[str, Any]) -> list[Sent]:
@@ -28,7 +28,9 @@ async def sent(app_url: str, owner: UUID, query: str, variables: dict[str, Any])
     found: list[Sent] = []
 
     async def record(logged: Any) -> None:
-        found.append(Sent(logged.query, list(logged.args or [])))
+        arguments = list(logged.args or [])
+        is_write = "begin_write(" in logged.query
+        found.append(Sent(logged.query, arguments if is_write else [arguments]))
 
     def watch(connection: Any, _entry: object) -> None:
         connection.driver_connection.add_query_logger(record)

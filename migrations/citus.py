@@ -11,7 +11,15 @@ from app.errors import StartupError
 
 TABLES = ("tasks", "task_clocks", "task_tags")
 # What statements, policies and triggers call where the data are.
-FUNCTIONS = ("act_as(uuid)", "position_between(text, text)", "search_key(text)", "keep_task_tags()")
+FUNCTIONS = (
+    "act_as(uuid)",
+    "begin_write(uuid)",
+    "position_between(text, text)",
+    "search_key(text)",
+    "keep_task_tags()",
+    "stamp_task()",
+    "forget_tasks()",
+)
 # The triggers touch the rows of their own row's user alone: what Citus calls unsafe is reaching other machines.
 SETTINGS = {
     "citus.propagate_set_commands": "local",

@@ -88,7 +88,8 @@ def _grant(connection: Connection, role: str, password: str, settings: Mapping[s
         "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_clocks, task_tags TO %I",
         "GRANT SELECT, INSERT ON users TO %I",
         "GRANT SELECT ON alembic_version TO %I",
-        "GRANT EXECUTE ON FUNCTION act_as(uuid), position_between(text, text), search_key(text) TO %I",
+        "GRANT EXECUTE ON FUNCTION act_as(uuid), begin_write(uuid), position_between(text, text) TO %I",
+        "GRANT EXECUTE ON FUNCTION search_key(text) TO %I",
     ):
         _say(connection, statement, role)
     for name, value in settings.items():

@@ -5,9 +5,10 @@ import strawberry
 from schema.direct import direct
 from schema.mutations import Mutation
 from schema.queries import Query
+from schema.subscriptions import Subscription
 from schema.types import CONFIG, Task, User
 
-schema = direct(strawberry.Schema(query=Query, mutation=Mutation, types=[Task, User], config=CONFIG))
+schema = direct(strawberry.Schema(Query, Mutation, Subscription, types=[Task, User], config=CONFIG))
 
 
 def sdl() -> str:

@@ -1,11 +1,16 @@
 """What resolvers get: the tasks of the caller, and nothing else of the database."""
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import strawberry
 
 from app.auth import Principal
+from app.changes import page_fields
 from app.errors import RequestError
+from app.realtime import Realtime
 from app.rendering import Selection
 from app.tasks import Database, Tasks
 from schema.execution import Operation
@@ -18,6 +23,7 @@ class Context:
     caller: Principal | RequestError
     database: Database
     operation: Operation
+    realtime: Realtime
 
     @property
     def principal(self) -> Principal:
@@ -29,6 +35,13 @@ class Context:
     def tasks(self) -> Tasks:
         """The only door to task data."""
         return Tasks(self.database, self.principal.user_id)
+
+    def follow(self, info: "Info", since: str | None) -> AsyncGenerator[Any, None]:
+        """Each change of the caller's tasks since a token, or from now on, rendered as it is asked for."""
+        members = (self.selection(info, "TaskUpserted"), self.selection(info, "TaskRemoved"))
+        page, tasks = self.operation.selected.of("TaskChangePage", page_fields(members)), self.tasks()
+        start, read = partial(tasks.token, since), partial(tasks.changes_since, page)
+        return self.realtime.follow(self.principal.user_id, page, start, read)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
         return self.operation.selection(info._raw_info, type_name)  # noqa: SLF001 - Strawberry shows it no other way

@@ -10,11 +10,13 @@ from typing import Any, cast
 from graphql import (
     DocumentNode,
     ExecutionResult,
+    FieldNode,
     FragmentDefinitionNode,
     GraphQLError,
     GraphQLObjectType,
     GraphQLResolveInfo,
     GraphQLSchema,
+    GraphQLUnionType,
     OperationDefinitionNode,
     get_named_type,
     located_error,
@@ -27,6 +29,7 @@ from graphql.execution import (
     create_source_event_stream,
     default_field_resolver,
     default_type_resolver,
+    execute_subscription_event,
     get_variable_values,
     map_source_to_response_event,
 )
@@ -34,6 +37,7 @@ from graphql.execution.collect_fields import FieldDetails, FragmentDetails, coll
 from graphql.execution.values import VariableValues
 from graphql.language import VariableNode
 from graphql.language.visitor import Visitor, visit
+from graphql.pyutils import AwaitableOrValue
 
 from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
@@ -144,6 +148,8 @@ class Operation:
         shown = get_named_type(type_.fields[name].type) if name in type_.fields else None
         if isinstance(shown, GraphQLObjectType):
             return Field(key, name, self._selected(shown, details, variables))
+        if isinstance(shown, GraphQLUnionType):
+            return Field(key, name, None, tuple(self._selected(one, details, variables) for one in shown.types))
         return Field(key, name)
 
 
@@ -215,7 +221,7 @@ class Engine:
         if isinstance(source, ExecutionResult):
             raise (source.errors or [])[0]
         try:
-            async with aclosing(map_source_to_response_event(executor, source)) as results:
+            async with aclosing(map_source_to_response_event(executor, source, _event)) as results:
                 async for result in results:
                     yield result
         except Exception as error:
@@ -259,6 +265,14 @@ class Engine:
             size.introspection > 0,
             self._selections,
         )
+
+
+def _event(executor: Executor[None]) -> AwaitableOrValue[ExecutionResult]:
+    """The answer for one event of a subscription; of one that is finished already there is nothing to execute."""
+    (node, *_), event = executor.operation.selection_set.selections, executor.root_value
+    if type(event) is Rendered and isinstance(node, FieldNode):
+        return ExecutionResult({(node.alias or node.name).value: event.value}, None)
+    return execute_subscription_event(executor)
 
 
 def _weight(query: str) -> int:

@@ -6,11 +6,11 @@ import strawberry
 from orjson import Fragment
 from strawberry import UNSET
 
-from app.tasks import Window
+from app.tasks import DEFAULT_CHANGE_PAGE, Window
 from schema.context import Info
 from schema.execution import Rendered
 from schema.inputs import TaskFilter, TaskOrder, given, tree
-from schema.types import Node, Task, TaskConnection, User
+from schema.types import Node, SyncToken, Task, TaskChangePage, TaskConnection, User
 
 Id = Annotated[strawberry.ID, strawberry.argument(description="A UUID in its canonical form.")]
 Filter = Annotated[TaskFilter | None, strawberry.argument(description="Which tasks; all but the trash when omitted.")]
@@ -22,6 +22,11 @@ First = Annotated[int | None, strawberry.argument(description="The first so many
 After = Annotated[str | None, strawberry.argument(description="Only tasks after this cursor.")]
 Last = Annotated[int | None, strawberry.argument(description="The last so many: 1 to 100.")]
 Before = Annotated[str | None, strawberry.argument(description="Only tasks before this cursor.")]
+
+Since = Annotated[
+    SyncToken | None, strawberry.argument(description="The token of the page before; null to begin with nothing.")
+]
+FirstChanges = Annotated[int | None, strawberry.argument(description="At most so many: 1 to 1000.")]
 
 
 def _rendered(text: str | None) -> Rendered | None:
@@ -58,3 +63,10 @@ class Query:
         first, after, last, before = given(first), given(after), given(last), given(before)
         page = Window(first=first, after=after, last=last, before=before)
         return _rendered(await info.context.tasks().page(selection, tree(given(filter)) or {}, order, page))
+
+    @strawberry.field(graphql_type=TaskChangePage, description="What has changed among your tasks, page by page.")
+    async def task_changes(
+        self, info: Info, since: Since = UNSET, first: FirstChanges = DEFAULT_CHANGE_PAGE
+    ) -> Rendered | None:
+        selection = info.context.selection(info, "TaskChangePage")
+        return _rendered(await info.context.tasks().changes(selection, given(since), first))

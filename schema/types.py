@@ -4,7 +4,7 @@ import re
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
-from typing import NewType
+from typing import Annotated, NewType
 
 import strawberry
 from strawberry.schema.config import StrawberryConfig
@@ -36,6 +36,12 @@ def _parsed_date(value: object) -> date:
     raise ValueError("A Date is a day of the calendar such as 2026-01-31.")
 
 
+def _parsed_token(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError("A SyncToken is text, as it was given.")
+
+
 CONFIG = StrawberryConfig(
     scalar_map={
         datetime: strawberry.scalar(
@@ -57,7 +63,7 @@ CONFIG = StrawberryConfig(
             description="A place in the history of your tasks. Opaque: keep it, and send it back as it is.",
             specified_by_url="https://www.rfc-editor.org/rfc/rfc4648#section-5",
             serialize=str,
-            parse_value=str,
+            parse_value=_parsed_token,
         ),
     }
 )
@@ -132,6 +138,35 @@ class TaskConnection:
     nodes: list[Task] = strawberry.field(description="The tasks alone.")
     page_info: PageInfo = strawberry.field(description="Where this page lies.")
     total_count: int = strawberry.field(description="All tasks that match, on every page; counted only when asked for.")
+
+
+@strawberry.type(description="A task was made, written or taken out of the trash.")
+class TaskUpserted:
+    task: Task = strawberry.field(description="The task as it now is.")
+    token: SyncToken = strawberry.field(description="The history up to and with this change.")
+
+
+@strawberry.type(description="A task was put in the trash, and may be gone for good by now.")
+class TaskRemoved:
+    task_id: strawberry.ID = strawberry.field(description="The task's id; your copy may never have had it.")
+    token: SyncToken = strawberry.field(description="The history up to and with this change.")
+
+
+TaskChange = Annotated[
+    TaskUpserted | TaskRemoved,
+    strawberry.union("TaskChange", description="What has become of a task since its copy was made."),
+]
+
+
+@strawberry.type(description="A page of changes, in the order of the tasks' last writes.")
+class TaskChangePage:
+    changes: list[TaskChange] = strawberry.field(description="Each task that has changed, once, as it now is.")
+    token: SyncToken = strawberry.field(description="The history up to and with this page; send it as `since`.")
+    has_more: bool = strawberry.field(description="Whether more has changed; ask again with `token`.")
+    full_sync: bool = strawberry.field(
+        description="Whether it begins anew: drop your copy, then apply this page and those that follow. True without"
+        " `since`, and when what was removed since then is no longer known."
+    )
 
 
 @strawberry.enum(description="What is wrong with an input.")

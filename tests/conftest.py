@@ -30,6 +30,9 @@ from migrations.run import migrate
 
 SECRET = "a secret of the tests, long enough for HS256"
 PATIENCE_SECONDS = 240
+IN_PARTS = "TEST_PARTITIONS" in os.environ
+# What goes over the wire for a write, by the first words.
+WRITE = ["BEGIN;", "WITH", "SELECT"] if IN_PARTS else ["WITH"]
 
 
 @dataclass
@@ -112,7 +115,7 @@ async def empty(server: Server) -> AsyncIterator[Server]:
 async def settings(server: Server) -> Settings:
     """Settings of an application on the migrated database."""
     await migrate(DatabaseURL(server.owner_url), DatabaseURL(server.app_url))
-    if "TEST_PARTITIONS" in os.environ:
+    if IN_PARTS:
         await partition(server.owner_url)
     return made_settings(server)
 
@@ -216,6 +219,14 @@ class Wire:
         await asyncio.sleep(0)  # the driver tells of a statement in the next turn of the loop
         sent, self._sent = self._sent, []
         return sent
+
+
+@asynccontextmanager
+async def untold(owner: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
+    """What the superuser writes meanwhile sets no trigger off: as if it had been so for long."""
+    await owner.execute("SET session_replication_role = replica")
+    yield
+    await owner.execute("RESET session_replication_role")
 
 
 @pytest.fixture

@@ -87,6 +87,7 @@ class Oracle:
         self.user: User
         self.rows: dict[UUID, Task] = {}
         self.clock = 0
+        self.purged_through = 0
         self._lowered: dict[UUID, str] = {}
         self._title_ranks: dict[UUID, int] = {}
 
@@ -111,7 +112,7 @@ class Oracle:
             self.user = await session.get_one(User, self.user_id)
             clock = await session.get(TaskClock, self.user_id)
             found = (await session.execute(tasks)).all()
-        self.clock = clock.version if clock else 0
+        self.clock, self.purged_through = (clock.version, clock.purged_through) if clock else (0, 0)
         self.rows = {row.id: row for row, _, _ in found}
         self._lowered = {row.id: text for row, text, _ in found}
         self._title_ranks = {row.id: rank for row, _, rank in found}
@@ -137,7 +138,9 @@ class Oracle:
             variable_values=variables,
             operation_name=operation_name,
             field_resolver=_resolve,
-            type_resolver=lambda value, _info, _type: type(value).__name__,
+            type_resolver=lambda value, _info, _type: (
+                value["kind"] if isinstance(value, dict) else type(value).__name__
+            ),
         )
         done = result if isinstance(result, ExecutionResult) else await result
         assert isinstance(done, ExecutionResult)
@@ -192,6 +195,44 @@ class Oracle:
             "totalCount": len(matching),
         }
 
+    async def task_changes(self, _info: object, *, since: str | None = None, first: int | None = None) -> Json:
+        version, task_id, base = self._point(since)
+        size = 100 if first is None else first
+        if not 1 <= size <= 1000:
+            raise BadUserInput("no such page size")
+        # All of a version has been seen where the token names no task.
+        seen = max(base, version if task_id is None else version - 1)
+        full = since is None or max(version, base) > self.clock or self.purged_through > seen
+        if full:
+            version, task_id, base = 0, UUID(int=0), self.clock
+        rows = sorted(self.rows.values(), key=lambda row: (row.version, row.id))
+        rows = [
+            row for row in rows if row.version > version or (row.version == version and task_id and row.id > task_id)
+        ]
+        rows = [row for row in rows if row.deleted_at is None or row.version > base]
+        tokens = [self.sealed(f"{row.version} {row.id} {base}") for row in rows[:size]]
+        more = len(rows) > size
+        return {
+            "changes": [_change(row, token) for row, token in zip(rows, tokens, strict=False)],
+            "token": tokens[-1] if more else self.sealed(str(self.clock)),
+            "hasMore": more,
+            "fullSync": full,
+        }
+
+    def _point(self, token: str | None) -> tuple[int, UUID | None, int]:
+        """A clock, the last task that was shown of those written then, and the clock when that began."""
+        if token is None:
+            return 0, None, 0
+        content = _decoded(token)
+        if content is None or self.sealed(content) != token:
+            raise BadUserInput("no such token")
+        match content.split(" "):
+            case [version]:
+                return int(version), None, int(version)
+            case [version, task_id, base]:
+                return int(version), UUID(task_id), int(base)
+        raise BadUserInput("no token")
+
     def stats(self) -> Json:
         live = [row for row in self.rows.values() if row.deleted_at is None]
         today = datetime.now(UTC).date()
@@ -236,9 +277,9 @@ class Oracle:
         }
         terms = _total(order)
         name = " ".join(("-" if descending else "+") + field for field, descending in terms)
-        return self._sealed(json.dumps([name, *(shown[field] for field, _ in terms)], ensure_ascii=False))
+        return self.sealed(json.dumps([name, *(shown[field] for field, _ in terms)], ensure_ascii=False))
 
-    def _sealed(self, text: str) -> str:
+    def sealed(self, text: str) -> str:
         content = text.encode()
         seal = hashlib.sha256(str(self.user_id).encode() + content).digest()[:6]
         return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
@@ -439,10 +480,10 @@ class Oracle:
             self.rows[row.id] = row
 
     def _unchanged(self, row: Task | None, refusal: Problem | None = None) -> Json:
-        return _payload([refusal] if refusal else [], task=row, token=self._sealed(str(self.clock)))
+        return _payload([refusal] if refusal else [], task=row, token=self.sealed(str(self.clock)))
 
     def _many(self, rows: list[Task], errors: Sequence[Problem] = ()) -> Json:
-        return _payload(errors, tasks=rows, affectedCount=len(rows), token=self._sealed(str(self.clock)))
+        return _payload(errors, tasks=rows, affectedCount=len(rows), token=self.sealed(str(self.clock)))
 
     async def _time_of_write(self, task_id: UUID) -> datetime:
         """When the application, which was asked first, wrote the task: now, and after every write before."""
@@ -481,18 +522,34 @@ def _formatted(error: GraphQLError) -> Json:
 def _schema() -> GraphQLSchema:
     """The committed schema with plain resolvers."""
     schema = build_schema(sdl())
-    moment, day = (schema.type_map[name] for name in ("DateTime", "Date"))
+    moment, day, token = (schema.type_map[name] for name in ("DateTime", "Date", "SyncToken"))
     priority, user = schema.type_map["TaskPriority"], schema.type_map["User"]
     assert isinstance(moment, GraphQLScalarType)
     assert isinstance(day, GraphQLScalarType)
+    assert isinstance(token, GraphQLScalarType)
     assert isinstance(priority, GraphQLEnumType)
     assert isinstance(user, GraphQLObjectType)
     moment.coerce_output_value, moment.coerce_input_value = instant, _parsed_instant
+    token.coerce_input_value = _parsed_token
     day.coerce_output_value, day.coerce_input_value = date.isoformat, _parsed_day
     for name, value in priority.values.items():
         value.value = PRIORITIES.index(name)
     user.fields["taskStats"].resolve = lambda _user, info: info.root_value.stats()
     return schema
+
+
+def _change(row: Task, token: str) -> Json:
+    if row.deleted_at is None:
+        return {"kind": "TaskUpserted", "task": row, "token": token}
+    return {"kind": "TaskRemoved", "taskId": row.id, "token": token}
+
+
+def _decoded(token: str) -> str | None:
+    """What a token holds behind its seal; None where it is none."""
+    try:
+        return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))[6:].decode()
+    except ValueError:
+        return None
 
 
 def _resolve(source: Any, info: Any, **arguments: Any) -> Any:
@@ -522,6 +579,12 @@ def _parsed_instant(value: Any) -> datetime:
 
 def _parsed_day(value: Any) -> date:
     return datetime.strptime(value, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no time zone
+
+
+def _parsed_token(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
 
 
 def _uuid(value: str) -> UUID:

@@ -176,7 +176,7 @@ def test_a_setting_that_cannot_be(name: str, value: str) -> None:
 
 async def test_serve_names_missing_migrations_and_applies_them_when_told(empty: Server) -> None:
     """A database of one's own is migrated only on request."""
-    assert "lacks the revisions 0001, 0002, 0003, 0004, 0005, 0006" in refused(
+    assert "lacks the revisions 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009" in refused(
         "serve", "--port", "0", **environment(empty)
     )
 
@@ -196,7 +196,11 @@ async def test_citus_is_asked_for_by_name(empty: Server) -> None:
 
 async def test_migrate_says_what_it_did(empty: Server) -> None:
     """The first run names the revisions, the second that there is nothing to do."""
-    assert finished("migrate", **environment(empty)) == (0, "Applied 0001, 0002, 0003, 0004, 0005, 0006.\n", "")
+    assert finished("migrate", **environment(empty)) == (
+        0,
+        "Applied 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009.\n",
+        "",
+    )
     code, out, _ = finished("migrate", **environment(empty))
 
     assert code == 0

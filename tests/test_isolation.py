@@ -9,6 +9,7 @@ import asyncpg
 import httpx
 import pytest
 from conftest import ALL_FIELDS, Server, User, Wire, made_settings, running
+from mirror import CHANGES
 from sqlalchemy import ColumnElement, FromClause, true
 from starlette.datastructures import Headers
 
@@ -60,6 +61,17 @@ async def tasks(alice: User, bob: User, task: dict[str, Any]) -> None:
         assert (await bob.data(TASKS_PAGE, filter=matching))["tasks"] == {"totalCount": 0, "edges": []}
     answer = await bob.ask(TASKS_PAGE, after=everything["edges"][0]["cursor"])
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+
+
+async def task_changes(alice: User, bob: User, task: dict[str, Any]) -> None:
+    hers = (await alice.data(CHANGES))["taskChanges"]
+    assert [change["task"] for change in hers["changes"]] == [task]
+    assert (await bob.data(CHANGES))["taskChanges"]["changes"] == []
+    await bob.add("Bob's")
+    assert [change["task"]["title"] for change in (await bob.data(CHANGES))["taskChanges"]["changes"]] == ["Bob's"]
+    for token in (hers["token"], hers["changes"][0]["token"]):
+        answer = await bob.ask(CHANGES, since=token)
+        assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 async def same_as_missing(query: str, alice: User, bob: User, task: dict[str, Any]) -> None:
@@ -114,6 +126,7 @@ CASES: dict[str, Case] = {
     "node": reading_or_changing(NODE),
     "task": reading_or_changing(TASK),
     "tasks": tasks,
+    "taskChanges": task_changes,
     "createTask": create_task,
     "updateTask": reading_or_changing(UPDATE),
     "setTaskCompleted": reading_or_changing(COMPLETE),
@@ -166,6 +179,8 @@ async def test_without_the_first_wall_reads_leak_nothing(
     assert (await bob.data(TASK + "# unguarded", id=task["id"]))["task"] is None
     assert (await bob.data(NODE + "# unguarded", id=task["id"]))["node"] is None
     assert (await bob.data(VIEWER + "# unguarded"))["viewer"]["taskStats"]["total"] == 1
+    changes = (await bob.data(CHANGES + "# unguarded"))["taskChanges"]["changes"]
+    assert [change["task"]["title"] for change in changes] == ["Bob's"]
 
 
 def unguarded(_reader: Reader, _table: FromClause) -> ColumnElement[bool]:

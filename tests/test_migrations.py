@@ -18,7 +18,7 @@ from app.startup import findings, refuse_failures
 from app.url import DatabaseURL
 from migrations.run import config, migrate, missing
 
-REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006"]
+REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009"]
 
 
 async def run(url: str, work: Any) -> Any:
@@ -119,7 +119,7 @@ async def test_missing_revisions_are_named(empty: Server) -> None:
     """A database that was not migrated is refused, with the revisions it lacks."""
     assert await run(empty.owner_url, missing) == REVISIONS
 
-    with pytest.raises(StartupError, match="lacks the revisions 0001, 0002, 0003, 0004, 0005, 0006"):
+    with pytest.raises(StartupError, match="lacks the revisions 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009"):
         await refuse_failures(made_settings(empty))
 
 
@@ -170,7 +170,7 @@ async def test_an_old_server_is_refused(settings: Settings, monkeypatch: pytest.
         ("due_date", "'infinity'", "ck_tasks_due_date_finite"),
         ("tags", "array_fill('x'::text, array[21])", "ck_tasks_tags_few"),
         ("tags", "'{a,null}'", "ck_tasks_tags_not_null"),
-        ("user_id", "gen_random_uuid()", "fk_tasks_user_id_users"),
+        ("user_id", "gen_random_uuid()", "fk_task_clocks_user_id_users"),
     ],
 )
 async def test_constraints_hold_in_the_database(

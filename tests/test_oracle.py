@@ -22,6 +22,7 @@ from graphql import (
     FieldNode,
     GraphQLInterfaceType,
     GraphQLObjectType,
+    GraphQLUnionType,
     ListValueNode,
     NullValueNode,
     ObjectFieldNode,
@@ -252,6 +253,35 @@ def marks(order: list[Term]) -> st.SearchStrategy[Mark | None]:
     return good | good | st.none()
 
 
+@dataclass(frozen=True)
+class Token:
+    """A sync token to be made: of a clock, or of a task in a page that began at another; or what resembles one."""
+
+    task: UUID | None
+    version: int
+    base: int
+    kind: str
+
+    def text(self, own: Oracle, other: Oracle) -> str:
+        content = str(self.version)
+        if self.task:
+            content = f"{own.rows[self.task].version} {self.task} {self.base}"
+        good = own.sealed(content)
+        return {
+            "good": good,
+            "foreign": other.sealed(content),
+            "cursor": own.cursor(own.rows[IDS[0]], NEWEST_FIRST),
+            "changed": good[:-1] + ("A" if good[-1] != "A" else "B"),
+            "empty": "",
+            "garbage": "no \U0001f600 token\0",
+        }[self.kind]
+
+
+TOKEN_KINDS = ["good"] * 20 + ["foreign", "cursor", "changed", "empty", "garbage"]
+CLOCKS = st.sampled_from([0, 1, 7, 15, 24, 29, 30, 31])
+TOKENS = st.builds(Token, st.none() | st.sampled_from(IDS), CLOCKS, CLOCKS, st.sampled_from(TOKEN_KINDS))
+
+
 def spans(values: list[str], **more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     ends = st.none() | st.sampled_from(values)
     return st.fixed_dictionaries({}, optional={"gte": ends, "lt": ends, **more})
@@ -304,8 +334,23 @@ DIRECTIVES = [
 ]
 FORMS = ["field"] * 9 + ["bare", "inline", "inline", "spread", "spread"]
 MOST_ITEMS = 40
-ALSO = {"Node": ["Task", "User", "Node"], "Task": ["Task", "Node"], "User": ["User", "Node"]}
-SHARED = {"id": ["id", "key"], "createdAt": ["createdAt", "made"], "__typename": ["__typename", "kind"]}
+ALSO = {
+    "Node": ["Task", "User", "Node"],
+    "Task": ["Task", "Node"],
+    "User": ["User", "Node"],
+    "TaskChange": ["TaskUpserted", "TaskRemoved", "TaskChange"],
+    "TaskUpserted": ["TaskUpserted", "TaskChange"],
+    "TaskRemoved": ["TaskRemoved", "TaskChange"],
+}
+# What several types of one place have, or what is of another type in another of them.
+SHARED = {
+    "id": ["id", "key"],
+    "createdAt": ["createdAt", "made"],
+    "__typename": ["__typename", "kind"],
+    "token": ["token", "mark"],
+    "task": ["task", "it"],
+    "taskId": ["taskId", "gone"],
+}
 # The oracle has its own words for what went wrong.
 UNTOLD = {"message"}
 DEEPEST_FRAGMENTS = 3
@@ -378,9 +423,12 @@ class Writer:
 def fields_of(type_name: str) -> dict[str, str | None]:
     """The fields of a type; for those that are objects, their type."""
     type_ = SCHEMA.type_map[type_name]
+    if isinstance(type_, GraphQLUnionType):
+        return {}
     assert isinstance(type_, GraphQLObjectType | GraphQLInterfaceType)
     shown = {name: get_named_type(field.type) for name, field in type_.fields.items()}
-    return {name: type_.name if isinstance(type_, GraphQLObjectType) else None for name, type_ in shown.items()}
+    composite = GraphQLObjectType | GraphQLUnionType
+    return {name: type_.name if isinstance(type_, composite) else None for name, type_ in shown.items()}
 
 
 # Each form of the arguments of `tasks`; # is the place of the root field, so that no two share a variable.
@@ -395,8 +443,10 @@ WINDOWS = [
     "(filter: {completed: $done#, trashed: $trashed#, or: [{search: $search#}]}, orderBy: {field: $field#}, first: 5)",
     "(filter: {completed: $done#, not: {search: $search#}}, orderBy: {field: $field#, direction: DESC}, last: 50)",
 ]
+SYNCS = ["", "(since: $since#)", "(since: $since#, first: $first#)", "(since: $since#, first: 3)", "(first: $first#)"]
 VARIABLES = {
     "id": "ID!",
+    "since": "SyncToken",
     "filter": "TaskFilter",
     "order": "[TaskOrder!]",
     "first": "Int",
@@ -408,7 +458,14 @@ VARIABLES = {
     "search": "String",
     "field": "TaskOrderField!",
 }
-ROOTS = {"viewer": "User", "node": "Node", "task": "Task", "tasks": "TaskConnection"}
+ROOTS = {
+    "viewer": "User",
+    "node": "Node",
+    "task": "Task",
+    "tasks": "TaskConnection",
+    "taskChanges": "TaskChangePage",
+}
+FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "taskChanges": SYNCS}
 
 
 @dataclass(frozen=True)
@@ -424,8 +481,8 @@ def cases(draw: st.DrawFn) -> Case:
     writer = Writer(draw)
     roots, used = [], set()
     for place in range(draw(st.integers(1, 3))):
-        name = writer.pick(["viewer", "node", "task", "tasks", "tasks", "tasks"])
-        arguments = writer.pick(WINDOWS) if name == "tasks" else "" if name == "viewer" else "(id: $id#)"
+        name = writer.pick(["viewer", "node", "task", "tasks", "tasks", "tasks", "taskChanges"])
+        arguments = writer.pick(FORMS_OF_ARGUMENTS.get(name, ["(id: $id#)"]))
         used |= {(variable, place) for variable in VARIABLES if f"${variable}#" in arguments}
         call = f"{writer.pick(['r', name])}{place}: {name}{arguments.replace('#', str(place))}"
         # The same field twice merges, within a fragment or not.
@@ -444,6 +501,7 @@ def values(draw: st.DrawFn, used: set[tuple[str, int]], text: str) -> dict[str, 
         order = draw(ORDERS)
         strategies: dict[str, st.SearchStrategy[Any]] = {
             "id": IDENTIFIERS,
+            "since": TOKENS,
             "filter": filters() | filters() | filters() | st.none(),
             "order": st.just(order_input(order) or None),
             "first": SIZES,
@@ -463,7 +521,9 @@ def values(draw: st.DrawFn, used: set[tuple[str, int]], text: str) -> dict[str, 
 
 
 def resolved(variables: dict[str, Any], own: Oracle, other: Oracle) -> dict[str, Any]:
-    return {name: value.text(own, other) if isinstance(value, Mark) else value for name, value in variables.items()}
+    return {
+        name: value.text(own, other) if isinstance(value, Mark | Token) else value for name, value in variables.items()
+    }
 
 
 @hypothesis.settings(RUN, max_examples=340)
@@ -481,6 +541,7 @@ async def test_selections(people: People, case: Case) -> None:
 SCALARS = {
     "DateTime": st.sampled_from(MOMENT_TEXTS).map(hypothesis_graphql.nodes.String),
     "Date": st.sampled_from(DAY_TEXTS).map(hypothesis_graphql.nodes.String),
+    "SyncToken": st.sampled_from(["", "garbage"]).map(hypothesis_graphql.nodes.String),
 }
 WORDS = {
     "id": IDENTIFIERS,
@@ -508,6 +569,10 @@ class Sense(Visitor):
         if isinstance(value, NullValueNode) or self._draw(st.integers(0, 9)) == 0:
             return value
         if name == "trashed":
+            return NullValueNode()
+        if name == "first":
+            return parse_value(str(self._draw(SIZES) or "null"))
+        if name == "since" and self._draw(st.booleans()):
             return NullValueNode()
         if name not in WORDS:
             return value

@@ -20,6 +20,7 @@ from conftest import SECRET, Application, Server, User, Wire, connect
 
 from app.auth import Principal, Signer
 from app.database import SESSION
+from app.realtime import Realtime
 from app.statements import Statement
 from app.tasks import Database
 from app.url import DatabaseURL
@@ -596,6 +597,7 @@ class Recorder:
         return await self.database.write(owner, statement, values)
 
 
+NOBODY_LISTENS = Realtime(DatabaseURL("postgresql://localhost"))
 ENGINE = Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
 
 
@@ -612,7 +614,7 @@ async def sent(application: Application, user: User, query: str, **variables: An
     """What a query of one root field makes the server send, by way of its own parts."""
     recorder = Recorder(application.database, [])
     operation = ENGINE.prepare(query, None)
-    context = Context(Principal(user.id, math.inf), recorder, operation)
+    context = Context(Principal(user.id, math.inf), recorder, operation, NOBODY_LISTENS)
     result = await ENGINE.execute(operation, variables, context)
     assert result.errors is None
     ((statement, values),) = recorder.reads

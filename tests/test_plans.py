@@ -33,6 +33,7 @@ from test_pages import (
 )
 
 from app import models
+from app.cursor import sync_token
 from app.models import PRIORITIES
 from app.statements import Reader, Statement, compiled, read, user_id
 
@@ -184,6 +185,46 @@ async def test_single_objects(
 
     assert (statement.answer and json.loads(statement.answer)) == expected
     assert [whole_scans(plan) for plan in plans.values()] == [[]] * len(MODES)
+
+
+CHANGES = """
+    query Changes($since: SyncToken, $first: Int) {
+        taskChanges(since: $since, first: $first) {
+            changes { ... on TaskUpserted { task { id title } token } ... on TaskRemoved { taskId } }
+            token hasMore fullSync
+        }
+    }
+"""
+
+
+@pytest.mark.parametrize("name", ["all", "between pages", "after a write", "nothing new"])
+async def test_changes(
+    many: Seeded,
+    application: Application,
+    served: "asyncpg.Connection[Any]",
+    owner: "asyncpg.Connection[Any]",
+    name: str,
+) -> None:
+    """On any plan a page of changes is right, acts before it reads, and walks the index of versions from its start."""
+    clock = "INSERT INTO task_clocks VALUES ($1, $2, 0) ON CONFLICT (user_id) DO UPDATE SET version = $2"
+    await owner.execute(clock, many.user.id, MANY)
+    begun = (await many.user.data(CHANGES, first=99))["taskChanges"]["token"]
+    since, passed = {
+        "all": (None, 0),
+        "between pages": (begun, 99),
+        "after a write": (sync_token(5000, many.user.id), 5000),
+        "nothing new": (sync_token(MANY, many.user.id), MANY),
+    }[name]
+    statement = await sent(application, many.user, CHANGES, since=since, first=100)
+    plans = await same_on_every_plan(served, statement)
+
+    answer = json.loads(statement.answer or "")
+    expected = [str(row["id"]) for row in sorted(many.rows, key=lambda row: row["version"])[passed : passed + 100]]
+    assert [change["task"]["id"] for change in answer["changes"]] == expected
+    assert (answer["hasMore"], answer["fullSync"]) == (name != "nothing new", name == "all")
+    assert [(whole_scans(plan), sorts(plan)) for plan in plans.values()] == [([], [])] * len(MODES)
+    scans = [node for plan in plans.values() for node in nodes(plan) if node.get("Relation Name") == "tasks"]
+    assert ["ROW(version, id) > ROW(" in node.get("Index Cond", "") for node in scans] == [True] * len(MODES)
 
 
 UNEVEN = ("-PRIORITY DUE_DATE", "DUE_DATE -TITLE")

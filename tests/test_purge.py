@@ -4,7 +4,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from conftest import SECRET, Server, User, taskql
+from conftest import SECRET, Server, User, taskql, untold
 
 DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { task { id version } } }"
 TRASH = "{ tasks(filter: { trashed: true }, first: 100) { nodes { id title } } live: tasks { totalCount } }"
@@ -36,14 +36,15 @@ async def test_only_old_trash_goes(server: Server, alice: User, bob: User, owner
     old, young = await trashed(alice, "Old"), await trashed(alice, "Young")
     await alice.add("Live")
     others = await trashed(bob, "Old")
-    await owner.execute(
-        "UPDATE tasks SET deleted_at = now() - interval '31 days' WHERE (user_id, id) IN (($1, $2), ($3, $4))",
-        alice.id, old["id"], bob.id, others["id"],
-    )  # fmt: skip
+    async with untold(owner):
+        await owner.execute(
+            "UPDATE tasks SET deleted_at = now() - interval '31 days' WHERE (user_id, id) IN (($1, $2), ($3, $4))",
+            alice.id, old["id"], bob.id, others["id"],
+        )  # fmt: skip
 
     code, said = purge(server, "30d")
 
-    assert code == 0
+    assert code == 0, said
     assert "Removed 2 tasks" in said
     seen = await alice.data(TRASH)
     assert [node["id"] for node in seen["tasks"]["nodes"]] == [young["id"]]
@@ -80,7 +81,8 @@ async def test_what_was_purged_cannot_be_restored(
 ) -> None:
     """Gone is gone: NOT_FOUND."""
     task = await trashed(alice, "Old")
-    await owner.execute("UPDATE tasks SET deleted_at = '2000-01-01' WHERE user_id = $1", alice.id)
+    async with untold(owner):
+        await owner.execute("UPDATE tasks SET deleted_at = '2000-01-01' WHERE user_id = $1", alice.id)
     purge(server, "30d")
 
     assert (await alice.data(RESTORE, id=task["id"]))["restoreTask"]["userErrors"] == [{"code": "NOT_FOUND"}]

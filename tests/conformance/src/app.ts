@@ -1,6 +1,6 @@
 // A front end of generated types. Where an error is expected, the compiler objects if there is none, as with `any`.
 import type { ResultOf, VariablesOf } from '@graphql-typed-document-node/core';
-import { CreateTaskDocument, MoveTaskDocument, TasksDocument, UpdateTasksDocument } from './graphql';
+import { ChangesDocument, CreateTaskDocument, MoveTaskDocument, TasksDocument, UpdateTasksDocument } from './graphql';
 
 type Tasks = ResultOf<typeof TasksDocument>;
 type Task = Tasks['tasks']['edges'][number]['node'];
@@ -18,6 +18,18 @@ export function created(task: Task, token: ResultOf<typeof CreateTaskDocument>['
   // @ts-expect-error there is no such priority
   if (task.priority === 'SOON') return '';
   return [task.createdAt, due, ...tags, text, made, day, number].join();
+}
+
+// A copy of the tasks, kept by pages of changes.
+export function applied(copy: Map<string, Task>, page: ResultOf<typeof ChangesDocument>['taskChanges']): string {
+  if (page.fullSync) copy.clear();
+  for (const change of page.changes) {
+    if (change.__typename === 'TaskUpserted') copy.set(change.task.id, change.task);
+    else copy.delete(change.taskId);
+    // @ts-expect-error not each change has a task
+    change.task;
+  }
+  return page.token;
 }
 
 // What has a default may be left out, and may be null.

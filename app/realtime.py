@@ -1,0 +1,158 @@
+"""Live changes: those who follow a user's tasks wait for a notification, and one read serves all that ask the same.
+
+A follower holds a place in the user's history and reads on from it, as the query does: what it has not read yet is not
+kept anywhere. So nothing is lost while the listening connection is, a burst of writes is read as one page, and whoever
+takes changes in slowly gets the latest state of what has changed meanwhile.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from app.errors import FullSyncRequired, Unavailable
+from app.listener import Listener
+from app.url import DatabaseURL
+
+# After the last follower has left: a database of Neon sleeps only when nobody listens.
+LINGER_SECONDS = 30.0
+# At a time, so that requests find connections too when everybody reads because the listener has come back.
+MOST_READS = 5
+PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed since a token, each change rendered; where to go on, and the clock that was reached there."""
+
+    rendered: list[Any]
+    token: str
+    clock: int
+    more: bool
+    full: bool
+
+
+Read = Callable[[str], Awaitable[Changes]]
+
+
+class Realtime:
+    """The users whose tasks somebody follows on this process, and the listener for as long as there are any."""
+
+    def __init__(self, url: DatabaseURL) -> None:
+        self._listener = Listener(url, self._heard, self._missed)
+        self._listening: asyncio.Task[None] | None = None
+        self._users: dict[UUID, _Followed] = {}
+        self._turns = asyncio.Semaphore(MOST_READS)
+
+    async def follow(
+        self, user: UUID, kind: Hashable, start: Callable[[], Awaitable[str]], read: Read
+    ) -> AsyncGenerator[Any, None]:
+        """Each change of a user's tasks after the token that `start` gives, as soon as it is known.
+
+        `read` answers for this user; followers with the same `kind` ask for the same of each change. FullSyncRequired
+        where the token no longer leads on; whatever the first read raises.
+        """
+        with self._followed(user) as followed:
+            token = await start()
+            doubts, changes = followed.doubts, await followed.read(kind, token, read)
+            while True:
+                if changes.full:
+                    raise FullSyncRequired
+                for change in changes.rendered:
+                    yield change
+                if not changes.more:
+                    await followed.beyond(changes.clock, doubts)
+                doubts, changes = followed.doubts, await followed.read_patiently(kind, changes.token, read)
+
+    @contextmanager
+    def _followed(self, user: UUID) -> Iterator["_Followed"]:
+        followed = self._users.setdefault(user, _Followed(self._turns))
+        followed.followers += 1
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._listener.run())
+        try:
+            yield followed
+        finally:
+            followed.followers -= 1
+            if not followed.followers:
+                del self._users[user]
+            if not self._users:
+                asyncio.get_running_loop().call_later(LINGER_SECONDS, self._rest)
+
+    def _heard(self, user: UUID, version: int) -> None:
+        if followed := self._users.get(user):
+            followed.heard(version)
+
+    def _missed(self) -> None:
+        for followed in self._users.values():
+            followed.doubt()
+
+    def _rest(self) -> None:
+        if self._listening and not self._users:
+            self._listening.cancel()
+            self._listening = None
+
+    async def close(self) -> None:
+        if self._listening:
+            self._listening.cancel()
+            await asyncio.wait({self._listening})
+
+
+class _Followed:
+    """A user with followers: the latest clock that was heard of, and what was read since."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self.followers = 0
+        # How often notifications may have been missed.
+        self.doubts = 0
+        self._clock = -1
+        self._turns = turns
+        self._stirred = asyncio.Event()
+        self._reads: dict[Hashable, asyncio.Task[Changes]] = {}
+
+    def heard(self, version: int) -> None:
+        if version > self._clock:
+            self._clock = version
+            self._stir()
+
+    def doubt(self) -> None:
+        self.doubts += 1
+        self._stir()
+
+    def _stir(self) -> None:
+        self._reads.clear()
+        self._stirred.set()
+        self._stirred = asyncio.Event()
+
+    async def beyond(self, clock: int, doubts: int) -> None:
+        """Wait until there is news for one who has read up to this clock, when there were so many doubts."""
+        while self._clock <= clock and self.doubts == doubts:
+            await self._stirred.wait()
+
+    async def read(self, kind: Hashable, token: str, read: Read) -> Changes:
+        """What follows a token, read once for all that ask for it until there is news."""
+        known = self._reads.get((kind, token))
+        if known is None:
+            known = self._reads[kind, token] = asyncio.create_task(self._in_turn(read, token))
+            known.add_done_callback(self._forget_failure)
+        # One that leaves must not take the answer away from the others.
+        return await asyncio.shield(known)
+
+    async def read_patiently(self, kind: Hashable, token: str, read: Read) -> Changes:
+        """The same, for as long as it takes: followers outlive an outage of the database."""
+        while True:
+            try:
+                return await self.read(kind, token, read)
+            except Unavailable:
+                await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
+
+    async def _in_turn(self, read: Read, token: str) -> Changes:
+        async with self._turns:
+            return await read(token)
+
+    def _forget_failure(self, done: asyncio.Task[Changes]) -> None:
+        if done.cancelled() or done.exception():
+            self._reads = {key: task for key, task in self._reads.items() if task is not done}

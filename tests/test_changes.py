@@ -1,0 +1,684 @@
+"""What has changed since a token: every kind of write, any page size, whatever happens between two pages."""
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+from conftest import SECRET, Application, Server, User, Wire, connect, untold
+from mirror import CHANGES, Json, Mirror, stored
+
+from app.auth import Signer
+from app.cursor import sync_token
+from app.purge import purge
+
+CREATE_MANY = """
+    mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { tasks { id } userErrors { code } token } }
+"""
+UPDATE = """
+    mutation ($id: ID!, $input: UpdateTaskInput!) {
+        updateTask(id: $id, input: $input) { userErrors { code } token }
+    }
+"""
+COMPLETE = "mutation ($id: ID!) { setTaskCompleted(id: $id, completed: true) { userErrors { code } } }"
+MOVE = "mutation ($id: ID!, $to: MoveTarget!) { moveTask(id: $id, to: $to) { userErrors { code } } }"
+DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { userErrors { code } token } }"
+RESTORE = "mutation ($id: ID!) { restoreTask(id: $id) { userErrors { code } } }"
+UPDATE_MANY = """
+    mutation ($where: TaskSelector!, $input: UpdateTaskInput!) {
+        updateTasks(where: $where, input: $input, atMost: 1000) { affectedCount userErrors { code } }
+    }
+"""
+DELETE_MANY = "mutation ($where: TaskSelector!) { deleteTasks(where: $where, atMost: 1000) { userErrors { code } } }"
+RESTORE_MANY = "mutation ($where: TaskSelector!) { restoreTasks(where: $where, atMost: 1000) { userErrors { code } } }"
+CURSOR = "{ tasks(first: 1) { edges { cursor } } }"
+
+
+async def filled(user: User, count: int) -> list[str]:
+    """So many new tasks of one write; their ids."""
+    inputs = [{"title": f"Task {n}"} for n in range(count)]
+    return [task["id"] for task in (await user.data(CREATE_MANY, inputs=inputs))["createTasks"]["tasks"]]
+
+
+async def done(user: User, query: str, **variables: Any) -> None:
+    """A write that is refused for nothing."""
+    (payload,) = (await user.data(query, **variables)).values()
+    assert payload["userErrors"] == []
+
+
+def told(pages: list[Json]) -> list[tuple[str, str]]:
+    """What became of which task."""
+    changes = [change for page in pages for change in page["changes"]]
+    return [(change["__typename"], change.get("taskId") or change["task"]["id"]) for change in changes]
+
+
+def upserted(*ids: str) -> list[tuple[str, str]]:
+    return [("TaskUpserted", task_id) for task_id in ids]
+
+
+def removed(*ids: str) -> list[tuple[str, str]]:
+    return [("TaskRemoved", task_id) for task_id in ids]
+
+
+CROWD = """
+    UPDATE tasks SET position = CASE id WHEN $2 THEN 'a' WHEN $3 THEN 'a' || repeat('0', 59) || '1' ELSE 'b' END
+    WHERE user_id = $1
+"""
+
+# What is done with two tasks of two that are in the list, one that is completed, and one in the trash; what is told.
+Write = tuple[str, dict[str, Any], Callable[..., list[tuple[str, str]]]]
+NEW = str(uuid4())
+WRITES: dict[str, Callable[[str, str, str], Write]] = {
+    "create": lambda _a, _b, _t: (
+        "mutation ($input: CreateTaskInput!) { createTask(input: $input) { userErrors { code } } }",
+        {"input": {"id": NEW, "title": "New"}},
+        lambda: upserted(NEW),
+    ),
+    "create many": lambda _a, _b, _t: (
+        CREATE_MANY,
+        {"inputs": [{"id": NEW, "title": "New"}]},
+        lambda: upserted(NEW),
+    ),
+    "update": lambda a, _b, _t: (UPDATE, {"id": a, "input": {"title": "Other"}}, lambda: upserted(a)),
+    "update with nothing new": lambda a, _b, _t: (UPDATE, {"id": a, "input": {"title": "Task 0"}}, list),
+    "complete": lambda a, _b, _t: (COMPLETE, {"id": a}, lambda: upserted(a)),
+    "move": lambda a, _b, _t: (MOVE, {"id": a, "to": {"toEnd": True}}, lambda: upserted(a)),
+    "delete": lambda a, _b, _t: (DELETE, {"id": a}, lambda: removed(a)),
+    "delete again": lambda _a, _b, t: (DELETE, {"id": t}, list),
+    "restore": lambda _a, _b, t: (RESTORE, {"id": t}, lambda: upserted(t)),
+    "update many": lambda a, b, _t: (
+        UPDATE_MANY,
+        {"where": {"ids": [a, b]}, "input": {"title": "Both"}},
+        lambda: upserted(*sorted([a, b])),
+    ),
+    "delete many": lambda a, b, t: (DELETE_MANY, {"where": {"ids": [a, b, t]}}, lambda: removed(*sorted([a, b]))),
+    "restore many": lambda a, _b, t: (RESTORE_MANY, {"where": {"ids": [a, t]}}, lambda: upserted(t)),
+}
+
+
+@pytest.mark.parametrize("kind", WRITES)
+async def test_each_kind_of_write(alice: User, owner: "asyncpg.Connection[Any]", kind: str) -> None:
+    """What a write has changed is told once, and nothing else; then the mirror is exact, and there is no more."""
+    a, b, trash = await filled(alice, 3)
+    await done(alice, DELETE, id=trash)
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    query, variables, expected = WRITES[kind](a, b, trash)
+
+    await done(alice, query, **variables)
+    pages = await mirror.catch_up()
+
+    assert told(pages) == expected()
+    assert pages[0]["fullSync"] is False
+    assert mirror.tasks == await stored(owner, alice)
+    assert told(await mirror.catch_up()) == []
+
+
+async def test_keys_that_are_made_anew(alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A move into a gap that is full changes the place of every task, which is told of every task."""
+    ids = await filled(alice, 5)
+    await owner.execute(CROWD, alice.id, UUID(ids[0]), UUID(ids[1]))
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+
+    await done(alice, MOVE, id=ids[2], to={"before": ids[1]})
+
+    assert sorted(told(await mirror.catch_up(2))) == sorted(upserted(*ids))
+    assert mirror.tasks == await stored(owner, alice)
+
+
+async def test_a_task_comes_once_in_its_latest_state(alice: User) -> None:
+    """However often a task was written, it is told once; tasks come in the order of their last writes."""
+    first, second, third = [(await alice.add(name))["id"] for name in ("One", "Two", "Three")]
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    for title in ("a", "b", "c"):
+        await done(alice, UPDATE, id=first, input={"title": title})
+        await done(alice, UPDATE, id=third, input={"title": title})
+    await done(alice, DELETE, id=second)
+    await done(alice, UPDATE, id=first, input={"title": "d"})
+
+    (page,) = await mirror.catch_up()
+
+    assert told([page]) == upserted(third) + removed(second) + upserted(first)
+    assert [change["task"]["title"] for change in page["changes"] if "task" in change] == ["c", "d"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 10, 29, 30, 31])
+async def test_pages_within_one_write(alice: User, owner: "asyncpg.Connection[Any]", size: int) -> None:
+    """30 tasks that one write has stamped come in pages of any size, each once."""
+    mirror = Mirror(alice)
+    ids = await filled(alice, 30)
+    await mirror.catch_up()
+    await done(alice, UPDATE_MANY, where={"ids": ids}, input={"priority": "HIGH"})
+
+    pages = await mirror.catch_up(size)
+
+    assert told(pages) == upserted(*sorted(ids))
+    assert [len(page["changes"]) for page in pages[:-1]] == [size] * (len(pages) - 1)
+    assert mirror.tasks == await stored(owner, alice)
+
+
+async def test_the_default_page(alice: User) -> None:
+    """Without first, and with null, a page has 100 changes."""
+    await filled(alice, 100)
+    await alice.add()
+    for query in (
+        "{ taskChanges { changes { __typename } } }",
+        "{ taskChanges(first: null) { changes { __typename } } }",
+    ):
+        assert len((await alice.data(query))["taskChanges"]["changes"]) == 100
+
+
+async def test_what_changes_between_pages(alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """In a first sync, what was told and is then written comes again as it then is, and what was deleted is removed."""
+    told_before, deleted, *rest = [(await alice.add(f"Task {n}"))["id"] for n in range(6)]
+    trash = rest.pop()
+    await done(alice, DELETE, id=trash)
+    mirror = Mirror(alice)
+    first = await mirror.pull(3)
+    await done(alice, UPDATE, id=told_before, input={"title": "Other"})
+    await done(alice, DELETE, id=deleted)
+    await done(alice, DELETE, id=rest[-1])
+
+    pages = await mirror.catch_up(2)
+
+    assert told([first]) == upserted(told_before, deleted, rest[0])
+    assert told(pages) == upserted(rest[1], told_before) + removed(deleted, rest[-1])
+    assert [page["fullSync"] for page in (first, *pages)] == [True, *[False] * len(pages)]
+    assert mirror.tasks == await stored(owner, alice)
+
+
+async def test_any_change_is_a_place_to_go_on_from(alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """With the token of any change of a page, the rest is told, and the mirror becomes exact."""
+    await done(alice, DELETE_MANY, where={"ids": (await filled(alice, 4))[:2]})
+    before = Mirror(alice)
+    await before.catch_up()
+    await done(alice, UPDATE_MANY, where={"filter": {}}, input={"title": "Other"})
+    await done(alice, RESTORE_MANY, where={"filter": {}})
+    page = (await alice.data(CHANGES, since=before.token))["taskChanges"]
+
+    for place, change in enumerate(page["changes"], 1):
+        mirror = Mirror(alice)
+        mirror.tasks = dict(before.tasks)
+        for one in page["changes"][:place]:
+            mirror.change(one)
+        assert mirror.token == change["token"]
+        assert told(await mirror.catch_up()) == told([page])[place:]
+        assert mirror.tasks == await stored(owner, alice)
+
+
+async def test_the_token_of_a_write(alice: User) -> None:
+    """The token of a mutation's payload stands for all up to and with that write."""
+    task = await alice.add()
+    payload = (await alice.data(UPDATE, id=task["id"], input={"title": "Other"}))["updateTask"]
+    assert (await alice.data(CHANGES, since=payload["token"]))["taskChanges"] == {
+        "changes": [],
+        "token": payload["token"],
+        "hasMore": False,
+        "fullSync": False,
+    }
+
+    other = await alice.add()
+
+    assert told([(await alice.data(CHANGES, since=payload["token"]))["taskChanges"]]) == upserted(other["id"])
+
+
+async def test_a_user_without_tasks(alice: User) -> None:
+    """Who has written nothing has an empty copy, with a token that leads on."""
+    mirror = Mirror(alice)
+    (page,) = await mirror.catch_up()
+    assert (page["changes"], page["fullSync"]) == ([], True)
+
+    task = await alice.add()
+
+    assert told(await mirror.catch_up()) == upserted(task["id"])
+
+
+# Ten thousand
+
+TEN_THOUSAND = """
+    INSERT INTO tasks (user_id, id, title, position, version)
+    SELECT $1, gen_random_uuid(), 'Task ' || n, 'a' || lpad(to_hex(n), 8, '0') || 'V', n
+    FROM generate_series(1, 10000) AS n RETURNING id::text
+"""
+CLOCK = "INSERT INTO task_clocks (user_id, version) VALUES ($1, 10000)"
+
+
+class Writer:
+    """Another client of a user, which writes whatever comes to its mind."""
+
+    def __init__(self, user: User, ids: list[str]) -> None:
+        self.writes = 0
+        self._user, self._ids = user, ids
+        self._random = Random(7)  # noqa: S311 - writes that are the same every time
+
+    async def until(self, stopped: asyncio.Event) -> None:
+        while not stopped.is_set():
+            await self._write()
+            self.writes += 1
+
+    async def _write(self) -> None:
+        task_id, some = self._random.choice(self._ids), self._random.sample(self._ids, 20)
+        title = {"title": f"Written {self.writes}"}
+        writes: list[tuple[str, dict[str, Any]]] = [
+            (UPDATE, {"id": task_id, "input": title}),
+            (COMPLETE, {"id": task_id}),
+            (MOVE, {"id": task_id, "to": {"toStart": True}}),
+            (DELETE, {"id": task_id}),
+            (RESTORE, {"id": task_id}),
+            (CREATE_MANY, {"inputs": [title, title]}),
+            (UPDATE_MANY, {"where": {"ids": some}, "input": title}),
+            (DELETE_MANY, {"where": {"ids": some}}),
+            (RESTORE_MANY, {"where": {"ids": some}}),
+        ]
+        query, variables = self._random.choice(writes)
+        await self._user.data(query, **variables)
+
+
+@pytest.mark.parametrize("size", [97, 1000])
+async def test_ten_thousand_changes_while_others_write(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]", size: int
+) -> None:
+    """A mirror that takes in 10,000 tasks, and then 10,000 changes, while another client writes, is exact then."""
+    ids = [row[0] for row in await owner.fetch(TEN_THOUSAND, alice.id)]
+    await owner.execute(CLOCK, alice.id)
+    await owner.execute("ANALYZE tasks")
+    await bob.add("Bob's")
+    mirror = Mirror(alice)
+
+    begun = await followed(alice, mirror, ids, size)
+    for n in range(0, len(ids), 1000):
+        await done(alice, UPDATE_MANY, where={"filter": {"ids": ids[n : n + 1000]}}, input={"priority": "LOW"})
+    caught_up = await followed(alice, mirror, ids, size)
+
+    assert begun > 0 < caught_up
+    assert mirror.tasks == await stored(owner, alice)
+    assert len(mirror.tasks) > 5000
+
+
+async def followed(user: User, mirror: Mirror, ids: list[str], size: int) -> int:
+    """How much was written while a mirror caught up, and again when nothing more is written."""
+    stopped, writer = asyncio.Event(), Writer(user, ids)
+    writing = asyncio.create_task(writer.until(stopped))
+    pages = await mirror.catch_up(size)
+    stopped.set()
+    await writing
+    assert len(pages) >= 9000 // size
+    await mirror.catch_up(size)
+    return writer.writes
+
+
+# Purges
+
+OLD = "UPDATE tasks SET deleted_at = '2000-01-01' WHERE user_id = $1 AND deleted_at IS NOT NULL"
+
+
+async def purged(application: Application, owner: "asyncpg.Connection[Any]", user: User) -> None:
+    """The user's trash is gone for good."""
+    async with untold(owner):
+        await owner.execute(OLD, user.id)
+    async for _ in purge(application.database, timedelta(days=30)):
+        pass
+
+
+async def test_a_removal_that_was_purged(
+    application: Application, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """A copy that was not told of a removal before it was purged is made anew."""
+    gone, stays = await filled(alice, 2)
+    mirror, told_in_time = Mirror(alice), Mirror(alice)
+    await mirror.catch_up()
+    await told_in_time.catch_up()
+    await done(alice, DELETE, id=gone)
+    await told_in_time.catch_up()
+    await purged(application, owner, alice)
+
+    assert [page["fullSync"] for page in await mirror.catch_up()] == [True]
+    assert [page["fullSync"] for page in await told_in_time.catch_up()] == [False]
+    assert list(mirror.tasks) == list(told_in_time.tasks) == [stays]
+    assert [page["fullSync"] for page in await mirror.catch_up()] == [False]
+
+
+async def test_a_first_sync_after_a_purge(
+    application: Application, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """What was purged before a copy began does not make it begin again, on none of its pages."""
+    ids = await filled(alice, 6)
+    await done(alice, DELETE_MANY, where={"ids": ids[:2]})
+    await purged(application, owner, alice)
+    mirror = Mirror(alice)
+
+    pages = await mirror.catch_up(1)
+
+    assert told(pages) == upserted(*sorted(ids[2:]))
+    assert [page["fullSync"] for page in pages] == [True, False, False, False]
+
+
+async def test_a_purge_between_pages(application: Application, alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A first sync that has shown a task which is then deleted and purged begins again, once."""
+    ids = sorted(await filled(alice, 4))
+    mirror = Mirror(alice)
+    await mirror.pull(2)
+    await done(alice, DELETE, id=ids[0])
+    await purged(application, owner, alice)
+
+    pages = await mirror.catch_up(2)
+
+    assert told(pages) == upserted(*ids[1:])
+    assert [page["fullSync"] for page in pages] == [True, False]
+    assert mirror.tasks == await stored(owner, alice)
+
+
+async def test_a_purge_of_what_a_page_has_cut(
+    application: Application, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """Of tasks that one write has deleted, those that a page did not come to are purged: the copy begins again."""
+    ids = await filled(alice, 4)
+    stays = (await alice.add())["id"]
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    await done(alice, DELETE_MANY, where={"ids": ids})
+    await mirror.pull(2)
+    await purged(application, owner, alice)
+
+    pages = await mirror.catch_up()
+
+    assert (told(pages), pages[0]["fullSync"]) == (upserted(stays), True)
+    assert mirror.tasks == await stored(owner, alice)
+
+
+async def test_a_clock_that_went_back(alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A token from after the moment to which a database was restored makes the copy anew."""
+    await alice.add("One")
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    await alice.add("Two")
+    await mirror.catch_up()
+    await owner.execute("DELETE FROM tasks WHERE user_id = $1 AND version = 2", alice.id)
+    await owner.execute("UPDATE task_clocks SET version = 1 WHERE user_id = $1", alice.id)
+
+    assert [page["fullSync"] for page in await mirror.catch_up()] == [True]
+    assert mirror.tasks == await stored(owner, alice)
+
+
+# Arguments
+
+
+def sealed(user: User, content: bytes) -> str:
+    """A token that is whole, whatever it holds."""
+    seal = hashlib.sha256(str(user.id).encode() + content).digest()[:6]
+    return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
+
+
+UNKNOWN = [
+    b"",
+    b"-1",
+    b"x",
+    b"2147483648",
+    b"99999999999",
+    b"1 2",
+    b"1 not-a-uuid 1",
+    f"1 {uuid4()}".encode(),
+    f"1 {uuid4()} 2147483648".encode(),
+    "\N{ARABIC-INDIC DIGIT ONE}".encode(),
+    b"\xff",
+    b'["+POSITION +ID", "a", "b"]',
+]
+
+
+async def refused(user: User, wire: Wire, name: str, **arguments: Any) -> None:
+    """An argument is refused by its name, and the database hears nothing of it."""
+    await wire.statements()
+    answer = await user.ask(CHANGES, **arguments)
+    assert [error["extensions"]["code"] for error in answer.get("errors", [])] == ["BAD_USER_INPUT"], answer
+    assert name in answer["errors"][0]["message"]
+    assert await wire.statements() == []
+
+
+async def test_tokens_that_are_none(alice: User, bob: User, wire: Wire) -> None:
+    """Tokens of another user, damaged ones, cursors and garbage are refused before any SQL."""
+    await filled(alice, 3)
+    complete, between = [(await alice.data(CHANGES, first=size))["taskChanges"]["token"] for size in (3, 1)]
+    await refused(bob, wire, "since", since=complete)
+    await refused(bob, wire, "since", since=between)
+    for token in (complete, between):
+        for place in range(len(token)):
+            other = "A" if token[place] != "A" else "B"
+            await refused(alice, wire, "since", since=token[:place] + other + token[place + 1 :])
+        for wrong in (token[:-1], token + "A", token + "=", token + "\n", " " + token):
+            await refused(alice, wire, "since", since=wrong)
+    for wrong in ("", "garbage", "\0", "😀", "A" * 10_000):
+        await refused(alice, wire, "since", since=wrong)
+    cursor = (await alice.data(CURSOR))["tasks"]["edges"][0]["cursor"]
+    await refused(alice, wire, "since", since=cursor)
+    for content in UNKNOWN:
+        await refused(alice, wire, "since", since=sealed(alice, content))
+
+
+async def test_a_token_is_text(alice: User, wire: Wire) -> None:
+    """What is no text is no token."""
+    wrong: Any
+    for wrong in (5, True, ["x"], {"a": 1}):
+        await refused(alice, wire, "since", since=wrong)
+
+
+async def test_a_token_is_no_cursor(alice: User) -> None:
+    """The token of a page of changes is refused as a cursor."""
+    await filled(alice, 2)
+    for size in (1, 2):
+        token = (await alice.data(CHANGES, first=size))["taskChanges"]["token"]
+        answer = await alice.ask("query ($after: String) { tasks(after: $after) { totalCount } }", after=token)
+        assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+
+
+@pytest.mark.parametrize("size", [0, -1, 1001, 2**31 - 1])
+async def test_sizes_out_of_range(alice: User, wire: Wire, size: int) -> None:
+    """A page has 1 to 1,000 changes."""
+    await refused(alice, wire, "first", first=size)
+
+
+async def test_a_page_is_one_statement(alice: User, wire: Wire) -> None:
+    """A page costs one statement, wherever it starts."""
+    await filled(alice, 3)
+    mirror = Mirror(alice)
+    await wire.statements()
+    for count in (1, 2, 3):
+        await mirror.pull(1)
+        assert len(await wire.statements()) == 1, count
+
+
+# Selections
+
+TASK = "task { id title }"
+SELECTIONS = {
+    "fragments": """{
+        kind: __typename changes { ...Change } again: changes { __typename ... on TaskRemoved { gone: taskId } }
+    }""",
+    "nothing of the one": "{ changes { ... on TaskRemoved { taskId } } }",
+    "merged": "{ changes { ... on TaskUpserted { task { id } } ... on TaskUpserted { task { title } } } }",
+    "left out": """{
+        changes { ... on TaskUpserted { task @skip(if: true) { id } __typename } ...Change @include(if: false) }
+    }""",
+    "tokens alone": "{ changes { ... on TaskUpserted { a: token b: token } } }",
+    "no changes": "{ token hasMore fullSync }",
+}
+EXPECTED: dict[str, Any] = {
+    "fragments": {
+        "kind": "TaskChangePage",
+        "changes": [
+            {"__typename": "TaskUpserted", "task": {"id": "$0", "title": "Task 0"}},
+            {"__typename": "TaskRemoved", "taskId": "$1"},
+        ],
+        "again": [{"__typename": "TaskUpserted"}, {"__typename": "TaskRemoved", "gone": "$1"}],
+    },
+    "nothing of the one": {"changes": [{}, {"taskId": "$1"}]},
+    "merged": {"changes": [{"task": {"id": "$0", "title": "Task 0"}}, {}]},
+    "left out": {"changes": [{"__typename": "TaskUpserted"}, {}]},
+    "tokens alone": {"changes": [{"a": "$token", "b": "$token"}, {}]},
+    "no changes": {"token": "$end", "hasMore": False, "fullSync": False},
+}
+FRAGMENT = f"""
+    fragment Change on TaskChange {{
+        __typename ... on TaskUpserted {{ {TASK} }} ... on TaskRemoved {{ taskId }}
+    }}
+"""
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+async def test_selections(alice: User, name: str) -> None:
+    """What is selected is shown and nothing else, by any of the ways that an operation is run."""
+    begun = (await alice.data(CHANGES))["taskChanges"]["token"]
+    first, second = await filled(alice, 2)
+    await done(alice, DELETE, id=second)
+    text = json.dumps(EXPECTED[name]).replace("$0", first).replace("$1", second)
+    point = f"1 {first} 0".encode()
+    text = text.replace("$token", sealed(alice, point)).replace("$end", sync_token(2, alice.id))
+    fragment = FRAGMENT if "...Change" in SELECTIONS[name] else ""
+
+    queries = [
+        f"query ($since: SyncToken) {{ taskChanges(since: $since) {SELECTIONS[name]} }} {fragment}",
+        f"query ($since: SyncToken = null) {{ taskChanges(since: $since) {SELECTIONS[name]} }} {fragment}",
+        f'{{ taskChanges(since: "{begun}") {SELECTIONS[name]} }} {fragment}',
+        f'{{ ... on Query {{ taskChanges(since: "{begun}") {SELECTIONS[name]} }} }} {fragment}',
+    ]
+    for query in queries:
+        variables = {"since": begun} if "$since" in query else {}
+        found = (await alice.data(query, **variables))["taskChanges"]
+        assert json.dumps(found) == text, query
+
+
+async def test_conditions_of_variables(alice: User) -> None:
+    """@skip and @include within a member are decided anew with each request."""
+    await alice.add()
+    query = """
+        query ($title: Boolean!) {
+            taskChanges { changes { ... on TaskUpserted { task { version title @include(if: $title) } } } }
+        }
+    """
+    for title in (True, False, True):
+        (change,) = (await alice.data(query, title=title))["taskChanges"]["changes"]
+        assert change["task"] == {"version": 1} | ({"title": "A task"} if title else {})
+
+
+async def test_what_changes_cost(alice: User) -> None:
+    """Changes cost a row for each that is asked for, up to the largest page; two of these are all of a request."""
+    page = "taskChanges(first: {}) {{ changes {{ ... on TaskUpserted {{ task {{ id }} }} }} }}"
+    large, small = page.format(1000), page.format(100)
+    for query in (f"{{ a: {large} b: {large} }}", f"{{ a: {large} b: {small} c: {small} }}"):
+        assert "errors" not in await alice.ask(query)
+
+    answer = await alice.ask(f"{{ a: {large} b: {large} c: taskChanges {{ token }} }}")
+
+    assert [error["extensions"]["code"] for error in answer["errors"]] == ["LIMIT_EXCEEDED"]
+
+
+# Whatever is written and read in whichever order
+
+IDS = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(7)] + ["ffffffff-ffff-ffff-ffff-ffffffffffff"]
+TASK_ID = st.sampled_from(IDS)
+SOME = st.lists(TASK_ID, min_size=1, max_size=8, unique=True)
+TITLE = st.sampled_from(["a", "b", "c"])
+Step = tuple[str, Any, Any]
+STEPS: st.SearchStrategy[Step] = st.one_of(
+    st.tuples(st.just("create"), SOME, TITLE),
+    st.tuples(st.just("create"), SOME, TITLE),
+    st.tuples(st.just("update"), TASK_ID, TITLE),
+    st.tuples(st.just("update many"), SOME, TITLE),
+    st.tuples(st.just("move"), TASK_ID, st.sampled_from(["toStart", "toEnd"])),
+    st.tuples(st.just("delete many"), SOME, st.none()),
+    st.tuples(st.just("delete many"), SOME, st.none()),
+    st.tuples(st.just("restore many"), SOME, st.none()),
+    st.tuples(st.just("purge"), st.none(), st.none()),
+    st.tuples(st.just("begin anew"), st.integers(0, 1), st.none()),
+    *[st.tuples(st.just("pull"), st.integers(0, 1), st.integers(1, 5))] * 6,
+)
+STORY_WRITES: dict[str, tuple[str, Callable[[Any, Any], dict[str, Any]]]] = {
+    "create": (CREATE_MANY, lambda ids, title: {"inputs": [{"id": one, "title": title} for one in ids]}),
+    "update": (UPDATE, lambda one, title: {"id": one, "input": {"title": title}}),
+    "move": (MOVE, lambda one, place: {"id": one, "to": {place: True}}),
+    "update many": (UPDATE_MANY, lambda ids, title: {"where": {"ids": ids}, "input": {"title": title}}),
+    "delete many": (DELETE_MANY, lambda ids, _: {"where": {"ids": ids}}),
+    "restore many": (RESTORE_MANY, lambda ids, _: {"where": {"ids": ids}}),
+}
+# As app.purge does it, for one user.
+PURGE = """
+    WITH gone AS (DELETE FROM tasks WHERE user_id = $1 AND deleted_at IS NOT NULL RETURNING version)
+    UPDATE task_clocks SET version = version + 1, purged_through = (SELECT max(version) FROM gone)
+    WHERE user_id = $1 AND EXISTS (SELECT FROM gone)
+"""
+
+
+class Story:
+    """A user who writes, and two mirrors that follow her at their own pace."""
+
+    def __init__(self, user: User, owner: "asyncpg.Connection[Any]") -> None:
+        self.user, self.owner = user, owner
+        self.mirrors = [Mirror(user), Mirror(user)]
+
+    async def step(self, kind: str, what: Any, how: Any) -> None:
+        if kind == "purge":
+            await self.owner.execute(PURGE, self.user.id)
+        elif kind == "begin anew":
+            self.mirrors[what] = Mirror(self.user)
+        elif kind == "pull":
+            page = await self.mirrors[what].pull(how)
+            assert page["hasMore"] or await self.exact(self.mirrors[what])
+        else:
+            await self.user.data(*self._write(kind, what, how)[:1], **self._write(kind, what, how)[1])
+
+    def _write(self, kind: str, what: Any, how: Any) -> tuple[str, dict[str, Any]]:
+        writes: dict[str, tuple[str, dict[str, Any]]] = {
+            "create": (
+                CREATE_MANY,
+                {"inputs": [{"id": one, "title": how} for one in what] if kind == "create" else []},
+            ),
+            "update": (UPDATE, {"id": what, "input": {"title": how}}),
+            "move": (MOVE, {"id": what, "to": {how: True} if kind == "move" else {}}),
+            "update many": (UPDATE_MANY, {"where": {"ids": what}, "input": {"title": how}}),
+            "delete many": (DELETE_MANY, {"where": {"ids": what}}),
+            "restore many": (RESTORE_MANY, {"where": {"ids": what}}),
+        }
+        return writes[kind]
+
+    async def exact(self, mirror: Mirror) -> bool:
+        return mirror.tasks == await stored(self.owner, self.user)
+
+
+@pytest.fixture(scope="module")
+async def carol(server: Server, application: Application) -> AsyncIterator[Story]:
+    connection = await connect(server.owner_url)
+    email = f"{uuid4()}@example.com"
+    user_id = await connection.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", email)
+    token = Signer(SECRET).token(user_id, timedelta(hours=1))
+    yield Story(User(user_id, email, token, application.http), connection)
+    await connection.close()
+
+
+@hypothesis.settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=120,
+    phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+)
+@hypothesis.given(steps=st.lists(STEPS, min_size=8, max_size=40))
+async def test_mirrors_of_any_story(carol: Story, steps: list[Step]) -> None:
+    """After any writes, purges and pages of any size, a mirror with nothing more to come is exact."""
+    for table in ("tasks", "task_clocks"):
+        await carol.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", carol.user.id)  # noqa: S608 - ours
+    story = Story(carol.user, carol.owner)
+    for step in steps:
+        await story.step(*step)
+    for mirror in story.mirrors:
+        await mirror.catch_up(2)
+        assert await story.exact(mirror)
