@@ -83,6 +83,11 @@ class Authenticator:
         self._remember(digest, verified)
         return verified.principal
 
+    async def keys_had(self) -> None:
+        """Unavailable when no keys are to be had of an issuer."""
+        for source in self._sources.values():
+            await source.keys.had()
+
     async def close(self) -> None:
         for source in self._sources.values():
             await source.keys.close()
@@ -132,6 +137,9 @@ class _Secret:
 
     def holds(self, _key: Key) -> bool:
         return True
+
+    async def had(self) -> None:
+        """It is here."""
 
     async def close(self) -> None:
         """Nothing is open."""

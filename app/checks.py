@@ -116,8 +116,15 @@ def way_around_pooler(server: DatabaseURL, owner: DatabaseURL) -> Finding:
 
 def database(connection: Connection, missing: list[str], url: DatabaseURL) -> list[Finding]:
     """Everything about a database as the connected role sees it."""
-    findings = [_version(connection), _pooler(connection, url), migrations(missing), *_role(connection)]
-    return findings if missing else [*findings, *_walls(connection), _session(connection)]
+    findings = [_version(connection), _pooler(connection, url), migrations(missing)]
+    if missing:
+        return [*findings, *_role(connection)]
+    return [*findings, *row_security(connection), _session(connection)]
+
+
+def row_security(connection: Connection) -> list[Finding]:
+    """Whether row security stands, and the connected role cannot walk through it."""
+    return [*_role(connection), *_walls(connection)]
 
 
 def _version(connection: Connection) -> Finding:

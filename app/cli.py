@@ -16,9 +16,10 @@ from uuid import UUID
 import click
 import uvicorn
 from graphql import GraphQLError, GraphQLSchema, build_schema, find_breaking_changes, is_input_object_type
+from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from app import checks, startup
+from app import checks, logs, startup, telemetry
 from app import purge as purging
 from app import settings as configuration
 from app.accounts import demo_user, user_with_email
@@ -86,7 +87,7 @@ def main() -> None:
 @data_dir
 def serve(*, migrate: bool, **options: object) -> None:
     """Serve the API and its explorer."""
-    given = configuration.load(**options)
+    given = _settings(**options)
     admission(given)
     stop = _Stop()
     signal.signal(signal.SIGTERM, stop)
@@ -96,7 +97,8 @@ def serve(*, migrate: bool, **options: object) -> None:
         run = _server(settings, listener, demo)
         if not stop.asked:
             _announce(settings, listener, demo)
-            run()
+            with telemetry.shared_directory(settings):
+                run()
 
 
 @main.command()
@@ -108,7 +110,7 @@ def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fla
     Runs as the role of DATABASE_OWNER_URL (or else DATABASE_URL), and grants the role of DATABASE_URL what it needs.
     Several at once wait for one another.
     """
-    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         applied = asyncio.run(startup.bring_up_to_date(settings, citus=citus))
     click.echo(f"Applied {', '.join(applied)}." if applied else "Nothing to apply: the database is up to date.")
 
@@ -120,7 +122,7 @@ def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fla
 def token(email: str, ttl: str, data_dir: Path | None) -> None:
     """Print a token for a user, and nothing else."""
     lifetime = _duration(ttl, "--ttl")
-    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         signs = signer(settings)
         if signs is None:
             raise StartupError("The issuer in AUTH_ISSUER makes the tokens here; sign in there to get one.")
@@ -155,7 +157,7 @@ def purge(older_than: str, data_dir: Path | None) -> None:
     answered with a full sync.
     """
     age = _duration(older_than, "--older-than")
-    with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         users, removed = asyncio.run(_purged(settings, age))
     click.echo(f"Removed {removed} tasks of {users} users.")
 
@@ -168,13 +170,19 @@ def doctor(data_dir: Path | None) -> None:
     The exit code says the worst: 0 where all is ok, 1 for a warning, 2 for a failure.
     """
     try:
-        with startup.database_settings(configuration.load(data_dir=data_dir)) as settings:
+        with startup.database_settings(_settings(data_dir=data_dir)) as settings:
             found = [*_documents(settings), *asyncio.run(startup.report(settings))]
     except StartupError as error:
         found = [startup.failed(error)]
     for finding in found:
         click.echo(f"{finding.level:8} {' '.join(str(finding).split())}")
     sys.exit(checks.worst(found))
+
+
+def _settings(**options: object) -> Settings:
+    settings = configuration.load(**options)
+    logs.configure(settings)
+    return settings
 
 
 def _documents(settings: Settings) -> list[Finding]:
@@ -280,15 +288,22 @@ def _curl(url: str, bearer: str) -> str:
     return f"curl -s '{url}' {headers} -d '{query}'"
 
 
+def _application(settings: Settings, demo: UUID | None) -> Starlette:
+    """What each process serves, and logs for."""
+    logs.configure(settings)
+    return create_app(settings, demo)
+
+
 def _server(settings: Settings, listener: socket.socket, demo: UUID | None) -> Callable[[], None]:
     """What serves until it is told to stop. From now on signals raise nothing: they only tell it."""
     config = uvicorn.Config(
-        partial(create_app, settings, demo),
+        partial(_application, settings, demo),
         factory=True,
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
         access_log=False,
+        log_config=None,
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,

@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
+from app.telemetry import POOL_IN_USE, POOL_WAIT, POOL_WAITING, count_statement
+
 PATIENCE_SECONDS = 1.5
 RECYCLE_AFTER_SECONDS = 300.0
 
@@ -38,6 +40,12 @@ class Connections:
         self._idle: list[Connection] = []
         self._closing: set[asyncio.Task[None]] = set()
         self._trusted_since = -math.inf
+        self.last_lent = -math.inf
+
+    @property
+    def are_all_lent(self) -> bool:
+        """Whether whoever comes now has to wait."""
+        return self._turns.locked()
 
     def lend(self) -> "Loan":
         """A connection for the length of an `async with`, as the driver's own object in autocommit."""
@@ -45,7 +53,8 @@ class Connections:
 
     async def take(self) -> Connection:
         """A connection that is open as far as can be told without asking; TimeoutError after some time in line."""
-        await acquire(self._turns, PATIENCE_SECONDS)
+        self.last_lent = _now()
+        await self._turn()
         try:
             while self._idle:
                 connection = self._idle.pop()
@@ -57,8 +66,20 @@ class Connections:
             pooled = await self._engine.raw_connection()
             return _opened(pooled)
         except BaseException:
-            self._turns.release()
+            self._release()
             raise
+
+    async def _turn(self) -> None:
+        if self.are_all_lent:
+            with POOL_WAITING.track_inprogress(), POOL_WAIT.time():
+                await acquire(self._turns, PATIENCE_SECONDS)
+        else:
+            await acquire(self._turns, PATIENCE_SECONDS)
+        POOL_IN_USE.inc()
+
+    def _release(self) -> None:
+        self._turns.release()
+        POOL_IN_USE.dec()
 
     def distrust(self) -> None:
         """Lend no connection again that was opened until now: the server has closed one of them."""
@@ -74,7 +95,7 @@ class Connections:
 
     def give_back(self, connection: Connection) -> None:
         self._idle.append(connection)
-        self._turns.release()
+        self._release()
 
     def throw_away(self, connection: Connection) -> None:
         """Nobody waits for its farewell, but it keeps its turn until then: there are no more sessions than turns.
@@ -87,7 +108,7 @@ class Connections:
 
     def _closed(self, closing: asyncio.Task[None]) -> None:
         self._closing.discard(closing)
-        self._turns.release()
+        self._release()
 
     async def close(self) -> None:
         idle, self._idle = self._idle, []
@@ -105,6 +126,7 @@ class Loan:
 
     async def __aenter__(self) -> Any:
         self._connection = await self._connections.take()
+        count_statement()
         return self._connection.driver
 
     async def __aexit__(

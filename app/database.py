@@ -10,7 +10,7 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 import asyncpg
-from sqlalchemy import exc, func, literal_column, select, true
+from sqlalchemy import exc, func, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -25,7 +25,6 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 Transaction = Callable[..., Awaitable[Row]]
 
-ONE = compiled(select(literal_column("1")))
 # As `taskql migrate --citus` gives it to the server's role.
 SHARDED = compiled(select(func.current_setting(text_literal("citus.propagate_set_commands"), true()).is_not(None)))
 COMMAND_TIMEOUT = 4.5
@@ -108,11 +107,9 @@ class Database:
             self._connections.distrust()
             return await work(*arguments)
 
-    async def check(self) -> None:
-        """One round trip; Unavailable where the database does not answer."""
-        with expected:
-            async with self._connections.lend() as connection:
-                await connection.fetchval(ONE.text)
+    @property
+    def connections(self) -> Connections:
+        return self._connections
 
     async def close(self) -> None:
         await self._connections.close()
@@ -130,7 +127,11 @@ async def _done(transaction: Transaction, *arguments: Any) -> Row:
 
 async def _at_once(connection: Any, owner: UUID, statement: Statement, arguments: list[Any]) -> Row:
     """In one round trip: what is sent together is one transaction."""
-    rows: list[Row] = await connection.fetchmany(statement.text, (statement.beginning(owner), arguments))
+    try:
+        rows: list[Row] = await connection.fetchmany(statement.text, (statement.beginning(owner), arguments))
+    except asyncpg.AdminShutdownError as error:
+        # The farewell of a backend that was ended before the commit: after it, the result would have come instead.
+        raise Lost("The database cannot be reached; try again.") from error
     return rows[-1]
 
 

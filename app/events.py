@@ -10,6 +10,7 @@ from starlette.types import Receive, Send
 from app.media import EVENT_STREAM
 from app.operations import GraphQLAnswer, ResponseStream, each
 from app.requests import Header
+from app.telemetry import STREAMS
 
 KEEP_ALIVE_SECONDS = 12.0  # proxies close what is silent for half a minute or more
 WRITE_SECONDS = 10.0
@@ -49,7 +50,7 @@ class EventStreams:
     ) -> None:
         """Respond with an event stream: 200 even for an error, which a client could not read otherwise."""
         await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
-        with suppress(_Stalled):
+        with STREAMS.track_inprogress(), suppress(_Stalled):
             await self._stream(answered, receive, send)
             await send({"type": "http.response.body", "body": b""})
 

@@ -1,11 +1,11 @@
-"""GraphQL over HTTP: the endpoint, the explorer's page and the health checks.
+"""GraphQL over HTTP: the endpoint and the explorer's page.
 
 The endpoint is plain ASGI: each request passes it, so what it does not make need not be paid for.
 """
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -22,7 +22,6 @@ from app.errors import (
     PersistedQueryNotFound,
     PersistedQueryNotSupported,
     RateLimited,
-    RequestError,
     Unauthenticated,
     Unavailable,
 )
@@ -45,6 +44,9 @@ NO_EVENTS = (
     f"A subscription needs an Accept header that names {EVENT_STREAM}, "
     "or a WebSocket with the subprotocol graphql-transport-ws."
 )
+
+# A request id, a status and a code.
+Note = Callable[[str, int, str], None]
 
 # What an answer without data is worth under either media type, by the code of its first error. Clients that send ids
 # of documents take no other status than 200 for the news that an id is not known.
@@ -77,10 +79,12 @@ _PAGE_HEADERS: list[Header] = [
 
 
 class GraphQLEndpoint:
-    """POST and GET run operations; a browser's GET shows the explorer."""
+    """POST and GET run operations; a browser's GET shows the explorer. `note` is told of what never becomes one."""
 
-    def __init__(self, execute: Execute, streams: EventStreams, explorer_token: Callable[[str], str | None]) -> None:
-        self._execute, self._streams, self._explorer_token = execute, streams, explorer_token
+    def __init__(
+        self, execute: Execute, streams: EventStreams, explorer_token: Callable[[str], str | None], note: Note
+    ) -> None:
+        self._execute, self._streams, self._explorer_token, self._note = execute, streams, explorer_token, note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = dict(scope["headers"])
@@ -98,7 +102,7 @@ class GraphQLEndpoint:
         except Gone:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
-            return await _refuse(send, error, headers, asked_as)
+            return await self._refuse(send, error, headers, asked_as)
         if isinstance(answer, ResponseStream) or media_type == EVENT_STREAM:
             return await self._streams.send(answer, [_id_header(asked_as)], receive, send)
         status = _status(answer, media_type)
@@ -107,6 +111,18 @@ class GraphQLEndpoint:
         if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
             body, more = await _compressed(body), [*more, *_COMPRESSED]
         return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
+
+    async def _refuse(self, send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
+        """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
+        if isinstance(error, Refused):
+            status, more = error.status, error.headers
+            shown = {"message": str(error), "extensions": {"code": error.code}}
+            self._note(asked_as, status, error.code)
+        else:
+            status, more, shown = 500, (), masked(error, asked_as)
+        media_type = preferred(headers.get(b"accept", b""), ANSWERS) or JSON
+        body = orjson.dumps({"errors": [shown]})
+        await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
 
     async def _show_explorer(self, path: str, headers: Headers, send: Send) -> None:
         token = self._explorer_token(headers.get(b"host", b"").decode("latin-1"))
@@ -148,18 +164,6 @@ async def _compressed(body: bytes) -> bytes:
     return await asyncio.to_thread(gzip.compress, body, FASTEST)
 
 
-async def _refuse(send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
-    """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
-    if isinstance(error, Refused):
-        status, more = error.status, error.headers
-        shown = {"message": str(error), "extensions": {"code": error.code}}
-    else:
-        status, more, shown = 500, (), masked(error, asked_as)
-    media_type = preferred(headers.get(b"accept", b""), ANSWERS) or JSON
-    body = orjson.dumps({"errors": [shown]})
-    await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
-
-
 def _id_header(asked_as: str) -> Header:
     return b"x-request-id", asked_as.encode()
 
@@ -186,28 +190,3 @@ class ExplorerFiles(StaticFiles):
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
-
-
-async def live(_request: Request) -> Response:
-    """Whether the process answers."""
-    return JSONResponse({"status": "ok"})
-
-
-class Readiness:
-    """Whether requests can be served: the database answers, and the process was not told to stop."""
-
-    def __init__(self, check: Callable[[], Awaitable[None]]) -> None:
-        self._check = check
-        self._stopping = False
-
-    def stop(self) -> None:
-        self._stopping = True
-
-    async def answer(self, _request: Request) -> Response:
-        try:
-            if self._stopping:
-                raise Unavailable("The server stops.")
-            await self._check()
-        except RequestError as error:
-            return JSONResponse({"status": "unavailable", "problem": str(error)}, 503)
-        return JSONResponse({"status": "ok"})

@@ -98,6 +98,11 @@ class KeySet:
         self._renew_in_time()
         return key in self._keys
 
+    async def had(self) -> None:
+        """Unavailable when there are no keys, old or new."""
+        if not self._keys:
+            await self._renewed()
+
     async def close(self) -> None:
         """Give up what is under way."""
         if self._fetching is not None:

@@ -1,15 +1,13 @@
 """The composition root: settings become a running application."""
 
-import asyncio
 import ipaddress
+import logging
 import re
-import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from graphql import ExecutionResult, GraphQLError, OperationType, located_error
@@ -22,25 +20,34 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
-from app import accounts, explorer
+from app import accounts, explorer, health
 from app.auth import Authenticator, Principal, Signer
 from app.database import Database
 from app.errors import RequestError, StartupError
 from app.events import EventStreams
-from app.http import ExplorerFiles, GraphQLEndpoint, Readiness, live, refusal
+from app.health import Readiness
+from app.http import ExplorerFiles, GraphQLEndpoint, refusal
 from app.intake import Intake
-from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.operations import GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
+from app.probe import Probe
 from app.rate import Rates, SharedCounters, Windows
 from app.realtime import Realtime
 from app.settings import OFF, Settings
 from app.sockets import SocketEndpoint
+from app.stopping import before_stopping
+from app.telemetry import Record, Recorded, Telemetry
 from app.url import server_url
 from schema import schema as taskql
 from schema.admission import Admission
 from schema.context import Context
 from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
 from schema.limits import Limits
+
+if TYPE_CHECKING:
+    from app.tracing import Tracing
+
+log = logging.getLogger(__name__)
 
 GRAPHQL = "/graphql"
 DAY_SECONDS = 86_400
@@ -53,33 +60,40 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
-    streams, realtime = EventStreams(), Realtime(server_url(settings))
+    streams, realtime, tracing = EventStreams(), Realtime(server_url(settings)), _tracing(settings)
+    telemetry = Telemetry(settings, tracing.describe if tracing else None)
+    probe = Probe(server_url(settings), lambda: database.connections.last_lent)
+    readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))
 
-    execute = executing(settings, door, database, authenticator, realtime)
-    intake = Intake(
-        GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user)), streams, settings.limit_concurrency
-    )
-    ready = Readiness(database.check)
+    execute = telemetry.recorded(executing(settings, door, database, authenticator, realtime))
+    endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user), telemetry.refused)
+    sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins), settings.limit_sockets)
+    intake = Intake(endpoint, streams, settings.limit_concurrency)
 
     def stopping() -> None:
-        ready.stop()
+        readiness.stopping()
         intake.stop()
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        _before_stopping(stopping, streams.close, settings.drain_seconds)
+        before_stopping(stopping, streams.close, settings.drain_seconds)
         try:
             yield
         finally:
             await realtime.close()
             await authenticator.close()
             await door.rates.close()
+            await probe.close()
             await database.close()
+            telemetry.close()
+            if tracing:
+                tracing.close()
 
-    sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins), settings.limit_sockets)
-    app = Application(routes=_routes(ready, sockets), lifespan=lifespan, exception_handlers={HTTPException: refusal})
-    app.state.database = database
+    routes = [*health.routes(settings, readiness), *_routes(sockets)]
+    app = Application(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refusal})
+    app.state.database, app.state.probe, app.state.readiness = database, probe, readiness
     app.graphql = shared_with(intake, settings.cors_origins) if settings.cors_origins else intake
+    app.graphql = tracing.around(app.graphql) if tracing else app.graphql
     return app
 
 
@@ -95,13 +109,11 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def _routes(ready: Readiness, sockets: ASGIApp) -> list[BaseRoute]:
+def _routes(sockets: ASGIApp) -> list[BaseRoute]:
     files = GZipMiddleware(ExplorerFiles(directory=explorer.ASSETS)) if explorer.ASSETS.is_dir() else None
     return [
         Route("/", RedirectResponse(GRAPHQL)),
         WebSocketRoute(GRAPHQL, sockets),
-        Route("/livez", live),
-        Route("/readyz", ready.answer),
         *([Mount("/explorer", files)] if files else []),
     ]
 
@@ -125,14 +137,16 @@ def connect(settings: Settings) -> Database:
 
 def executing(
     settings: Settings, door: Admission, database: Database, authenticator: Authenticator, realtime: Realtime
-) -> Execute:
+) -> Recorded:
     """What the transports call for each request."""
     engine = door.engine
 
-    async def execute(request: GraphQLRequest) -> GraphQLAnswer | ResponseStream:
+    async def execute(request: GraphQLRequest, record: Record) -> GraphQLAnswer | ResponseStream:
         caller = await _caller(authenticator, request.authorization)
+        record.user_id = caller.user_id if isinstance(caller, Principal) else None
         try:
             operation, rows = await door.admit(request, caller)
+            record.operation, record.kind = operation.name, operation.kind
             context, cost = Context(caller, database, operation, realtime), {"rows": rows, "limit": settings.limit_cost}
             if operation.node.operation is OperationType.SUBSCRIPTION:
                 results = engine.subscribe(operation, request.variables, context)
@@ -243,30 +257,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _before_stopping(begin: Callable[[], None], end: Callable[[], None], drain_seconds: float) -> None:
-    """Act when the process is told to stop, and let it stop some time later: balancers shall see that it is not ready.
-
-    Ctrl-C, or being told again, does not wait. uvicorn waits for all answers to end before it tells the application,
-    and event streams do not end by themselves: `end` ends them.
-    """
-    loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
-    if not callable(stop):
-        return
-    draining: list[asyncio.TimerHandle] = []
-
-    def act(number: int) -> None:
-        begin()
-        if number == signal.SIGTERM and not draining:
-            draining.append(loop.call_later(drain_seconds, finish, number))
-        else:
-            finish(number)
-
-    def finish(number: int) -> None:
-        end()
-        stop(number, None)
-
-    def told(number: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(act, number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, told)
+def _tracing(settings: Settings) -> "Tracing | None":
+    """What sends traces, where they are asked for and OpenTelemetry is installed."""
+    if settings.traces == "none":
+        return None
+    try:
+        from app.tracing import Tracing  # noqa: PLC0415 - not installed everywhere
+    except ImportError:
+        log.warning("traces are asked for, but OpenTelemetry is not installed: pip install -e '.[otel]'")
+        return None
+    return Tracing(settings)

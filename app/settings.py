@@ -130,6 +130,22 @@ class Settings(BaseSettings):
         default=None, description="Where all processes share their counts; else each process counts for itself."
     )
 
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least that is logged; `info` has a line for each request."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="`console`: lines for people. `auto`: those on a terminal, else JSON."
+    )
+    metrics: Literal["local", "on", "off"] = Field(
+        default="local", description="Who may see /metrics: `local` this machine, `on` everybody, `off` nobody."
+    )
+    otel_traces_exporter: Literal["otlp", "console", "none"] | None = Field(
+        default=None, description="Where traces go, with `taskql[otel]`; OpenTelemetry reads its other variables."
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        default=None, description="The collector that traces are sent to; naming one asks for traces."
+    )
+
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _origins(cls, given: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -158,6 +174,11 @@ class Settings(BaseSettings):
         if not one:
             raise ValueError(f"write it as 1000/minute or 50/second, or {OFF}.")
         return given
+
+    @property
+    def traces(self) -> str:
+        """What sends traces: `otlp`, `console` or `none`."""
+        return self.otel_traces_exporter or ("otlp" if self.otel_exporter_otlp_endpoint else "none")
 
     def issuers(self) -> list[Issuer]:
         """Whose tokens are taken; a StartupError names the variable that is missing or does not fit."""

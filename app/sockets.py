@@ -21,6 +21,7 @@ from app.auth import Principal
 from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
 from app.masking import masked
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
+from app.telemetry import SOCKETS
 
 SUBPROTOCOL = "graphql-transport-ws"
 INIT_SECONDS = 5.0
@@ -84,7 +85,8 @@ class SocketEndpoint:
         if chosen is None:
             await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
             return
-        await _Socket(self._execute, self._callers, scope, receive, send).serve()
+        with SOCKETS.track_inprogress():
+            await _Socket(self._execute, self._callers, scope, receive, send).serve()
 
     def _is_welcome(self, headers: Headers) -> bool:
         origin, host = headers.get("origin"), headers.get("host")

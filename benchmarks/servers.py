@@ -65,8 +65,8 @@ def running(kind: Kind, python: Path, workers: int = 1, cores: Sequence[int] = (
     """A server for as long as this lasts; RuntimeError when it does not come up."""
     port = _free_port()
     command = [str(python), "-m", *kind.module.format(port=port, workers=workers).split()]
-    # Rates are counted, but a load from one user must not be refused.
-    settings = {"AUTH_SECRET": SECRET, "RATE_LIMIT": "1000000000/minute", **kind.settings}
+    # Rates are counted, but a load from one user must not be refused. The plain server logs no requests either.
+    settings = {"AUTH_SECRET": SECRET, "RATE_LIMIT": "1000000000/minute", "LOG_LEVEL": "warning", **kind.settings}
     environment = {"PATH": os.environ["PATH"], **settings}
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - ours
         try:

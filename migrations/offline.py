@@ -11,9 +11,10 @@ from alembic.script import Script, ScriptDirectory
 from migrations.run import config
 
 # Up to here nothing was released: these meet databases without rows, which nobody waits for.
-LAST_ON_NEW_DATABASES = "0008"
+LAST_ON_NEW_DATABASES = "0009"
 ALLOWED_THERE = (
     "require-concurrent-index-creation",
+    "require-concurrent-index-deletion",
     "adding-field-with-default",
     "adding-foreign-key-constraint",
     "constraint-missing-not-valid",

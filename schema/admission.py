@@ -9,6 +9,7 @@ from app.errors import IntrospectionRefused, MethodNotAllowed, RequestError
 from app.operations import GraphQLRequest
 from app.persisted import Documents
 from app.rate import Rates
+from app.telemetry import HIT, MISS
 from schema.execution import Engine, Operation
 from schema.limits import check_variables
 
@@ -30,6 +31,7 @@ class Admission:
         user_id = caller.user_id if isinstance(caller, Principal) else None
         query = self.documents.text(request.query, request.document_id)
         operation = self.engine.known(query, request.operation_name)
+        (MISS if operation is None else HIT).inc()
         if operation is None:
             await self.rates.charge(user_id, request.address, ROWS_OF_A_DOCUMENT)
             operation = self.engine.prepare(query, request.operation_name)

@@ -100,8 +100,11 @@ class Operation:
     selected: Selections
     selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
     single: SingleField | None = None
+    name: str = ""
+    kind: str = ""
 
     def __post_init__(self) -> None:
+        self.name, self.kind = self.node.name.value if self.node.name else "", self.node.operation.value
         self.single = single_field(self.executor(VariableValues({}, {}), None))
 
     def executor(self, variables: VariableValues, context: object) -> RenderingExecutor:

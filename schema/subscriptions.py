@@ -18,7 +18,7 @@ After = Annotated[
 ]
 
 
-@strawberry.type
+@strawberry.type(description="What goes on, as it happens.")
 class Subscription:
     @strawberry.subscription(  # type: ignore[untyped-decorator]  # with graphql_type it is
         graphql_type=TaskChange,

@@ -125,7 +125,7 @@ def made_settings(server: Server, **more: Any) -> Settings:
         database_url=SecretStr(server.app_url),
         database_owner_url=SecretStr(server.owner_url),
         auth_secret=SecretStr(SECRET),
-        **{"rate_limit": "off", "rate_limit_anonymous": "off", **more},
+        **{"rate_limit": "off", "rate_limit_anonymous": "off", "log_level": "warning", **more},
     )
 
 
@@ -269,7 +269,8 @@ def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
 def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(  # noqa: S603 - the arguments are the tests' own
         [sys.executable, *arguments],
-        env={"PATH": os.environ["PATH"], "DRAIN_SECONDS": "0", **environment},
+        # A line for each request would fill a pipe that nobody reads.
+        env={"PATH": os.environ["PATH"], "DRAIN_SECONDS": "0", "LOG_LEVEL": "warning", **environment},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ import asyncpg
 import httpx
 import jwt
 import pytest
-from conftest import SECRET, Application, User, Wire, running
+from conftest import SECRET, User, Wire, running
 
 from app.errors import Unavailable
 from app.requests import MOST_BYTES
@@ -492,9 +492,3 @@ async def test_the_request_id_comes_back(alice: User) -> None:
         headers = [(b"X-Request-ID", unfit.encode("latin-1"))]
         made = await alice.http.post("/graphql", json={"query": VIEWER}, headers=headers)
         assert re.fullmatch("[0-9a-f]{16}", made.headers["x-request-id"])
-
-
-async def test_health(application: Application) -> None:
-    """The process is alive, and ready while its database answers."""
-    assert (await application.http.get("/livez")).status_code == 200
-    assert (await application.http.get("/readyz")).json() == {"status": "ok"}

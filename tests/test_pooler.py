@@ -1,6 +1,8 @@
 """Connections that are not what they seem: behind PgBouncer in transaction mode, and closed by the server unnoticed."""
 
 import asyncio
+import itertools
+import math
 import os
 import shutil
 import socket
@@ -22,8 +24,10 @@ from pydantic import SecretStr
 from app.auth import Signer
 from app.embedded import _account
 from app.errors import StartupError
+from app.probe import DEEP, Probe
 from app.settings import Settings
 from app.startup import bring_up_to_date, findings
+from app.url import DatabaseURL
 
 VIEWER = "{ viewer { id } }"
 TITLES = "{ tasks(first: 100) { totalCount nodes { title } } }"
@@ -273,3 +277,15 @@ async def test_a_write_whose_fate_is_unknown_is_not_repeated(
 
     assert response.status_code == 503
     assert (await user.data(TITLES))["tasks"]["totalCount"] == 1
+
+
+@pytest.mark.pgbouncer
+async def test_readiness_behind_a_pooler(pooler: str) -> None:
+    """A probe looks again and again, each time at whichever connection the pooler has."""
+    now = itertools.count(step=2 * DEEP)
+    probes = [Probe(DatabaseURL(pooler, pooled=True), lambda: math.inf, lambda: next(now)) for _ in range(3)]
+    for _ in range(5):
+        looked = await asyncio.gather(*(probe.states() for probe in probes))
+        assert [set(states.values()) for states in looked] == [{"ok"}] * 3
+    for probe in probes:
+        await probe.close()

@@ -1,0 +1,332 @@
+"""What /metrics counts, who may see it, and that labels stay few and hold nothing of users."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import live
+import pytest
+from conftest import SECRET, Application, Server, Serving, User, running, serving
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.asyncio.client import connect
+
+from app import telemetry
+from app.main import create_app
+from app.settings import Settings
+
+NAMED = "query {} {{ viewer {{ id }} }}"
+VIEWER = "{ viewer { id } }"
+PAGE = "query Page { a: tasks { totalCount } b: viewer { id } }"
+TICKS = "subscription Ticks { ticks(count: 3) }"
+SILENCE = "subscription { silence }"
+CREATE = "mutation Make($title: String!) { createTask(input: { title: $title }) { task { id } } }"
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples(text: str) -> Samples:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def scrape(application: Application) -> Callable[[], Awaitable[Samples]]:
+    async def read() -> Samples:
+        answer = await application.http.get("/metrics")
+        assert answer.status_code == 200
+        return samples(answer.text)
+
+    return read
+
+
+Scrape = Callable[[], Awaitable[Samples]]
+
+
+def value(found: Samples, name: str, **labels: str) -> float:
+    return found.get((name, frozenset(labels.items())), 0.0)
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Metrics tell nobody that they have changed, so they are read again and again."""
+    async with asyncio.timeout(60):
+        while not await holds():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.05)
+
+
+async def is_level(scrape: "Scrape", name: str, expected: int) -> bool:
+    return value(await scrape(), name) == expected
+
+
+async def test_latency_by_operation(alice: User, scrape: Scrape) -> None:
+    """Each named operation of a user has its own latencies."""
+    name = f"Named{uuid4().hex}"
+    for _ in range(3):
+        await alice.data(NAMED.format(name))
+
+    found = await scrape()
+    labels = {"operation": name, "type": "query"}
+    assert value(found, "taskql_request_seconds_count", **labels) == 3
+    assert 0 < value(found, "taskql_request_seconds_sum", **labels) < 60
+
+
+async def test_names_of_strangers(http: httpx.AsyncClient, scrape: Scrape) -> None:
+    """A stranger's operation is one of the others: nobody without a token makes labels."""
+    before, name = await scrape(), f"Strange{uuid4().hex}"
+    await http.post("/graphql", json={"query": f"query {name} {{ __typename }}"})
+
+    found = await scrape()
+    assert not [labels for _, labels in found if ("operation", name) in labels]
+    other = {"operation": "other", "type": "query"}
+    assert value(found, "taskql_request_seconds_count", **other) == 1 + value(
+        before, "taskql_request_seconds_count", **other
+    )
+
+
+async def test_names_without_end(alice: User, scrape: Scrape, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who makes up names gets no more labels than there are."""
+    monkeypatch.setattr(telemetry, "MOST_OPERATIONS", len(telemetry._latencies) + 2)  # noqa: SLF001 - what other tests have left
+    mine = f"Mine{uuid4().hex}"
+    for number in range(10):
+        await alice.data(NAMED.format(f"{mine}{number}"))
+    await alice.data(NAMED.format("Long" * 100))
+
+    named = {dict(labels)["operation"] for name, labels in await scrape() if name == "taskql_request_seconds_count"}
+    assert len([name for name in named if name.startswith(mine)]) == 2
+    assert "Long" * 100 not in named
+
+
+async def test_operations_without_a_name(alice: User, scrape: Scrape) -> None:
+    """They share a label."""
+    labels, before = {"operation": "anonymous", "type": "query"}, await scrape()
+    await alice.data(VIEWER)
+
+    name = "taskql_request_seconds_count"
+    assert value(await scrape(), name, **labels) == 1 + value(before, name, **labels)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"query": VIEWER}, "UNAUTHENTICATED"),
+        ({"query": "{ nothing }"}, "GRAPHQL_VALIDATION_FAILED"),
+        ({"query": "{"}, "GRAPHQL_PARSE_FAILED"),
+        ({"query": 1}, "BAD_USER_INPUT"),
+    ],
+)
+async def test_errors_by_code(http: httpx.AsyncClient, scrape: Scrape, body: dict[str, object], code: str) -> None:
+    """Each error of an answer is counted under its code, whatever refused the request."""
+    before = await scrape()
+    await http.post("/graphql", json=body)
+
+    assert value(await scrape(), "taskql_errors_total", code=code) == 1 + value(
+        before, "taskql_errors_total", code=code
+    )
+
+
+async def test_rate_limited(settings: Settings, new_user: Callable[..., Awaitable[User]], scrape: Scrape) -> None:
+    """Refusals of those who ask too much are a code of their own."""
+    before = await scrape()
+    async with running(settings.model_copy(update={"rate_limit": "1/hour"})) as application:
+        await (await new_user(application.http)).ask(VIEWER)
+
+    name, code = "taskql_errors_total", "RATE_LIMITED"
+    assert value(await scrape(), name, code=code) == 1 + value(before, name, code=code)
+
+
+async def test_statements(alice: User, scrape: Scrape) -> None:
+    """One for each root field that reads."""
+    before = await scrape()
+    await alice.data(PAGE)
+
+    assert value(await scrape(), "taskql_statements_total") == 2 + value(before, "taskql_statements_total")
+
+
+async def test_prepared_operations(alice: User, scrape: Scrape) -> None:
+    """The first time a document is prepared, then it is found."""
+    before, name = await scrape(), f"Prepared{uuid4().hex}"
+    for _ in range(3):
+        await alice.data(NAMED.format(name))
+
+    found = await scrape()
+    new = {result: value(found, "taskql_operations_total", result=result) for result in ("hit", "miss")}
+    old = {result: value(before, "taskql_operations_total", result=result) for result in ("hit", "miss")}
+    assert {result: new[result] - old[result] for result in new} == {"hit": 2, "miss": 1}
+
+
+async def test_the_pool(settings: Settings, new_user: Callable[..., Awaitable[User]], scrape: Scrape) -> None:
+    """How many connections there may be, are in use, are waited for; and how long that takes."""
+    before = await scrape()
+    async with running(settings.model_copy(update={"db_pool_size": 2})) as application:
+        connections = application.database.connections
+        async with AsyncExitStack() as loans:
+            for _ in range(2):
+                await loans.enter_async_context(connections.lend())
+            asking = asyncio.create_task((await new_user(application.http)).data(VIEWER))
+            await until(lambda: is_level(scrape, "taskql_pool_waiting", 1))
+            during = await scrape()
+        await asking
+
+    after = await scrape()
+    assert value(during, "taskql_pool_size") == 2
+    assert value(during, "taskql_pool_in_use") - value(before, "taskql_pool_in_use") == 2
+    assert (value(after, "taskql_pool_waiting"), value(after, "taskql_pool_in_use")) == (0, 0)
+    waits = "taskql_pool_wait_seconds_count"
+    assert value(after, waits) == value(before, waits) + 1
+
+
+@pytest.fixture
+async def subscribing(settings: Settings) -> AsyncIterator[str]:
+    """The address of a server with subscriptions."""
+    async with live.served(create_app(settings, schema=live.schema)) as address:
+        yield address
+
+
+async def test_sockets_and_subscriptions(subscribing: str, alice: User, scrape: Scrape) -> None:
+    """Those that are open now."""
+    async with connect(f"ws://{subscribing}/graphql", subprotocols=["graphql-transport-ws"]) as socket:  # type: ignore[list-item]  # a NewType
+        await socket.send(
+            json.dumps({"type": "connection_init", "payload": {"Authorization": f"Bearer {alice.token}"}})
+        )
+        await socket.recv()
+        await socket.send(json.dumps({"type": "subscribe", "id": "1", "payload": {"query": SILENCE}}))
+        await live.watch.until(1)
+        during = await scrape()
+    await live.watch.until(0)
+
+    names = ("taskql_sockets", "taskql_subscriptions")
+    assert [value(during, name) for name in names] == [1, 1]
+    for name in names:
+        await until(partial(is_level, scrape, name, 0))
+
+
+async def test_streams_and_deliveries(subscribing: str, alice: User, scrape: Scrape) -> None:
+    """An open event stream, and each event that a subscription sends."""
+    before = await scrape()
+    headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
+    async with (
+        httpx.AsyncClient(base_url=f"http://{subscribing}", headers=headers) as http,
+        http.stream("POST", "/graphql", json={"query": SILENCE}),
+    ):
+        await live.watch.until(1)
+        during = await scrape()
+        await http.post("/graphql", json={"query": TICKS})
+
+    assert value(during, "taskql_event_streams") == 1
+    assert value(await scrape(), "taskql_deliveries_total") == value(before, "taskql_deliveries_total") + 3
+
+
+async def test_no_data_of_users(alice: User, scrape: Scrape) -> None:
+    """Neither ids nor addresses nor what tasks say."""
+    await alice.data(CREATE, title="A private matter")
+
+    text = str(await scrape())
+    for private in (str(alice.id), alice.email, alice.token, "private matter", telemetry.hashed(alice.id)):
+        assert private not in text
+
+
+METRICS_OF = {
+    ("local", "127.0.0.1"): 200,
+    ("local", "::1"): 200,
+    ("local", "::ffff:127.0.0.1"): 200,
+    ("local", "192.0.2.1"): 404,
+    ("on", "192.0.2.1"): 200,
+    ("off", "127.0.0.1"): 404,
+}
+
+
+@pytest.mark.parametrize(("metrics", "address"), METRICS_OF)
+async def test_who_may_see_them(settings: Settings, metrics: str, address: str) -> None:
+    """Unless the operator says otherwise, this machine alone."""
+    async with (
+        running(settings.model_copy(update={"metrics": metrics})) as application,
+        application.at(address) as http,
+    ):
+        assert (await http.get("/metrics")).status_code == METRICS_OF[metrics, address]
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+async def test_a_proxy_on_this_machine(application: Application, header: str) -> None:
+    """It asks for somebody else."""
+    assert (await application.http.get("/metrics", headers={header: "for=192.0.2.1"})).status_code == 404
+
+
+@pytest.fixture(scope="module")
+def workers(
+    server: Server, settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Serving, Path]]:
+    """A server of two processes, and where it puts its temporary files."""
+    del settings
+    folder = tmp_path_factory.mktemp("workers")
+    environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
+    with serving("--workers", "2", TMPDIR=str(folder), **environment) as served:
+        yield served, folder
+
+
+def of_workers(served: Serving) -> Samples:
+    return samples(httpx.get(f"{served.url}/metrics", timeout=30).text)
+
+
+def pids(folder: Path) -> set[int]:
+    """The processes that keep metrics."""
+    return {int(path.stem.rpartition("_")[2]) for path in folder.glob("*/gauge_livesum_*.db")}
+
+
+async def has_both(served: Serving) -> bool:
+    """Whether the pools of two processes are counted."""
+    return value(of_workers(served), "taskql_pool_size") == 30
+
+
+async def is_replaced(served: Serving, folder: Path, pid: int) -> bool:
+    return await has_both(served) and pid not in pids(folder)
+
+
+async def test_processes_count_together(workers: tuple[Serving, Path], alice: User) -> None:
+    """Whichever process is asked, it tells of all."""
+    served, _ = workers
+    for _ in range(20):
+        served.ask(NAMED.format("Together"), alice.token)
+
+    labels = {"operation": "Together", "type": "query"}
+    for _ in range(10):
+        assert value(of_workers(served), "taskql_request_seconds_count", **labels) == 20
+
+
+async def test_a_killed_process_has_nothing_open(workers: tuple[Serving, Path]) -> None:
+    """Its levels go with it; another process takes its place."""
+    served, folder = workers
+    await until(lambda: has_both(served))
+    os.kill(victim := pids(folder).pop(), signal.SIGKILL)
+
+    await until(lambda: is_replaced(served, folder, victim))
+
+
+def test_the_directory_goes_with_the_server(server: Server, settings: Settings, tmp_path: Path) -> None:
+    """Nothing is left behind."""
+    del settings
+    environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
+    with serving("--workers", "2", TMPDIR=str(tmp_path), **environment) as served:
+        of_workers(served)
+        assert list(tmp_path.glob("taskql-metrics-*"))
+        served.stop()
+
+    assert not list(tmp_path.glob("taskql-metrics-*"))
+
+
+async def test_what_is_documented(alice: User, scrape: Scrape, repository: Path) -> None:
+    """docs/monitoring.md names each metric of ours, and no other."""
+    await alice.data(VIEWER)
+    documented = set(re.findall(r"`(taskql_\w+)`", (repository / "docs" / "monitoring.md").read_text()))
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name, _ in await scrape() if name.startswith("taskql_")}
+
+    assert documented == families
