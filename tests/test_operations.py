@@ -251,10 +251,10 @@ async def test_checksums_tell_a_change(site: Site) -> None:
     """One changed character in one row changes the line of its table, and no other."""
     (alice, _) = await fill(site)
     before = site.execute("checksums").splitlines()
-    await told(site, f"UPDATE tasks SET title = 'plain' WHERE title = 'Plain' AND user_id = '{alice}'")  # noqa: S608 - our id
+    await told(site, f"UPDATE users SET name = 'plain' WHERE id = '{alice}'")  # noqa: S608 - our id
     after = site.execute("checksums").splitlines()
 
-    assert [line.split("|")[0] for line in after if line not in before] == ["tasks"]
+    assert [line.split("|")[0] for line in after if line not in before] == ["users"]
 
 
 def dumped_by_owner(site: Site, *options: str) -> subprocess.CompletedProcess[str]:
