@@ -1,6 +1,7 @@
 """The statements that write many tasks at once: all that are selected, or none."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -67,7 +68,7 @@ def create(payload: Selection) -> Statement:
     free, order = ~is_there(taken), given.c.place
     lists = [_json_list(entry.inner, current, rows, order, free) for entry in payload.entries("tasks")]
     affected = select(func.count()).select_from(rows).where(free).scalar_subquery()
-    return _many(now, written, lists, affected, places)
+    return replace(_many(now, written, lists, affected, places), repeatable=True)
 
 
 def change(payload: Selection, shape: Many) -> Statement:

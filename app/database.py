@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
@@ -74,8 +75,8 @@ class Database:
         """The one row of a writing statement, in a transaction.
 
         One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile. After a
-        failure the commit may have happened, and the caller decides; but not where the connection was lost before the
-        transaction began.
+        failure the commit may have happened, and the caller decides; but not where nothing was done yet, nor where
+        doing it again makes no difference.
         """
         alone = self._writers.setdefault(owner, asyncio.Semaphore(1))
         with expected:
@@ -89,7 +90,8 @@ class Database:
         with expected:
             async with self._connections.lend() as connection:
                 transaction = _in_parts if await self._is_sharded(connection) else _at_once
-                return await _done(transaction, connection, owner, statement, arguments)
+                with losing if statement.repeatable else nullcontext():
+                    return await _done(transaction, connection, owner, statement, arguments)
 
     async def _is_sharded(self, connection: Any) -> bool:
         """Whether a cluster carries the writes out, which takes their user from SET LOCAL alone; asked once."""
@@ -99,13 +101,19 @@ class Database:
         return bool(self._sharded)
 
     async def _again_if_lost(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Once more where nothing was done, on a connection that was opened after the loss was noticed."""
+        """Once more where that is safe, on a connection that was opened after the loss was noticed."""
         try:
             return await work(*arguments)
         except Lost as lost:
             log.warning("a connection was lost, trying another: %s", type(lost.__cause__).__name__)
             self._connections.distrust()
             return await work(*arguments)
+
+    async def notify(self, channel: str) -> None:
+        """Send an empty notification, on whichever connection; Unavailable where it cannot be sent."""
+        with expected:
+            async with self._connections.lend() as connection:
+                await connection.execute(f"NOTIFY {channel}")
 
     @property
     def connections(self) -> Connections:
@@ -157,7 +165,7 @@ def _engine(url: DatabaseURL) -> AsyncEngine:
 
 
 class Lost(Unavailable):
-    """The connection was lost before anything was done that a second try would repeat."""
+    """The connection was lost, and a second try does nothing that was done already."""
 
 
 class _Losing:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
 
 from app.database import driver_error
+from app.errors import Unavailable
 from app.statements import CHANNEL
 from app.url import DatabaseURL
 
@@ -26,6 +27,7 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 
 Heard = Callable[[UUID, int], None]
+Notify = Callable[[str], Awaitable[None]]
 
 
 class Deaf(Exception):
@@ -36,12 +38,12 @@ class Listener:
     """Listens until it is cancelled, on one connection after the other.
 
     `heard` gets a user and the user's clock for each write. `missed` is called whenever a connection begins to listen:
-    what was sent until then may have been missed.
+    what was sent until then may have been missed. `notify` sends to a channel as writes do, on another connection.
     """
 
-    def __init__(self, url: DatabaseURL, heard: Heard, missed: Callable[[], None]) -> None:
+    def __init__(self, url: DatabaseURL, notify: Notify, heard: Heard, missed: Callable[[], None]) -> None:
         # Around a pooler: LISTEN needs a session of its own.
-        self._url, self._heard, self._missed = url.direct, heard, missed
+        self._url, self._notify, self._heard, self._missed = url.direct, notify, heard, missed
         self._own = f"{CHANNEL}_{secrets.token_hex(8)}"
         self._pause = FIRST_PAUSE_SECONDS
         self._echoed = asyncio.Event()
@@ -77,20 +79,23 @@ class Listener:
         await connection.add_listener(self._own, lambda *_: self._echoed.set())
         self._missed()
         while not ended.is_set():
-            await self._echo(connection)
+            await self._echo()
             self._pause = FIRST_PAUSE_SECONDS
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), HEARTBEAT_SECONDS)
 
-    async def _echo(self, connection: Any) -> None:
+    async def _echo(self) -> None:
         """Deaf where a notification to this process does not arrive."""
         self._echoed.clear()
         try:
             async with asyncio.timeout(ECHO_SECONDS):
-                await connection.execute(f"NOTIFY {self._own}")
+                await self._notify(self._own)
                 await self._echoed.wait()
         except TimeoutError:
             raise Deaf from None
+        except Unavailable:
+            # It could not be sent: that tells nothing of this connection.
+            return
 
     def _told(self, _connection: object, _process: int, _channel: str, payload: object) -> None:
         """Anybody with SQL can send anything here; what is no user and clock is not ours."""

@@ -60,7 +60,7 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
-    streams, realtime, tracing = EventStreams(), Realtime(server_url(settings)), _tracing(settings)
+    streams, realtime, tracing = EventStreams(), Realtime(server_url(settings), database.notify), _tracing(settings)
     telemetry = Telemetry(settings, tracing.describe if tracing else None)
     probe = Probe(server_url(settings), lambda: database.connections.last_lent)
     readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from app.errors import FullSyncRequired, Unavailable
-from app.listener import Listener
+from app.listener import Listener, Notify
 from app.url import DatabaseURL
 
 # After the last follower has left: a database of Neon sleeps only when nobody listens.
@@ -41,8 +41,8 @@ Read = Callable[[str], Awaitable[Changes]]
 class Realtime:
     """The users whose tasks somebody follows on this process, and the listener for as long as there are any."""
 
-    def __init__(self, url: DatabaseURL) -> None:
-        self._listener = Listener(url, self._heard, self._missed)
+    def __init__(self, url: DatabaseURL, notify: Notify) -> None:
+        self._listener = Listener(url, notify, self._heard, self._missed)
         self._listening: asyncio.Task[None] | None = None
         self._users: dict[UUID, _Followed] = {}
         self._turns = asyncio.Semaphore(MOST_READS)

@@ -44,10 +44,14 @@ CHANNEL = "taskql"
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A compiled statement: its text, and the names of $1, $2, … in order."""
+    """A compiled statement: its text, and the names of $1, $2, … in order.
+
+    One that is `repeatable` does nothing when it has been carried out before: it brings the ids of what it makes.
+    """
 
     text: str
     parameters: tuple[str, ...]
+    repeatable: bool = False
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         return [None if name == ACTOR else values[name] for name in self.parameters]

@@ -5,6 +5,7 @@ holds all earlier writes of the user. Where it changes nothing, the caller rolls
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -88,7 +89,7 @@ def create(payload: Selection, change: Change) -> Statement:
     written = insert(TASKS).from_select(list(columns), row).on_conflict_do_nothing().returning(*TASKS.c).cte("written")
     same = and_(*(before.c[name].is_not_distinct_from(value) for name, value in content.items()))
     refusal = case((is_there(written), null()), (same, null()), else_=text_literal("ID_TAKEN"))
-    return outcome(payload, now, before, written, refusal)
+    return replace(outcome(payload, now, before, written, refusal), repeatable=True)
 
 
 def update(payload: Selection, change: Change) -> Statement:

@@ -12,7 +12,8 @@ import asyncpg
 import click
 import uvloop
 
-from benchmarks import data, extra, floor, load, picture, pythons, report, scale, servers, workloads
+from benchmarks import data, extra, floor, load, picture, pythons, realtime, report, scale, servers, workloads
+from benchmarks import kills as killing
 from benchmarks.measure import CONNECTIONS, interleaved
 from benchmarks.servers import ROOT, Server
 from benchmarks.workloads import Workload
@@ -42,13 +43,26 @@ FULL = Effort(5, 2.0, 3, 1.0, 3, 10_000)
 @click.option(
     "--scale", "largest", type=int, metavar="TASKS", help="Measure the seven queries at 10,000 and up to so many tasks."
 )
+@click.option("--realtime", "live", is_flag=True, help="Measure how soon changes arrive, and what idle sockets cost.")
+@click.option("--kills", type=int, metavar="N", help="Kill sockets, listeners and servers, and compare copies.")
 @click.option("--python", type=click.Path(path_type=Path), help="Run the servers on another Python, such as Debian's.")
 @click.option("--name", help="Keep the results as benchmarks/results/NAME.json, table and picture.")
-def main(quick: bool, largest: int | None, python: Path | None, name: str | None) -> None:  # noqa: FBT001 - a flag of the command line
+def main(  # noqa: PLR0913, PLR0917 - the options of the command line
+    quick: bool,  # noqa: FBT001 - a flag of the command line
+    largest: int | None,
+    live: bool,  # noqa: FBT001 - a flag of the command line
+    kills: int | None,
+    python: Path | None,
+    name: str | None,
+) -> None:
     """Measure TaskQL beside a plain server of the same tasks."""
     used = Path(sys.executable) if python is None else pythons.environment(BUILD, python)
     if largest is not None:
         _scaled(largest, used, name)
+    elif live:
+        _live(used, name)
+    elif kills is not None:
+        _killed(kills, used, name)
     else:
         _beside_plain(QUICK if quick else FULL, used, name)
 
@@ -81,6 +95,26 @@ def _scaled(largest: int, python: Path, name: str | None) -> None:
     results = scale.run(BUILD / "scale", largest, python) | {"machine": report.machine(pythons.description(python))}
     drawn = picture.growth(results["tasks"], results["one_user"])
     _keep(name, "scale", results, report.scaled(results), drawn)
+
+
+def _live(python: Path, name: str | None) -> None:
+    with data.site(BUILD / "database") as site:
+        uvloop.run(data.prepare(site))
+        servers.pin(site.postmaster, [servers.LOAD_CORE])
+        os.sched_setaffinity(0, [servers.LOAD_CORE])
+        results = realtime.run(site, python)
+        os.sched_setaffinity(0, [servers.SERVER_CORE])
+        results["notices"] = realtime.notices(site, BUILD)
+    results["machine"] = report.machine(pythons.description(python))
+    shown = {"1,000 sockets of 250 users": "spread", "1,000 sockets of one user": "one_user"}
+    drawn = picture.latencies({title: results[part]["percentiles"] for title, part in shown.items()})
+    _keep(name, "realtime", results, report.live(results), drawn)
+
+
+def _killed(count: int, python: Path, name: str | None) -> None:
+    results = killing.run(BUILD / "kills", count, python) | {"machine": report.machine(pythons.description(python))}
+    drawn = picture.latencies({f"through {count:,} kills": results["latency"]["percentiles"]})
+    _keep(name, "kills", results, report.killed(results), drawn)
 
 
 def _keep(name: str | None, default: str, results: dict[str, Any], tables: str, drawn: str) -> None:

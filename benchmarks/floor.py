@@ -22,11 +22,6 @@ NEW = "('0190ffff-0000-7000-8000-' || lpad(:number::text, 12, '0'))"
 READER = rf"\set owner random({data.READERS[0]}, {data.READERS[-1]})"
 ANY_TASK = rf"\set task random(1, {data.TASKS_EACH})"
 NEW_ID = r"\set number random(0, 999999999999)"
-# Each client has users of its own, and completes and opens their tasks in turn.
-WRITER = f"""\\set n :n + 1
-\\set owner {data.WRITERS[0]} + :client_id + {CONNECTIONS} * (:n % 25)
-\\set task 1 + (:n / 25) % 20 * 5
-\\set done 1 - (:n / 500) % 2"""
 NAMES = r"(?<!:):(?!owner|task|size|done|number)\w+"
 OWNER, KNOWN = data.user_id(data.WRITERS[0]), data.task_id(data.WRITERS[0], 1)
 
@@ -56,8 +51,18 @@ def _value(argument: Any) -> str:
     return f"'{argument}'" if isinstance(argument, str) else str(argument)
 
 
-async def scripts(site: data.Site) -> dict[str, str]:
+def _writer(connections: int) -> str:
+    """Each client has users of its own, and completes and opens their tasks in turn."""
+    users = len(data.WRITERS) // connections
+    return f"""\\set n :n + 1
+\\set owner {data.WRITERS[0]} + :client_id + {connections} * (:n % {users})
+\\set task 1 + (:n / {users}) % 20 * 5
+\\set done 1 - (:n / {20 * users}) % 2"""
+
+
+async def scripts(site: data.Site, connections: int = CONNECTIONS) -> dict[str, str]:
     """A script of pgbench for each workload."""
+    writer = _writer(connections)
 
     async def asked(query: str, **variables: Any) -> list[str]:
         statements = await sent(site.app_url, OWNER, query, variables)
@@ -77,8 +82,8 @@ async def scripts(site: data.Site) -> dict[str, str]:
         "W1": _script(READER, *await asked(workloads.PAGE, first=20)),
         "W2": _script(READER, *await asked(workloads.PAGE, first=100)),
         "W3": _script(f"{READER}\n{ANY_TASK}", *await asked(workloads.FIND, id=KNOWN)),
-        "W4": _script(f"{WRITER}\n{NEW_ID}", "\\startpipeline", *create, "\\endpipeline"),
-        "W5": _script(WRITER, "\\startpipeline", *complete, "\\endpipeline"),
+        "W4": _script(f"{writer}\n{NEW_ID}", "\\startpipeline", *create, "\\endpipeline"),
+        "W5": _script(writer, "\\startpipeline", *complete, "\\endpipeline"),
         "W6": _script(READER, *await asked(workloads.COUNTS)),
     }
 
@@ -91,14 +96,14 @@ def _script(settings: str, *statements: str) -> str:
     return "\n".join([settings, *lines, ""])
 
 
-def run(site: data.Site, script: str, seconds: int, folder: Path) -> Floor:
+def run(site: data.Site, script: str, seconds: int, folder: Path, connections: int = CONNECTIONS) -> Floor:
     """Load the database as the role that TaskQL has, with as many connections as the servers get."""
     file = folder / "floor.sql"
     file.write_text(script)
     parts = re.search(r"host=(?P<host>[^&]+)&port=(?P<port>\d+)", site.app_url)
     if parts is None:
         raise RuntimeError("the embedded database has another kind of URL than expected")
-    options = ["-n", "-M", "prepared", "-c", str(CONNECTIONS), "-T", str(seconds), "-D", "n=-1", "-f", str(file)]
+    options = ["-n", "-M", "prepared", "-c", str(connections), "-T", str(seconds), "-D", "n=-1", "-f", str(file)]
     where = ["-h", unquote(parts["host"]), "-p", parts["port"], "-U", "taskql_app", "taskql"]
     command = [_pgbench(), *options, *where]
     result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - arguments of ours

@@ -1,6 +1,7 @@
 """Pictures of results, as SVG."""
 
 from collections.abc import Mapping, Sequence
+from math import log10
 from typing import Any
 
 COLOURS = {"plain": "#b8b8b8", "TaskQL": "#2f6fde"}
@@ -47,6 +48,22 @@ def memory(readings: Sequence[tuple[int, float]]) -> str:
     parts += [_text(60, HEIGHT + 56, "0"), _text(60 + WIDTH, HEIGHT + 56, f"{last[0]:,}", "middle")]
     parts.append(_text(68 + WIDTH, _height(last[1], most) + 4, f"{last[1]:.1f}"))
     return _svg(WIDTH + 140, HEIGHT + 70, parts)
+
+
+def latencies(percentiles: Mapping[str, Sequence[float]]) -> str:
+    """Latency by the share of changes that came sooner: a line for each, on a logarithmic scale of 1 ms to 10 s."""
+    parts, decades = [_text(60, 20, "From the write to the client, in ms, by the share of changes that came sooner")], 4
+    for power in range(decades + 1):
+        y = 36 + HEIGHT - power / decades * HEIGHT
+        parts.append(f'<line x1="60" x2="{60 + WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
+        parts.append(_text(52, y + 4, f"{10**power:,}", "end"))
+    parts += [_text(60 + WIDTH * share / 100, HEIGHT + 56, f"{share} %", "middle") for share in (0, 50, 95, 99)]
+    for place, (name, found) in enumerate(percentiles.items()):
+        heights = [36 + HEIGHT - min(max(log10(ms), 0), decades) / decades * HEIGHT for ms in found]
+        points = " ".join(f"{60 + WIDTH * share / 100:.1f},{y:.1f}" for share, y in enumerate(heights, 1))
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{LINES[place]}" stroke-width="2"/>')
+        parts.append(f'<text x="{70 + WIDTH}" y="{56 + 18 * place}" style="fill: {LINES[place]}">{name}</text>')
+    return _svg(WIDTH + 320, HEIGHT + 70, parts)
 
 
 def _height(value: float, most: float) -> float:

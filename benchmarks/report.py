@@ -161,6 +161,38 @@ def _latency(name: str, found: Mapping[str, Any]) -> str:
     )
 
 
+def live(results: Mapping[str, Any]) -> str:
+    """How soon changes arrive, what idle sockets cost, and what the notices cost, as tables in Markdown."""
+    titles = {"spread": "1,000 sockets, 4 a user, 50 writes a second", "one_user": "1,000 sockets of one user"}
+    rows = [_latencies(title, results[name]) for name, title in titles.items()]
+    idle = results["idle"]
+    sentence = (
+        f"{idle['sockets']:,} idle sockets: {idle['kilobytes_each']:.1f} KB each,"
+        f" {idle['cpu_in_10_s']:.2f} s of CPU in 10 s.\n"
+    )
+    head = "| creates a second, by pgbench's connections | told | untold |\n|---|---|---|\n"
+    notices = [_row(n, [f"{both['told']:,.0f}", f"{both['untold']:,.0f}"]) for n, both in results["notices"].items()]
+    return f"{LATENCIES}{''.join(rows)}\n{sentence}\n{head}{''.join(notices)}"
+
+
+def killed(results: Mapping[str, Any]) -> str:
+    """What was killed, and what came of it, in Markdown."""
+    counts = ", ".join(f"{count:,} of {kind}" for kind, count in results["killed"].items())
+    return (
+        f"Killed: {counts}. Acknowledged writes: {results['acknowledged_writes']:,}. In the end each of"
+        f" {results['copies']} copies was the database's; {results['came_again']:,} changes came again,"
+        f" {results['began_anew']:,} copies began anew.\n\n{LATENCIES}{_latencies('through kills', results['latency'])}"
+    )
+
+
+LATENCIES = "| from the write to the client, ms | changes | p50 | p95 | p99 |\n|---|---|---|---|---|\n"
+
+
+def _latencies(title: str, found: Mapping[str, Any]) -> str:
+    shown = [f"{found['percentiles'][share - 1]:.1f}" for share in (50, 95, 99)]
+    return _row(title, [f"{found['changes']:,}", *shown])
+
+
 def keep(folder: Path, name: str, results: Mapping[str, Any], tables: str, picture: str) -> None:
     """The results as NAME.json, their tables as NAME.md, a picture as NAME.svg."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,9 +21,11 @@ from conftest import CREATE, SECRET, Application, Server, Serving, User, made_se
 from issuer import self_signed
 from pydantic import SecretStr
 
+from app import listener
 from app.auth import Signer
 from app.embedded import _account
 from app.errors import StartupError
+from app.listener import Listener
 from app.probe import DEEP, Probe
 from app.settings import Settings
 from app.startup import bring_up_to_date, findings
@@ -212,6 +214,26 @@ async def test_a_certificate_that_is_not_believed(
     """A certificate of an unknown authority, or for another name, is refused at once, with what mends it."""
     with pytest.raises(StartupError, match=r"refuses: .*certificate verify failed.*sslrootcert=FILE"):
         await findings(at(server, pooler.replace("localhost", host), tls=tls.format(certificate)))
+
+
+@pytest.mark.pgbouncer
+async def test_listening_through_a_pooler(
+    application: Application, pooler: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is heard through it, which the listener finds out: it says so, and has followers read now and then."""
+    monkeypatch.setattr(listener, "ECHO_SECONDS", 0.2)
+    begun: asyncio.Queue[None] = asyncio.Queue()
+    deaf = Listener(
+        DatabaseURL(pooler, pooled=True), application.database.notify, lambda *_: None, lambda: begun.put_nowait(None)
+    )
+    listening = asyncio.create_task(deaf.run())
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            await begun.get()
+    listening.cancel()
+    await asyncio.wait({listening})
+
+    assert "listening for changes failed, trying again: Deaf" in caplog.text
 
 
 @pytest.mark.pgbouncer

@@ -4,23 +4,30 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import httpx
 import pytest
-from conftest import CREATE, Application, User, Wire
+from conftest import CREATE, SECRET, Application, Server, User, Wire, made_settings, serving
 from live import served
 from mirror import CHANGE, Mirror, stored
 from sqlalchemy import event
 from test_changes import purged
+from test_faults import Postgres, environment
 from test_sockets import PROTOCOLS, Client
 from websockets.asyncio.client import connect
 
 from app import realtime
+from app.auth import Signer
+from app.embedded import EmbeddedPostgres
 from app.main import create_app
 from app.settings import Settings
+from app.url import DatabaseURL
+from migrations.run import migrate
 
 FOLLOW = f"subscription Follow($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
 COMPLETE = "mutation ($id: ID!) { setTaskCompleted(id: $id, completed: true) { task { version } } }"
@@ -239,9 +246,14 @@ async def test_one_read_serves_all_that_ask_the_same(
     assert [(await follower.change())["task"] for follower in same] == [task] * 20
     await other.change()
 
-    assert len(await site[1].statements()) == 2
+    assert len(reads(await site[1].statements())) == 2
     await asyncio.sleep(0.5)
-    assert await site[1].statements() == []
+    assert reads(await site[1].statements()) == []
+
+
+def reads(statements: list[str]) -> list[str]:
+    """Without what the process sends now and then to see whether it still hears."""
+    return [text for text in statements if not text.startswith("NOTIFY ")]
 
 
 async def test_event_streams_follow_too(alice: User, bob: User, site: tuple[str, Wire]) -> None:
@@ -399,3 +411,51 @@ async def test_anything_may_be_sent_to_the_channel(alice: User, owner: "asyncpg.
     task = await alice.add("After")
     mirror.change(await follower.change())
     assert mirror.tasks == {task["id"]: task}
+
+
+async def test_two_processes(server: Server, settings: Settings, alice: User, bob: User, follow: Open) -> None:
+    """What is written on one reaches the sockets of the other; when one is killed, its clients go on at the other."""
+    del settings
+    with serving(**environment(server)) as first, serving(**environment(server)) as second:
+        mirror = Mirror(alice)
+        await mirror.catch_up()
+        at_first = await follow(alice, at=first.url.removeprefix("http://"), since=mirror.token)
+        other = await follow(bob, at=second.url.removeprefix("http://"))
+        task = second.ask(CREATE, alice.token, input={"title": "On the other"})["data"]["createTask"]["task"]
+        mirror.change(await at_first.change())
+        assert mirror.tasks[task["id"]]["title"] == "On the other"
+
+        first.process.kill()
+        missed = second.ask(CREATE, alice.token, input={"title": "Meanwhile"})["data"]["createTask"]["task"]
+        at_second = await follow(alice, at=second.url.removeprefix("http://"), since=mirror.token)
+        mirror.change(await at_second.change())
+        assert mirror.tasks[missed["id"]]["title"] == "Meanwhile"
+        his = second.ask(CREATE, bob.token, input={"title": "His"})["data"]["createTask"]["task"]
+        assert (await other.change())["task"]["id"] == his["id"]
+
+
+async def test_the_database_restarts(tmp_path: Path, follow: Open) -> None:
+    """Subscribers outlive it, and hear of what is written then."""
+    with EmbeddedPostgres.start(tmp_path) as embedded:
+        postgres = Postgres(embedded)
+        await migrate(DatabaseURL(embedded.owner_url), DatabaseURL(embedded.app_url))
+        owner = await asyncpg.connect(embedded.owner_url)
+        user_id = await owner.fetchval("INSERT INTO users (email) VALUES ('a@example.com') RETURNING id")
+        await owner.close()
+        app = create_app(made_settings(postgres.server))
+        async with served(app) as address, httpx.AsyncClient(base_url=f"http://{address}") as http:
+            user = User(user_id, "", Signer(SECRET).token(user_id, timedelta(hours=1)), http)
+            mirror = Mirror(user)
+            await mirror.catch_up()
+            follower = await follow(user, at=address, since=mirror.token)
+            await user.add("Before")
+            mirror.change(await follower.change())
+            await asyncio.to_thread(postgres.stop)
+            await asyncio.to_thread(postgres.start)
+            owner = await asyncpg.connect(embedded.owner_url)
+            await owner.execute(
+                "INSERT INTO tasks (user_id, id, title) VALUES ($1, gen_random_uuid(), 'Unheard')", user_id
+            )
+            mirror.change(await follower.change())
+            assert mirror.tasks == await stored(owner, user)
+            await owner.close()
