@@ -57,7 +57,7 @@ def latencies(percentiles: Mapping[str, Sequence[float]]) -> str:
         y = 36 + HEIGHT - power / decades * HEIGHT
         parts.append(f'<line x1="60" x2="{60 + WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
         parts.append(_text(52, y + 4, f"{10**power:,}", "end"))
-    parts += [_text(60 + WIDTH * share / 100, HEIGHT + 56, f"{share} %", "middle") for share in (0, 50, 95, 99)]
+    parts += [_text(60 + WIDTH * share / 100, HEIGHT + 56, f"{share} %", "middle") for share in (0, 50, 90)]
     for place, (name, found) in enumerate(percentiles.items()):
         heights = [36 + HEIGHT - min(max(log10(ms), 0), decades) / decades * HEIGHT for ms in found]
         points = " ".join(f"{60 + WIDTH * share / 100:.1f},{y:.1f}" for share, y in enumerate(heights, 1))
