@@ -15,7 +15,7 @@ from sqlalchemy import exc, func, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.connections import Connections, acquire
+from app.connections import Connections
 from app.errors import RequestError, Unauthenticated, Unavailable
 from app.statements import Statement, begin, commit, compiled, text_literal
 from app.url import DatabaseURL
@@ -28,6 +28,7 @@ Transaction = Callable[..., Awaitable[Row]]
 
 # As `taskql migrate --citus` gives it to the server's role.
 SHARDED = compiled(select(func.current_setting(text_literal("citus.propagate_set_commands"), true()).is_not(None)))
+# What a caller waits at most, in seconds: for other writes, for a connection and for the answer, twice if one was lost.
 COMMAND_TIMEOUT = 4.5
 # Before the second and the third try of a write that PostgreSQL has undone, in seconds.
 PAUSES = (0.02, 0.1)
@@ -62,14 +63,16 @@ class Database:
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
         """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
-        return await self._again_if_lost(self._read, statement.text, statement.arguments(values))
+        arguments = statement.arguments(values)
+        with expected:
+            async with asyncio.timeout(COMMAND_TIMEOUT):
+                return await self._again_if_lost(self._read, statement.text, arguments)
 
     async def _read(self, text: str, arguments: list[Any]) -> str | None:
-        with expected:
-            async with self._connections.lend() as connection:
-                with losing:
-                    body: str | None = await connection.fetchval(text, *arguments)
-                return body
+        async with self._connections.lend() as connection:
+            with losing:
+                body: str | None = await connection.fetchval(text, *arguments)
+            return body
 
     async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Row:
         """The one row of a writing statement, in a transaction.
@@ -78,20 +81,16 @@ class Database:
         failure the commit may have happened, and the caller decides; but not where nothing was done yet, nor where
         doing it again makes no difference.
         """
-        alone = self._writers.setdefault(owner, asyncio.Semaphore(1))
+        arguments = statement.arguments(values)
         with expected:
-            await acquire(alone, COMMAND_TIMEOUT)
-        try:
-            return await self._again_if_lost(self._write, owner, statement, statement.arguments(values))
-        finally:
-            alone.release()
+            async with asyncio.timeout(COMMAND_TIMEOUT), self._writers.setdefault(owner, asyncio.Semaphore(1)):
+                return await self._again_if_lost(self._write, owner, statement, arguments)
 
     async def _write(self, owner: UUID, statement: Statement, arguments: list[Any]) -> Row:
-        with expected:
-            async with self._connections.lend() as connection:
-                transaction = _in_parts if await self._is_sharded(connection) else _at_once
-                with losing if statement.repeatable else nullcontext():
-                    return await _done(transaction, connection, owner, statement, arguments)
+        async with self._connections.lend() as connection:
+            transaction = _in_parts if await self._is_sharded(connection) else _at_once
+            with losing if statement.repeatable else nullcontext():
+                return await _done(transaction, connection, owner, statement, arguments)
 
     async def _is_sharded(self, connection: Any) -> bool:
         """Whether a cluster carries the writes out, which takes their user from SET LOCAL alone; asked once."""
@@ -112,7 +111,7 @@ class Database:
     async def notify(self, channel: str) -> None:
         """Send an empty notification, on whichever connection; Unavailable where it cannot be sent."""
         with expected:
-            async with self._connections.lend() as connection:
+            async with asyncio.timeout(COMMAND_TIMEOUT), self._connections.lend() as connection:
                 await connection.execute(f"NOTIFY {channel}")
 
     @property
@@ -160,8 +159,7 @@ async def _begin(connection: Any, owner: UUID) -> None:
 
 
 def _engine(url: DatabaseURL) -> AsyncEngine:
-    arguments = url.connect_arguments(SESSION) | {"command_timeout": COMMAND_TIMEOUT}
-    return create_async_engine(url.sqlalchemy, connect_args=arguments, poolclass=NullPool)
+    return create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments(SESSION), poolclass=NullPool)
 
 
 class Lost(Unavailable):

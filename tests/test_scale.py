@@ -31,6 +31,10 @@ QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
     "delete": (f"mutation ($id: ID!) {{ deleteTask(id: $id) {PAYLOAD} }}", {"id": None}),
     "count by status": ("{ viewer { taskStats { total open completed overdue } } }", {}),
 }
+MANY_IDS = (
+    "mutation ($ids: [ID!]!) { updateTasks(where: { ids: $ids }, input: { priority: LOW }, atMost: 1000)"
+    " { affectedCount userErrors { code } } }"
+)
 PLANS = ("force_custom_plan", "force_generic_plan")
 
 
@@ -80,3 +84,23 @@ async def test_the_seven_queries_take_an_index(
     assert kinds <= {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
     assert conditions
     assert all("user_id = " in condition for condition in conditions)
+
+
+@pytest.mark.parametrize("mode", PLANS)
+async def test_many_tasks_are_looked_up_by_their_ids(
+    server: Server, many: Seeded, sent: tuple[Application, list[Sent]], mode: str
+) -> None:
+    """A write of 1,000 tasks looks them up by their ids in an index, whatever PostgreSQL expects of the user."""
+    application, found = sent
+    ids = [str(row["id"]) for row in many.rows[2000:3000] if row["deleted_at"] is None]
+    user = replace(many.user, http=application.http)
+    found.clear()
+
+    payload = (await user.data(MANY_IDS, ids=ids))["updateTasks"]
+    await asyncio.sleep(0)
+    plan = await plan_of(server, user, explicable(found)[-1], mode)
+
+    assert payload == {"affectedCount": len(ids), "userErrors": []}
+    conditions = [node["Index Cond"] for node in nodes(plan) if "_tasks" in node.get("Index Name", "")]
+    assert conditions
+    assert all("id = ANY" in condition for condition in conditions), conditions
