@@ -20,8 +20,9 @@ from test_changes import purged
 from test_faults import Postgres, environment
 from test_sockets import PROTOCOLS, Client
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
-from app import realtime
+from app import realtime, sockets
 from app.auth import Signer
 from app.embedded import EmbeddedPostgres
 from app.main import create_app
@@ -30,6 +31,15 @@ from app.url import DatabaseURL
 from migrations.run import migrate
 
 FOLLOW = f"subscription Follow($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
+CREATE_MANY = "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { affectedCount } }"
+# More for each task than the buffers on the way hold for many.
+WIDE = f"""
+    subscription ($since: SyncToken) {{
+        taskChanges(since: $since) {{
+            ... on TaskUpserted {{ task {{ id {" ".join(f"d{n}: description" for n in range(20))} }} token }}
+        }}
+    }}
+"""
 COMPLETE = "mutation ($id: ID!) { setTaskCompleted(id: $id, completed: true) { task { version } } }"
 BRIEF_SINCE = """
     subscription ($since: SyncToken) {
@@ -81,11 +91,13 @@ async def follow(site: tuple[str, Wire]) -> AsyncIterator[Open]:
     """Opens sockets, each with one subscription."""
     async with AsyncExitStack() as stack:
 
-        async def make(user: User, query: str = FOLLOW, at: str = site[0], **variables: Any) -> Follower:
-            connection = connect(f"ws://{at}/graphql", subprotocols=PROTOCOLS, compression=None)
+        async def make(
+            user: User, query: str = FOLLOW, *, at: str = site[0], since: str | None = None, **options: Any
+        ) -> Follower:
+            connection = connect(f"ws://{at}/graphql", subprotocols=PROTOCOLS, compression=None, **options)
             client = Client(await stack.enter_async_context(connection))
             await client.initialise(user)
-            await client.subscribe("follow", query, **variables)
+            await client.subscribe("follow", query, **({"since": since} if "$since" in query else {}))
             return Follower(client)
 
         yield make
@@ -146,9 +158,7 @@ async def test_many_at_once_arrive_one_by_one(alice: User, owner: "asyncpg.Conne
     mirror, follower = await following(alice, follow)
     inputs = [{"title": f"Task {number}"} for number in range(100)]
 
-    await alice.data(
-        "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { affectedCount } }", inputs=inputs
-    )
+    await alice.data(CREATE_MANY, inputs=inputs)
     for _ in range(100):
         mirror.change(await follower.change())
 
@@ -304,6 +314,31 @@ async def test_a_token_from_before_a_purge(
     mirror_task = await alice.add("New")
     mirror.change(await follower.change())
     assert mirror.tasks == {mirror_task["id"]: mirror_task}
+
+
+async def test_who_takes_nothing_is_dropped_and_goes_on(
+    alice: User, follow: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server keeps nothing for a client that does not read: it ends the socket, and the next one goes on."""
+    monkeypatch.setattr(sockets, "WRITE_SECONDS", 0.3)
+    token = (await alice.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
+    taken: list[str] = []
+    stalled = await follow(alice, WIDE, since=token, max_queue=1)
+    for _ in range(8):
+        await alice.data(CREATE_MANY, inputs=[{"title": "T", "description": "x" * 900}] * 100)
+    await asyncio.sleep(1)
+    with suppress(ConnectionClosed):
+        while True:
+            change = await stalled.change()
+            token = change["token"]
+            taken.append(change["task"]["id"])
+    before = len(taken)
+
+    again = await follow(alice, WIDE, since=token)
+    while len(taken) < 800:
+        taken.append((await again.change())["task"]["id"])
+    assert 0 < before < 800
+    assert len(set(taken)) == 800
 
 
 BY_SQL = [
