@@ -111,7 +111,7 @@ def way_around_pooler(server: DatabaseURL, owner: DatabaseURL) -> Finding:
             "DATABASE_URL leads through a pooler, and nothing leads around it",
             "Name the database itself in DATABASE_DIRECT_URL, and as its owner in DATABASE_OWNER_URL.",
         )
-    return Finding("ok", "Migrations go to the database itself")
+    return Finding("ok", "Migrations and live changes go to the database itself")
 
 
 def database(connection: Connection, missing: list[str], url: DatabaseURL) -> list[Finding]:
