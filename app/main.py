@@ -68,7 +68,7 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     execute = telemetry.recorded(executing(settings, door, database, authenticator, realtime))
     endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user), telemetry.refused)
     sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins), settings.limit_sockets)
-    intake = Intake(endpoint, streams, settings.limit_concurrency)
+    intake = Intake(endpoint, streams, settings.limit_concurrency, telemetry.refused)
 
     def stopping() -> None:
         readiness.stopping()
