@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import UUID
 
@@ -326,6 +327,15 @@ class _Workers(Multiprocess):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
         self._has_terminal = sys.stdin is not None and sys.stdin.isatty()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._end)
+
+    def _end(self, _signal: int, _frame: object) -> None:
+        """Stop at once, also amid a restart, which takes seconds for each worker.
+
+        By a thread, for the signal may come while this one holds the event's lock.
+        """
+        Thread(target=self.should_exit.set).start()
 
     def handle_hup(self) -> None:
         if self._has_terminal:

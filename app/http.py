@@ -30,7 +30,7 @@ from app.explorer import CONTENT_SECURITY_POLICY, page
 from app.masking import masked
 from app.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
 from app.operations import Execute, GraphQLAnswer, ResponseStream
-from app.requests import Gone, Header, Headers, Refused, read, request_id
+from app.requests import Gone, Header, Headers, Note, Refused, read, request_id
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
 WORTH_COMPRESSING = 14_000
@@ -44,9 +44,6 @@ NO_EVENTS = (
     f"A subscription needs an Accept header that names {EVENT_STREAM}, "
     "or a WebSocket with the subprotocol graphql-transport-ws."
 )
-
-# A request id, a status and a code.
-Note = Callable[[str, int, str], None]
 
 # What an answer without data is worth under either media type, by the code of its first error. Clients that send ids
 # of documents take no other status than 200 for the news that an id is not known.

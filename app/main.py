@@ -3,8 +3,8 @@
 import ipaddress
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -68,33 +68,39 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     execute = telemetry.recorded(executing(settings, door, database, authenticator, realtime))
     endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user), telemetry.refused)
     sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins), settings.limit_sockets)
-    intake = Intake(endpoint, streams, settings.limit_concurrency)
+    intake = Intake(endpoint, streams, settings.limit_concurrency, telemetry.refused)
 
     def stopping() -> None:
         readiness.stopping()
         intake.stop()
 
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        before_stopping(stopping, streams.close, settings.drain_seconds)
-        try:
-            yield
-        finally:
-            await realtime.close()
-            await authenticator.close()
-            await door.rates.close()
-            await probe.close()
-            await database.close()
-            telemetry.close()
-            if tracing:
-                tracing.close()
-
+    told = partial(before_stopping, stopping, streams.close, settings.drain_seconds)
+    ends = [realtime.close, authenticator.close, door.rates.close, probe.close, database.close]
+    last = [telemetry.close, *([tracing.close] if tracing else [])]
     routes = [*health.routes(settings, readiness), *_routes(sockets)]
-    app = Application(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refusal})
+    app = Application(routes=routes, lifespan=_lifespan(told, ends, last), exception_handlers={HTTPException: refusal})
     app.state.database, app.state.probe, app.state.readiness = database, probe, readiness
     app.graphql = shared_with(intake, settings.cors_origins) if settings.cors_origins else intake
     app.graphql = tracing.around(app.graphql) if tracing else app.graphql
     return app
+
+
+def _lifespan(
+    begin: Callable[[], None], ends: Sequence[Callable[[], Awaitable[None]]], last: Sequence[Callable[[], None]]
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """What is done when the server starts, and closed when it ends: all of it in this order, whatever fails."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        begin()
+        async with AsyncExitStack() as stack:
+            for close_at_once in reversed(last):
+                stack.callback(close_at_once)
+            for close in reversed(ends):
+                stack.push_async_callback(close)
+            yield
+
+    return lifespan
 
 
 class Application(Starlette):

@@ -1,7 +1,9 @@
 """uvicorn's protocols with bounds on what strangers make them do before any code of ours runs, and for how long."""
 
 import asyncio
+import logging
 from http import HTTPStatus
+from typing import NamedTuple
 
 import orjson
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
@@ -9,6 +11,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.errors import BadUserInput, LimitExceeded
+from app.requests import request_id
+from app.telemetry import ERRORS
+
+log = logging.getLogger(__name__)
 
 MOST_BYTES = 100_000
 # What comes byte by byte costs far more than what it holds.
@@ -26,26 +32,34 @@ LEAST_TAKEN = 10_000
 LINGER_SECONDS = 0.25
 
 
-def _refusal(status: HTTPStatus, message: str, code: str) -> bytes:
-    body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
-    return (
-        b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-type: application/json; charset=utf-8\r\n"
-        b"content-length: %d\r\n\r\n%b" % (status, status.phrase.encode(), len(body), body)
-    )
+class _Refusal(NamedTuple):
+    """Why a request is answered here, before any code of ours has seen it."""
+
+    status: HTTPStatus
+    message: str
+    code: str
+
+    def answer(self, request_id: str) -> bytes:
+        body = orjson.dumps({"errors": [{"message": self.message, "extensions": {"code": self.code}}]})
+        return (
+            b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-type: application/json; charset=utf-8\r\n"
+            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (self.status, self.status.phrase.encode(), request_id.encode(), len(body), body)
+        )
 
 
-_LONG_HEAD = _refusal(
+_LONG_HEAD = _Refusal(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     f"The head of a request must be at most {MOST_BYTES:,} bytes.",
     LimitExceeded.code,
 )
-_MANY_PARTS = _refusal(
+_MANY_PARTS = _Refusal(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     f"The body must come in at most {MOST_PARTS:,} parts.",
     LimitExceeded.code,
 )
-_LATE = _refusal(HTTPStatus.REQUEST_TIMEOUT, "The request did not come whole in time.", BadUserInput.code)
-_MALFORMED = _refusal(HTTPStatus.BAD_REQUEST, "The request is not valid HTTP/1.1.", BadUserInput.code)
+_LATE = _Refusal(HTTPStatus.REQUEST_TIMEOUT, "The request did not come whole in time.", BadUserInput.code)
+_MALFORMED = _Refusal(HTTPStatus.BAD_REQUEST, "The request is not valid HTTP/1.1.", BadUserInput.code)
 
 
 class _TooManyParts(Exception):
@@ -104,13 +118,20 @@ class BoundedRequests(HttpToolsProtocol):
         del msg
         self._refuse(_MALFORMED)
 
-    def _refuse(self, answer: bytes) -> None:
-        """Close, with this answer where none was begun."""
+    def _refuse(self, refusal: _Refusal) -> None:
+        """Close, with an answer where none was begun."""
         if self.transport.is_closing():
             return
         if self._held if self._is_idle() else not self.cycle.response_started:
-            self.transport.write(answer)
+            self._tell(refusal)
         self.transport.close()
+
+    def _tell(self, refusal: _Refusal) -> None:
+        headers = dict(self.headers or ())  # None at first
+        asked_as = request_id(headers.get(b"x-request-id"))
+        ERRORS.labels(refusal.code).inc()
+        log.info("request %s was refused with %d: %s", asked_as, refusal.status, refusal.message)
+        self.transport.write(refusal.answer(asked_as))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         del app  # another than ours only where uvicorn's own limit of concurrency is set

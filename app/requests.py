@@ -20,6 +20,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Header = tuple[bytes, bytes]
 Headers = Mapping[bytes, bytes]
+# Is told of what never becomes an operation: a request id, a status and a code.
+Note = Callable[[str, int, str], None]
 
 
 class Refused(Exception):

@@ -120,9 +120,9 @@ class Telemetry:
 
     def refused(self, request_id: str, status: int, code: str) -> None:
         """A request of which no operation was read."""
-        fields = {"request_id": request_id, "status": status, "code": _counted([code])}
-        if self._log.has(logging.INFO):
-            self._log.write(logging.INFO, "request", fields)
+        fields, level = {"request_id": request_id, "status": status, "code": _counted([code])}, _level_of(code)
+        if self._log.has(level):
+            self._log.write(level, "request", fields)
 
     def close(self) -> None:
         """Write what is still to be written."""
@@ -147,7 +147,7 @@ class Telemetry:
         self._tell(record, code)
 
     def _tell(self, record: Record, code: str) -> None:
-        level = _LEVELS.get(code, logging.INFO)
+        level = _level_of(code)
         if self._describe:
             self._describe(record, code)
         if not self._log.has(level):
@@ -235,6 +235,10 @@ def _code(answer: GraphQLAnswer) -> str:
     """What an answer says in one word."""
     errors: Sequence[Mapping[str, Any]] | None = answer.entries.get("errors")
     return _counted([error["extensions"]["code"] for error in errors]) if errors else OK
+
+
+def _level_of(code: str) -> int:
+    return _LEVELS.get(code, logging.INFO)
 
 
 def _counted(codes: Sequence[str]) -> str:

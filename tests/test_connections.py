@@ -127,6 +127,38 @@ async def test_no_more_sessions_than_turns(
                 pass
 
 
+async def test_a_write_in_line_for_a_silent_database(
+    server: Server, settings: Settings, new_user: Callable[..., Awaitable[User]], tmp_path: Path
+) -> None:
+    """A write that has waited for another of its user does not wait as long again for itself."""
+    del settings
+    async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=POOL)) as application:
+        alice = await new_user(application.http)
+        await asyncio.gather(*(alice.data(VIEWER) for _ in range(POOL)))
+        proxy.silence()
+        first = asyncio.create_task(alice.post(ONE))
+        await asyncio.wait({first}, timeout=1)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await alice.post(ONE)).status_code == 503
+        assert (await first).status_code == 503
+
+
+async def test_a_turn_that_came_late(
+    server: Server, settings: Settings, new_user: Callable[..., Awaitable[User]], tmp_path: Path
+) -> None:
+    """Waiting for a connection leaves less time for its answer."""
+    del settings
+    async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=1)) as application:
+        alice = await new_user(application.http)
+        await alice.data(VIEWER)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            async with application.database.connections.lend():
+                late = asyncio.create_task(alice.post(VIEWER))
+                await asyncio.wait({late}, timeout=1)
+                proxy.silence()
+            assert (await late).status_code == 503
+
+
 async def waiting(connection: "asyncpg.Connection[Any]", count: int) -> None:
     """Until so many sessions wait for a lock."""
     async with asyncio.timeout(PATIENCE_SECONDS):

@@ -8,9 +8,11 @@ from typing import Any
 import asyncpg
 import httpx
 import live
+import orjson
 import pytest
 from conftest import Server, User, connect, made_settings, running
 from live import served
+from prometheus_client import REGISTRY
 
 from app import database
 from app.main import create_app
@@ -97,6 +99,33 @@ async def test_too_many_requests_at_once(server: Server, settings: Settings, ali
     assert shed.headers["content-type"] == f"{media_type}; charset=utf-8"
     assert shed.json() == {"errors": [{"message": BUSY, "extensions": {"code": "UNAVAILABLE", "retryAfter": 1}}]}
     assert answers == [{"data": {"tasks": {"nodes": []}}}] * 2
+
+
+async def test_what_is_refused_at_the_door_is_told(
+    server: Server, settings: Settings, alice: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has the id it came with, a line in the log as other outages have, and counts as an error."""
+    del settings
+    door = made_settings(server, limit_concurrency=1, log_format="json")
+    async with running(door) as application, standstill(server) as watcher:
+        alice.http = application.http
+        first = asyncio.create_task(alice.ask(TITLES))
+        await waiting(watcher, 1)
+        before = REGISTRY.get_sample_value("taskql_errors_total", {"code": "UNAVAILABLE"}) or 0
+        shed = await application.http.post("/graphql", json={"query": VIEWER}, headers={"X-Request-ID": "mine"})
+        counted = REGISTRY.get_sample_value("taskql_errors_total", {"code": "UNAVAILABLE"})
+        first.cancel()
+
+    assert (shed.status_code, shed.headers["x-request-id"], counted) == (503, "mine", before + 1)
+    line = orjson.loads(capsys.readouterr().err.splitlines()[0])
+    del line["timestamp"]
+    assert line == {
+        "level": "warning",
+        "event": "request",
+        "request_id": "mine",
+        "status": 503,
+        "code": "UNAVAILABLE",
+    }
 
 
 async def test_who_only_listens_is_no_load(server: Server, settings: Settings, alice: User) -> None:

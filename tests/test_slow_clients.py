@@ -14,6 +14,7 @@ import pytest
 from conftest import Server, User, made_settings
 from conftest import connect as connect_as
 from live import served
+from prometheus_client import REGISTRY
 from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 
@@ -99,6 +100,30 @@ async def test_a_late_request_is_told_so(address: str) -> None:
     assert head.startswith(LATE)
     assert "connection: close" in head
     assert orjson.loads(body)["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("start", "code"),
+    [
+        (f"{HEAD}X-Request-ID: mine\r\n{LENGTH}{{", "BAD_USER_INPUT"),
+        (f"{HEAD}X-Request-ID: mine\r\n{CHUNKED}" + "1\r\n \r\n" * (protocols.MOST_PARTS + 1), "LIMIT_EXCEEDED"),
+        ("NONSENSE\r\n\r\n", "BAD_USER_INPUT"),
+    ],
+    ids=["late", "crumbs", "malformed"],
+)
+async def test_what_the_protocol_refuses_is_told(
+    address: str, start: str, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts as an error, and has an id, its own or a new one, in its answer and in the log."""
+    caplog.set_level("INFO", "app.protocols")
+    before = REGISTRY.get_sample_value("taskql_errors_total", {"code": code}) or 0
+    head, _, _ = (await last_word(address, start)).partition("\r\n\r\n")
+
+    assert REGISTRY.get_sample_value("taskql_errors_total", {"code": code}) == before + 1
+    request_id = head.partition("x-request-id: ")[2].partition("\r\n")[0]
+    assert request_id == "mine" if "mine" in start else request_id
+    assert [request_id in record.getMessage() for record in caplog.records if record.name == "app.protocols"] == [True]
 
 
 @pytest.mark.usefixtures("impatient")

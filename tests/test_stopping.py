@@ -157,6 +157,24 @@ async def test_a_rolling_restart_loses_nothing(server: Server, alice: User, owne
         assert sorted(row["title"] for row in rows) == sorted(load.acknowledged)
 
 
+async def test_a_rolling_restart_is_given_up(server: Server, settings: Settings) -> None:
+    """SIGTERM while SIGHUP is being carried out stops the server, and not only when all workers are new."""
+    del settings
+    with serving("--workers", "2", **environment(server, DRAIN_SECONDS="1")) as served:
+        old = await workers(served, set())
+        served.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(20):
+            while _workers(served) <= old:  # noqa: ASYNC110 - nobody tells when
+                await asyncio.sleep(0.01)
+        served.process.send_signal(signal.SIGTERM)
+        ending, seen = asyncio.create_task(ended(served)), old
+        while not ending.done():
+            seen = seen | _workers(served)
+            await asyncio.sleep(0.01)
+        assert ending.result() == 0
+        assert len(seen) == 3
+
+
 def test_workers_end_with_their_terminal(server: Server, settings: Settings) -> None:
     """SIGHUP of a server that was started from a terminal says that it was closed."""
     del settings
@@ -175,10 +193,17 @@ async def workers(served: Serving, gone: set[int]) -> set[int]:
     """The two workers that serve, once none of those that shall be gone is left."""
     async with asyncio.timeout(40):
         while True:
-            found = {child.pid for child in psutil.Process(served.process.pid).children() if _is_worker(child)}
+            found = _workers(served)
             if len(found) == 2 and not found & gone:
                 return found
             await asyncio.sleep(0.05)
+
+
+def _workers(served: Serving) -> set[int]:
+    """Those there are now, the ones that come or go among them."""
+    with suppress(psutil.Error):
+        return {child.pid for child in psutil.Process(served.process.pid).children() if _is_worker(child)}
+    return set()
 
 
 def _is_worker(process: psutil.Process) -> bool:
