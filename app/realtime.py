@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +22,8 @@ LINGER_SECONDS = 30.0
 # At a time, so that requests find connections too when everybody reads because the listener has come back.
 MOST_READS = 5
 PAUSE_SECONDS = 1.0
+# What was read stays for others who come a little later with the same token.
+KEPT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Realtime:
                     raise FullSyncRequired
                 for change in changes.rendered:
                     yield change
+                # Who waits, maybe for days, keeps nothing of what was passed on.
+                changes = replace(changes, rendered=[])
                 if not changes.more:
                     await followed.news(seen, changes.clock)
                 seen, changes = followed.seen, await followed.read_patiently(kind, changes.token, read)
@@ -102,7 +106,7 @@ class Realtime:
 
 
 class _Followed:
-    """A user with followers: the notifications that were heard, and what was read since the last."""
+    """A user with followers: the notifications that were heard, and what was read since the last, a moment ago."""
 
     def __init__(self, turns: asyncio.Semaphore) -> None:
         self.followers = 0
@@ -138,7 +142,7 @@ class _Followed:
         known = self._reads.get((kind, token))
         if known is None:
             known = self._reads[kind, token] = asyncio.create_task(self._in_turn(read, token))
-            known.add_done_callback(self._forget_failure)
+            known.add_done_callback(self._was_read)
         # One that leaves must not take the answer away from the others.
         return await asyncio.shield(known)
 
@@ -154,6 +158,11 @@ class _Followed:
         async with self._turns:
             return await read(token)
 
-    def _forget_failure(self, done: asyncio.Task[Changes]) -> None:
+    def _was_read(self, done: asyncio.Task[Changes]) -> None:
         if done.cancelled() or done.exception():
-            self._reads = {key: task for key, task in self._reads.items() if task is not done}
+            self._forget(done)
+        else:
+            done.get_loop().call_later(KEPT_SECONDS, self._forget, done)
+
+    def _forget(self, done: asyncio.Task[Changes]) -> None:
+        self._reads = {key: task for key, task in self._reads.items() if task is not done}

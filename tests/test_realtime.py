@@ -1,6 +1,7 @@
 """Changes as they happen: one subscription that goes on where a page or an earlier one has ended."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -249,6 +250,21 @@ async def test_one_read_serves_all_that_ask_the_same(
     assert len(reads(await site[1].statements())) == 2
     await asyncio.sleep(0.5)
     assert reads(await site[1].statements()) == []
+
+
+async def test_what_was_passed_on_is_not_kept(alice: User, follow: Open) -> None:
+    """However much a subscriber has read, while it waits the process holds none of it."""
+    token = (await alice.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
+    many = "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { token } }"
+    for _ in range(3):
+        await alice.data(many, inputs=[{"title": f"Task {number}"} for number in range(100)])
+    follower = await follow(alice, since=token)
+    for _ in range(300):
+        await follower.change()
+
+    async with asyncio.timeout(10):
+        while any(type(held) is realtime.Changes and len(held.rendered) == 100 for held in gc.get_objects()):  # noqa: ASYNC110 - nothing tells of memory
+            await asyncio.sleep(0.05)
 
 
 def reads(statements: list[str]) -> list[str]:
