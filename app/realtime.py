@@ -7,6 +7,7 @@ takes changes in slowly gets the latest state of what has changed meanwhile.
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -116,6 +117,7 @@ class _Followed:
         self._turns = turns
         self._stirred = asyncio.Event()
         self._reads: dict[Hashable, asyncio.Task[Changes]] = {}
+        self._waiting: Counter[asyncio.Task[Changes]] = Counter()
 
     def heard(self, version: int) -> None:
         # A forged one may be too high. It costs a read, and must not hide those that come after it.
@@ -143,8 +145,12 @@ class _Followed:
         if known is None:
             known = self._reads[kind, token] = asyncio.create_task(self._in_turn(read, token))
             known.add_done_callback(self._was_read)
-        # One that leaves must not take the answer away from the others.
-        return await asyncio.shield(known)
+        self._waiting[known] += 1
+        try:
+            # One that leaves must not take the answer away from the others.
+            return await asyncio.shield(known)
+        finally:
+            self._leave(known)
 
     async def read_patiently(self, kind: Hashable, token: str, read: Read) -> Changes:
         """The same, for as long as it takes: followers outlive an outage of the database."""
@@ -157,6 +163,16 @@ class _Followed:
     async def _in_turn(self, read: Read, token: str) -> Changes:
         async with self._turns:
             return await read(token)
+
+    def _leave(self, known: asyncio.Task[Changes]) -> None:
+        """What the last has left undone is given up: others must not wait in line behind it."""
+        self._waiting[known] -= 1
+        if self._waiting[known]:
+            return
+        del self._waiting[known]
+        if not known.done():
+            self._forget(known)
+            known.cancel()
 
     def _was_read(self, done: asyncio.Task[Changes]) -> None:
         if done.cancelled() or done.exception():

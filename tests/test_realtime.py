@@ -267,6 +267,32 @@ async def test_what_was_passed_on_is_not_kept(alice: User, follow: Open) -> None
             await asyncio.sleep(0.05)
 
 
+async def test_nobody_reads_for_those_who_have_left(
+    alice: User, owner: "asyncpg.Connection[Any]", site: tuple[str, Wire], follow: Open
+) -> None:
+    """What waits for its turn to be read is given up with the last who asked for it: others must not wait for it."""
+    token = (await alice.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
+    task = await alice.add("After")
+    stays = (await follow(alice, since=token)).client
+    await stays.receive()
+    await site[1].statements()
+
+    async with owner.transaction():
+        await owner.execute("LOCK TABLE tasks")
+        for number in range(30):
+            query = BRIEF_SINCE.replace("task {", f"task {{ alias{number}: version")
+            await stays.send(type="subscribe", id=str(number), payload={"query": query, "variables": {"since": token}})
+        # Backwards: each of the five whose turn it is would let another begin.
+        for number in reversed(range(30)):
+            await stays.send(type="complete", id=str(number))
+        await stays.send(type="ping")
+        assert await stays.receive() == {"type": "pong"}
+    last = await (await follow(alice, BRIEF_SINCE, since=token)).change()
+
+    assert last == {"task": {"id": task["id"]}}
+    assert len(reads(await site[1].statements())) <= realtime.MOST_READS + 1
+
+
 def reads(statements: list[str]) -> list[str]:
     """Without what the process sends now and then to see whether it still hears."""
     return [text for text in statements if not text.startswith("NOTIFY ")]
