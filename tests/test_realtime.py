@@ -399,6 +399,21 @@ async def test_what_others_delete_for_good(
     assert (await other.change())["task"]["id"] == tasks[1]["id"]
 
 
+async def test_users_are_deleted_by_a_role_of_their_own(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """Who has rights on users alone deletes one with her tasks, and nobody else's."""
+    await alice.add("Hers")
+    his = await bob.add("His")
+    async with owner.transaction():
+        await owner.execute("CREATE ROLE accounts; GRANT SELECT, DELETE ON users TO accounts; SET LOCAL ROLE accounts")
+        await owner.execute("DELETE FROM users WHERE id = $1", alice.id)
+        await owner.execute("RESET ROLE; DROP OWNED BY accounts; DROP ROLE accounts")
+
+    assert await stored(owner, alice) == {}
+    assert await stored(owner, bob) == {his["id"]: his}
+
+
 LISTENING = "application_name = 'taskql listener' AND datname = current_database()"
 LISTENERS = f"SELECT pid FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - from above
 END_LISTENERS = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - from above
