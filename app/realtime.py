@@ -7,9 +7,10 @@ takes changes in slowly gets the latest state of what has changed meanwhile.
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,8 @@ LINGER_SECONDS = 30.0
 # At a time, so that requests find connections too when everybody reads because the listener has come back.
 MOST_READS = 5
 PAUSE_SECONDS = 1.0
+# What was read stays for others who come a little later with the same token.
+KEPT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Realtime:
                     raise FullSyncRequired
                 for change in changes.rendered:
                     yield change
+                # Who waits, maybe for days, keeps nothing of what was passed on.
+                changes = replace(changes, rendered=[])
                 if not changes.more:
                     await followed.news(seen, changes.clock)
                 seen, changes = followed.seen, await followed.read_patiently(kind, changes.token, read)
@@ -102,7 +107,7 @@ class Realtime:
 
 
 class _Followed:
-    """A user with followers: the notifications that were heard, and what was read since the last."""
+    """A user with followers: the notifications that were heard, and what was read since the last, a moment ago."""
 
     def __init__(self, turns: asyncio.Semaphore) -> None:
         self.followers = 0
@@ -112,6 +117,7 @@ class _Followed:
         self._turns = turns
         self._stirred = asyncio.Event()
         self._reads: dict[Hashable, asyncio.Task[Changes]] = {}
+        self._waiting: Counter[asyncio.Task[Changes]] = Counter()
 
     def heard(self, version: int) -> None:
         # A forged one may be too high. It costs a read, and must not hide those that come after it.
@@ -138,9 +144,13 @@ class _Followed:
         known = self._reads.get((kind, token))
         if known is None:
             known = self._reads[kind, token] = asyncio.create_task(self._in_turn(read, token))
-            known.add_done_callback(self._forget_failure)
-        # One that leaves must not take the answer away from the others.
-        return await asyncio.shield(known)
+            known.add_done_callback(self._was_read)
+        self._waiting[known] += 1
+        try:
+            # One that leaves must not take the answer away from the others.
+            return await asyncio.shield(known)
+        finally:
+            self._leave(known)
 
     async def read_patiently(self, kind: Hashable, token: str, read: Read) -> Changes:
         """The same, for as long as it takes: followers outlive an outage of the database."""
@@ -154,6 +164,21 @@ class _Followed:
         async with self._turns:
             return await read(token)
 
-    def _forget_failure(self, done: asyncio.Task[Changes]) -> None:
+    def _leave(self, known: asyncio.Task[Changes]) -> None:
+        """What the last has left undone is given up: others must not wait in line behind it."""
+        self._waiting[known] -= 1
+        if self._waiting[known]:
+            return
+        del self._waiting[known]
+        if not known.done():
+            self._forget(known)
+            known.cancel()
+
+    def _was_read(self, done: asyncio.Task[Changes]) -> None:
         if done.cancelled() or done.exception():
-            self._reads = {key: task for key, task in self._reads.items() if task is not done}
+            self._forget(done)
+        else:
+            done.get_loop().call_later(KEPT_SECONDS, self._forget, done)
+
+    def _forget(self, done: asyncio.Task[Changes]) -> None:
+        self._reads = {key: task for key, task in self._reads.items() if task is not done}

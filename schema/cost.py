@@ -15,12 +15,14 @@ from graphql import (
     VariableNode,
 )
 
-from app.tasks import DEFAULT_PAGE, LARGEST_CHANGE_PAGE, LARGEST_PAGE, MOST_AT_ONCE, MOST_CREATED
+from app.tasks import DEFAULT_CHANGE_PAGE, DEFAULT_PAGE, LARGEST_CHANGE_PAGE, LARGEST_PAGE, MOST_AT_ONCE, MOST_CREATED
 
 # The arguments that say how many rows a field touches, and the most they can be: beyond that the field itself refuses
 # them, before it touches any.
 ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE, "inputs": MOST_CREATED}
 LARGER = {("taskChanges", "first"): LARGEST_CHANGE_PAGE}
+# What takes pages of a size that nobody is asked for: the subscription of this name, whose first page is charged.
+PAGES = {"taskChanges": DEFAULT_CHANGE_PAGE}
 # What counts all tasks of a user, and what that is worth in rows of a page.
 COUNTS = {"totalCount", "taskStats"}
 ROWS_OF_A_COUNT = 100
@@ -62,7 +64,7 @@ def page(node: FieldNode, definition: GraphQLField) -> Page | int | None:
     """How often a field does what it does; None for one that has no say in it."""
     names = definition.args.keys() & ARGUMENTS.keys()
     if not names:
-        return None
+        return PAGES.get(node.name.value)
     most = max(LARGER.get((node.name.value, name), ARGUMENTS[name]) for name in names)
     given = [argument.value for argument in node.arguments or () if argument.name.value in names]
     known = [_rows(_value(value)) for value in given if not isinstance(value, VariableNode | NullValueNode)]

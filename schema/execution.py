@@ -85,6 +85,9 @@ class RequestErrors(Exception):
         self.errors = [_coded(error, code) for error in errors[:MOST_ERRORS]]
         for error in self.errors:
             error.message = error.message.partition(HINT)[0]
+            # So a scalar says that a literal does not fit, which is no bug to be masked.
+            if isinstance(error.original_error, ValueError):
+                error.original_error = None
 
 
 @dataclass(slots=True)

@@ -312,6 +312,29 @@ async def test_what_no_form_would_send(alice: User, wire: Wire, variables: dict[
     assert await wire.statements() == []
 
 
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ('mutation { createTask(input: { title: "t", dueDate: "tomorrow" }) { token } }', "2026-01-31"),
+        ("{ tasks(filter: { created: { gte: 5 } }) { totalCount } }", "T09:30:00Z"),
+        ("{ taskChanges(since: 5) { token } }", "SyncToken"),
+        ("query ($since: SyncToken = 5) { taskChanges(since: $since) { token } }", "SyncToken"),
+        ("subscription { taskChanges(since: 5) { __typename } }", "SyncToken"),
+    ],
+)
+async def test_what_does_not_fit_in_the_text(
+    alice: User, wire: Wire, caplog: pytest.LogCaptureFixture, query: str, words: str
+) -> None:
+    """A literal that does not fit is no bug of the server: the answer says what is wrong, and nothing is logged."""
+    answer = await alice.ask(query)
+
+    error = answer["errors"][0]
+    assert error["extensions"]["code"] == "GRAPHQL_VALIDATION_FAILED"
+    assert words in error["message"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert await wire.statements() == []
+
+
 @pytest.mark.parametrize("query", [UPDATE, DELETE, RESTORE, COMPLETE, TASK])
 async def test_a_bad_id_is_refused_everywhere(alice: User, wire: Wire, query: str) -> None:
     """An id that is no UUID is BAD_USER_INPUT, and no SQL is sent."""

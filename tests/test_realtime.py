@@ -1,6 +1,7 @@
 """Changes as they happen: one subscription that goes on where a page or an earlier one has ended."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -261,6 +262,47 @@ async def test_one_read_serves_all_that_ask_the_same(
     assert reads(await site[1].statements()) == []
 
 
+async def test_what_was_passed_on_is_not_kept(alice: User, follow: Open) -> None:
+    """However much a subscriber has read, while it waits the process holds none of it."""
+    token = (await alice.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
+    many = "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { token } }"
+    for _ in range(3):
+        await alice.data(many, inputs=[{"title": f"Task {number}"} for number in range(100)])
+    follower = await follow(alice, since=token)
+    for _ in range(300):
+        await follower.change()
+
+    async with asyncio.timeout(10):
+        while any(type(held) is realtime.Changes and len(held.rendered) == 100 for held in gc.get_objects()):  # noqa: ASYNC110 - nothing tells of memory
+            await asyncio.sleep(0.05)
+
+
+async def test_nobody_reads_for_those_who_have_left(
+    alice: User, owner: "asyncpg.Connection[Any]", site: tuple[str, Wire], follow: Open
+) -> None:
+    """What waits for its turn to be read is given up with the last who asked for it: others must not wait for it."""
+    token = (await alice.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
+    task = await alice.add("After")
+    stays = (await follow(alice, since=token)).client
+    await stays.receive()
+    await site[1].statements()
+
+    async with owner.transaction():
+        await owner.execute("LOCK TABLE tasks")
+        for number in range(30):
+            query = BRIEF_SINCE.replace("task {", f"task {{ alias{number}: version")
+            await stays.send(type="subscribe", id=str(number), payload={"query": query, "variables": {"since": token}})
+        # Backwards: each of the five whose turn it is would let another begin.
+        for number in reversed(range(30)):
+            await stays.send(type="complete", id=str(number))
+        await stays.send(type="ping")
+        assert await stays.receive() == {"type": "pong"}
+    last = await (await follow(alice, BRIEF_SINCE, since=token)).change()
+
+    assert last == {"task": {"id": task["id"]}}
+    assert len(reads(await site[1].statements())) <= realtime.MOST_READS + 1
+
+
 def reads(statements: list[str]) -> list[str]:
     """Without what the process sends now and then to see whether it still hears."""
     return [text for text in statements if not text.startswith("NOTIFY ")]
@@ -390,6 +432,21 @@ async def test_what_others_delete_for_good(
     assert mirror.tasks == await stored(owner, alice)
     assert his.tasks == await stored(owner, bob)
     assert (await other.change())["task"]["id"] == tasks[1]["id"]
+
+
+async def test_users_are_deleted_by_a_role_of_their_own(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """Who has rights on users alone deletes one with her tasks, and nobody else's."""
+    await alice.add("Hers")
+    his = await bob.add("His")
+    async with owner.transaction():
+        await owner.execute("CREATE ROLE accounts; GRANT SELECT, DELETE ON users TO accounts; SET LOCAL ROLE accounts")
+        await owner.execute("DELETE FROM users WHERE id = $1", alice.id)
+        await owner.execute("RESET ROLE; DROP OWNED BY accounts; DROP ROLE accounts")
+
+    assert await stored(owner, alice) == {}
+    assert await stored(owner, bob) == {his["id"]: his}
 
 
 LISTENING = "application_name = 'taskql listener' AND datname = current_database()"
