@@ -5,6 +5,7 @@ import gc
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -244,12 +245,13 @@ async def test_one_read_serves_all_that_ask_the_same(
     alice: User, bob: User, site: tuple[str, Wire], follow: Open
 ) -> None:
     """20 sockets of a user with one selection cost a statement a change, another selection one more, idle ones none."""
-    token = (await alice.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
+    token, his = [(await user.data(CREATE, input={"title": "Before"}))["createTask"]["token"] for user in (alice, bob)]
     same = [await follow(alice, since=token) for _ in range(20)]
     other = await follow(alice, BRIEF_SINCE, since=token)
-    await follow(bob)
+    idle = await follow(bob, since=his)
+    await bob.add("His")
     await alice.add("First")
-    for follower in (*same, other):
+    for follower in (*same, other, idle):
         await follower.change()
     await site[1].statements()
 
@@ -324,6 +326,23 @@ async def test_event_streams_follow_too(alice: User, bob: User, site: tuple[str,
 
     mirror.change(json.loads(line.removeprefix("data: "))["data"]["taskChanges"])
     assert mirror.tasks == {task["id"]: task}
+
+
+async def test_it_goes_on_with_the_next_token(alice: User, bob: User, follow: Open) -> None:
+    """A subscription ends with its access token, within a second; with a new one it misses nothing."""
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    short = replace(alice, token=Signer(SECRET).token(alice.id, timedelta(seconds=2)))
+    follower = await follow(short, since=mirror.token)
+    await alice.add("In time")
+    mirror.change(await follower.change())
+    async with asyncio.timeout(3):
+        assert (await follower.client.closed())[0] == 4403
+
+    await bob.add("His")
+    missed = await alice.add("Missed")
+    mirror.change(await (await follow(alice, since=mirror.token)).change())
+    assert mirror.tasks[missed["id"]] == missed
 
 
 @pytest.mark.parametrize("kind", ["foreign", "garbage", "tampered"])

@@ -41,8 +41,8 @@ def upgrade() -> None:
         CREATE TRIGGER stamp_updated_task BEFORE UPDATE ON tasks
         FOR EACH ROW WHEN (NEW.version = OLD.version) EXECUTE FUNCTION stamp_task()
     """)
-    # Nothing is left that could tell a copy of the removal: from then on older tokens no longer lead on. Where users
-    # are deleted their clocks go too; whoever deletes them may have no rights on clocks, and before 18 is who runs this.
+    # Nothing is left that could tell a copy of the removal: from then on older tokens no longer lead on. With users
+    # their clocks go too; whoever deletes them may have no rights on clocks, and before 18 is who runs this.
     op.execute("""
         CREATE FUNCTION forget_tasks() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
