@@ -47,6 +47,7 @@ class Realtime:
     def __init__(self, url: DatabaseURL, notify: Notify) -> None:
         self._listener = Listener(url, notify, self._heard, self._missed)
         self._listening: asyncio.Task[None] | None = None
+        self._resting: asyncio.TimerHandle | None = None
         self._users: dict[UUID, _Followed] = {}
         self._turns = asyncio.Semaphore(MOST_READS)
 
@@ -76,6 +77,8 @@ class Realtime:
     def _followed(self, user: UUID) -> Iterator["_Followed"]:
         followed = self._users.setdefault(user, _Followed(self._turns))
         followed.followers += 1
+        if self._resting:
+            self._resting.cancel()
         if self._listening is None:
             self._listening = asyncio.create_task(self._listener.run())
         try:
@@ -85,7 +88,7 @@ class Realtime:
             if not followed.followers:
                 del self._users[user]
             if not self._users:
-                asyncio.get_running_loop().call_later(LINGER_SECONDS, self._rest)
+                self._resting = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._rest)
 
     def _heard(self, user: UUID, version: int) -> None:
         if followed := self._users.get(user):
@@ -96,7 +99,7 @@ class Realtime:
             followed.doubt()
 
     def _rest(self) -> None:
-        if self._listening and not self._users:
+        if self._listening:
             self._listening.cancel()
             self._listening = None
 
