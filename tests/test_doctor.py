@@ -204,7 +204,7 @@ async def test_all_is_well(stage: Stage) -> None:
         "Row security of tasks",
         "rights",
         "Sessions",
-        "Migrations go",
+        "Migrations and live changes go",
     ):
         assert any(words in line for line in lines), words
 

@@ -356,8 +356,8 @@ async def test_scheduled_purges(site: Site, tmp_path: Path, kind: str) -> None:
     await old_trash(site)
     settings = tmp_path / "taskql.env"
     settings.write_text(f"DATABASE_URL='{site.server.app_url}'\n")
-    command = scheduled(kind).replace("/etc/taskql.env", str(settings))
-    command = command.replace("/srv/taskql/.venv/bin/taskql", str(TASKQL))
+    command = scheduled(kind).replace("/etc/taskql.env", shlex.quote(str(settings)))
+    command = command.replace("/srv/taskql/.venv/bin/taskql", shlex.quote(str(TASKQL)))
 
     assert "Removed 1 tasks" in run(tmp_path, "sh", "-euc", command)
 
