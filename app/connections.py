@@ -53,12 +53,12 @@ class Connections:
 
     async def take(self) -> Connection:
         """A connection that is open as far as can be told without asking; TimeoutError after some time in line."""
-        self.last_lent = _now()
+        self.last_lent = now = _now()
         await self._turn()
         try:
             while self._idle:
                 connection = self._idle.pop()
-                if self._is_usable(connection):
+                if self._is_usable(connection, now):
                     return connection
                 # Not the driver's farewell: where nobody answers any more it takes two seconds for each.
                 connection.driver.terminate()
@@ -85,8 +85,8 @@ class Connections:
         """Lend no connection again that was opened until now: the server has closed one of them."""
         self._trusted_since = _now()
 
-    def _is_usable(self, connection: Connection) -> bool:
-        since = max(self._trusted_since, _now() - RECYCLE_AFTER_SECONDS)
+    def _is_usable(self, connection: Connection, now: float) -> bool:
+        since = max(self._trusted_since, now - RECYCLE_AFTER_SECONDS)
         if connection.opened <= since or connection.driver.is_closed():
             return False
         # PostgreSQL says nothing unasked but its farewell, which the loop may not have come to yet. A write must not
