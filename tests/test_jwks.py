@@ -151,6 +151,7 @@ async def test_a_hanging_issuer_slows_no_known_key() -> None:
     await turns()
     assert await stage.outcome(OLD) == ALICE
     assert stage.fetches == [0.0, FRESH + 1, FRESH + 1 + COOLDOWN]
+    await stage.set.close()
 
 
 async def test_no_two_fetches_within_the_cooldown() -> None:
@@ -468,6 +469,7 @@ async def test_a_set_that_becomes_empty(issuer: Published) -> None:
         assert await keys.candidates("old", "EdDSA") == known
 
     assert issuer.fetches >= 3
+    await keys.close()
 
 
 async def test_redirects_are_refused(issuer: Published) -> None:
