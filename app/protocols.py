@@ -66,6 +66,30 @@ class _TooManyParts(Exception):
     """Makes the parser stop."""
 
 
+class _Joining:
+    """The transport of one answer, whose head goes out with its body: each write is dear, and wakes the client.
+
+    The head of a stream is not held back, whose body may be long in coming, nor that of a HEAD request, which has none.
+    """
+
+    __slots__ = ("_cycle", "_head", "_transport", "close", "is_closing")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle, self._transport = cycle, cycle.transport
+        self._head: bytes | None = None
+        self.is_closing, self.close = cycle.transport.is_closing, cycle.transport.close
+
+    def write(self, data: bytes) -> None:
+        cycle = self._cycle
+        if self._head is None and cycle.response_started:
+            self._head = b"" if cycle.chunked_encoding or cycle.scope["method"] == "HEAD" else data
+            if self._head:
+                return
+        elif self._head:
+            data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+
 class BoundedRequests(HttpToolsProtocol):
     """uvicorn's protocol for HTTP, which ends what goes on and on, what stands still, and what nobody waits for.
 
@@ -136,6 +160,7 @@ class BoundedRequests(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         del app  # another than ours only where uvicorn's own limit of concurrency is set
         cycle.keep_alive = cycle.keep_alive and not self._stopping
+        cycle.transport = _Joining(cycle)  # type: ignore[assignment]  # it has what a cycle uses
         self._answering = task = self.loop.create_task(cycle.run_asgi(self._answer))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)

@@ -3,12 +3,15 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
+import live
 import pytest
+from conftest import User
 from live import served
 
-from app import protocols
+from app import events, protocols
 from app.main import create_app
 from app.settings import Settings
 
@@ -111,3 +114,78 @@ async def test_a_flood_of_frames_takes_turns(address: str, monkeypatch: pytest.M
 async def sent(client: socket.socket, data: bytes) -> None:
     async with asyncio.timeout(10):
         await asyncio.get_running_loop().sock_sendall(client, data)
+
+
+class Writes:
+    """A transport that keeps what is written."""
+
+    def __init__(self, transport: asyncio.Transport, kept: list[bytes]) -> None:
+        self._transport, self._kept = transport, kept
+
+    def write(self, data: bytes) -> None:
+        self._kept.append(bytes(data))
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What a server hands to the network, piece by piece."""
+    kept: list[bytes] = []
+    made = protocols.BoundedRequests.connection_made
+    monkeypatch.setattr(
+        protocols.BoundedRequests,
+        "connection_made",
+        lambda self, transport: made(self, Writes(transport, kept)),  # type: ignore[arg-type]  # it is one to all who use it
+    )
+    return kept
+
+
+QUERY = "GET /graphql?query=%7B__typename%7D HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n{}\r\n"
+CLOSE = "Connection: close\r\n"
+
+
+async def test_an_answer_is_one_write(address: str, writes: list[bytes]) -> None:
+    """Head and body go out together, also of those that were asked for at once, and of a refusal."""
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write((QUERY.format("") * 2 + "PUT /graphql HTTP/1.1\r\nHost: x\r\n\r\n" + QUERY.format(CLOSE)).encode())
+    answers = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+
+    assert b"".join(writes) == answers
+    assert [write[:12] for write in writes] == [
+        b"HTTP/1.1 200", b"HTTP/1.1 200", b"HTTP/1.1 405", b"HTTP/1.1 200",
+    ]  # fmt: skip
+    assert [write.count(b'{"data":{"__typename":"Query"}}') for write in writes] == [1, 1, 0, 1]
+
+
+async def test_what_has_no_body_is_not_held_back(address: str, writes: list[bytes]) -> None:
+    """The answer to HEAD is its head alone, and the connection goes on."""
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    writer.write(QUERY.format(CLOSE).encode())
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert b"content-length" in head
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert len(writes) == 2
+
+
+async def test_a_stream_begins_at_once(settings: Settings, alice: User) -> None:
+    """The head of an event stream does not wait for the first event."""
+    async with served(create_app(settings, schema=live.schema)) as address:
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        writer.write(
+            "GET /graphql?query=subscription%7Bsilence%7D HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n"
+            f"Authorization: Bearer {alice.token}\r\n\r\n".encode()
+        )
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), events.KEEP_ALIVE_SECONDS / 2)
+        writer.close()
+
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert b"text/event-stream" in head
