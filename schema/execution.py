@@ -42,6 +42,7 @@ from graphql.pyutils import AwaitableOrValue
 from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
 from app.rendering import Field, Selection, Selections
+from schema.coercion import Coercions
 from schema.cost import Cost
 from schema.limits import Gauge, Limits
 from schema.single import SingleField, single_field
@@ -101,6 +102,7 @@ class Operation:
     cost: Cost
     introspects: bool
     selected: Selections
+    coercions: Coercions
     selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
     single: SingleField | None = None
     name: str = ""
@@ -108,7 +110,7 @@ class Operation:
 
     def __post_init__(self) -> None:
         self.name, self.kind = self.node.name.value if self.node.name else "", self.node.operation.value
-        self.single = single_field(self.executor(VariableValues({}, {}), None))
+        self.single = single_field(self.executor(VariableValues({}, {}), None), self.coercions)
 
     def executor(self, variables: VariableValues, context: object) -> RenderingExecutor:
         """What runs it where it is not as plain as a single field."""
@@ -165,6 +167,7 @@ class Engine:
         self._pinned: dict[tuple[str, str | None], Operation] = {}
         self._operations: OrderedDict[tuple[str, str | None], Operation] = OrderedDict()
         self._selections = Selections()
+        self._coercions = Coercions()
         self._text = 0
 
     def prepare(self, query: str, operation_name: str | None) -> Operation:
@@ -267,6 +270,7 @@ class Engine:
             self.gauge.cost(node, size),
             size.introspection > 0,
             self._selections,
+            self._coercions,
         )
 
 

@@ -13,13 +13,11 @@ from graphql import (
     GraphQLArgument,
     GraphQLError,
     GraphQLField,
-    GraphQLInputType,
     GraphQLSchema,
     OperationDefinitionNode,
     OperationType,
     Undefined,
     VariableNode,
-    coerce_input_value,
     get_argument_values,
     is_non_null_type,
     is_required_argument,
@@ -27,19 +25,26 @@ from graphql import (
     type_from_ast,
 )
 from graphql.execution import Executor
-from graphql.execution.values import VariableValues, input_is_nested_too_deeply
+from graphql.execution.values import VariableValues
 from graphql.language.visitor import Visitor, visit
 from graphql.pyutils import Path
+
+from schema.coercion import Coercions
 
 
 class SingleField:
     """A root field whose arguments are constants or variables. Its resolver gives a `Rendered` value or None."""
 
-    def __init__(self, executor: Executor[None], node: FieldNode, field: GraphQLField, root: Any) -> None:
+    def __init__(
+        self, executor: Executor[None], node: FieldNode, field: GraphQLField, root: Any, coercions: Coercions
+    ) -> None:
         self._key = (node.alias or node.name).value
         self._field = field
         self._info = executor.build_resolve_info(field, [node], root, Path(None, self._key, root.name))
-        self._types = _types(executor.schema, executor.operation)
+        self._types = [
+            (name, is_non_null_type(type_), coercions.of(type_))
+            for name, type_ in _types(executor.schema, executor.operation).items()
+        ]
         given = {argument.name.value: argument for argument in node.arguments or ()}
         self._variables = [
             (field.args[name].out_name or name, argument.value.name.value)
@@ -52,12 +57,12 @@ class SingleField:
     def variables(self, given: Mapping[str, Any]) -> VariableValues | None:
         """The variables as resolvers take them; None where graphql-core has to say what is wrong."""
         coerced = {}
-        for name, type_ in self._types.items():
-            value = given.get(name, Undefined)
-            if value is Undefined and not is_non_null_type(type_):
-                continue
-            coerced[name] = _coerced(value, type_)
-            if coerced[name] is Undefined:
+        for name, required, coerce in self._types:
+            if name in given:
+                coerced[name] = value = coerce(given[name])
+                if value is Undefined:
+                    return None
+            elif required:
                 return None
         return VariableValues({}, coerced)
 
@@ -74,7 +79,7 @@ class SingleField:
         return ExecutionResult({self._key: result and result.value}, None)
 
 
-def single_field(executor: Executor[None]) -> SingleField | None:
+def single_field(executor: Executor[None], coercions: Coercions) -> SingleField | None:
     """The one field of an operation, where all about it is plain."""
     schema, operation = executor.schema, executor.operation
     node, *others = operation.selection_set.selections
@@ -85,23 +90,9 @@ def single_field(executor: Executor[None]) -> SingleField | None:
     if field is None or not isinstance(node, FieldNode) or not _is_plain(operation, node, field):
         return None
     try:
-        return SingleField(executor, node, field, root)
+        return SingleField(executor, node, field, root, coercions)
     except GraphQLError:  # a constant that passes validation: of a one-of input, whose members are counted later
         return None
-
-
-def _coerced(value: object, type_: GraphQLInputType) -> Any:
-    if _is_nested(value) and input_is_nested_too_deeply(value, type_):
-        return Undefined
-    try:
-        return coerce_input_value(value, type_)
-    except GraphQLError:
-        return Undefined
-
-
-def _is_nested(value: object) -> bool:
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(isinstance(item, dict | list) for item in items)
 
 
 def _types(schema: GraphQLSchema, operation: OperationDefinitionNode) -> dict[str, Any]:

@@ -1,0 +1,142 @@
+"""What coerces variables: a function for each input type, made once; graphql-core asks for each value what its type is.
+
+A function gives what `graphql.coerce_input_value` gives, and Undefined where that does, or where a value is nested too
+deeply for it; values are as JSON has them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from graphql import (
+    GraphQLEnumType,
+    GraphQLError,
+    GraphQLInputObjectType,
+    GraphQLInputType,
+    GraphQLScalarType,
+    Undefined,
+    coerce_input_value,
+    get_named_type,
+    is_enum_type,
+    is_input_object_type,
+    is_list_type,
+    is_non_null_type,
+    is_required_input_field,
+)
+from graphql.execution.values import input_is_nested_too_deeply
+from graphql.utilities.coerce_input_value import coerce_default_value
+
+Coerce = Callable[[Any], Any]
+
+
+class Coercions:
+    """The functions of a schema's input types."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Coerce] = {}
+
+    def of(self, type_: GraphQLInputType) -> Coerce:
+        key = str(type_)
+        if key not in self._known:
+            self._known[key] = _by_graphql_core(type_) if _is_special(type_) else self._made(type_)
+        return self._known[key]
+
+    def _made(self, type_: Any) -> Coerce:
+        if is_non_null_type(type_):
+            return _required(self.of(type_.of_type))
+        if is_list_type(type_):
+            return _list(self.of(type_.of_type))
+        if is_input_object_type(type_):
+            return self._object(type_)
+        return _enum(type_) if is_enum_type(type_) else _scalar(type_)
+
+    def _object(self, type_: GraphQLInputObjectType) -> Coerce:
+        fields = [
+            (
+                name,
+                field.out_name or name,
+                self.of(field.type),
+                coerce_default_value(field),
+                is_required_input_field(field),
+            )
+            for name, field in type_.fields.items()
+        ]
+
+        def coerce(value: Any) -> Any:
+            if not isinstance(value, dict):
+                return Undefined if value is not None else None
+            found, known = {}, 0
+            for name, out_name, inner, default, required in fields:
+                if name in value:
+                    known += 1
+                    found[out_name] = item = inner(value[name])
+                    if item is Undefined:
+                        return Undefined
+                elif required:
+                    return Undefined
+                elif default is not Undefined:
+                    found[out_name] = default
+            return _built(type_, found) if known == len(value) else Undefined
+
+        return coerce
+
+
+def _built(type_: GraphQLInputObjectType, found: dict[str, Any]) -> Any:
+    try:
+        return type_.out_type(found)
+    except GraphQLError:
+        return Undefined
+
+
+def _is_special(type_: GraphQLInputType, *within: GraphQLInputObjectType) -> bool:
+    """Whether values may be nested without end, or one of several members is given."""
+    named = get_named_type(type_)
+    if not is_input_object_type(named):
+        return False
+    inner = [field.type for field in named.fields.values()]
+    return named.is_one_of or named in within or any(_is_special(one, *within, named) for one in inner)
+
+
+def _by_graphql_core(type_: GraphQLInputType) -> Coerce:
+    def coerce(value: Any) -> Any:
+        if input_is_nested_too_deeply(value, type_):
+            return Undefined
+        try:
+            return coerce_input_value(value, type_)
+        except GraphQLError:
+            return Undefined
+
+    return coerce
+
+
+def _required(inner: Coerce) -> Coerce:
+    return lambda value: Undefined if value is None else inner(value)
+
+
+def _list(inner: Coerce) -> Coerce:
+    def coerce(value: Any) -> Any:
+        if value is None:
+            return None
+        items = [inner(item) for item in (value if isinstance(value, list) else [value])]
+        # Undefined equals None.
+        return Undefined if any(item is Undefined for item in items) else items
+
+    return coerce
+
+
+def _enum(type_: GraphQLEnumType) -> Coerce:
+    values = {name: type_.coerce_input_value(name) for name in type_.values}
+    return lambda value: values.get(value, Undefined) if isinstance(value, str) else _null_or_undefined(value)
+
+
+def _scalar(type_: GraphQLScalarType) -> Coerce:
+    def coerce(value: Any) -> Any:
+        try:
+            return None if value is None else type_.coerce_input_value(value)
+        except Exception:  # noqa: BLE001 - whatever a scalar raises, the value does not fit
+            return Undefined
+
+    return coerce
+
+
+def _null_or_undefined(value: Any) -> Any:
+    return None if value is None else Undefined
