@@ -4,6 +4,7 @@ import asyncio
 import math
 import select
 from dataclasses import dataclass
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from app.telemetry import POOL_IN_USE, POOL_WAIT, POOL_WAITING, count_statement
+from app.telemetry import POOL_WAIT, POOL_WAITING, count_statement, tally
+from app.turns import Turns
 
 PATIENCE_SECONDS = 1.5
 RECYCLE_AFTER_SECONDS = 300.0
@@ -20,7 +22,7 @@ RECYCLE_AFTER_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A connection of SQLAlchemy's engine, its driver's, when it was opened by the loop's clock, and its socket."""
+    """A connection of SQLAlchemy's engine, its driver's, when it was opened, and its socket."""
 
     pooled: PoolProxiedConnection
     driver: Any
@@ -36,7 +38,7 @@ class Connections:
 
     def __init__(self, engine: AsyncEngine, most: int) -> None:
         self._engine = engine
-        self._turns = asyncio.Semaphore(most)
+        self._turns = Turns[None](most)
         self._idle: list[Connection] = []
         self._closing: set[asyncio.Task[None]] = set()
         self._trusted_since = -math.inf
@@ -45,7 +47,7 @@ class Connections:
     @property
     def are_all_lent(self) -> bool:
         """Whether whoever comes now has to wait."""
-        return self._turns.locked()
+        return self._turns.are_taken(None)
 
     def lend(self) -> "Loan":
         """A connection for the length of an `async with`, as the driver's own object in autocommit."""
@@ -53,8 +55,10 @@ class Connections:
 
     async def take(self) -> Connection:
         """A connection that is open as far as can be told without asking; TimeoutError after some time in line."""
-        self.last_lent = now = _now()
-        await self._turn()
+        self.last_lent = now = monotonic()
+        if not self._turns.take(None):
+            await self._turn()
+        tally.connections += 1
         try:
             while self._idle:
                 connection = self._idle.pop()
@@ -70,20 +74,17 @@ class Connections:
             raise
 
     async def _turn(self) -> None:
-        if self.are_all_lent:
-            with POOL_WAITING.track_inprogress(), POOL_WAIT.time():
-                await acquire(self._turns, PATIENCE_SECONDS)
-        else:
-            await acquire(self._turns, PATIENCE_SECONDS)
-        POOL_IN_USE.inc()
+        with POOL_WAITING.track_inprogress(), POOL_WAIT.time():
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._turns.wait(None)
 
     def _release(self) -> None:
-        self._turns.release()
-        POOL_IN_USE.dec()
+        self._turns.give(None)
+        tally.connections -= 1
 
     def distrust(self) -> None:
         """Lend no connection again that was opened until now: the server has closed one of them."""
-        self._trusted_since = _now()
+        self._trusted_since = monotonic()
 
     def _is_usable(self, connection: Connection, now: float) -> bool:
         since = max(self._trusted_since, now - RECYCLE_AFTER_SECONDS)
@@ -139,29 +140,13 @@ class Loan:
             self._connections.throw_away(self._connection)
 
 
-async def acquire(turns: asyncio.Semaphore, patience: float) -> None:
-    """Take a turn, with a timer only where it must be waited for; TimeoutError after so many seconds.
-
-    A Lock would not do: between two holders it says that it is free, and lets whoever asks then wait all the same.
-    """
-    if not turns.locked():
-        await turns.acquire()
-        return
-    async with asyncio.timeout(patience):
-        await turns.acquire()
-
-
 def _opened(pooled: PoolProxiedConnection) -> Connection:
     driver: Any = pooled.driver_connection
     socket = select.poll()
     socket.register(driver._transport.get_extra_info("socket"), select.POLLIN)  # noqa: SLF001 - it has no public name
-    return Connection(pooled, driver, _now(), socket)
+    return Connection(pooled, driver, monotonic(), socket)
 
 
 async def _close(connection: Connection) -> None:
     await greenlet_spawn(connection.pooled.invalidate)
     await greenlet_spawn(connection.pooled.close)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
-from weakref import WeakValueDictionary
 
 import asyncpg
 from sqlalchemy import exc, func, select, true
@@ -16,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.connections import Connections
+from app.deadlines import Deadline, Deadlines
 from app.errors import RequestError, Unauthenticated, Unavailable
 from app.statements import Statement, begin, commit, compiled, text_literal
+from app.turns import Turns
 from app.url import DatabaseURL
 
 log = logging.getLogger(__name__)
@@ -58,15 +59,16 @@ class Database:
     def __init__(self, url: DatabaseURL, *, pool_size: int) -> None:
         self.engine = _engine(url)
         self._connections = Connections(self.engine, pool_size)
-        self._writers: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
+        self._deadlines = Deadlines()
+        self._writers = Turns[UUID](1)
+        # Whether a cluster carries the writes out, which takes their user from SET LOCAL alone; asked once.
         self._sharded: bool | None = None
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
         """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
         arguments = statement.arguments(values)
-        with expected:
-            async with asyncio.timeout(COMMAND_TIMEOUT):
-                return await self._again_if_lost(self._read, statement.text, arguments)
+        with expected, Deadline(self._deadlines, COMMAND_TIMEOUT):
+            return await self._again_if_lost(self._read, statement.text, arguments)
 
     async def _read(self, text: str, arguments: list[Any]) -> str | None:
         async with self._connections.lend() as connection:
@@ -82,22 +84,22 @@ class Database:
         doing it again makes no difference.
         """
         arguments = statement.arguments(values)
-        with expected:
-            async with asyncio.timeout(COMMAND_TIMEOUT), self._writers.setdefault(owner, asyncio.Semaphore(1)):
+        with expected, Deadline(self._deadlines, COMMAND_TIMEOUT):
+            if not self._writers.take(owner):
+                await self._writers.wait(owner)
+            try:
                 return await self._again_if_lost(self._write, owner, statement, arguments)
+            finally:
+                self._writers.give(owner)
 
     async def _write(self, owner: UUID, statement: Statement, arguments: list[Any]) -> Row:
         async with self._connections.lend() as connection:
-            transaction = _in_parts if await self._is_sharded(connection) else _at_once
-            with losing if statement.repeatable else nullcontext():
+            if self._sharded is None:
+                with losing:
+                    self._sharded = await connection.fetchval(SHARDED.text)
+            transaction = _in_parts if self._sharded else _at_once
+            with losing if statement.repeatable else _unmarked:
                 return await _done(transaction, connection, owner, statement, arguments)
-
-    async def _is_sharded(self, connection: Any) -> bool:
-        """Whether a cluster carries the writes out, which takes their user from SET LOCAL alone; asked once."""
-        if self._sharded is None:
-            with losing:
-                self._sharded = await connection.fetchval(SHARDED.text)
-        return bool(self._sharded)
 
     async def _again_if_lost(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Once more where that is safe, on a connection that was opened after the loss was noticed."""
@@ -110,8 +112,8 @@ class Database:
 
     async def notify(self, channel: str) -> None:
         """Send an empty notification, on whichever connection; Unavailable where it cannot be sent."""
-        with expected:
-            async with asyncio.timeout(COMMAND_TIMEOUT), self._connections.lend() as connection:
+        with expected, Deadline(self._deadlines, COMMAND_TIMEOUT):
+            async with self._connections.lend() as connection:
                 await connection.execute(f"NOTIFY {channel}")
 
     @property
@@ -180,6 +182,7 @@ class _Losing:
 
 
 losing = _Losing()
+_unmarked = nullcontext()
 
 
 class _Expected:

@@ -82,6 +82,7 @@ def _metrics(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
     async def metrics(request: Request) -> Response:
         if settings.metrics == "local" and not _is_local(request):
             raise HTTPException(404)
+        telemetry.tally.settle()
         body = await asyncio.to_thread(telemetry.exposition, settings)
         return Response(body, media_type=telemetry.CONTENT_TYPE)
 

@@ -1,7 +1,7 @@
 """GraphQL requests as they come over HTTP: bodies, query strings, and what is refused of them."""
 
+import os
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -56,7 +56,7 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
 
 async def _body(receive: Receive) -> bytes:
     """The body, read no further than it may be long."""
-    parts, size, more = [], 0, True
+    parts, size, more = list[bytes](), 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -93,4 +93,4 @@ def _json(text: bytes | str, what: str) -> Any:
 
 def request_id(given: bytes | None) -> str:
     """The caller's id where it may stand in a log, or a new one."""
-    return given.decode() if given and re.fullmatch(rb"[\w.-]{1,64}", given, re.ASCII) else secrets.token_hex(8)
+    return given.decode() if given and re.fullmatch(rb"[\w.-]{1,64}", given, re.ASCII) else os.urandom(8).hex()

@@ -54,11 +54,11 @@ class Statement:
     repeatable: bool = False
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
-        return [None if name == ACTOR else values[name] for name in self.parameters]
+        return list(map({ACTOR: None, **values}.__getitem__, self.parameters))
 
     def beginning(self, owner: UUID) -> list[Any]:
         """The arguments with which a writing statement begins a write, and writes nothing."""
-        return [owner if name == ACTOR else None for name in self.parameters]
+        return list(map({ACTOR: owner}.get, self.parameters))
 
 
 def compiled(construct: ClauseElement) -> Statement:

@@ -146,11 +146,11 @@ class Tasks:
 
     async def create(self, payload: Selection, task: Values) -> Written:
         """Create a task. With an id of the client's, the same call again gives the task that is there."""
-        given = task.get("id")
+        content = dict(task)
+        given = content.pop("id", None)
         task_id = identifier(given, "input.id") if given is not None else uuid7()
         if task_id == self._owner:
             return Written(problems=[_own_id("input")])
-        content = {name: value for name, value in task.items() if name != "id"}
         return await self._write(payload, writing.create, "create", content, id=task_id)
 
     async def update(self, payload: Selection, task_id: str, changes: Values, expected: int | None) -> Written:

@@ -70,6 +70,45 @@ STREAMS = _level("event_streams", "Open event streams.")
 SUBSCRIPTIONS = _level("subscriptions", "Running subscriptions.")
 
 HIT, MISS = PREPARED.labels("hit"), PREPARED.labels("miss")
+SETTLE_SECONDS = 1.0
+
+
+class Tally:
+    """What every request adds to the metrics, handed over every second: each handing over costs as much as a query."""
+
+    def __init__(self) -> None:
+        self.statements = self.hits = self.connections = 0
+        self._latencies: list[tuple[Histogram, float]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def took(self, latency: Histogram, seconds: float) -> None:
+        """A request has ended."""
+        self._latencies.append((latency, seconds))
+        if self._timer is None:
+            self._settle_soon()
+
+    def settle(self) -> None:
+        """Hand over what was counted since the last time."""
+        latencies, self._latencies = self._latencies, []
+        for latency, seconds in latencies:
+            latency.observe(seconds)
+        STATEMENTS.inc(self.statements)
+        HIT.inc(self.hits)
+        POOL_IN_USE.set(self.connections)
+        self.statements = self.hits = 0
+
+    def _settle_soon(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settle_on)
+
+    def _settle_on(self) -> None:
+        """Until no connection is in use, whose return would not be told of."""
+        self._timer = None
+        self.settle()
+        if self.connections:
+            self._settle_soon()
+
+
+tally = Tally()
 
 
 @dataclass(slots=True)
@@ -143,7 +182,7 @@ class Telemetry:
                 self._tell(record, code)
 
     def _end(self, record: Record, code: str) -> None:
-        _latency(record).observe(perf_counter() - record.started)
+        tally.took(_latency(record), perf_counter() - record.started)
         self._tell(record, code)
 
     def _tell(self, record: Record, code: str) -> None:
@@ -166,7 +205,7 @@ class Telemetry:
 
 def count_statement() -> None:
     """A read or a write goes to the database, for the request that is under way, if any."""
-    STATEMENTS.inc()
+    tally.statements += 1
     record = _current.get()
     if record is not None:
         record.statements += 1

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+
+from asyncpg.pgproto.pgproto import UUID
 
 from app.errors import BadUserInput
 from app.models import DESCRIPTION_LENGTH, MOST_TAGS, TAG_LENGTH, TITLE_LENGTH
@@ -50,7 +51,7 @@ def cleaned(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Changes as they will be stored: null clears to the empty value of its column, tags trimmed and unique."""
     result = dict(changes)
     if "tags" in result:
-        result["tags"] = list(dict.fromkeys(tag.strip() for tag in result["tags"] or []))
+        result["tags"] = list(dict.fromkeys(map(str.strip, result["tags"] or [])))
     if "priority" in result:
         result["priority"] = result["priority"] or 0
     return result
@@ -58,11 +59,9 @@ def cleaned(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def problems(changes: Mapping[str, Any], path: tuple[str, ...] = ("input",)) -> list[Problem]:
     """What is wrong with changes, each bound to its input field; nothing when they can be cleaned and stored."""
-    return [problem for name, value in changes.items() for problem in _CHECKS.get(name, _fine)(value, (*path, name))]
-
-
-def _fine(_value: Any, _path: tuple[str, ...]) -> Iterator[Problem]:
-    return iter(())
+    return [
+        problem for name, check in _CHECKS.items() if name in changes for problem in check(changes[name], (*path, name))
+    ]
 
 
 def _title(value: str | None, path: tuple[str, ...]) -> Iterator[Problem]:

@@ -6,7 +6,6 @@ holds all earlier writes of the user. Where it changes nothing, the caller rolls
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import date
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -68,7 +67,8 @@ class Change(NamedTuple):
 
 def bound(content: Mapping[str, Any]) -> dict[str, Any]:
     """Cleaned content as the driver takes it."""
-    return {name: value.isoformat() if isinstance(value, date) else value for name, value in content.items()}
+    due = content.get("due_date")
+    return {**content, "due_date": due.isoformat()} if due is not None else dict(content)
 
 
 def create(payload: Selection, change: Change) -> Statement:

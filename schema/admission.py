@@ -9,7 +9,7 @@ from app.errors import IntrospectionRefused, MethodNotAllowed, RequestError
 from app.operations import GraphQLRequest
 from app.persisted import Documents
 from app.rate import Rates
-from app.telemetry import HIT, MISS
+from app.telemetry import MISS, tally
 from schema.execution import Engine, Operation
 from schema.limits import check_variables
 
@@ -31,10 +31,12 @@ class Admission:
         user_id = caller.user_id if isinstance(caller, Principal) else None
         query = self.documents.text(request.query, request.document_id)
         operation = self.engine.known(query, request.operation_name)
-        (MISS if operation is None else HIT).inc()
         if operation is None:
+            MISS.inc()
             await self.rates.charge(user_id, request.address, ROWS_OF_A_DOCUMENT)
             operation = self.engine.prepare(query, request.operation_name)
+        else:
+            tally.hits += 1
         rows = operation.cost.of(request.variables)
         self._check(operation, rows, request, caller)
         await self.rates.charge(user_id, request.address, rows)

@@ -41,7 +41,9 @@ def _builder(definition: StrawberryObjectDefinition, check: Callable[[dict[str, 
     omitted = {field.python_name: None for field in definition.fields if field.default_value is MISSING}
 
     def build(value: dict[str, Any]) -> Any:
-        given = {name: Some(item) if name in maybes else item for name, item in check(value).items()}
+        given = check(value)
+        if maybes:
+            given = {name: Some(item) if name in maybes else item for name, item in given.items()}
         return definition.origin(**{**omitted, **given})
 
     return build

@@ -91,8 +91,10 @@ class CreateTaskInput:
     )
 
     def content(self) -> dict[str, Any]:
-        names = ("title", "description", "priority", "due_date", "tags")
-        return stored({name: getattr(self, name) for name in names} | ({} if self.id is None else {"id": self.id}))
+        content = stored(vars(self))
+        if self.id is None:
+            del content["id"]
+        return content
 
 
 @strawberry.input(description="Changes to a task. Omit a field to keep it; null clears it where that makes sense.")
@@ -148,8 +150,7 @@ def given(value: T | None) -> T | None:
 def stored(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as columns hold them: a priority is its rank."""
     priority = values.get("priority")
-    ranked = {"priority": PRIORITIES.index(priority.value)} if priority is not None else {}
-    return {**values, **ranked}
+    return {**values, "priority": PRIORITIES.index(priority.value)} if priority is not None else dict(values)
 
 
 def tree(value: Any) -> Any:

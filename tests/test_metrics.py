@@ -297,9 +297,13 @@ async def test_processes_count_together(workers: tuple[Serving, Path], alice: Us
     for _ in range(20):
         served.ask(NAMED.format("Together"), alice.token)
 
-    labels = {"operation": "Together", "type": "query"}
+    async def are_counted() -> bool:
+        labels = {"operation": "Together", "type": "query"}
+        return value(of_workers(served), "taskql_request_seconds_count", **labels) == 20
+
+    await until(are_counted)
     for _ in range(10):
-        assert value(of_workers(served), "taskql_request_seconds_count", **labels) == 20
+        assert await are_counted()
 
 
 async def test_a_killed_process_has_nothing_open(workers: tuple[Serving, Path]) -> None:

@@ -1,0 +1,71 @@
+"""A wait ends when it is late, as with a timer of its own."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.deadlines import LOOK_SECONDS, Deadline, Deadlines
+
+
+async def test_what_is_late_is_ended() -> None:
+    """The late one gets TimeoutError in time, those that are not late end as they would."""
+    deadlines = Deadlines()
+
+    async def wait(limit: float, seconds: float) -> str:
+        with Deadline(deadlines, limit):
+            await asyncio.sleep(seconds)
+        return "done"
+
+    start = time.monotonic()
+    waits = [wait(5, 0.5), wait(0.2, 60), wait(5, 0), wait(0.3, 60)]
+    first, late, second, later = await asyncio.gather(*waits, return_exceptions=True)
+
+    assert (first, second) == ("done", "done")
+    assert isinstance(late, TimeoutError)
+    assert isinstance(later, TimeoutError)
+    assert time.monotonic() - start < 0.5 + 5 * LOOK_SECONDS
+    assert not deadlines.running
+
+
+async def test_who_is_cancelled_is_cancelled() -> None:
+    """A cancellation from outside is no lateness, not even where both come together."""
+    deadlines, ended = Deadlines(), list[BaseException]()
+
+    async def wait() -> None:
+        try:
+            with Deadline(deadlines, 0.1):
+                await asyncio.sleep(60)
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    early, both = asyncio.create_task(wait()), asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    early.cancel()
+    both.cancel()
+    next(reversed(deadlines.running)).expire()
+    await asyncio.wait({early, both})
+
+    assert early.cancelled()
+    assert both.cancelled()
+    assert [type(error) for error in ended] == [asyncio.CancelledError] * 2
+
+
+async def test_errors_pass() -> None:
+    """What is raised within comes out as it is; what ended in time is not cancelled later."""
+    deadlines = Deadlines()
+    with pytest.raises(KeyError), Deadline(deadlines, 0.05):
+        raise KeyError
+    with Deadline(deadlines, 0.05):
+        pass
+    await asyncio.sleep(0.05 + 3 * LOOK_SECONDS)
+
+
+async def test_nobody_looks_where_nothing_runs() -> None:
+    """Soon after the last wait has ended there is no timer any more."""
+    deadlines = Deadlines()
+    with Deadline(deadlines, 1):
+        assert deadlines.is_watched
+    await asyncio.sleep(3 * LOOK_SECONDS)
+    assert not deadlines.is_watched

@@ -1,0 +1,71 @@
+"""Places are given in the order of asking, none is lost, and none is given twice."""
+
+import asyncio
+
+import pytest
+
+from app.turns import Turns
+
+
+async def turns_pass() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_in_the_order_of_asking() -> None:
+    """At most so many have a place, for each key; whoever waits gets one in turn, before whoever comes later."""
+    turns, served = Turns[str](2), list[int]()
+    assert [turns.take("a"), turns.take("a"), turns.take("a"), turns.take("b")] == [True, True, False, True]
+
+    async def wait(number: int) -> None:
+        await turns.wait("a")
+        served.append(number)
+
+    waiting = [asyncio.create_task(wait(number)) for number in range(3)]
+    await turns_pass()
+    turns.give("a")
+    assert not turns.take("a")
+    await turns_pass()
+    assert served == [0]
+
+    turns.give("a")
+    turns.give("a")
+    await asyncio.gather(*waiting)
+    assert served == [0, 1, 2]
+    assert turns.are_taken("a")
+    turns.give("a")
+    assert not turns.are_taken("a")
+
+
+@pytest.mark.parametrize("is_given_before", [False, True])
+async def test_who_leaves_loses_no_place(is_given_before: bool) -> None:  # noqa: FBT001 - a case
+    """Whoever stops waiting, even at the moment of its turn, leaves the place to the next."""
+    turns = Turns[str](1)
+    assert turns.take("a")
+    first, second = (asyncio.create_task(turns.wait("a")) for _ in range(2))
+    await turns_pass()
+    if is_given_before:
+        turns.give("a")
+        first.cancel()
+    else:
+        first.cancel()
+        turns.give("a")
+    await asyncio.wait_for(second, 1)
+
+    assert first.cancelled()
+    turns.give("a")
+    assert turns.take("a")
+
+
+async def test_nothing_is_kept_of_who_is_gone() -> None:
+    """A key that nobody holds or waits for takes no memory."""
+    turns = Turns[int](1)
+    for key in range(100):
+        assert turns.take(key)
+        leaving = asyncio.create_task(turns.wait(key))
+        await turns_pass()
+        leaving.cancel()
+        turns.give(key)
+
+    assert not turns._taken  # noqa: SLF001 - memory is seen only from within
+    assert not turns._waiting  # noqa: SLF001 - the same
