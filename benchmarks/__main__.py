@@ -13,6 +13,7 @@ import click
 import uvloop
 
 from benchmarks import data, extra, floor, load, picture, pythons, realtime, report, scale, servers, workloads
+from benchmarks import instructions as counting
 from benchmarks import kills as killing
 from benchmarks.measure import CONNECTIONS, interleaved
 from benchmarks.servers import ROOT, Server
@@ -45,6 +46,7 @@ FULL = Effort(5, 2.0, 3, 1.0, 3, 10_000)
 )
 @click.option("--realtime", "live", is_flag=True, help="Measure how soon changes arrive, and what idle sockets cost.")
 @click.option("--kills", type=int, metavar="N", help="Kill sockets, listeners and servers, and compare copies.")
+@click.option("--instructions", is_flag=True, help="Count the instructions of a request, with Valgrind.")
 @click.option("--python", type=click.Path(path_type=Path), help="Run the servers on another Python, such as Debian's.")
 @click.option("--name", help="Keep the results as benchmarks/results/NAME.json, table and picture.")
 def main(  # noqa: PLR0913, PLR0917 - the options of the command line
@@ -52,6 +54,7 @@ def main(  # noqa: PLR0913, PLR0917 - the options of the command line
     largest: int | None,
     live: bool,  # noqa: FBT001 - a flag of the command line
     kills: int | None,
+    instructions: bool,  # noqa: FBT001 - a flag of the command line
     python: Path | None,
     name: str | None,
 ) -> None:
@@ -63,6 +66,8 @@ def main(  # noqa: PLR0913, PLR0917 - the options of the command line
         _live(used, name)
     elif kills is not None:
         _killed(kills, used, name)
+    elif instructions:
+        _counted(used, name)
     else:
         _beside_plain(QUICK if quick else FULL, used, name)
 
@@ -117,7 +122,15 @@ def _killed(count: int, python: Path, name: str | None) -> None:
     _keep(name, "kills", results, report.killed(results), drawn)
 
 
-def _keep(name: str | None, default: str, results: dict[str, Any], tables: str, drawn: str) -> None:
+def _counted(python: Path, name: str | None) -> None:
+    with data.site(BUILD / "database") as site:
+        uvloop.run(data.prepare(site))
+        found = counting.run(site, python)
+    results = {"workloads": found, "machine": report.machine(pythons.description(python))}
+    _keep(name, "instructions", results, report.counted(found, _titles()), None)
+
+
+def _keep(name: str | None, default: str, results: dict[str, Any], tables: str, drawn: str | None) -> None:
     click.echo(tables)
     report.keep(BUILD, default, results, tables, drawn)
     if name is not None:

@@ -193,12 +193,28 @@ def _latencies(title: str, found: Mapping[str, Any]) -> str:
     return _row(title, [f"{found['changes']:,}", *shown])
 
 
-def keep(folder: Path, name: str, results: Mapping[str, Any], tables: str, picture: str) -> None:
-    """The results as NAME.json, their tables as NAME.md, a picture as NAME.svg."""
+def counted(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """Instructions of a request, as a table in Markdown: whole, and what of them is done by which library."""
+    libraries = [name for name in next(iter(workloads.values()))["TaskQL"] if name != "all"]
+    head = ["Instructions of a request, thousands", "plain", "times less", *(f"{name}, %" for name in libraries)]
+    table = f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n".replace("| Instr", "| | Instr", 1).replace(
+        "|---", "|---|---", 1
+    )
+    for name, found in workloads.items():
+        ours, plain = found["TaskQL"], found["plain"]["all"]
+        shares = [f"{ours[library] / ours['all']:.1%}".rstrip("%") for library in libraries]
+        cells = [f"{ours['all'] / 1000:,.0f}", f"{plain / 1000:,.0f}", f"{plain / ours['all']:.1f}", *shares]
+        table += _row(f"{name} {titles[name]}", cells)
+    return table
+
+
+def keep(folder: Path, name: str, results: Mapping[str, Any], tables: str, picture: str | None) -> None:
+    """The results as NAME.json, their tables as NAME.md, a picture if there is one as NAME.svg."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(text(results) + "\n")
     (folder / f"{name}.md").write_text(tables)
-    (folder / f"{name}.svg").write_text(picture)
+    if picture:
+        (folder / f"{name}.svg").write_text(picture)
 
 
 def _rounded(value: Any) -> Any:

@@ -16,7 +16,7 @@ from benchmarks.data import SECRET
 ROOT = Path(__file__).parent.parent
 SERVER_CORE, LOAD_CORE = 0, 1
 ALL = (SERVER_CORE, LOAD_CORE)
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,12 @@ def plain(plain_url: str) -> Kind:
 
 
 @contextmanager
-def running(kind: Kind, python: Path, workers: int = 1, cores: Sequence[int] = (SERVER_CORE,)) -> Iterator[Server]:
-    """A server for as long as this lasts; RuntimeError when it does not come up."""
+def running(
+    kind: Kind, python: Path, workers: int = 1, cores: Sequence[int] = (SERVER_CORE,), before: Sequence[str] = ()
+) -> Iterator[Server]:
+    """A server for as long as this lasts; RuntimeError when it does not come up. `before` goes before its command."""
     port = _free_port()
-    command = [str(python), "-m", *kind.module.format(port=port, workers=workers).split()]
+    command = [*before, str(python), "-m", *kind.module.format(port=port, workers=workers).split()]
     # Rates are counted, but a load from one user must not be refused. The plain server logs no requests either.
     settings = {"AUTH_SECRET": SECRET, "RATE_LIMIT": "1000000000/minute", "LOG_LEVEL": "warning", **kind.settings}
     environment = {"PATH": os.environ["PATH"], **settings}

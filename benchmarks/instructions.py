@@ -1,0 +1,98 @@
+"""What a request costs in instructions: how much code runs for it, whatever else the machine does meanwhile.
+
+Each server runs under Valgrind's callgrind, which counts what is executed outside the kernel, and in which library.
+"""
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import uvloop
+
+from benchmarks import data, load, servers, workloads
+from benchmarks.measure import CONNECTIONS
+from benchmarks.servers import Kind, Server
+from benchmarks.workloads import Workload
+
+# Enough for TaskQL to have seen each user's token; the baseline remembers none.
+WARM = {"TaskQL": 4000, "plain": 100}
+COUNTED = 400
+LIBRARIES = {
+    "Python": "libpython|/bin/python|lib-dynload",
+    "asyncpg": "/asyncpg/",
+    "uvloop, httptools": "/uvloop/|/httptools/",
+    "orjson": "/orjson/",
+    "OpenSSL": "libcrypto",
+    "C library": "libc|ld-linux",
+}
+
+
+def run(site: data.Site, python: Path) -> dict[str, dict[str, Any]]:
+    """For each workload and server the instructions of a request, whole and by library."""
+    if not shutil.which("callgrind_control"):
+        raise click.ClickException("callgrind is not installed: apt-get install valgrind")
+    works = workloads.standard()
+    found: dict[str, dict[str, Any]] = {work.name: {} for work in works}
+    for kind in (servers.taskql(site.app_url), servers.plain(site.plain_url)):
+        for work, parts in _counted(kind, python, works):
+            click.echo(
+                f"{kind.name}, {work.title}: {sum(parts.values()) / COUNTED:,.0f} instructions a request", err=True
+            )
+            found[work.name][kind.name] = _by_library(parts)
+    return found
+
+
+def _counted(kind: Kind, python: Path, works: Sequence[Workload]) -> Iterator[tuple[Workload, Mapping[str, int]]]:
+    """Instructions of the counted requests of each workload, by the file that they come from."""
+    with TemporaryDirectory() as folder:
+        valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
+        with servers.running(kind, python, before=valgrind) as server:
+            for work in works:
+                _ask(server, work, WARM[kind.name])
+                _control(server, "--instr=on")
+                _ask(server, work, COUNTED)
+                _control(server, "--instr=off")
+                _control(server, f"--dump={work.name}")
+                (dumped,) = Path(folder).iterdir()
+                yield work, files(dumped.read_text())
+                dumped.unlink()
+
+
+def _ask(server: Server, work: Workload, count: int) -> None:
+    seen = uvloop.run(load.run(server.port, load.Load(islice(work.requests, count), load.ENDLESS), CONNECTIONS))
+    seen.verify()
+
+
+def _control(server: Server, option: str) -> None:
+    subprocess.run(["callgrind_control", option, str(server.process.pid)], check=True, capture_output=True)  # noqa: S603, S607 - Valgrind's own, ours to run
+
+
+def files(dump: str) -> Mapping[str, int]:
+    """The cost of each object file in a dump of callgrind. What follows `calls=` is a callee's, which has it there."""
+    names, found, here, is_call = dict[str, str](), Counter[str](), "", False
+    for line in dump.splitlines():
+        if line.startswith(("ob=", "cob=")):
+            number, _, name = line.partition("=")[2].partition(" ")
+            names[number] = name or names.get(number, "")
+            here = names[number] if line.startswith("ob=") else here
+        elif line.startswith("calls="):
+            is_call = True
+        elif re.match(r"[+\-*\d]", line):
+            found[here] += 0 if is_call else int(line.split()[1])
+            is_call = False
+    return found
+
+
+def _by_library(parts: Mapping[str, int]) -> dict[str, float]:
+    found = dict.fromkeys([*LIBRARIES, "the rest"], 0.0)
+    for name, count in parts.items():
+        library = next((title for title, pattern in LIBRARIES.items() if re.search(pattern, name)), "the rest")
+        found[library] += count / COUNTED
+    return {"all": sum(found.values()), **found}
