@@ -66,14 +66,13 @@ class Database:
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
         """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
-        arguments = statement.arguments(values)
         with expected, Deadline(self._deadlines, COMMAND_TIMEOUT):
-            return await self._again_if_lost(self._read, statement.text, arguments)
+            return await self._again_if_lost(self._read, statement, values)
 
-    async def _read(self, text: str, arguments: list[Any]) -> str | None:
+    async def _read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
         async with self._connections.lend() as connection:
             with losing:
-                body: str | None = await connection.fetchval(text, *arguments)
+                body: str | None = await connection.fetchval(statement.text, *statement.arguments(values))
             return body
 
     async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Row:
@@ -83,32 +82,33 @@ class Database:
         failure the commit may have happened, and the caller decides; but not where nothing was done yet, nor where
         doing it again makes no difference.
         """
-        arguments = statement.arguments(values)
         with expected, Deadline(self._deadlines, COMMAND_TIMEOUT):
             if not self._writers.take(owner):
                 await self._writers.wait(owner)
             try:
-                return await self._again_if_lost(self._write, owner, statement, arguments)
+                return await self._again_if_lost(self._write, statement, values, owner)
             finally:
                 self._writers.give(owner)
 
-    async def _write(self, owner: UUID, statement: Statement, arguments: list[Any]) -> Row:
+    async def _write(self, statement: Statement, values: Mapping[str, Any], owner: UUID) -> Row:
         async with self._connections.lend() as connection:
             if self._sharded is None:
                 with losing:
                     self._sharded = await connection.fetchval(SHARDED.text)
-            transaction = _in_parts if self._sharded else _at_once
+            transaction: Transaction = _once if statement.again else _at_once
+            if self._sharded:
+                transaction, statement = _in_parts, statement.again or statement
             with losing if statement.repeatable else _unmarked:
-                return await _done(transaction, connection, owner, statement, arguments)
+                return await _done(transaction, connection, owner, statement, values)
 
-    async def _again_if_lost(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    async def _again_if_lost(self, work: Callable[..., Awaitable[T]], statement: Statement, *arguments: Any) -> T:
         """Once more where that is safe, on a connection that was opened after the loss was noticed."""
         try:
-            return await work(*arguments)
+            return await work(statement, *arguments)
         except Lost as lost:
             log.warning("a connection was lost, trying another: %s", type(lost.__cause__).__name__)
             self._connections.distrust()
-            return await work(*arguments)
+            return await work(statement.again or statement, *arguments)
 
     async def notify(self, channel: str) -> None:
         """Send an empty notification, on whichever connection; Unavailable where it cannot be sent."""
@@ -134,20 +134,27 @@ async def _done(transaction: Transaction, *arguments: Any) -> Row:
     return await transaction(*arguments)
 
 
-async def _at_once(connection: Any, owner: UUID, statement: Statement, arguments: list[Any]) -> Row:
+async def _once(connection: Any, _owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Row:
+    """A statement that begins its write itself."""
+    row: Row = await connection.fetchrow(statement.text, *statement.arguments(values))
+    return row
+
+
+async def _at_once(connection: Any, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Row:
     """In one round trip: what is sent together is one transaction."""
+    executions = statement.beginning(owner), statement.arguments(values)
     try:
-        rows: list[Row] = await connection.fetchmany(statement.text, (statement.beginning(owner), arguments))
+        rows: list[Row] = await connection.fetchmany(statement.text, executions)
     except asyncpg.AdminShutdownError as error:
         # The farewell of a backend that was ended before the commit: after it, the result would have come instead.
         raise Lost("The database cannot be reached; try again.") from error
     return rows[-1]
 
 
-async def _in_parts(connection: Any, owner: UUID, statement: Statement, arguments: list[Any]) -> Row:
+async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Row:
     try:
         await _begin(connection, owner)
-        row: Row = await connection.fetchrow(statement.text, *arguments)
+        row: Row = await connection.fetchrow(statement.text, *statement.arguments(values))
         await connection.execute(commit(owner, row.get("version")))
     except asyncpg.PostgresError:
         await connection.execute("ROLLBACK")

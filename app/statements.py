@@ -46,12 +46,14 @@ CHANNEL = "taskql"
 class Statement:
     """A compiled statement: its text, and the names of $1, $2, … in order.
 
-    One that is `repeatable` does nothing when it has been carried out before: it brings the ids of what it makes.
+    One that is `repeatable` does nothing when it has been carried out before: it brings the ids of what it makes. What
+    begins its write itself has another in `again`, for when it may have been carried out already, and for clusters.
     """
 
     text: str
     parameters: tuple[str, ...]
     repeatable: bool = False
+    again: "Statement | None" = None
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         return list(map({ACTOR: None, **values}.__getitem__, self.parameters))

@@ -148,7 +148,9 @@ class Tasks:
         """Create a task. With an id of the client's, the same call again gives the task that is there."""
         content = dict(task)
         given = content.pop("id", None)
-        task_id = identifier(given, "input.id") if given is not None else uuid7()
+        if given is None:
+            return await self._write(payload, writing.create_new, "create new", content, id=uuid7())
+        task_id = identifier(given, "input.id")
         if task_id == self._owner:
             return Written(problems=[_own_id("input")])
         return await self._write(payload, writing.create, "create", content, id=task_id)

@@ -23,6 +23,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    column,
     exists,
     false,
     func,
@@ -37,11 +38,11 @@ from sqlalchemy import (
 from sqlalchemy import (
     update as sql_update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 
 from app.models import CLOCKS, TASKS
 from app.rendering import Selection, task_json
-from app.statements import CHANNEL, Statement, text_literal, user_id, write
+from app.statements import CHANNEL, Statement, compiled, text_literal, user_id, write
 
 # The statement's time and not the transaction's: it begins before the clock is waited for.
 NOW = func.statement_timestamp()
@@ -74,6 +75,29 @@ def bound(content: Mapping[str, Any]) -> dict[str, Any]:
 def create(payload: Selection, change: Change) -> Statement:
     """Insert a task, unless the id is there already: then the same content is the same task, other content refused."""
     before, now = present(), clock()
+    written = _inserted(change, now).on_conflict_do_nothing().returning(*TASKS.c).cte("written")
+    same = and_(*(before.c[name].is_not_distinct_from(value) for name, value in contents(change).items()))
+    refusal = case((is_there(written), null()), (same, null()), else_=text_literal("ID_TAKEN"))
+    return replace(outcome(payload, now, before, written, refusal), repeatable=True)
+
+
+def create_new(payload: Selection, change: Change) -> Statement:
+    """Insert a task with an id that was made for it. It reads nothing, so that its snapshot may be older than its lock.
+
+    The user is acted as before the clock is moved on, and the clock before the task is written: each takes what the one
+    before has returned.
+    """
+    acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
+    one: ColumnElement[int] = literal_column("1")
+    first = insert(CLOCKS).from_select(["user_id", "version"], select(acting.c.user_id, one))
+    later = first.on_conflict_do_update(index_elements=[CLOCKS.c.user_id], set_={"version": CLOCKS.c.version + one})
+    now = later.returning(CLOCKS.c.version).cte("clock")
+    written = _inserted(change, now).returning(*TASKS.c).cte("written")
+    row = select(null().label("code"), now.c.version, notice(now, true()), *_shown(payload, written))
+    return replace(compiled(row.select_from(now.join(written, true()))), repeatable=True, again=create(payload, change))
+
+
+def _inserted(change: Change, now: CTE) -> Insert:
     content = contents(change)
     columns = {
         "user_id": user_id(),
@@ -85,11 +109,7 @@ def create(payload: Selection, change: Change) -> Statement:
         **content,
         **completion(content),
     }
-    row = select(*columns.values()).select_from(now)
-    written = insert(TASKS).from_select(list(columns), row).on_conflict_do_nothing().returning(*TASKS.c).cte("written")
-    same = and_(*(before.c[name].is_not_distinct_from(value) for name, value in content.items()))
-    refusal = case((is_there(written), null()), (same, null()), else_=text_literal("ID_TAKEN"))
-    return replace(outcome(payload, now, before, written, refusal), repeatable=True)
+    return insert(TASKS).from_select(list(columns), select(*columns.values()).select_from(now))
 
 
 def update(payload: Selection, change: Change) -> Statement:
@@ -205,11 +225,15 @@ def outcome(payload: Selection, now: CTE, before: CTE, written: CTE, refusal: Co
     changed = is_there(written)
     current = union_all(select(written), select(before).where(not_(changed))).cte("current")
     version = version_after(now, changed)
-    found = current.c.id.is_not(None)
-    tasks = [
-        case((found, task_json(entry.inner, current.c)), else_=null()).label(f"task_{place}")
+    rows = now.outerjoin(current, true()).outerjoin(before, true())
+    columns = refusal.label("code"), version.label("version"), notice(now, changed), *_shown(payload, current)
+    return write(select(*columns).select_from(rows), changed)
+
+
+def _shown(payload: Selection, tasks: CTE) -> list[ColumnElement[Any]]:
+    """The task for each key that asks for it."""
+    found = tasks.c.id.is_not(None)
+    return [
+        case((found, task_json(entry.inner, tasks.c)), else_=null()).label(f"task_{place}")
         for place, entry in enumerate(payload.entries("task"))
     ]
-    rows = now.outerjoin(current, true()).outerjoin(before, true())
-    row = select(refusal.label("code"), version.label("version"), notice(now, changed), *tasks).select_from(rows)
-    return write(row, changed)
