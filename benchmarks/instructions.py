@@ -52,7 +52,13 @@ def run(site: data.Site, python: Path) -> dict[str, dict[str, Any]]:
 def _counted(kind: Kind, python: Path, works: Sequence[Workload]) -> Iterator[tuple[Workload, Mapping[str, int]]]:
     """Instructions of the counted requests of each workload, by the file that they come from."""
     with TemporaryDirectory() as folder:
-        valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
+        valgrind = [
+            "valgrind",
+            "--quiet",
+            "--tool=callgrind",
+            "--instr-atstart=no",
+            f"--callgrind-out-file={folder}/out",
+        ]
         with servers.running(kind, python, before=valgrind) as server:
             for work in works:
                 _ask(server, work, WARM[kind.name])
@@ -60,9 +66,7 @@ def _counted(kind: Kind, python: Path, works: Sequence[Workload]) -> Iterator[tu
                 _ask(server, work, COUNTED)
                 _control(server, "--instr=off")
                 _control(server, f"--dump={work.name}")
-                (dumped,) = Path(folder).iterdir()
-                yield work, files(dumped.read_text())
-                dumped.unlink()
+                yield work, _dumped(Path(folder))
 
 
 def _ask(server: Server, work: Workload, count: int) -> None:
@@ -72,6 +76,14 @@ def _ask(server: Server, work: Workload, count: int) -> None:
 
 def _control(server: Server, option: str) -> None:
     subprocess.run(["callgrind_control", option, str(server.process.pid)], check=True, capture_output=True)  # noqa: S603, S607 - Valgrind's own, ours to run
+
+
+def _dumped(folder: Path) -> Mapping[str, int]:
+    found: Counter[str] = Counter()
+    for dump in folder.iterdir():
+        found.update(files(dump.read_text()))
+        dump.unlink()
+    return found
 
 
 def files(dump: str) -> Mapping[str, int]:
