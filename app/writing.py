@@ -1,7 +1,8 @@
 """The statements that write: each changes one task under the user's locked clock and renders what it then is.
 
-The user is acted as and the clock has moved on when such a statement starts (`statements.begin`), so its snapshot
-holds all earlier writes of the user. Where it changes nothing, the caller rolls back, and the clock with it.
+The user is acted as and the clock has moved on when such a statement is executed to write (`statements.write`), so its
+snapshot holds all earlier writes of the user. Where it changes nothing, it moves the clock back. `create_new` reads
+nothing, and does all in one execution.
 """
 
 from collections.abc import Mapping

@@ -9,6 +9,8 @@ import asyncpg
 import pytest
 from conftest import ALL_FIELDS, CREATE, WRITE, User, Wire
 
+from app import database
+
 PAYLOAD = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}"
 UPDATE = f"""
     mutation ($id: ID!, $input: UpdateTaskInput!, $version: Int) {{
@@ -333,6 +335,24 @@ async def test_what_does_not_fit_in_the_text(
     assert words in error["message"]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
     assert await wire.statements() == []
+
+
+async def test_a_create_whose_answer_is_lost(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was carried out, and is not carried out again: the answer is of the task that is there."""
+    once = database._once  # noqa: SLF001 - where the answer arrives
+
+    async def lost(*sent: Any) -> None:
+        await once(*sent)
+        raise ConnectionResetError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_once", lost)
+        task = await alice.add("Once")
+    later = await alice.add("Later")
+
+    answer = await alice.data("{ tasks { nodes { id title } } }")
+    assert [node["title"] for node in answer["tasks"]["nodes"]] == ["Later", "Once"]
+    assert later["version"] == task["version"] + 1
 
 
 @pytest.mark.parametrize("query", [UPDATE, DELETE, RESTORE, COMPLETE, TASK])
