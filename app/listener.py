@@ -4,8 +4,9 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from app.database import driver_error
 from app.errors import Unavailable
 from app.statements import CHANNEL
 from app.url import DatabaseURL
+from app.watching import UNWATCH, WATCH
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 
 Heard = Callable[[UUID, int], None]
+Missed = Callable[[Iterable[UUID]], None]
 Notify = Callable[[str], Awaitable[None]]
 
 
@@ -35,18 +38,25 @@ class Deaf(Exception):
 
 
 class Listener:
-    """Listens until it is cancelled, on one connection after the other.
+    """Listens until it is cancelled, on one connection after the other, for those who are `followed`.
 
-    `heard` gets a user and the user's clock for each write. `missed` is called whenever a connection begins to listen:
-    what was sent until then may have been missed. `notify` sends to a channel as writes do, on another connection.
+    `heard` gets a user and the user's clock for each write. `missed` gets those whose writes are heard of from now on,
+    and may have been missed until now. `notify` sends to a channel as writes do, on another connection.
     """
 
-    def __init__(self, url: DatabaseURL, notify: Notify, heard: Heard, missed: Callable[[], None]) -> None:
+    def __init__(
+        self, url: DatabaseURL, notify: Notify, followed: Mapping[UUID, object], heard: Heard, missed: Missed
+    ) -> None:
         # Around a pooler: LISTEN needs a session of its own.
         self._url, self._notify, self._heard, self._missed = url.direct, notify, heard, missed
+        self._followed = followed
         self._own = f"{CHANNEL}_{secrets.token_hex(8)}"
         self._pause = FIRST_PAUSE_SECONDS
-        self._echoed = asyncio.Event()
+        self._echoed, self._stirred = asyncio.Event(), asyncio.Event()
+
+    def look(self) -> None:
+        """Others are followed than before."""
+        self._stirred.set()
 
     async def run(self) -> None:
         arguments = self._url.connect_arguments({})
@@ -68,21 +78,34 @@ class Listener:
 
     async def _listen(self, connection: Any) -> None:
         """Listen on a connection until it is lost."""
-        ended = asyncio.Event()
 
         def end(_connection: object) -> None:
-            ended.set()
             self._echoed.set()
+            self._stirred.set()
 
         connection.add_termination_listener(end)
         await connection.add_listener(CHANNEL, self._told)
         await connection.add_listener(self._own, lambda *_: self._echoed.set())
-        self._missed()
-        while not ended.is_set():
-            await self._echo()
-            self._pause = FIRST_PAUSE_SECONDS
+        watched, next_echo = set[UUID](), 0.0
+        while not connection.is_closed():
+            self._stirred.clear()
+            if monotonic() >= next_echo:
+                await self._echo()
+                next_echo, self._pause = monotonic() + HEARTBEAT_SECONDS, FIRST_PAUSE_SECONDS
+            await self._watch(connection, watched)
             with suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), HEARTBEAT_SECONDS)
+                async with asyncio.timeout(next_echo - monotonic()):
+                    await self._stirred.wait()
+
+    async def _watch(self, connection: Any, watched: set[UUID]) -> None:
+        """Have writers tell of those who are followed by now, and of nobody else."""
+        if left := watched - self._followed.keys():
+            watched -= left
+            await connection.execute(UNWATCH, left)
+        if new := self._followed.keys() - watched:
+            watched |= new
+            await connection.execute(WATCH, new)
+            self._missed(new)
 
     async def _echo(self) -> None:
         """Deaf where a notification to this process does not arrive."""
@@ -92,6 +115,8 @@ class Listener:
                 await self._notify(self._own)
                 await self._echoed.wait()
         except TimeoutError:
+            # Nobody can be listened for, but what has been written until now can be read.
+            self._missed(self._followed.keys())
             raise Deaf from None
         except Unavailable:
             # It could not be sent: that tells nothing of this connection.

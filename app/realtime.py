@@ -8,8 +8,8 @@ takes changes in slowly gets the latest state of what has changed meanwhile.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -20,6 +20,8 @@ from app.url import DatabaseURL
 
 # After the last follower has left: a database of Neon sleeps only when nobody listens.
 LINGER_SECONDS = 30.0
+# How long a new follower waits for the listener at most, which may have no connection.
+WATCHED_SECONDS = 0.5
 # At a time, so that requests find connections too when everybody reads because the listener has come back.
 MOST_READS = 5
 PAUSE_SECONDS = 1.0
@@ -45,10 +47,10 @@ class Realtime:
     """The users whose tasks somebody follows on this process, and the listener for as long as there are any."""
 
     def __init__(self, url: DatabaseURL, notify: Notify) -> None:
-        self._listener = Listener(url, notify, self._heard, self._missed)
+        self._users: dict[UUID, _Followed] = {}
+        self._listener = Listener(url, notify, self._users, self._heard, self._missed)
         self._listening: asyncio.Task[None] | None = None
         self._resting: asyncio.TimerHandle | None = None
-        self._users: dict[UUID, _Followed] = {}
         self._turns = asyncio.Semaphore(MOST_READS)
 
     async def follow(
@@ -60,6 +62,7 @@ class Realtime:
         where the token no longer leads on; whatever the first read raises.
         """
         with self._followed(user) as followed:
+            await followed.watched()
             token = await start()
             seen, changes = followed.seen, await followed.read(kind, token, read)
             while True:
@@ -81,12 +84,14 @@ class Realtime:
             self._resting.cancel()
         if self._listening is None:
             self._listening = asyncio.create_task(self._listener.run())
+        self._listener.look()
         try:
             yield followed
         finally:
             followed.followers -= 1
             if not followed.followers:
                 del self._users[user]
+                self._listener.look()
             if not self._users:
                 self._resting = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._rest)
 
@@ -94,8 +99,8 @@ class Realtime:
         if followed := self._users.get(user):
             followed.heard(version)
 
-    def _missed(self) -> None:
-        for followed in self._users.values():
+    def _missed(self, users: Iterable[UUID]) -> None:
+        for followed in [self._users[user] for user in users if user in self._users]:
             followed.doubt()
 
     def _rest(self) -> None:
@@ -118,7 +123,7 @@ class _Followed:
         self.seen = (0, 0)
         self._clock = -1
         self._turns = turns
-        self._stirred = asyncio.Event()
+        self._watched, self._stirred = asyncio.Event(), asyncio.Event()
         self._reads: dict[Hashable, asyncio.Task[Changes]] = {}
         self._waiting: Counter[asyncio.Task[Changes]] = Counter()
 
@@ -128,7 +133,14 @@ class _Followed:
         self._stir(+1, 0)
 
     def doubt(self) -> None:
+        self._watched.set()
         self._stir(0, +1)
+
+    async def watched(self) -> None:
+        """Wait a little until writes are told of: who has read before that has to read again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WATCHED_SECONDS):
+                await self._watched.wait()
 
     def _stir(self, heard: int, doubts: int) -> None:
         self.seen = (self.seen[0] + heard, self.seen[1] + doubts)

@@ -44,6 +44,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from app.models import CLOCKS, TASKS
 from app.rendering import Selection, task_json
 from app.statements import CHANNEL, Statement, compiled, text_literal, user_id, write
+from app.watching import nobody_follows
 
 # The statement's time and not the transaction's: it begins before the clock is waited for.
 NOW = func.statement_timestamp()
@@ -212,9 +213,11 @@ def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
 
 
 def notice(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
-    """Tells those who listen of the user's clock, where anything was changed."""
+    """Tells those who follow the user of the user's clock, where anything was changed."""
     news = cast(user_id(), Text).concat(text_literal(" ")).concat(cast(now.c.version, Text))
-    return case((changed, func.pg_notify(text_literal(CHANNEL), news))).label("notice")
+    # One within the other: the lock is not to be tried where nothing was changed.
+    told = case((not_(nobody_follows(user_id())), func.pg_notify(text_literal(CHANNEL), news)))
+    return case((changed, told)).label("notice")
 
 
 def is_there(rows: CTE) -> ColumnElement[bool]:

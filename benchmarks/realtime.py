@@ -5,15 +5,18 @@ import random
 import resource
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import click
 import httpx
 import psutil
 import uvloop
 
+from app.watching import LOCKS, SPACE
 from benchmarks import data, floor, servers
 from benchmarks.following import Copy, gathered
 
@@ -21,6 +24,8 @@ SOCKETS, EACH, IDLE = 1000, 4, 5000
 WRITES, PAUSE_SECONDS = 800, 0.02
 BURST = 1000
 CONNECTIONS = (1, 8, 40)
+TURNS = 3
+EVERY_LOCK = f"SELECT pg_advisory_lock_shared({SPACE}, n) FROM generate_series(0, {LOCKS - 1}) AS n"  # noqa: S608 - ours
 ROUNDS = 10
 CREATE = "mutation ($title: String!) { createTask(input: { title: $title }) { task { id } userErrors { code } } }"
 # More than any user has by default: one is followed by a thousand here.
@@ -28,17 +33,27 @@ SETTINGS = {"LIMIT_SOCKETS": "10000", "LIMIT_CONCURRENCY": "20000"}
 
 
 def notices(site: data.Site, folder: Path) -> dict[str, dict[str, float]]:
-    """Creates a second by pgbench with so many connections, as they are sent and without the notice to listeners."""
+    """Creates a second by pgbench with so many connections, for users who are followed and for users who are not."""
     found = {}
     for connections in CONNECTIONS:
-        told = asyncio.run(floor.scripts(site, connections))["W4"]
-        kinds = {"told": told, "untold": told.replace("pg_notify(", "concat(")}
-        rates = {
-            kind: [floor.run(site, script, 3, folder, connections).rate for _ in range(3)]
-            for kind, script in kinds.items()
-        }
+        create = asyncio.run(floor.scripts(site, connections))["W4"]
+        rates: dict[str, list[float]] = {"followed": [], "alone": []}
+        for _ in range(TURNS):
+            rates["alone"].append(floor.run(site, create, 3, folder, connections).rate)
+            with _all_followed(site):
+                rates["followed"].append(floor.run(site, create, 3, folder, connections).rate)
         found[str(connections)] = {kind: statistics.median(each) for kind, each in rates.items()}
     return found
+
+
+@contextmanager
+def _all_followed(site: data.Site) -> Iterator[None]:
+    """Somebody shares every lock of users, as a process does whose subscribers have them all, and listens."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(site.owner_url))
+        runner.run(connection.execute(f"LISTEN taskql; {EVERY_LOCK}"))
+        yield
+        runner.run(connection.close())
 
 
 def run(site: data.Site, python: Path) -> dict[str, Any]:

@@ -170,8 +170,8 @@ def live(results: Mapping[str, Any]) -> str:
         f"{idle['sockets']:,} idle sockets: {idle['kilobytes_each']:.1f} KB each,"
         f" {idle['cpu_in_10_s']:.2f} s of CPU in 10 s.\n"
     )
-    head = "| creates a second, by pgbench's connections | told | untold |\n|---|---|---|\n"
-    notices = [_row(n, [f"{both['told']:,.0f}", f"{both['untold']:,.0f}"]) for n, both in results["notices"].items()]
+    head = "| creates a second, by pgbench's connections | all followed | nobody followed |\n|---|---|---|\n"
+    notices = [_row(n, [f"{both['followed']:,.0f}", f"{both['alone']:,.0f}"]) for n, both in results["notices"].items()]
     return f"{LATENCIES}{''.join(rows)}\n{sentence}\n{head}{''.join(notices)}"
 
 

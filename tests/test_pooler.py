@@ -222,10 +222,9 @@ async def test_listening_through_a_pooler(
 ) -> None:
     """Nothing is heard through it, which the listener finds out: it says so, and has followers read now and then."""
     monkeypatch.setattr(listener, "ECHO_SECONDS", 0.2)
-    begun: asyncio.Queue[None] = asyncio.Queue()
-    deaf = Listener(
-        DatabaseURL(pooler, pooled=True), application.database.notify, lambda *_: None, lambda: begun.put_nowait(None)
-    )
+    begun: asyncio.Queue[object] = asyncio.Queue()
+    notify, heard = application.database.notify, lambda *_: None
+    deaf = Listener(DatabaseURL(pooler, pooled=True), notify, {}, heard, begun.put_nowait)
     listening = asyncio.create_task(deaf.run())
     async with asyncio.timeout(20):
         for _ in range(3):

@@ -27,12 +27,20 @@ from websockets.exceptions import ConnectionClosed
 from app import realtime, sockets
 from app.auth import Signer
 from app.embedded import EmbeddedPostgres
+from app.identifiers import uuid7
 from app.main import create_app
+from app.rendering import Field, Selection
 from app.settings import Settings
 from app.url import DatabaseURL
+from app.watching import LOCKS
+from app.writing import Change, create_new
 from migrations.run import migrate
 
 FOLLOW = f"subscription Follow($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
+# The lock of a user, and how many sessions share it.
+LOCK = f"SELECT abs(uuid_hash($1) % {LOCKS})"
+HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND mode = 'ShareLock' AND granted"
+PAYLOAD = Selection("TaskPayload", (Field("task", "task", Selection("Task", (Field("id", "id"),))),))
 CREATE_MANY = "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { affectedCount } }"
 # More for each task than the buffers on the way hold for many.
 WIDE = f"""
@@ -511,6 +519,81 @@ async def until(owner: "asyncpg.Connection[Any]", listening: int) -> None:
     async with asyncio.timeout(10):
         while len(await owner.fetch(LISTENERS)) != listening:  # noqa: ASYNC110 - PostgreSQL tells of no connection
             await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def heard(server: Server) -> AsyncIterator["asyncio.Queue[str]"]:
+    """What is sent to all who listen."""
+    payloads: asyncio.Queue[str] = asyncio.Queue()
+    connection = await asyncpg.connect(server.owner_url)
+    await connection.add_listener("taskql", lambda *sent: payloads.put_nowait(str(sent[3])))
+    yield payloads
+    await connection.close()
+
+
+@pytest.fixture
+async def apart(owner: "asyncpg.Connection[Any]", new_user: Callable[..., Awaitable[User]], alice: User) -> User:
+    """A user who shares no lock with Alice."""
+    user = await new_user()
+    while await owner.fetchval(LOCK, user.id) == await owner.fetchval(LOCK, alice.id):
+        user = await new_user()
+    return user
+
+
+async def held(owner: "asyncpg.Connection[Any]", user: User, times: int) -> None:
+    """Wait until so many processes share the lock of a user."""
+    lock = await owner.fetchval(LOCK, user.id)
+    async with asyncio.timeout(10):
+        while await owner.fetchval(HELD, lock) != times:  # noqa: ASYNC110 - PostgreSQL tells of no lock
+            await asyncio.sleep(0.02)
+
+
+async def test_writes_are_told_where_somebody_follows(
+    alice: User, apart: User, owner: "asyncpg.Connection[Any]", follow: Open, heard: "asyncio.Queue[str]"
+) -> None:
+    """Each kind of write of the one who is followed, for as long as she is, and none of another's."""
+    first, second = await follow(alice), await follow(alice)
+    await held(owner, alice, 1)
+    for user in (apart, alice):
+        task = await user.add("One")
+        await user.data(CREATE_MANY, inputs=[{"title": "Two"}, {"title": "Three"}])
+        for write in WRITES:
+            await user.data(f"mutation ($id: ID!) {{ {write} }}", id=task["id"])
+    told = [await heard.get() for _ in range(2 + len(WRITES))]
+    assert {payload.split()[0] for payload in told} == {str(alice.id)}
+
+    await first.client.connection.close()
+    await alice.add("Still followed")
+    assert (await heard.get()).startswith(str(alice.id))
+    await second.client.connection.close()
+    await held(owner, alice, 0)
+    await alice.add("Not followed")
+    await owner.execute("NOTIFY taskql, 'the end'")
+    assert await heard.get() == "the end"
+
+
+async def test_who_comes_while_a_write_is_under_way_gets_it(
+    server: Server, alice: User, apart: User, follow: Open, heard: "asyncio.Queue[str]"
+) -> None:
+    """The write tells nobody, since nobody followed when it ran; who begins to follow waits for its end, and reads."""
+    mirror, (_, other) = Mirror(alice), await following(apart, follow)
+    await mirror.catch_up()
+    create = create_new(PAYLOAD, Change("create new", ("title",)))
+    connection = await asyncpg.connect(server.app_url)
+    async with connection.transaction():
+        row = await connection.fetchrow(
+            create.text, *create.arguments({"user_id": alice.id, "id": uuid7(), "title": "Meanwhile"})
+        )
+        follower = await follow(alice, since=mirror.token)
+        await asyncio.sleep(2 * realtime.WATCHED_SECONDS)
+    await connection.close()
+
+    mirror.change(await follower.change())
+    assert row
+    assert mirror.version == row["version"]
+    assert heard.empty()
+    his = await apart.add("His")
+    assert (await other.change())["task"] == his
 
 
 async def test_anything_may_be_sent_to_the_channel(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
