@@ -3,7 +3,6 @@
 import asyncio
 import math
 import select
-from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -20,18 +19,8 @@ PATIENCE_SECONDS = 1.5
 RECYCLE_AFTER_SECONDS = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """A connection of SQLAlchemy's engine, its driver's, when it was opened, and its socket."""
-
-    pooled: PoolProxiedConnection
-    driver: Any
-    opened: float
-    socket: select.poll
-
-
 class Connections:
-    """At most so many connections. SQLAlchemy opens and closes them; lending one takes no task switch.
+    """At most so many connections. SQLAlchemy opens and closes them; to lend one that is idle takes no `await`.
 
     SQLAlchemy's own pools do, and let whoever comes by take what a waiter was woken for.
     """
@@ -49,11 +38,16 @@ class Connections:
         """Whether whoever comes now has to wait."""
         return self._turns.are_taken(None)
 
-    def lend(self) -> "Loan":
-        """A connection for the length of an `async with`, as the driver's own object in autocommit."""
-        return Loan(self)
+    def idle(self) -> "Connection | None":
+        """A connection that is there and seems open, if one is: nearly always, and it costs less than to await it."""
+        now = monotonic()
+        if not (self._idle and self._is_usable(self._idle[-1], now) and self._turns.take(None)):
+            return None
+        self.last_lent = now
+        tally.connections += 1
+        return self._idle.pop()
 
-    async def take(self) -> Connection:
+    async def take(self) -> "Connection":
         """A connection that is open as far as can be told without asking; TimeoutError after some time in line."""
         self.last_lent = now = monotonic()
         if not self._turns.take(None):
@@ -68,7 +62,7 @@ class Connections:
                 connection.driver.terminate()
                 await _close(connection)
             pooled = await self._engine.raw_connection()
-            return _opened(pooled)
+            return Connection(self, pooled)
         except BaseException:
             self._release()
             raise
@@ -86,7 +80,7 @@ class Connections:
         """Lend no connection again that was opened until now: the server has closed one of them."""
         self._trusted_since = monotonic()
 
-    def _is_usable(self, connection: Connection, now: float) -> bool:
+    def _is_usable(self, connection: "Connection", now: float) -> bool:
         since = max(self._trusted_since, now - RECYCLE_AFTER_SECONDS)
         if connection.opened <= since or connection.driver.is_closed():
             return False
@@ -94,11 +88,11 @@ class Connections:
         # find out by being sent: it could not be told from one that was carried out.
         return not connection.socket.poll(0)
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: "Connection") -> None:
         self._idle.append(connection)
         self._release()
 
-    def throw_away(self, connection: Connection) -> None:
+    def throw_away(self, connection: "Connection") -> None:
         """Nobody waits for its farewell, but it keeps its turn until then: there are no more sessions than turns.
 
         The farewell is what lets the driver stop a statement that still runs.
@@ -117,34 +111,32 @@ class Connections:
         await self._engine.dispose()
 
 
-class Loan:
-    """Gives back what was lent. A connection whose state is unknown is thrown away."""
+class Connection:
+    """A connection of SQLAlchemy's engine, which is lent for the length of a `with`: the driver's own, in autocommit.
 
-    __slots__ = ("_connection", "_connections")
+    Then it is given back, or thrown away where its state is unknown.
+    """
 
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
+    __slots__ = ("_connections", "driver", "opened", "pooled", "socket")
 
-    async def __aenter__(self) -> Any:
-        self._connection = await self._connections.take()
+    def __init__(self, connections: Connections, pooled: PoolProxiedConnection) -> None:
+        self._connections, self.pooled, self.opened = connections, pooled, monotonic()
+        driver: Any = pooled.driver_connection
+        self.driver, self.socket = driver, select.poll()
+        self.socket.register(driver._transport.get_extra_info("socket"), select.POLLIN)  # noqa: SLF001 - it has no public name
+
+    def __enter__(self) -> Any:
         count_statement()
-        return self._connection.driver
+        return self.driver
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # What PostgreSQL refuses leaves the connection in order; without a reset, since each use ends its transaction.
         if error is None or isinstance(error, asyncpg.PostgresError):
-            self._connections.give_back(self._connection)
+            self._connections.give_back(self)
         else:
-            self._connections.throw_away(self._connection)
-
-
-def _opened(pooled: PoolProxiedConnection) -> Connection:
-    driver: Any = pooled.driver_connection
-    socket = select.poll()
-    socket.register(driver._transport.get_extra_info("socket"), select.POLLIN)  # noqa: SLF001 - it has no public name
-    return Connection(pooled, driver, monotonic(), socket)
+            self._connections.throw_away(self)
 
 
 async def _close(connection: Connection) -> None:

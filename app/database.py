@@ -4,9 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn
 from uuid import UUID
 
 import asyncpg
@@ -23,22 +21,24 @@ from app.url import DatabaseURL
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+Values = Mapping[str, Any]
 Row = Mapping[str, Any]
 Transaction = Callable[..., Awaitable[Row]]
 
 # As `taskql migrate --citus` gives it to the server's role.
 SHARDED = compiled(select(func.current_setting(text_literal("citus.propagate_set_commands"), true()).is_not(None)))
 # What a caller waits at most, in seconds: for other writes, for a connection and for the answer, twice if one was lost.
-COMMAND_TIMEOUT = 4.5
-# Before the second and the third try of a write that PostgreSQL has undone, in seconds.
+COMMAND_TIMEOUT = 4.3
+# Before the second and the third try of a write that PostgreSQL has undone, in seconds; after a loss there is none.
 PAUSES = (0.02, 0.1)
 
 # What the driver says when the server closes a connection while it is about to be used.
 _CONFUSED = asyncpg.InternalClientError
 # What it says when the server announces that it closes the connection, or has closed it.
-_SHUTDOWN = asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError | asyncpg.CrashShutdownError
-DriverError = asyncpg.PostgresError | asyncpg.InterfaceError | _CONFUSED
+_SHUTDOWN = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
+LOSSES = (OSError, asyncpg.InterfaceError, _CONFUSED, *_SHUTDOWN)
+# All that the driver and the pool raise.
+FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, _CONFUSED, exc.SQLAlchemyError)
 
 # What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
 # statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
@@ -64,57 +64,86 @@ class Database:
         # Whether a cluster carries the writes out, which takes their user from SET LOCAL alone; asked once.
         self._sharded: bool | None = None
 
-    async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
+    async def read(self, statement: Statement, values: Values) -> str | None:
         """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
-        with expected, Deadline(self._deadlines, COMMAND_TIMEOUT):
-            return await self._again_if_lost(self._read, statement, values)
+        try:
+            with Deadline(self._deadlines, COMMAND_TIMEOUT):
+                try:
+                    return await self._read(statement, values)
+                except Lost as lost:
+                    self._distrust(lost)
+                    return await self._read(statement, values)
+        except FAILURES as error:
+            _tell(error)
 
-    async def _read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
-        async with self._connections.lend() as connection:
-            with losing:
+    async def _read(self, statement: Statement, values: Values) -> str | None:
+        with self._connections.idle() or await self._connections.take() as connection:
+            try:
                 body: str | None = await connection.fetchval(statement.text, *statement.arguments(values))
+            except LOSSES as error:
+                _lose(error)
             return body
 
-    async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Row:
+    async def write(self, owner: UUID, statement: Statement, values: Values) -> Row:
         """The one row of a writing statement, in a transaction.
 
         One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile. After a
         failure the commit may have happened, and the caller decides; but not where nothing was done yet, nor where
         doing it again makes no difference.
         """
-        with expected, Deadline(self._deadlines, COMMAND_TIMEOUT):
-            if not self._writers.take(owner):
-                await self._writers.wait(owner)
-            try:
-                return await self._again_if_lost(self._write, statement, values, owner)
-            finally:
-                self._writers.give(owner)
+        try:
+            with Deadline(self._deadlines, COMMAND_TIMEOUT):
+                if not self._writers.take(owner):
+                    await self._writers.wait(owner)
+                try:
+                    return await self._write(owner, statement, values)
+                except AGAIN as error:
+                    return await self._write_again(error, owner, statement, values)
+                finally:
+                    self._writers.give(owner)
+        except FAILURES as error:
+            _tell(error)
 
-    async def _write(self, statement: Statement, values: Mapping[str, Any], owner: UUID) -> Row:
-        async with self._connections.lend() as connection:
+    async def _write(self, owner: UUID, statement: Statement, values: Values) -> Row:
+        with self._connections.idle() or await self._connections.take() as connection:
             if self._sharded is None:
-                with losing:
-                    self._sharded = await connection.fetchval(SHARDED.text)
+                self._sharded = await _is_sharded(connection)
             transaction: Transaction = _once if statement.again else _at_once
             if self._sharded:
                 transaction, statement = _in_parts, statement.again or statement
-            with losing if statement.repeatable else _unmarked:
-                return await _done(transaction, connection, owner, statement, values)
+            try:
+                return await transaction(connection, owner, statement, values)
+            except LOSSES as error:
+                if statement.repeatable:
+                    _lose(error)
+                raise
 
-    async def _again_if_lost(self, work: Callable[..., Awaitable[T]], statement: Statement, *arguments: Any) -> T:
-        """Once more where that is safe, on a connection that was opened after the loss was noticed."""
-        try:
-            return await work(statement, *arguments)
-        except Lost as lost:
-            log.warning("a connection was lost, trying another: %s", type(lost.__cause__).__name__)
-            self._connections.distrust()
-            return await work(statement.again or statement, *arguments)
+    async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
+        """What was lost, and what a deadlock or serialization failure has undone whole."""
+        for pause in PAUSES:
+            if isinstance(error, Lost):
+                self._distrust(error)
+                statement = statement.again or statement
+            else:
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
+            try:
+                return await self._write(owner, statement, values)
+            except AGAIN as another:
+                error = another
+        raise error
+
+    def _distrust(self, lost: "Lost") -> None:
+        """Once more is safe, but on a connection that was opened after the loss was noticed."""
+        log.warning("a connection was lost, trying another: %s", type(lost.__cause__).__name__)
+        self._connections.distrust()
 
     async def notify(self, channel: str) -> None:
         """Send an empty notification, on whichever connection; Unavailable where it cannot be sent."""
-        with expected, Deadline(self._deadlines, COMMAND_TIMEOUT):
-            async with self._connections.lend() as connection:
+        try:
+            with Deadline(self._deadlines, COMMAND_TIMEOUT), await self._connections.take() as connection:
                 await connection.execute(f"NOTIFY {channel}")
+        except FAILURES as error:
+            _tell(error)
 
     @property
     def connections(self) -> Connections:
@@ -124,25 +153,15 @@ class Database:
         await self._connections.close()
 
 
-async def _done(transaction: Transaction, *arguments: Any) -> Row:
-    """The row of a transaction that is run again where a deadlock or serialization failure has undone it whole."""
-    for pause in PAUSES:
-        try:
-            return await transaction(*arguments)
-        except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
-    return await transaction(*arguments)
-
-
-async def _once(connection: Any, _owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Row:
+def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Awaitable[Row]:
     """A statement that begins its write itself."""
-    row: Row = await connection.fetchrow(statement.text, *statement.arguments(values))
+    row: Awaitable[Row] = connection.fetchrow(statement.text, *statement.arguments(values))
     return row
 
 
-async def _at_once(connection: Any, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Row:
+async def _at_once(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row:
     """In one round trip: what is sent together is one transaction."""
-    executions = statement.beginning(owner), statement.arguments(values)
+    executions = statement.beginning(owner), statement.continuing(values)
     try:
         rows: list[Row] = await connection.fetchmany(statement.text, executions)
     except asyncpg.AdminShutdownError as error:
@@ -151,10 +170,10 @@ async def _at_once(connection: Any, owner: UUID, statement: Statement, values: M
     return rows[-1]
 
 
-async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Row:
+async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row:
     try:
         await _begin(connection, owner)
-        row: Row = await connection.fetchrow(statement.text, *statement.arguments(values))
+        row: Row = await connection.fetchrow(statement.text, *statement.continuing(values))
         await connection.execute(commit(owner, row.get("version")))
     except asyncpg.PostgresError:
         await connection.execute("ROLLBACK")
@@ -163,8 +182,18 @@ async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: 
 
 
 async def _begin(connection: Any, owner: UUID) -> None:
-    with losing:
+    try:
         await connection.execute(begin(owner))
+    except LOSSES as error:
+        _lose(error)
+
+
+async def _is_sharded(connection: Any) -> bool:
+    try:
+        sharded: bool = await connection.fetchval(SHARDED.text)
+    except LOSSES as error:
+        _lose(error)
+    return sharded
 
 
 def _engine(url: DatabaseURL) -> AsyncEngine:
@@ -175,41 +204,25 @@ class Lost(Unavailable):
     """The connection was lost, and a second try does nothing that was done already."""
 
 
-class _Losing:
-    """Marks what may be tried again when the connection is lost in it."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError | asyncpg.InterfaceError | _CONFUSED | _SHUTDOWN) and kind is not TimeoutError:
-            raise Lost("The database cannot be reached; try again.") from error
+# What is carried out again.
+AGAIN = (Lost, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
-losing = _Losing()
-_unmarked = nullcontext()
+def _lose(error: Exception) -> NoReturn:
+    """Mark that what has failed so may be tried again."""
+    if type(error) is TimeoutError:
+        raise error
+    raise Lost("The database cannot be reached; try again.") from error
 
 
-class _Expected:
-    """Turns what the driver and the pool raise into the failures that callers know."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        known = failure(error) if isinstance(error, OSError | DriverError | exc.SQLAlchemyError) else None
-        if known is None:
-            return
-        if isinstance(known, Unavailable):
-            log.warning("database unavailable: %s", type(error).__name__)
-        raise known from error
-
-
-expected = _Expected()
+def _tell(error: Exception) -> NoReturn:
+    """Turn what the driver and the pool raise into the failures that callers know."""
+    known = failure(error)
+    if known is None:
+        raise error
+    if isinstance(known, Unavailable):
+        log.warning("database unavailable: %s", type(error).__name__)
+    raise known from error
 
 
 def driver_error(error: BaseException) -> BaseException:

@@ -59,33 +59,34 @@ async def each(answered: GraphQLAnswer | ResponseStream) -> AsyncGenerator[Graph
         await answered.answers.aclose()
 
 
+_KINDS = {"query": str, "documentId": str, "operationName": str, "variables": dict, "extensions": dict}
+
+
 def request(
     members: Mapping[str, Any], authorization: str | None, request_id: str, *, address: str = "", safe: bool = False
 ) -> GraphQLRequest:
     """The request of a JSON object; BadUserInput names the member that is not what it must be."""
-    extensions = _member(members, "extensions", dict)
-    query, document_id = _member(members, "query", str), _document_id(members, extensions)
+    for name, value in members.items():
+        if value is not None and type(value) is not _KINDS.get(name, type(value)):
+            raise BadUserInput(f"{name} must be {'an object' if _KINDS[name] is dict else 'a string'}.")
+    query, extensions = members.get("query"), members.get("extensions")
+    document_id = _persisted(extensions) if extensions else None
+    document_id = document_id or members.get("documentId")
     if query is None and document_id is None:
         raise BadUserInput("query must be a string.")
-    variables, name = _member(members, "variables", dict), _member(members, "operationName", str) or None
+    variables, operation_name = members.get("variables"), members.get("operationName") or None
     return GraphQLRequest(
-        query, document_id, variables, name, extensions, authorization, request_id, address=address, safe=safe
+        query, document_id, variables, operation_name, extensions, authorization, request_id, address=address, safe=safe
     )
 
 
-def _member(members: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = members.get(name)
-    if value is None or type(value) is kind:
-        return value
-    raise BadUserInput(f"{name} must be {'an object' if kind is dict else 'a string'}.")
-
-
-def _document_id(members: Mapping[str, Any], extensions: Mapping[str, Any] | None) -> str | None:
-    """What names a document that is known here: `documentId`, or Apollo's extension."""
-    persisted = extensions and _member(extensions, "persistedQuery", dict)
+def _persisted(extensions: Mapping[str, Any]) -> str | None:
+    """The id of a document in Apollo's extension, which goes before `documentId`."""
+    persisted = extensions.get("persistedQuery")
+    if persisted is not None and type(persisted) is not dict:
+        raise BadUserInput("persistedQuery must be an object.")
     if not persisted:
-        document_id: str | None = _member(members, "documentId", str)
-        return document_id
+        return None
     sha256 = persisted.get("sha256Hash")
     if persisted.get("version") != 1 or not isinstance(sha256, str):
         raise BadUserInput("extensions.persistedQuery must have version 1 and a sha256Hash.")

@@ -51,10 +51,13 @@ class Selection:
     typename: str
     fields: tuple[Field, ...]
     statements: dict[Hashable, Statement] = field(default_factory=dict)
+    _entries: dict[str, list[Field]] = field(default_factory=dict)
 
     def entries(self, name: str) -> list[Field]:
         """The entries that show a field: none, one, or several under aliases."""
-        return [entry for entry in self.fields if entry.name == name]
+        if name not in self._entries:
+            self._entries[name] = [entry for entry in self.fields if entry.name == name]
+        return self._entries[name]
 
     def statement(self, key: Hashable, build: Callable[[], Statement]) -> Statement:
         """The statement of an argument shape. Callers could make up shapes without end: the oldest goes."""

@@ -56,11 +56,15 @@ class Statement:
     again: "Statement | None" = None
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
-        return list(map({ACTOR: None, **values}.__getitem__, self.parameters))
+        return list(map(values.__getitem__, self.parameters))
 
     def beginning(self, owner: UUID) -> list[Any]:
         """The arguments with which a writing statement begins a write, and writes nothing."""
         return list(map({ACTOR: owner}.get, self.parameters))
+
+    def continuing(self, values: Mapping[str, Any]) -> list[Any]:
+        """The arguments with which it then writes."""
+        return self.arguments({ACTOR: None, **values})
 
 
 def compiled(construct: ClauseElement) -> Statement:

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import orjson
@@ -62,12 +63,11 @@ class Window:
         return size or DEFAULT_PAGE
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """What a mutation did: the user's clock, the JSON of its task or tasks for each response key, what it refused."""
 
     version: int | None = None
-    tasks: Mapping[str, str | None] = field(default_factory=dict)
+    tasks: Mapping[str, str | None] = MappingProxyType({})
     problems: Sequence[Problem] = ()
     affected: int = 0
 
@@ -157,15 +157,15 @@ class Tasks:
 
     async def update(self, payload: Selection, task_id: str, changes: Values, expected: int | None) -> Written:
         """Change the fields that are given; a task that has them already stays as it is."""
-        return await self._change(payload, writing.update, "update", task_id, changes, expected)
+        return await self._write(payload, writing.update, "update", changes, **_one(task_id, expected))
 
     async def delete(self, payload: Selection, task_id: str, expected: int | None) -> Written:
         """Put a task in the trash."""
-        return await self._change(payload, writing.delete, "delete", task_id, {}, expected)
+        return await self._write(payload, writing.delete, "delete", {}, **_one(task_id, expected))
 
     async def restore(self, payload: Selection, task_id: str) -> Written:
         """Take a task out of the trash."""
-        return await self._change(payload, writing.restore, "restore", task_id, {}, None)
+        return await self._write(payload, writing.restore, "restore", {}, **_one(task_id, None))
 
     async def move(self, payload: Selection, task_id: str, place: str, anchor: str | None) -> Written:
         """Put a task at the start or end of the manual order, or before or after another."""
@@ -194,7 +194,7 @@ class Tasks:
             raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.")
         if wrong := problems(changes):
             return Written(problems=wrong)
-        stored = writing.bound(cleaned(changes))
+        stored = cleaned(changes)
         shape, selecting = _selected(kind, where)
         many = bulk.Many(kind, tuple(stored), shape)
         statement = payload.statement(many, lambda: bulk.change(payload, many))
@@ -212,20 +212,6 @@ class Tasks:
         found += [_taken(place) for place, given in enumerate(ids) if given and given in ids[:place]]
         return found + [_own_id("inputs", str(place)) for place, given in enumerate(ids) if given == self._owner]
 
-    async def _change(  # noqa: PLR0913, PLR0917 - what all changes of one task have in common
-        self,
-        payload: Selection,
-        build: Callable[[Selection, writing.Change], Statement],
-        kind: str,
-        task_id: str,
-        changes: Values,
-        expected: int | None,
-    ) -> Written:
-        values: dict[str, Any] = {"id": identifier(task_id, "id")}
-        if expected is not None:
-            values["expected"] = expected
-        return await self._write(payload, build, kind, changes, **values)
-
     async def _write(
         self,
         payload: Selection,
@@ -236,7 +222,7 @@ class Tasks:
     ) -> Written:
         if wrong := problems(changes):
             return Written(problems=wrong)
-        stored = writing.bound(cleaned(changes))
+        stored = cleaned(changes)
         change = writing.Change(kind, tuple(stored), "expected" in values)
         statement = payload.statement(change, lambda: build(payload, change))
         row = await self._database.write(self._owner, statement, {"user_id": self._owner, **stored, **values})
@@ -250,6 +236,12 @@ class Tasks:
         return await self._database.read(statement, {"user_id": self._owner, **values})
 
 
+def _one(task_id: str, expected: int | None) -> dict[str, Any]:
+    """What says which task a change is for."""
+    values: dict[str, Any] = {"id": identifier(task_id, "id")}
+    return values if expected is None else {**values, "expected": expected}
+
+
 def _own_id(*path: str) -> Problem:
     return Problem("INVALID", "This id is your account's; choose another.", (*path, "id"))
 
@@ -260,7 +252,7 @@ def _taken(place: int | str) -> Problem:
 
 def _row(place: int, task: Values) -> dict[str, Any]:
     """A task to create as a row of the statement's JSON."""
-    content = writing.bound(cleaned({"description": None, "priority": 0, "due_date": None, "tags": [], **task}))
+    content = cleaned({"description": None, "priority": 0, "due_date": None, "tags": [], **task})
     return {**content, "place": place, "id": str(task.get("id") or uuid7())}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from contextvars import ContextVar
@@ -73,25 +74,45 @@ HIT, MISS = PREPARED.labels("hit"), PREPARED.labels("miss")
 SETTLE_SECONDS = 1.0
 
 
+class Latencies:
+    """How long the requests of one operation took, not handed over yet: how many for each bucket, and their sum."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._counts, self._sum = [0] * (len(_BUCKETS) + 1), 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(_BUCKETS, seconds)] += 1
+        self._sum += seconds
+
+    def settle(self) -> None:
+        """Hand over. A histogram's own method takes one at a time, and most of them cost more than their request."""
+        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):  # noqa: SLF001 - see above
+            if count:
+                bucket.inc(count)
+        self._histogram._sum.inc(self._sum)  # noqa: SLF001 - see above
+        self._counts, self._sum = [0] * len(self._counts), 0.0
+
+
 class Tally:
     """What every request adds to the metrics, handed over every second: each handing over costs as much as a query."""
 
     def __init__(self) -> None:
         self.statements = self.hits = self.connections = 0
-        self._latencies: list[tuple[Histogram, float]] = []
+        self._latencies: set[Latencies] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def took(self, latency: Histogram, seconds: float) -> None:
+    def took(self, latencies: Latencies, seconds: float) -> None:
         """A request has ended."""
-        self._latencies.append((latency, seconds))
+        latencies.add(seconds)
+        self._latencies.add(latencies)
         if self._timer is None:
             self._settle_soon()
 
     def settle(self) -> None:
         """Hand over what was counted since the last time."""
-        latencies, self._latencies = self._latencies, []
-        for latency, seconds in latencies:
-            latency.observe(seconds)
+        while self._latencies:
+            self._latencies.pop().settle()
         STATEMENTS.inc(self.statements)
         HIT.inc(self.hits)
         POOL_IN_USE.set(self.connections)
@@ -252,21 +273,21 @@ def _is_alive(pid: int) -> bool:
     return False
 
 
-_latencies: dict[tuple[str | None, str], Histogram] = {}
+_latencies: dict[tuple[str | None, str], Latencies] = {}
 
 
-def _latency(record: Record) -> Histogram:
+def _latency(record: Record) -> Latencies:
     return _latencies.get((record.operation, record.kind)) or _new_latency(record)
 
 
-def _new_latency(record: Record) -> Histogram:
+def _new_latency(record: Record) -> Latencies:
     """Strangers, and those who come too late, get no name of their own."""
     operation, kind = record.operation, record.kind
     is_known = record.user_id is not None and len(operation or "") <= LONGEST_NAME
     if operation and not (is_known and len(_latencies) < MOST_OPERATIONS):
-        return LATENCY.labels(OTHER, kind)
+        return Latencies(LATENCY.labels(OTHER, kind))
     label = operation or (REFUSED if operation is None else ANONYMOUS)
-    known = _latencies[operation, kind] = LATENCY.labels(label, kind)
+    known = _latencies[operation, kind] = Latencies(LATENCY.labels(label, kind))
     return known
 
 

@@ -1,7 +1,7 @@
 """Checks of input before any SQL: problems a form can show, and text that nobody's form would send."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -48,55 +48,65 @@ def utc(instant: datetime) -> str:
 
 
 def cleaned(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes as they will be stored: null clears to the empty value of its column, tags trimmed and unique."""
+    """Changes as they are bound: null clears to the empty value of its column, tags trimmed and unique.
+
+    A day is text: the driver would read 9999-12-31 as infinity.
+    """
     result = dict(changes)
     if "tags" in result:
         result["tags"] = list(dict.fromkeys(map(str.strip, result["tags"] or [])))
     if "priority" in result:
         result["priority"] = result["priority"] or 0
+    if result.get("due_date"):
+        result["due_date"] = result["due_date"].isoformat()
     return result
 
 
 def problems(changes: Mapping[str, Any], path: tuple[str, ...] = ("input",)) -> list[Problem]:
     """What is wrong with changes, each bound to its input field; nothing when they can be cleaned and stored."""
-    return [
-        problem for name, check in _CHECKS.items() if name in changes for problem in check(changes[name], (*path, name))
-    ]
+    found: list[Problem] = []
+    for name, value in changes.items():
+        if name in _CHECKS and (wrong := _CHECKS[name](value, (*path, name))):
+            found += wrong
+    return found
 
 
-def _title(value: str | None, path: tuple[str, ...]) -> Iterator[Problem]:
+def _title(value: str | None, path: tuple[str, ...]) -> Sequence[Problem]:
     if value is None or not storable(value, "title").strip():
-        yield Problem("BLANK", "The title must not be blank.", path)
-    elif len(value) > TITLE_LENGTH:
-        yield _too_long("The title", len(value), TITLE_LENGTH, path)
+        return [Problem("BLANK", "The title must not be blank.", path)]
+    return [_too_long("The title", len(value), TITLE_LENGTH, path)] if len(value) > TITLE_LENGTH else ()
 
 
-def _description(value: str | None, path: tuple[str, ...]) -> Iterator[Problem]:
+def _description(value: str | None, path: tuple[str, ...]) -> Sequence[Problem]:
     if value is not None and len(storable(value, "description")) > DESCRIPTION_LENGTH:
-        yield _too_long("The description", len(value), DESCRIPTION_LENGTH, path)
+        return [_too_long("The description", len(value), DESCRIPTION_LENGTH, path)]
+    return ()
 
 
-def _completed(value: bool | None, path: tuple[str, ...]) -> Iterator[Problem]:  # noqa: FBT001 - a column's value
-    if value is None:
-        yield Problem("INVALID", "completed is true or false; omit it to keep it.", path)
+def _completed(value: bool | None, path: tuple[str, ...]) -> Sequence[Problem]:  # noqa: FBT001 - a column's value
+    return [Problem("INVALID", "completed is true or false; omit it to keep it.", path)] if value is None else ()
 
 
-def _tags(value: list[str] | None, path: tuple[str, ...]) -> Iterator[Problem]:
-    tags = [storable(tag, "tags").strip() for tag in value or []]
+def _tags(value: list[str] | None, path: tuple[str, ...]) -> Sequence[Problem]:
+    tags = [storable(tag, "tags").strip() for tag in value or ()]
+    wrong = [problem for place, tag in enumerate(tags) for problem in _tag(tag, (*path, str(place)))]
     if len(set(tags)) > MOST_TAGS:
-        yield Problem("LIMIT_EXCEEDED", f"A task has at most {MOST_TAGS} tags; these are {len(set(tags))}.", path)
-    for place, tag in enumerate(tags):
-        if not tag:
-            yield Problem("BLANK", "A tag must not be blank.", (*path, str(place)))
-        elif len(tag) > TAG_LENGTH:
-            yield _too_long("A tag", len(tag), TAG_LENGTH, (*path, str(place)))
+        many = f"A task has at most {MOST_TAGS} tags; these are {len(set(tags))}."
+        return [Problem("LIMIT_EXCEEDED", many, path), *wrong]
+    return wrong
+
+
+def _tag(tag: str, path: tuple[str, ...]) -> Sequence[Problem]:
+    if not tag:
+        return [Problem("BLANK", "A tag must not be blank.", path)]
+    return [_too_long("A tag", len(tag), TAG_LENGTH, path)] if len(tag) > TAG_LENGTH else ()
 
 
 def _too_long(what: str, length: int, most: int, path: tuple[str, ...]) -> Problem:
     return Problem("TOO_LONG", f"{what} has {length} characters; the most is {most}.", path)
 
 
-Check = Callable[[Any, tuple[str, ...]], Iterator[Problem]]
+Check = Callable[[Any, tuple[str, ...]], Sequence[Problem]]
 
 _CHECKS: Mapping[str, Check] = {
     "title": _title,

@@ -54,7 +54,6 @@ _CONTENT: Mapping[str, ColumnElement[Any]] = {
     "description": bindparam("description", type_=Text),
     "completed": bindparam("completed", type_=Boolean),
     "priority": bindparam("priority", type_=SmallInteger),
-    # As text: the driver would read 9999-12-31 as infinity.
     "due_date": cast(bindparam("due_date", type_=Text), Date),
     "tags": cast(bindparam("tags", type_=ARRAY(Text)), ARRAY(String)),
 }
@@ -66,12 +65,6 @@ class Change(NamedTuple):
     kind: str
     columns: tuple[str, ...]
     expects_version: bool = False
-
-
-def bound(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Cleaned content as the driver takes it."""
-    due = content.get("due_date")
-    return {**content, "due_date": due.isoformat()} if due is not None else dict(content)
 
 
 def create(payload: Selection, change: Change) -> Statement:

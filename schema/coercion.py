@@ -50,32 +50,23 @@ class Coercions:
         return _enum(type_) if is_enum_type(type_) else _scalar(type_)
 
     def _object(self, type_: GraphQLInputObjectType) -> Coerce:
-        fields = [
-            (
-                name,
-                field.out_name or name,
-                self.of(field.type),
-                coerce_default_value(field),
-                is_required_input_field(field),
-            )
-            for name, field in type_.fields.items()
-        ]
+        fields = {name: (field.out_name or name, self.of(field.type)) for name, field in type_.fields.items()}
+        required = {name for name, field in type_.fields.items() if is_required_input_field(field)}
+        defaults = {field.out_name or name: coerce_default_value(field) for name, field in type_.fields.items()}
+        defaults = {name: default for name, default in defaults.items() if default is not Undefined}
 
         def coerce(value: Any) -> Any:
             if not isinstance(value, dict):
                 return Undefined if value is not None else None
-            found, known = {}, 0
-            for name, out_name, inner, default, required in fields:
-                if name in value:
-                    known += 1
-                    found[out_name] = item = inner(value[name])
-                    if item is Undefined:
-                        return Undefined
-                elif required:
+            if not (required <= value.keys() <= fields.keys()):
+                return Undefined
+            found = defaults.copy()
+            for name, given in value.items():
+                out_name, inner = fields[name]
+                found[out_name] = item = inner(given)
+                if item is Undefined:
                     return Undefined
-                elif default is not Undefined:
-                    found[out_name] = default
-            return _built(type_, found) if known == len(value) else Undefined
+            return _built(type_, found)
 
         return coerce
 

@@ -204,14 +204,17 @@ class Engine:
             (oldest, _), _ = self._operations.popitem(last=False)
             self._text -= _weight(oldest)
 
-    async def execute(
+    def execute(
         self, operation: Operation, variables: Mapping[str, Any] | None, context: object
-    ) -> ExecutionResult:
+    ) -> Awaitable[ExecutionResult]:
         """Run a prepared operation; RequestErrors where its variables do not fit."""
-        given = dict(variables or {})
+        given = variables or {}
         if operation.single and (values := operation.single.variables(given)):
-            return await operation.single.run(values, context)
-        result = operation.executor(self._variables(operation, given), context).execute_operation()
+            return operation.single.run(values, context)
+        return self._execute(operation, self._variables(operation, dict(given)), context)
+
+    async def _execute(self, operation: Operation, values: VariableValues, context: object) -> ExecutionResult:
+        result = operation.executor(values, context).execute_operation()
         return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
 
     async def subscribe(

@@ -99,8 +99,8 @@ def check_variables(variables: Mapping[str, Any]) -> None:
         value = waiting.pop()
         count += len(value)
         _hold(count, MOST_VALUES, "values in its variables")
-        inner = value if isinstance(value, list) else value.values()
-        waiting += [one for one in inner if isinstance(one, dict | list)]
+        inner = value if type(value) is list else value.values()
+        waiting += [one for one in inner if type(one) is dict or type(one) is list]
 
 
 def _hold(found: int, most: int, what: str) -> None:

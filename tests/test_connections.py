@@ -152,7 +152,7 @@ async def test_a_turn_that_came_late(
         alice = await new_user(application.http)
         await alice.data(VIEWER)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            async with application.database.connections.lend():
+            with await application.database.connections.take():
                 late = asyncio.create_task(alice.post(VIEWER))
                 await asyncio.wait({late}, timeout=1)
                 proxy.silence()

@@ -57,7 +57,7 @@ async def test_all_connections_in_use(settings: Settings) -> None:
     """A full pool is told, but it is no reason to take the server away: it can be asked all the same."""
     async with running(settings.model_copy(update={"db_pool_size": 2})) as application, AsyncExitStack() as loans:
         for _ in range(2):
-            await loans.enter_async_context(application.database.connections.lend())
+            loans.enter_context(await application.database.connections.take())
 
         assert await readiness(application) == (200, {**ALL_WELL, "pool": "all connections are in use"})
 

@@ -88,7 +88,7 @@ async def test_trouble_is_told_where_answers_are_not(
     async with running(settings.model_copy(update={"log_format": "json", "db_pool_size": 1})) as application:
         user = await new_user(application.http)
         await user.data(VIEWER)
-        async with application.database.connections.lend():
+        with await application.database.connections.take():
             await user.ask(VIEWER)
 
     (line,) = lines(capsys.readouterr().err)
