@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from app.errors import BadUserInput
@@ -12,6 +13,7 @@ class GraphQLRequest:
     """What a client asks: a document or the id of one, its variables, the operation to run; and what is known of it.
 
     `address` is the client's, empty where none is known. `safe`: it came in a way that must not change anything.
+    `size`: the bytes it came in, where they are known; it has no more values than those.
     """
 
     query: str | None
@@ -23,6 +25,7 @@ class GraphQLRequest:
     request_id: str
     address: str = ""
     safe: bool = False
+    size: float = inf
 
 
 @dataclass(slots=True)

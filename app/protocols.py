@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from functools import partial
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.errors import BadUserInput, LimitExceeded
@@ -30,6 +32,8 @@ LOOKS_FOR_ANSWER = 20
 LEAST_TAKEN = 10_000
 # A request may be on its way when a server that stops finds a connection idle; on a new one it probably is.
 LINGER_SECONDS = 0.25
+_CLOSE = b"connection", b"close"
+_OF_PROXIES = {b"x-forwarded-for", b"x-forwarded-proto"}
 
 
 class _Refusal(NamedTuple):
@@ -66,28 +70,51 @@ class _TooManyParts(Exception):
     """Makes the parser stop."""
 
 
-class _Joining:
-    """The transport of one answer, whose head goes out with its body: each write is dear, and wakes the client.
+class _Answer:
+    """Sends an answer in one piece where its head tells the length: each write is dear, and wakes the client.
 
-    The head of a stream is not held back, whose body may be long in coming, nor that of a HEAD request, which has none.
+    All others are sent by uvicorn's cycle: streams, answers to HEAD, and the last one of a connection.
     """
 
-    __slots__ = ("_cycle", "_head", "_transport", "close", "is_closing")
+    __slots__ = ("_cycle", "_head")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle, self._transport = cycle, cycle.transport
-        self._head: bytes | None = None
-        self.is_closing, self.close = cycle.transport.is_closing, cycle.transport.close
+        self._cycle = cycle
+        self._head: Any = None
 
-    def write(self, data: bytes) -> None:
+    async def send(self, message: Any) -> None:
+        """What an application calls."""
+        head, self._head = self._head, None
+        if head is None and self._is_to_be_held(message):
+            self._head = message
+        elif head is not None and not message.get("more_body") and not self._cycle.flow.write_paused:
+            self._write(head, message["body"])
+        else:
+            if head is not None:
+                await self._cycle.send(head)
+            await self._cycle.send(message)
+
+    def _is_to_be_held(self, message: Any) -> bool:
+        if message["type"] != "http.response.start" or self._cycle.scope["method"] == "HEAD":
+            return False
+        headers = dict(message["headers"])
+        return b"content-length" in headers and b"connection" not in headers
+
+    def _write(self, message: Any, body: bytes) -> None:
+        """As the cycle does it; RuntimeError for a head that would be read as another."""
         cycle = self._cycle
-        if self._head is None and cycle.response_started:
-            self._head = b"" if cycle.chunked_encoding or cycle.scope["method"] == "HEAD" else data
-            if self._head:
-                return
-        elif self._head:
-            data, self._head = self._head + data, b""
-        self._transport.write(data)
+        if cycle.disconnected or cycle.transport.is_closing():
+            return
+        headers = [*cycle.default_headers, *message["headers"], *(() if cycle.keep_alive else (_CLOSE,))]
+        head = b"\r\n".join((*map(b": ".join, headers), b"\r\n"))
+        if head.count(b"\n") != len(headers) + 1 or int(dict(headers)[b"content-length"]) != len(body):
+            raise RuntimeError("The head of an answer is wrong.")
+        cycle.response_started = cycle.response_complete = True
+        cycle.transport.write(STATUS_LINE[message["status"]] + head + body)
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
 
 
 class BoundedRequests(HttpToolsProtocol):
@@ -109,6 +136,8 @@ class BoundedRequests(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+        # What has not come through a proxy need not pass what looks after those.
+        self._direct = self.app.app if isinstance(self.app, ProxyHeadersMiddleware) else self.app
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -160,14 +189,16 @@ class BoundedRequests(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         del app  # another than ours only where uvicorn's own limit of concurrency is set
         cycle.keep_alive = cycle.keep_alive and not self._stopping
-        cycle.transport = _Joining(cycle)  # type: ignore[assignment]  # it has what a cycle uses
-        self._answering = task = self.loop.create_task(cycle.run_asgi(self._answer))
+        self._answering = task = self.loop.create_task(cycle.run_asgi(partial(self._answer, _Answer(cycle))))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    async def _answer(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    async def _answer(
+        self, answer: _Answer, scope: Scope, receive: ASGIReceiveCallable, _send: ASGISendCallable
+    ) -> None:
+        is_direct = _OF_PROXIES.isdisjoint(dict(scope["headers"]))  # type: ignore[typeddict-item]  # HTTP has them
         try:
-            await self.app(scope, receive, send)
+            await (self._direct if is_direct else self.app)(scope, receive, answer.send)
         except asyncio.CancelledError:
             if not self.transport.is_closing():
                 raise

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from math import inf
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -39,36 +40,38 @@ class Gone(Exception):
 async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str) -> GraphQLRequest:
     """The request of a body, or of a query string. Anything but JSON is what a foreign page's form could send."""
     safe, client, authorization = scope["method"] != "POST", scope.get("client"), headers.get(b"authorization")
+    size = inf
     if safe:
         members = _parameters(scope["query_string"])
     elif is_json(headers.get(b"content-type", b"")):
-        members = _json(await _body(receive), "The body")
+        body = await _body(receive)
+        members, size = _json(body, "The body"), len(body)
     else:
         raise Refused(415, "The Content-Type must be application/json, in UTF-8.")
     if type(members) is not dict:
         raise Refused(400, "The body must be a JSON object with a query.")
     token = None if authorization is None else authorization.decode("latin-1")
     try:
-        return operations.request(members, token, request_id, address=client[0] if client else "", safe=safe)
+        asked = operations.request(members, token, request_id, address=client[0] if client else "", safe=safe)
     except BadUserInput as error:
         raise Refused(400, str(error)) from None
+    asked.size = size
+    return asked
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(receive: Receive) -> bytearray:
     """The body, read no further than it may be long."""
-    parts, size, more = list[bytes](), 0, True
+    body, more = bytearray(), True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Gone
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MOST_BYTES:
+        body += message.get("body", b"")
+        if len(body) > MOST_BYTES:
             # The connection stays open: closed while a client still sends, it may lose the answer on the way.
             raise Refused(413, f"The body must be at most {MOST_BYTES:,} bytes.", LimitExceeded.code)
-        parts.append(part)
         more = message.get("more_body", False)
-    return b"".join(parts)
+    return body
 
 
 def _parameters(query_string: bytes) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def _parameters(query_string: bytes) -> dict[str, Any]:
     return members
 
 
-def _json(text: bytes | str, what: str) -> Any:
+def _json(text: bytearray | str, what: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -11,7 +11,7 @@ from app.persisted import Documents
 from app.rate import Rates
 from app.telemetry import MISS, tally
 from schema.execution import Engine, Operation
-from schema.limits import check_variables
+from schema.limits import MOST_VALUES, check_variables
 
 # What it is worth, in rows, to parse, validate and plan a document that was not seen before.
 ROWS_OF_A_DOCUMENT = 100
@@ -47,7 +47,7 @@ class Admission:
         self, operation: Operation, rows: int, request: GraphQLRequest, caller: Principal | RequestError
     ) -> None:
         self.engine.gauge.afford(rows)
-        if request.variables:
+        if request.variables and request.size > MOST_VALUES:
             check_variables(request.variables)
         if request.safe and operation.node.operation is OperationType.MUTATION:
             raise MethodNotAllowed("By GET nothing can be changed; send mutations by POST.")
