@@ -4,8 +4,8 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -89,10 +89,11 @@ class Listener:
         watched, next_echo = set[UUID](), 0.0
         while not connection.is_closed():
             self._stirred.clear()
-            if monotonic() >= next_echo:
-                await self._echo()
-                next_echo, self._pause = monotonic() + HEARTBEAT_SECONDS, FIRST_PAUSE_SECONDS
-            await self._watch(connection, watched)
+            async with self._answering():
+                if monotonic() >= next_echo:
+                    await self._echo()
+                    next_echo, self._pause = monotonic() + HEARTBEAT_SECONDS, FIRST_PAUSE_SECONDS
+                await self._watch(connection, watched)
             with suppress(TimeoutError):
                 async with asyncio.timeout(next_echo - monotonic()):
                     await self._stirred.wait()
@@ -107,20 +108,22 @@ class Listener:
             await connection.execute(WATCH, new)
             self._missed(new)
 
-    async def _echo(self) -> None:
-        """Deaf where a notification to this process does not arrive."""
-        self._echoed.clear()
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        """Deaf where it takes too long: nobody can be listened for, but what was written until then can be read."""
         try:
             async with asyncio.timeout(ECHO_SECONDS):
-                await self._notify(self._own)
-                await self._echoed.wait()
+                yield
         except TimeoutError:
-            # Nobody can be listened for, but what has been written until now can be read.
             self._missed(self._followed.keys())
             raise Deaf from None
-        except Unavailable:
-            # It could not be sent: that tells nothing of this connection.
-            return
+
+    async def _echo(self) -> None:
+        """Wait until a notification to this process has arrived."""
+        self._echoed.clear()
+        with suppress(Unavailable):  # it could not be sent: that tells nothing of this connection
+            await self._notify(self._own)
+            await self._echoed.wait()
 
     def _told(self, _connection: object, _process: int, _channel: str, payload: object) -> None:
         """Anybody with SQL can send anything here; what is no user and clock is not ours."""

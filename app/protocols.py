@@ -107,7 +107,8 @@ class _Answer:
             return
         headers = [*cycle.default_headers, *message["headers"], *(() if cycle.keep_alive else (_CLOSE,))]
         head = b"\r\n".join((*map(b": ".join, headers), b"\r\n"))
-        if head.count(b"\n") != len(headers) + 1 or int(dict(headers)[b"content-length"]) != len(body):
+        ends = head.count(b"\r"), head.count(b"\n")
+        if ends != (len(headers) + 1,) * 2 or int(dict(headers)[b"content-length"]) != len(body):
             raise RuntimeError("The head of an answer is wrong.")
         cycle.response_started = cycle.response_complete = True
         cycle.transport.write(STATUS_LINE[message["status"]] + head + body)

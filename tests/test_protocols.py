@@ -10,6 +10,7 @@ import live
 import pytest
 from conftest import User
 from live import served
+from starlette.types import Receive, Scope, Send
 
 from app import events, protocols
 from app.main import create_app
@@ -189,3 +190,20 @@ async def test_a_stream_begins_at_once(settings: Settings, alice: User) -> None:
 
     assert head.startswith(b"HTTP/1.1 200 OK")
     assert b"text/event-stream" in head
+
+
+@pytest.mark.parametrize("header", [(b"x-bad", b"a\r\nset-cookie: b"), (b"x-bad", b"a\rb"), (b"content-length", b"3")])
+async def test_an_answer_that_would_be_read_as_another(header: tuple[bytes, bytes]) -> None:
+    """Is not sent, whichever application makes it."""
+
+    async def wrong(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"2"), header]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async with served(wrong) as address, httpx.AsyncClient() as http:
+        answer = await http.get(f"http://{address}/")
+
+    assert answer.status_code == 500
+    assert answer.text == "Internal Server Error"
+    assert "set-cookie" not in answer.headers

@@ -24,7 +24,7 @@ from test_sockets import PROTOCOLS, Client
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from app import realtime, sockets
+from app import listener, realtime, sockets
 from app.auth import Signer
 from app.embedded import EmbeddedPostgres
 from app.identifiers import uuid7
@@ -32,7 +32,7 @@ from app.main import create_app
 from app.rendering import Field, Selection
 from app.settings import Settings
 from app.url import DatabaseURL
-from app.watching import LOCKS
+from app.watching import LOCKS, SPACE
 from app.writing import Change, create_new
 from migrations.run import migrate
 
@@ -594,6 +594,26 @@ async def test_who_comes_while_a_write_is_under_way_gets_it(
     assert heard.empty()
     his = await apart.add("His")
     assert (await other.change())["task"] == his
+
+
+async def test_a_lock_that_somebody_keeps(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has SQL can take a user's lock for good: changes arrive all the same, if late."""
+    monkeypatch.setattr(listener, "ECHO_SECONDS", 0.2)
+    (mirror, first), (his, second) = await following(alice, follow), await following(bob, follow)
+    await first.client.connection.close()
+    await held(owner, alice, 0)
+    await owner.execute("SELECT pg_advisory_lock($1, $2)", SPACE, await owner.fetchval(LOCK, alice.id))
+    try:
+        first = await follow(alice, since=mirror.token)
+        tasks = await alice.add("Hers"), await bob.add("His")
+        mirror.change(await first.change())
+        his.change(await second.change())
+    finally:
+        await owner.execute("SELECT pg_advisory_unlock_all()")
+
+    assert [list(copy.tasks.values()) for copy in (mirror, his)] == [[task] for task in tasks]
 
 
 async def test_anything_may_be_sent_to_the_channel(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
