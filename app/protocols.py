@@ -76,11 +76,12 @@ class _Answer:
     All others are sent by uvicorn's cycle: streams, answers to HEAD, and the last one of a connection.
     """
 
-    __slots__ = ("_cycle", "_head")
+    __slots__ = ("_cycle", "_head", "_length")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self._head: Any = None
+        self._length = b""
 
     async def send(self, message: Any) -> None:
         """What an application calls."""
@@ -98,7 +99,8 @@ class _Answer:
         if message["type"] != "http.response.start" or self._cycle.scope["method"] == "HEAD":
             return False
         headers = dict(message["headers"])
-        return b"content-length" in headers and b"connection" not in headers
+        self._length = headers.get(b"content-length", b"")
+        return self._length != b"" and b"connection" not in headers
 
     def _write(self, message: Any, body: bytes) -> None:
         """As the cycle does it; RuntimeError for a head that would be read as another."""
@@ -108,7 +110,7 @@ class _Answer:
         headers = [*cycle.default_headers, *message["headers"], *(() if cycle.keep_alive else (_CLOSE,))]
         head = b"\r\n".join((*map(b": ".join, headers), b"\r\n"))
         ends = head.count(b"\r"), head.count(b"\n")
-        if ends != (len(headers) + 1,) * 2 or int(dict(headers)[b"content-length"]) != len(body):
+        if ends != (len(headers) + 1,) * 2 or int(self._length) != len(body):
             raise RuntimeError("The head of an answer is wrong.")
         cycle.response_started = cycle.response_complete = True
         cycle.transport.write(STATUS_LINE[message["status"]] + head + body)

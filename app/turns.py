@@ -39,17 +39,23 @@ class Turns(Generic[K]):
 
     def give(self, key: K) -> None:
         """Give a place to whoever has waited longest, if anybody has."""
+        if self._waiting and self._pass_on(key):
+            return
+        taken = self._taken[key]
+        if taken > 1:
+            self._taken[key] = taken - 1
+        else:
+            del self._taken[key]
+
+    def _pass_on(self, key: K) -> bool:
         waiting = self._waiting.get(key)
         while waiting:
             turn = waiting.popleft()
             if not turn.done():
-                return turn.set_result(None)
-        if waiting is not None:
-            del self._waiting[key]
-        taken = self._taken.pop(key) - 1
-        if taken:
-            self._taken[key] = taken
-        return None
+                turn.set_result(None)
+                return True
+        self._waiting.pop(key, None)
+        return False
 
     def are_taken(self, key: K) -> bool:
         """Whether whoever comes now has to wait."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -65,50 +65,47 @@ def cleaned(changes: Mapping[str, Any]) -> dict[str, Any]:
 def problems(changes: Mapping[str, Any], path: tuple[str, ...] = ("input",)) -> list[Problem]:
     """What is wrong with changes, each bound to its input field; nothing when they can be cleaned and stored."""
     found: list[Problem] = []
-    for name, value in changes.items():
-        if name in _CHECKS and (wrong := _CHECKS[name](value, (*path, name))):
-            found += wrong
+    for name, check in _CHECKS.items():
+        if name in changes and (wrong := check(changes[name])):
+            found += [replace(problem, field=(*path, name, *(problem.field or ()))) for problem in wrong]
     return found
 
 
-def _title(value: str | None, path: tuple[str, ...]) -> Sequence[Problem]:
+def _title(value: str | None) -> Sequence[Problem]:
     if value is None or not storable(value, "title").strip():
-        return [Problem("BLANK", "The title must not be blank.", path)]
-    return [_too_long("The title", len(value), TITLE_LENGTH, path)] if len(value) > TITLE_LENGTH else ()
+        return [Problem("BLANK", "The title must not be blank.")]
+    return _length("The title", value, TITLE_LENGTH)
 
 
-def _description(value: str | None, path: tuple[str, ...]) -> Sequence[Problem]:
-    if value is not None and len(storable(value, "description")) > DESCRIPTION_LENGTH:
-        return [_too_long("The description", len(value), DESCRIPTION_LENGTH, path)]
-    return ()
+def _description(value: str | None) -> Sequence[Problem]:
+    return () if value is None else _length("The description", storable(value, "description"), DESCRIPTION_LENGTH)
 
 
-def _completed(value: bool | None, path: tuple[str, ...]) -> Sequence[Problem]:  # noqa: FBT001 - a column's value
-    return [Problem("INVALID", "completed is true or false; omit it to keep it.", path)] if value is None else ()
+def _completed(value: bool | None) -> Sequence[Problem]:  # noqa: FBT001 - a column's value
+    return [Problem("INVALID", "completed is true or false; omit it to keep it.")] if value is None else ()
 
 
-def _tags(value: list[str] | None, path: tuple[str, ...]) -> Sequence[Problem]:
+def _tags(value: list[str] | None) -> Sequence[Problem]:
     tags = [storable(tag, "tags").strip() for tag in value or ()]
-    wrong = [problem for place, tag in enumerate(tags) for problem in _tag(tag, (*path, str(place)))]
+    wrong = [replace(problem, field=(str(place),)) for place, tag in enumerate(tags) for problem in _tag(tag)]
     if len(set(tags)) > MOST_TAGS:
         many = f"A task has at most {MOST_TAGS} tags; these are {len(set(tags))}."
-        return [Problem("LIMIT_EXCEEDED", many, path), *wrong]
+        return [Problem("LIMIT_EXCEEDED", many), *wrong]
     return wrong
 
 
-def _tag(tag: str, path: tuple[str, ...]) -> Sequence[Problem]:
-    if not tag:
-        return [Problem("BLANK", "A tag must not be blank.", path)]
-    return [_too_long("A tag", len(tag), TAG_LENGTH, path)] if len(tag) > TAG_LENGTH else ()
+def _tag(tag: str) -> Sequence[Problem]:
+    return _length("A tag", tag, TAG_LENGTH) if tag else [Problem("BLANK", "A tag must not be blank.")]
 
 
-def _too_long(what: str, length: int, most: int, path: tuple[str, ...]) -> Problem:
-    return Problem("TOO_LONG", f"{what} has {length} characters; the most is {most}.", path)
+def _length(what: str, text: str, most: int) -> Sequence[Problem]:
+    if len(text) <= most:
+        return ()
+    return [Problem("TOO_LONG", f"{what} has {len(text)} characters; the most is {most}.")]
 
 
-Check = Callable[[Any, tuple[str, ...]], Sequence[Problem]]
-
-_CHECKS: Mapping[str, Check] = {
+# What is wrong with a value, with the path within it.
+_CHECKS: Mapping[str, Callable[[Any], Sequence[Problem]]] = {
     "title": _title,
     "description": _description,
     "completed": _completed,

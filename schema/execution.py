@@ -63,7 +63,7 @@ HINT = " Did you mean"
 DEFAULTS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rendered:
     """A finished value: graphql-core passes it into the answer as it is."""
 

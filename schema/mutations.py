@@ -32,9 +32,9 @@ Completed = Annotated[bool, strawberry.argument(description="true: done; false: 
 class Mutation:
     @strawberry.mutation(graphql_type=TaskPayload, description="Make a task, at the end of the manual order.")
     async def create_task(self, info: Info, input: NewTask) -> Rendered:
-        selection = info.context.selection(info, "TaskPayload")
-        written = await info.context.tasks().create(selection, input.content())
-        return payload(selection, written, info.context.principal.user_id)
+        context, selection = info.context, info.context.selection(info, "TaskPayload")
+        written = await context.tasks().create(selection, input.content())
+        return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(graphql_type=TaskPayload, description="Change a task that is not in the trash.")
     async def update_task(
@@ -44,9 +44,9 @@ class Mutation:
         input: Changes,
         expected_version: Expected = UNSET,
     ) -> Rendered:
-        selection = info.context.selection(info, "TaskPayload")
-        written = await info.context.tasks().update(selection, id, input.changes(), given(expected_version))
-        return payload(selection, written, info.context.principal.user_id)
+        context, selection = info.context, info.context.selection(info, "TaskPayload")
+        written = await context.tasks().update(selection, id, input.changes(), given(expected_version))
+        return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(graphql_type=TaskPayload, description="Say whether a task is done; nothing toggles.")
     async def set_task_completed(
@@ -56,33 +56,33 @@ class Mutation:
         completed: Completed,
         expected_version: Expected = UNSET,
     ) -> Rendered:
-        selection = info.context.selection(info, "TaskPayload")
-        written = await info.context.tasks().update(selection, id, {"completed": completed}, given(expected_version))
-        return payload(selection, written, info.context.principal.user_id)
+        context, selection = info.context, info.context.selection(info, "TaskPayload")
+        written = await context.tasks().update(selection, id, {"completed": completed}, given(expected_version))
+        return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(graphql_type=TaskPayload, description="Put a task in the trash; `restoreTask` takes it out.")
     async def delete_task(self, info: Info, id: Id, expected_version: Expected = UNSET) -> Rendered:
-        selection = info.context.selection(info, "TaskPayload")
-        written = await info.context.tasks().delete(selection, id, given(expected_version))
-        return payload(selection, written, info.context.principal.user_id)
+        context, selection = info.context, info.context.selection(info, "TaskPayload")
+        written = await context.tasks().delete(selection, id, given(expected_version))
+        return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(graphql_type=TaskPayload, description="Take a task out of the trash, as it was.")
     async def restore_task(self, info: Info, id: Id) -> Rendered:
-        selection = info.context.selection(info, "TaskPayload")
-        written = await info.context.tasks().restore(selection, id)
-        return payload(selection, written, info.context.principal.user_id)
+        context, selection = info.context, info.context.selection(info, "TaskPayload")
+        written = await context.tasks().restore(selection, id)
+        return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(graphql_type=TaskPayload, description="Move a task in the manual order.")
     async def move_task(self, info: Info, id: Id, to: Target) -> Rendered:
-        selection = info.context.selection(info, "TaskPayload")
-        written = await info.context.tasks().move(selection, id, *to.place())
-        return payload(selection, written, info.context.principal.user_id)
+        context, selection = info.context, info.context.selection(info, "TaskPayload")
+        written = await context.tasks().move(selection, id, *to.place())
+        return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(graphql_type=TasksPayload, description="Make up to 100 tasks, all or none.")
     async def create_tasks(self, info: Info, inputs: NewTasks) -> Rendered:
-        selection = info.context.selection(info, "TasksPayload")
-        written = await info.context.tasks().create_many(selection, [task.content() for task in inputs])
-        return payload(selection, written, info.context.principal.user_id)
+        context, selection = info.context, info.context.selection(info, "TasksPayload")
+        written = await context.tasks().create_many(selection, [task.content() for task in inputs])
+        return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(graphql_type=TasksPayload, description="Change many tasks that are not in the trash.")
     async def update_tasks(
