@@ -105,14 +105,14 @@ class _Answer:
     def _write(self, message: Any, body: bytes) -> None:
         """As the cycle does it; RuntimeError for a head that would be read as another."""
         cycle = self._cycle
-        if cycle.disconnected or cycle.transport.is_closing():
-            return
         headers = [*cycle.default_headers, *message["headers"], *(() if cycle.keep_alive else (_CLOSE,))]
         head = b"\r\n".join((*map(b": ".join, headers), b"\r\n"))
         ends = head.count(b"\r"), head.count(b"\n")
         if ends != (len(headers) + 1,) * 2 or int(self._length) != len(body):
             raise RuntimeError("The head of an answer is wrong.")
         cycle.response_started = cycle.response_complete = True
+        if cycle.disconnected or cycle.transport.is_closing():
+            return
         cycle.transport.write(STATUS_LINE[message["status"]] + head + body)
         cycle.message_event.set()
         if not cycle.keep_alive:

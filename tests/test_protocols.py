@@ -207,3 +207,25 @@ async def test_an_answer_that_would_be_read_as_another(header: tuple[bytes, byte
     assert answer.status_code == 500
     assert answer.text == "Internal Server Error"
     assert "set-cookie" not in answer.headers
+
+
+async def test_an_answer_to_nobody(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that closes while its answer is made is no fault of the application's, and no line in the log."""
+    transports: list[asyncio.Transport] = []
+    made = protocols.BoundedRequests.connection_made
+
+    def noted(protocol: protocols.BoundedRequests, transport: asyncio.Transport) -> None:
+        transports.append(transport)
+        made(protocol, transport)
+
+    async def late(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        transports[-1].close()
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    monkeypatch.setattr(protocols.BoundedRequests, "connection_made", noted)
+    async with served(late, lifespan="off") as address, httpx.AsyncClient() as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.get(f"http://{address}/")
+
+    assert not caplog.records
