@@ -22,6 +22,7 @@ LONGEST_SUBJECT = 255
 # The year 10000 in Unix seconds: times beyond are no times.
 END_OF_TIME = 253_402_300_800
 MOST_VERIFIED = 10_000
+_USUAL = "Bearer "
 
 Claims = Mapping[str, Any]
 
@@ -73,15 +74,24 @@ class Authenticator:
         Does not suspend with a secret, nor for a token that is remembered.
         """
         token = _bearer(authorization)
-        digest = sha256(token.encode(errors="surrogatepass")).digest()
-        known = self._verified.get(digest)
-        if known and known.holds():
-            return known.principal
+        known = self._known(token)
+        if known:
+            return known
         verified, claims = await self._verify(token)
         if self._first_sight:
             await self._first_sight(verified.principal, claims)
-        self._remember(digest, verified)
+        self._remember(_digest(token), verified)
         return verified.principal
+
+    def remembered(self, authorization: str | None) -> Principal | None:
+        """The principal of a header whose token is remembered; None also where it is written in an unusual way."""
+        if authorization is None or not authorization.startswith(_USUAL):
+            return None
+        return self._known(authorization[len(_USUAL) :])
+
+    def _known(self, token: str) -> Principal | None:
+        known = self._verified.get(_digest(token))
+        return known.principal if known and known.holds() else None
 
     async def keys_had(self) -> None:
         """Unavailable when no keys are to be had of an issuer."""
@@ -193,6 +203,10 @@ def _uuid(subject: str) -> UUID:
         raise Unauthenticated(
             "The token's sub is not the UUID of a user. (For issuers with other ids, set AUTH_SUBJECT=derived.)"
         ) from None
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode(errors="surrogatepass")).digest()
 
 
 def _bearer(authorization: str | None) -> str:

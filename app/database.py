@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from app.connections import Connections
 from app.deadlines import Deadline, Deadlines
+from app.driver import Driver
 from app.errors import RequestError, Unauthenticated, Unavailable
 from app.statements import Statement, begin, commit, compiled, text_literal
 from app.turns import Turns
@@ -197,7 +198,8 @@ async def _is_sharded(connection: Any) -> bool:
 
 
 def _engine(url: DatabaseURL) -> AsyncEngine:
-    return create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments(SESSION), poolclass=NullPool)
+    arguments = url.connect_arguments(SESSION) | {"connection_class": Driver}
+    return create_async_engine(url.sqlalchemy, connect_args=arguments, poolclass=NullPool)
 
 
 class Lost(Unavailable):

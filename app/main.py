@@ -148,7 +148,8 @@ def executing(
     engine = door.engine
 
     async def execute(request: GraphQLRequest, record: Record) -> GraphQLAnswer | ResponseStream:
-        caller = await _caller(authenticator, request.authorization)
+        remembered = authenticator.remembered(request.authorization)
+        caller = remembered or await _caller(authenticator, request.authorization)
         record.user_id = caller.user_id if isinstance(caller, Principal) else None
         try:
             operation, rows = await door.admit(request, caller)

@@ -70,7 +70,8 @@ def request(
 ) -> GraphQLRequest:
     """The request of a JSON object; BadUserInput names the member that is not what it must be."""
     for name, value in members.items():
-        if value is not None and type(value) is not _KINDS.get(name, type(value)):
+        kind = _KINDS.get(name)
+        if value is not None and kind is not None and type(value) is not kind:
             raise BadUserInput(f"{name} must be {'an object' if _KINDS[name] is dict else 'a string'}.")
     query, extensions = members.get("query"), members.get("extensions")
     document_id = _persisted(extensions) if extensions else None

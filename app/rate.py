@@ -3,7 +3,7 @@
 import ipaddress
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import lru_cache
 from math import ceil
@@ -32,7 +32,7 @@ Clock = Callable[[], float]
 class Counters(Protocol):
     """Counts that begin anew with each window of `expiry` seconds."""
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int: ...
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int | Awaitable[int]: ...
 
     async def get_expiry(self, key: str) -> float: ...
 
@@ -47,7 +47,7 @@ class Windows:
         self._counts: dict[str, int] = {}
         self._end = 0.0
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         if (now := self._clock()) >= self._end:
             self._counts, self._end = {}, now + expiry
         if key not in self._counts and len(self._counts) >= MOST_CALLERS:
@@ -93,7 +93,7 @@ class SharedCounters:
             except StorageError:
                 log.warning("rate limits: Redis cannot be reached; this process counts for itself")
                 self._away_until = time.monotonic() + REST_SECONDS
-        return await self._own.incr(key, expiry, amount)
+        return self._own.incr(key, expiry, amount)
 
     async def get_expiry(self, key: str) -> float:
         if time.monotonic() >= self._away_until:
@@ -111,11 +111,13 @@ class Rate:
     def __init__(self, text: str, counters: Counters, clock: Clock = time.time) -> None:
         self._item, self._counters, self._clock = limits.parse(text), counters, clock
         self._seconds = self._item.get_expiry()
+        self._name = f"taskql/{self._item.amount}/{self._seconds}/"
 
     async def charge(self, caller: str, rows: int) -> None:
         """Count rows; RateLimited when they are more than the rest of the window allows."""
-        key = f"taskql/{self._item.amount}/{self._seconds}/{caller}"
-        if await self._counters.incr(key, self._seconds, rows) <= self._item.amount:
+        key = self._name + caller
+        count = self._counters.incr(key, self._seconds, rows)
+        if (count if isinstance(count, int) else await count) <= self._item.amount:
             return
         seconds = max(1, ceil(await self._counters.get_expiry(key) - self._clock()))
         raise RateLimited(f"You have asked for more than {self._item} allow; try again in {seconds} s.", seconds)
@@ -131,18 +133,21 @@ class Rates:
         self._users = Rate(users, counters()) if users else None
         self._addresses = Rate(addresses, counters()) if addresses else None
 
-    async def charge(self, user_id: UUID | None, address: str, rows: int) -> None:
+    def charge(self, user_id: UUID | None, address: str, rows: int) -> Awaitable[None]:
         """Count rows for a user, or else for the address; RateLimited beyond the limit."""
-        if user_id is not None:
-            if self._users is not None:
-                await self._users.charge(str(user_id), rows)
-        elif self._addresses is not None:
-            await self._addresses.charge(network(address), rows)
+        limit = self._addresses if user_id is None else self._users
+        if limit is None:
+            return _free()
+        return limit.charge(network(address) if user_id is None else str(user_id), rows)
 
     async def close(self) -> None:
         for limit in (self._users, self._addresses):
             if limit is not None:
                 await limit.close()
+
+
+async def _free() -> None:
+    """What is not limited."""
 
 
 @lru_cache(1000)

@@ -1,7 +1,7 @@
 """Tasks: every statement on the tasks of one user, and on the user's own row."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -232,8 +232,8 @@ class Tasks:
         refusal = [REFUSALS[row["code"]]] if row["code"] else []
         return Written(row["version"], tasks, refusal)
 
-    async def _read(self, statement: Statement, **values: Any) -> str | None:
-        return await self._database.read(statement, {"user_id": self._owner, **values})
+    def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
+        return self._database.read(statement, {"user_id": self._owner, **values})
 
 
 def _one(task_id: str, expected: int | None) -> dict[str, Any]:

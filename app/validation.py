@@ -74,11 +74,13 @@ def problems(changes: Mapping[str, Any], path: tuple[str, ...] = ("input",)) -> 
 def _title(value: str | None) -> Sequence[Problem]:
     if value is None or not storable(value, "title").strip():
         return [Problem("BLANK", "The title must not be blank.")]
-    return _length("The title", value, TITLE_LENGTH)
+    return () if len(value) <= TITLE_LENGTH else [_too_long("The title", value, TITLE_LENGTH)]
 
 
 def _description(value: str | None) -> Sequence[Problem]:
-    return () if value is None else _length("The description", storable(value, "description"), DESCRIPTION_LENGTH)
+    if value is None or len(storable(value, "description")) <= DESCRIPTION_LENGTH:
+        return ()
+    return [_too_long("The description", value, DESCRIPTION_LENGTH)]
 
 
 def _completed(value: bool | None) -> Sequence[Problem]:  # noqa: FBT001 - a column's value
@@ -95,13 +97,13 @@ def _tags(value: list[str] | None) -> Sequence[Problem]:
 
 
 def _tag(tag: str) -> Sequence[Problem]:
-    return _length("A tag", tag, TAG_LENGTH) if tag else [Problem("BLANK", "A tag must not be blank.")]
+    if not tag:
+        return [Problem("BLANK", "A tag must not be blank.")]
+    return () if len(tag) <= TAG_LENGTH else [_too_long("A tag", tag, TAG_LENGTH)]
 
 
-def _length(what: str, text: str, most: int) -> Sequence[Problem]:
-    if len(text) <= most:
-        return ()
-    return [Problem("TOO_LONG", f"{what} has {len(text)} characters; the most is {most}.")]
+def _too_long(what: str, text: str, most: int) -> Problem:
+    return Problem("TOO_LONG", f"{what} has {len(text)} characters; the most is {most}.")
 
 
 # What is wrong with a value, with the path within it.

@@ -4,7 +4,7 @@ A function gives what `graphql.coerce_input_value` gives, and Undefined where th
 deeply for it; values are as JSON has them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from graphql import (
@@ -27,6 +27,9 @@ from graphql.utilities.coerce_input_value import coerce_default_value
 
 Coerce = Callable[[Any], Any]
 
+# What GraphQL's own scalars take as it is.
+_UNCHANGED: Mapping[str, type] = {"String": str, "ID": str, "Boolean": bool}
+
 
 class Coercions:
     """The functions of a schema's input types."""
@@ -41,15 +44,14 @@ class Coercions:
         return self._known[key]
 
     def _made(self, type_: Any) -> Coerce:
-        if is_non_null_type(type_):
-            return _required(self.of(type_.of_type))
+        null, type_ = (Undefined, type_.of_type) if is_non_null_type(type_) else (None, type_)
         if is_list_type(type_):
-            return _list(self.of(type_.of_type))
+            return _list(self.of(type_.of_type), null)
         if is_input_object_type(type_):
-            return self._object(type_)
-        return _enum(type_) if is_enum_type(type_) else _scalar(type_)
+            return self._object(type_, null)
+        return _enum(type_, null) if is_enum_type(type_) else _scalar(type_, null)
 
-    def _object(self, type_: GraphQLInputObjectType) -> Coerce:
+    def _object(self, type_: GraphQLInputObjectType, null: object) -> Coerce:
         fields = {name: (field.out_name or name, self.of(field.type)) for name, field in type_.fields.items()}
         required = {name for name, field in type_.fields.items() if is_required_input_field(field)}
         defaults = {field.out_name or name: coerce_default_value(field) for name, field in type_.fields.items()}
@@ -57,7 +59,7 @@ class Coercions:
 
         def coerce(value: Any) -> Any:
             if not isinstance(value, dict):
-                return Undefined if value is not None else None
+                return Undefined if value is not None else null
             if not (required <= value.keys() <= fields.keys()):
                 return Undefined
             found = defaults.copy()
@@ -99,35 +101,37 @@ def _by_graphql_core(type_: GraphQLInputType) -> Coerce:
     return coerce
 
 
-def _required(inner: Coerce) -> Coerce:
-    return lambda value: Undefined if value is None else inner(value)
-
-
-def _list(inner: Coerce) -> Coerce:
+def _list(inner: Coerce, null: object) -> Coerce:
     def coerce(value: Any) -> Any:
         if value is None:
-            return None
+            return null
         items = [inner(item) for item in (value if isinstance(value, list) else [value])]
-        # Undefined equals None.
-        return Undefined if any(item is Undefined for item in items) else items
+        for item in items:
+            if item is Undefined:  # which equals None, so that `in` would find others too
+                return Undefined
+        return items
 
     return coerce
 
 
-def _enum(type_: GraphQLEnumType) -> Coerce:
+def _enum(type_: GraphQLEnumType, null: object) -> Coerce:
     values = {name: type_.coerce_input_value(name) for name in type_.values}
-    return lambda value: values.get(value, Undefined) if isinstance(value, str) else _null_or_undefined(value)
 
-
-def _scalar(type_: GraphQLScalarType) -> Coerce:
     def coerce(value: Any) -> Any:
+        return values.get(value, Undefined) if isinstance(value, str) else null if value is None else Undefined
+
+    return coerce
+
+
+def _scalar(type_: GraphQLScalarType, null: object) -> Coerce:
+    unchanged = _UNCHANGED.get(type_.name)
+
+    def coerce(value: Any) -> Any:
+        if type(value) is unchanged:
+            return value
         try:
-            return None if value is None else type_.coerce_input_value(value)
+            return null if value is None else type_.coerce_input_value(value)
         except Exception:  # noqa: BLE001 - whatever a scalar raises, the value does not fit
             return Undefined
 
     return coerce
-
-
-def _null_or_undefined(value: Any) -> Any:
-    return None if value is None else Undefined

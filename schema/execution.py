@@ -131,7 +131,7 @@ class Operation:
     def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
         """What a root field asks of an object type; @skip and @include are all that variables change in it."""
         variables = info.variable_values
-        key = (info.path.key, type_name, *(variables.coerced.get(name) for name in self.conditions))
+        key = (info.path.key, type_name, *map(variables.coerced.get, self.conditions))
         known = self.selections.get(key)
         if known is None:
             if len(self.selections) >= MOST_SELECTIONS:

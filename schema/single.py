@@ -13,6 +13,7 @@ from graphql import (
     GraphQLArgument,
     GraphQLError,
     GraphQLField,
+    GraphQLResolveInfo,
     GraphQLSchema,
     OperationDefinitionNode,
     OperationType,
@@ -40,7 +41,11 @@ class SingleField:
     ) -> None:
         self._key = (node.alias or node.name).value
         self._field = field
-        self._info = executor.build_resolve_info(field, [node], root, Path(None, self._key, root.name))
+        info = executor.build_resolve_info(field, [node], root, Path(None, self._key, root.name))
+        place = info._fields.index("variable_values")
+        # All that resolvers are told but the variables and the context, which stand side by side.
+        self._before, self._after = info[:place], info[place + 2 :]
+        self._nodes = info.field_nodes
         self._types = [
             (name, is_non_null_type(type_), coercions.of(type_))
             for name, type_ in _types(executor.schema, executor.operation).items()
@@ -68,14 +73,16 @@ class SingleField:
 
     async def run(self, variables: VariableValues, context: object) -> ExecutionResult:
         """Resolve the field."""
-        info = self._info._replace(variable_values=variables, context=context)
-        values = variables.coerced
-        given = {name: values[variable] for name, variable in self._variables if variable in values}
+        info: GraphQLResolveInfo[Any] = GraphQLResolveInfo._make((*self._before, variables, context, *self._after))
+        given, values = self._constants.copy(), variables.coerced
+        for name, variable in self._variables:
+            if variable in values:
+                given[name] = values[variable]
         try:
-            result = await self._field.resolve(None, info, **self._constants, **given)  # type: ignore[misc]  # each has one
+            result = await self._field.resolve(None, info, **given)  # type: ignore[misc]  # each has one
         except Exception as error:  # noqa: BLE001 - whatever a resolver raises is an error of its field
             data = None if is_non_null_type(self._field.type) else {self._key: None}
-            return ExecutionResult(data, [located_error(error, self._info.field_nodes, [self._key])])
+            return ExecutionResult(data, [located_error(error, self._nodes, [self._key])])
         return ExecutionResult({self._key: result and result.value}, None)
 
 

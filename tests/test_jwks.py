@@ -384,11 +384,14 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
 async def test_a_token_is_remembered_once() -> None:
     """However its header is written, a token takes one place among the remembered."""
     stage = Stage(OLD)
-    bearer = token(OLD, claims(ALICE))
+    bearer, principal = token(OLD, claims(ALICE)), None
     for authorization in (f"Bearer {bearer}", f"bearer {bearer}", f"Bearer   {bearer}\t", f"Bearer \xa0{bearer}"):
-        await stage.authenticator.principal(authorization)
+        principal = await stage.authenticator.principal(authorization)
 
     assert len(stage.authenticator._verified) == 1  # noqa: SLF001 - what it holds is the point
+    assert stage.authenticator.remembered(f"Bearer {bearer}") == principal
+    for other in (None, "", bearer, f"Digest {bearer}", f"Bearer {bearer}x", f"Bearer {bearer[:-1]}"):
+        assert stage.authenticator.remembered(other) is None
 
 
 @pytest.fixture
