@@ -98,7 +98,7 @@ def _titles() -> dict[str, str]:
 
 def _scaled(largest: int, python: Path, name: str | None) -> None:
     results = scale.run(BUILD / "scale", largest, python) | {"machine": report.machine(pythons.description(python))}
-    drawn = picture.growth(results["tasks"], results["one_user"])
+    drawn = picture.growth(results["tasks"], results["any_user"])
     _keep(name, "scale", results, report.scaled(results), drawn)
 
 

@@ -29,7 +29,7 @@ def growth(tasks: Sequence[int], queries: Mapping[str, Any]) -> str:
     """The median latency of each query at each size of the table: a line for each."""
     places = [60 + STEP * place for place in range(len(tasks))]
     most = max(size["median"] for found in queries.values() for size in found["p50"])
-    parts = [_text(60, 20, "Latency of a user with 10,000 tasks, in ms, by the tasks of all users (median)")]
+    parts = [_text(60, 20, "Latency of any user with 10,000 tasks, in ms, by the tasks of all users (median)")]
     parts += [_text(x, HEIGHT + 56, f"{count:,}", "middle") for x, count in zip(places, tasks, strict=True)]
     ends = _apart([_height(found["p50"][-1]["median"], most) for found in queries.values()])
     for (name, found), colour, end in zip(queries.items(), LINES, ends, strict=False):

@@ -139,13 +139,18 @@ def _row(title: str, cells: Sequence[str]) -> str:
 
 
 def scaled(results: Mapping[str, Any]) -> str:
-    """Latency at each size, with one user and with any, as tables in Markdown."""
+    """Latency at each size, with one user and with any, and the memory that PostgreSQL has, as tables in Markdown."""
     sizes = "".join(f" {count:,} |" for count in results["tasks"])
     head = (
         f"| p50 (p95), ms |{sizes} growth (least to most) | at most |\n|---|{'---|' * len(results['tasks'])}---|---|\n"
     )
-    tables = [head + "".join(_latency(*item) for item in results[kind].items()) for kind in ("one_user", "all_users")]
-    return f"One user again and again:\n\n{tables[0]}\nAny user:\n\n{tables[1]}"
+    kinds = {
+        "Another user each time, tables and indexes in PostgreSQL's memory": "any_user",
+        "One user again and again, as before": "one_user",
+        "Another user each time, 128 MB of memory, pages from the system's cache or the disk": "any_user_elsewhere",
+    }
+    tables = {title: "".join(_latency(*item) for item in results[kind].items()) for title, kind in kinds.items()}
+    return "\n".join(f"{title}:\n\n{head}{rows}" for title, rows in tables.items())
 
 
 def _latency(name: str, found: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from uuid import UUID
 
 import asyncpg
 import click
+import psutil
 import uvloop
 
 from app.embedded import EmbeddedPostgres
@@ -40,7 +41,14 @@ COLUMNS = """
 """
 PAGE = 100
 LIST_LIMIT, ROW_LIMIT = 100, 50
-WARM, COUNTED, ROUNDS = 30, 150, 5
+WARM, COUNTED, ROUNDS = 30, 150, 9
+# PostgreSQL's own default; besides, what holds the tables of millions where the machine has memory for them.
+DEFAULT_BUFFERS = "128MB"
+READ = """
+    SELECT sum(pg_prewarm(relation)) FROM (
+        SELECT $1::regclass::oid UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = $1::regclass
+    ) AS relations (relation)
+"""
 # created_at and updated_at have indexes that begin with the user.
 RESTORE = (
     "DELETE FROM tasks WHERE user_id = ANY ($1::uuid[]) AND created_at > '2026-03-01'",
@@ -279,11 +287,35 @@ async def rounds(
 
 
 async def restore(size: Size) -> None:
-    """Take back what an earlier run has written."""
+    """Take back what an earlier run has written, and what is left of it in tables and indexes.
+
+    Nothing else tidies up: autovacuum comes to a small table within a run, and to a large one long after it.
+    """
     connection = await asyncpg.connect(size.owner_url)
     users = [user_id(user) for user in range(size.users)]
     for statement in RESTORE:
         await connection.execute(statement, users)
+    for table in TABLES:
+        await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        await connection.execute(f"VACUUM (INDEX_CLEANUP ON) {table}")
+    await connection.close()
+
+
+async def give(postgres: EmbeddedPostgres, buffers: str) -> None:
+    """Set what memory PostgreSQL has for pages once it is started anew, and how much it writes between checkpoints."""
+    admin = await asyncpg.connect(postgres.owner_url)
+    await admin.execute(f"ALTER SYSTEM SET shared_buffers = '{buffers}'")
+    await admin.execute("ALTER SYSTEM SET max_wal_size = '8GB'")
+    await admin.close()
+
+
+async def read_all(size: Size) -> None:
+    """Have PostgreSQL hold the tables and their indexes, as far as its memory goes."""
+    connection = await asyncpg.connect(size.owner_url)
+    await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
+    for table in ("users", *TABLES):
+        await connection.execute(READ, table)
+    await connection.execute("CHECKPOINT")
     await connection.close()
 
 
@@ -326,27 +358,39 @@ def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def run(folder: Path, largest: int, python: Path) -> dict[str, Any]:
     """Measure at every size up to the largest."""
-    with EmbeddedPostgres.start(folder) as postgres, ExitStack() as stack:
+    with EmbeddedPostgres.start(folder) as postgres:
         all_sizes = sizes(postgres, largest)
         for size in all_sizes:
             asyncio.run(prepare(postgres, size))
-            asyncio.run(restore(size))
-        servers.pin(data.postmaster(folder), [servers.LOAD_CORE])
-        os.sched_setaffinity(0, [servers.LOAD_CORE])
-        kinds = [servers.taskql(size.app_url) for size in all_sizes]
-        running = [stack.enter_context(servers.running(kind, python)) for kind in kinds]
-        one = [[size.users // 2] for size in all_sizes]
-        warm = uvloop.run(rounds(running, one, ROUNDS))
+        asyncio.run(give(postgres, DEFAULT_BUFFERS))
+    everybody = [range(size.users) for size in all_sizes]
+    with EmbeddedPostgres.start(folder) as postgres:
+        elsewhere = _latencies(folder, all_sizes, everybody, python)
+        asyncio.run(give(postgres, f"{psutil.virtual_memory().total * 2 // 3 >> 20}MB"))
+    with EmbeddedPostgres.start(folder):
         for size in all_sizes:
-            asyncio.run(restore(size))
-        cold = uvloop.run(rounds(running, [range(size.users) for size in all_sizes], ROUNDS))
+            asyncio.run(read_all(size))
         return {
             "tasks": [size.tasks for size in all_sizes],
             "bytes_a_task": [asyncio.run(bytes_a_task(size)) for size in all_sizes],
-            "one_user": {query.name: _summary(query, warm[query.name]) for query in queries()},
-            "all_users": {query.name: _summary(query, cold[query.name]) for query in queries()},
+            "one_user": _latencies(folder, all_sizes, [[size.users // 2] for size in all_sizes], python),
+            "any_user": _latencies(folder, all_sizes, everybody, python),
+            "any_user_elsewhere": elsewhere,
             "indexes": asyncio.run(plans(all_sizes[-1])),
         }
+
+
+def _latencies(folder: Path, all_sizes: Sequence[Size], users: Sequence[Sequence[int]], python: Path) -> dict[str, Any]:
+    """Each query at each size, asked by these users."""
+    for size in all_sizes:
+        asyncio.run(restore(size))
+    servers.pin(data.postmaster(folder), [servers.LOAD_CORE])
+    os.sched_setaffinity(0, [servers.LOAD_CORE])
+    with ExitStack() as stack:
+        kinds = [servers.taskql(size.app_url) for size in all_sizes]
+        running = [stack.enter_context(servers.running(kind, python)) for kind in kinds]
+        found = uvloop.run(rounds(running, users, ROUNDS))
+    return {query.name: _summary(query, found[query.name]) for query in queries()}
 
 
 def _summary(query: Query, latencies: Sequence[Sequence[Latency]]) -> dict[str, Any]:
