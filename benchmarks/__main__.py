@@ -82,12 +82,14 @@ def _beside_plain(effort: Effort, python: Path, name: str | None) -> None:
 
 
 def _tables(results: dict[str, Any]) -> str:
-    rest = {name: part for name, part in results.items() if name not in {"workloads", "more"}}
+    machine = results["machine"]
     parts = [
         report.costs(results["workloads"], _titles()),
         report.speeds(results["workloads"], _titles()),
         report.others(results["more"], _titles()),
-        f"```json\n{report.text(rest)}\n```\n",
+        report.memory(results),
+        report.workers(results["workers"]),
+        f"{machine['date']}, Python {machine['python']}, {machine['cores']} cores, {machine['system']}.\n",
     ]
     return "\n".join(parts)
 

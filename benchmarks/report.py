@@ -138,6 +138,30 @@ def _row(title: str, cells: Sequence[str]) -> str:
     return "| " + " | ".join([title, *cells]) + " |\n"
 
 
+def memory(results: Mapping[str, Any]) -> str:
+    """What the servers take when idle, and what very many different operations do to them, as a table in Markdown."""
+    both = [results["different_operations"][name] for name in ("TaskQL", "plain")]
+    counts = [int(name.rpartition("_")[2]) for name in both[0] if name.startswith("memory_after_")]
+    titles = {
+        "memory when idle, MB": "idle_memory",
+        **{f"after {count:,} different operations, MB": f"memory_after_{count}" for count in counts},
+        "CPU of W1 before them, ms": "cost_before",
+        "CPU of W1 after them, ms": "cost_after",
+    }
+    rows = [_row(title, [f"{found[name]:.4g}" for found in both]) for title, name in titles.items()]
+    loaded = _row("after W1 to W7, MB", [f"{results['memory_after_load'][name]:.4g}" for name in ("TaskQL", "plain")])
+    return "".join(("| | TaskQL | plain |\n|---|---|---|\n", *rows, loaded))
+
+
+def workers(found: Mapping[str, Any]) -> str:
+    """One process and several, each on any core, beside PostgreSQL and the load; as a table in Markdown."""
+    rows = [
+        _row(number, [f"{seen['rate']:,.0f}", f"{seen['cpu']:.2f}", f"{seen['memory']:.0f}"])
+        for number, seen in found.items()
+    ]
+    return "".join(("| `--workers` | W1, requests/s | CPU, ms | memory, MB |\n|---|---|---|---|\n", *rows))
+
+
 def scaled(results: Mapping[str, Any]) -> str:
     """Latency at each size, with one user and with any, and the memory that PostgreSQL has, as tables in Markdown."""
     sizes = "".join(f" {count:,} |" for count in results["tasks"])
@@ -150,7 +174,9 @@ def scaled(results: Mapping[str, Any]) -> str:
         "Another user each time, 128 MB of memory, pages from the system's cache or the disk": "any_user_elsewhere",
     }
     tables = {title: "".join(_latency(*item) for item in results[kind].items()) for title, kind in kinds.items()}
-    return "\n".join(f"{title}:\n\n{head}{rows}" for title, rows in tables.items())
+    most, count = results["bytes_a_task"][-1], results["tasks"][-1]
+    room = f"At {count:,} tasks one takes {most:,.0f} bytes, with its tags and its part of all indexes.\n"
+    return "\n".join((*(f"{title}:\n\n{head}{rows}" for title, rows in tables.items()), room))
 
 
 def _latency(name: str, found: Mapping[str, Any]) -> str:
