@@ -45,7 +45,7 @@ async def provision(database: Database, principal: Principal, claims: Mapping[st
     values = _profile(principal, claims)
     # Who loses a race against another first token does not see the winner's row in the same snapshot.
     for _ in range(2):
-        if await database.read(PROVISION, values) is not None:
+        if await database.read(principal.user_id, PROVISION, values) is not None:
             return
     raise Unauthenticated("Another account has the email address of this token; accounts are never merged by it.")
 

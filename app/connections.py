@@ -1,33 +1,42 @@
-"""The connections of one process: opened when needed, kept, and lent in the order of asking."""
+"""The connections of one process: opened when needed, kept, and lent to users in turn, a share to each at most."""
 
 import asyncio
 import math
 import select
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from app.telemetry import POOL_WAIT, POOL_WAITING, count_statement, tally
+from app.telemetry import POOL_WAIT, POOL_WAITING, Record, count_statement, tally
 from app.turns import Turns
 
 PATIENCE_SECONDS = 1.5
 RECYCLE_AFTER_SECONDS = 300.0
+# One user's part of all connections.
+SHARE = 3
+
+# Whose statements run on a connection; None for the server's own.
+Owner = UUID | None
+Spend = Callable[[UUID, float], None]
 
 
 class Connections:
-    """At most so many connections. SQLAlchemy opens and closes them; to lend one that is idle takes no `await`.
+    """At most `most` connections. SQLAlchemy opens and closes them; to lend one that is idle takes no `await`.
 
-    SQLAlchemy's own pools do, and let whoever comes by take what a waiter was woken for.
+    SQLAlchemy's own pools do, and know neither turns nor users. `spend` is told how many seconds a user has had one.
     """
 
-    def __init__(self, engine: AsyncEngine, most: int) -> None:
-        self._engine = engine
-        self._turns = Turns[None](most)
+    def __init__(self, engine: AsyncEngine, most: int, spend: Spend) -> None:
+        self._engine, self.spend = engine, spend
+        self._turns = Turns[Owner](most, max(1, most // SHARE))
         self._idle: list[Connection] = []
         self._closing: set[asyncio.Task[None]] = set()
         self._trusted_since = -math.inf
@@ -35,45 +44,45 @@ class Connections:
 
     @property
     def are_all_lent(self) -> bool:
-        """Whether whoever comes now has to wait."""
-        return self._turns.are_taken(None)
+        """Whether every caller has to wait now."""
+        return self._turns.are_all_taken
 
-    def idle(self) -> "Connection | None":
+    def idle(self, owner: Owner) -> "Connection | None":
         """A connection that is there and seems open, if one is: nearly always, and it costs less than to await it."""
         now = monotonic()
-        if not (self._idle and self._is_usable(self._idle[-1], now) and self._turns.take(None)):
+        if not (self._idle and self._is_usable(self._idle[-1], now) and self._turns.take(owner)):
             return None
         self.last_lent = now
         tally.connections += 1
-        return self._idle.pop()
+        return self._idle.pop().lent(owner, now)
 
-    async def take(self) -> "Connection":
+    async def take(self, owner: Owner) -> "Connection":
         """A connection that is open as far as can be told without asking; TimeoutError after some time in line."""
         self.last_lent = now = monotonic()
-        if not self._turns.take(None):
-            await self._turn()
+        if not self._turns.take(owner):
+            await self._turn(owner)
         tally.connections += 1
         try:
             while self._idle:
                 connection = self._idle.pop()
                 if self._is_usable(connection, now):
-                    return connection
+                    return connection.lent(owner, monotonic())
                 # Not the driver's farewell: where nobody answers any more it takes two seconds for each.
                 connection.driver.terminate()
                 await _close(connection)
             pooled = await self._engine.raw_connection()
-            return Connection(self, pooled)
+            return Connection(self, pooled).lent(owner, monotonic())
         except BaseException:
-            self._release()
+            self._release(owner)
             raise
 
-    async def _turn(self) -> None:
+    async def _turn(self, owner: Owner) -> None:
         with POOL_WAITING.track_inprogress(), POOL_WAIT.time():
             async with asyncio.timeout(PATIENCE_SECONDS):
-                await self._turns.wait(None)
+                await self._turns.wait(owner)
 
-    def _release(self) -> None:
-        self._turns.give(None)
+    def _release(self, owner: Owner) -> None:
+        self._turns.give(owner)
         tally.connections -= 1
 
     def distrust(self) -> None:
@@ -90,7 +99,7 @@ class Connections:
 
     def give_back(self, connection: "Connection") -> None:
         self._idle.append(connection)
-        self._release()
+        self._release(connection.owner)
 
     def throw_away(self, connection: "Connection") -> None:
         """Nobody waits for its farewell, but it keeps its turn until then: there are no more sessions than turns.
@@ -99,11 +108,11 @@ class Connections:
         """
         closing = asyncio.create_task(_close(connection))
         self._closing.add(closing)
-        closing.add_done_callback(self._closed)
+        closing.add_done_callback(partial(self._closed, connection.owner))
 
-    def _closed(self, closing: asyncio.Task[None]) -> None:
+    def _closed(self, owner: Owner, closing: asyncio.Task[None]) -> None:
         self._closing.discard(closing)
-        self._release()
+        self._release(owner)
 
     async def close(self) -> None:
         idle, self._idle = self._idle, []
@@ -114,10 +123,14 @@ class Connections:
 class Connection:
     """A connection of SQLAlchemy's engine, which is lent for the length of a `with`: the driver's own, in autocommit.
 
-    Then it is given back, or thrown away where its state is unknown.
+    Then it is given back, or thrown away where its state is unknown, and its user is charged for the time.
     """
 
-    __slots__ = ("_connections", "driver", "opened", "pooled", "socket")
+    __slots__ = ("_connections", "_record", "_since", "driver", "opened", "owner", "pooled", "socket")
+
+    _record: Record | None
+    _since: float
+    owner: Owner
 
     def __init__(self, connections: Connections, pooled: PoolProxiedConnection) -> None:
         self._connections, self.pooled, self.opened = connections, pooled, monotonic()
@@ -125,13 +138,23 @@ class Connection:
         self.driver, self.socket = driver, select.poll()
         self.socket.register(driver._transport.get_extra_info("socket"), select.POLLIN)  # noqa: SLF001 - it has no public name
 
+    def lent(self, owner: Owner, now: float) -> "Connection":
+        """Itself, in the hands of a user from now on."""
+        self.owner, self._since = owner, now
+        return self
+
     def __enter__(self) -> Any:
-        count_statement()
+        self._record = count_statement()
         return self.driver
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.owner is not None:
+            seconds = monotonic() - self._since
+            self._connections.spend(self.owner, seconds)
+            if self._record is not None:
+                self._record.database_seconds += seconds
         # What PostgreSQL refuses leaves the connection in order; without a reset, since each use ends its transaction.
         if error is None or isinstance(error, asyncpg.PostgresError):
             self._connections.give_back(self)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
@@ -12,7 +13,7 @@ from sqlalchemy import exc, func, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.connections import Connections
+from app.connections import Connections, Spend
 from app.deadlines import Deadline, Deadlines
 from app.driver import Driver
 from app.errors import RequestError, Unauthenticated, Unavailable
@@ -54,31 +55,35 @@ SESSION = {
 }
 
 
+def _for_free(_owner: UUID, _seconds: float) -> None:
+    """What is not charged: commands have no other users to be fair to."""
+
+
 class Database:
     """Statements run as one user each, on connections that are lent to them."""
 
-    def __init__(self, url: DatabaseURL, *, pool_size: int) -> None:
+    def __init__(self, url: DatabaseURL, *, pool_size: int, spend: Spend = _for_free) -> None:
         self.engine = _engine(url)
-        self._connections = Connections(self.engine, pool_size)
+        self._connections = Connections(self.engine, pool_size, spend)
         self._deadlines = Deadlines()
-        self._writers = Turns[UUID](1)
+        self._writers = Turns[UUID](math.inf, 1)
         # Whether a cluster carries the writes out, which takes their user from SET LOCAL alone; asked once.
         self._sharded: bool | None = None
 
-    async def read(self, statement: Statement, values: Values) -> str | None:
+    async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None:
         """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT):
                 try:
-                    return await self._read(statement, values)
+                    return await self._read(owner, statement, values)
                 except Lost as lost:
                     self._distrust(lost)
-                    return await self._read(statement, values)
+                    return await self._read(owner, statement, values)
         except FAILURES as error:
             _tell(error)
 
-    async def _read(self, statement: Statement, values: Values) -> str | None:
-        with self._connections.idle() or await self._connections.take() as connection:
+    async def _read(self, owner: UUID, statement: Statement, values: Values) -> str | None:
+        with self._connections.idle(owner) or await self._connections.take(owner) as connection:
             try:
                 body: str | None = await connection.fetchval(statement.text, *statement.arguments(values))
             except LOSSES as error:
@@ -106,7 +111,7 @@ class Database:
             _tell(error)
 
     async def _write(self, owner: UUID, statement: Statement, values: Values) -> Row:
-        with self._connections.idle() or await self._connections.take() as connection:
+        with self._connections.idle(owner) or await self._connections.take(owner) as connection:
             if self._sharded is None:
                 self._sharded = await _is_sharded(connection)
             transaction: Transaction = _once if statement.again else _at_once
@@ -141,7 +146,7 @@ class Database:
     async def notify(self, channel: str) -> None:
         """Send an empty notification, on whichever connection; Unavailable where it cannot be sent."""
         try:
-            with Deadline(self._deadlines, COMMAND_TIMEOUT), await self._connections.take() as connection:
+            with Deadline(self._deadlines, COMMAND_TIMEOUT), await self._connections.take(None) as connection:
                 await connection.execute(f"NOTIFY {channel}")
         except FAILURES as error:
             _tell(error)

@@ -94,11 +94,11 @@ class RateLimited(RequestError):
 
     def __init__(self, message: str, seconds: int) -> None:
         super().__init__(message)
-        self._seconds = seconds
+        self.seconds = seconds
 
     @property
     def extensions(self) -> dict[str, Any]:
-        return {"code": self.code, "retryAfter": self._seconds}
+        return {"code": self.code, "retryAfter": self.seconds}
 
 
 class FullSyncRequired(RequestError):

@@ -27,7 +27,7 @@ async def purge(database: Database, older_than: timedelta) -> AsyncIterator[tupl
     old, oldest, users, removed = _has_old(), _purge(), 0, 0
     async for owner in _users(database):
         values = {"user_id": owner, "before": before, "most": BATCH}
-        while await database.read(old, values):
+        while await database.read(owner, old, values):
             removed += (await database.write(owner, oldest, values))["removed"]
         users += 1
         yield users, removed

@@ -1,14 +1,18 @@
-"""How much a caller may ask for in a window of time, in rows: each user, and each address nobody is known at."""
+"""What a caller may ask for and use in a window of time: each user, and each address of strangers.
 
+Rows are charged before a request runs, by estimate. The time that it took is charged afterwards, with the next request.
+"""
+
+import asyncio
 import ipaddress
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import lru_cache
 from math import ceil
 from typing import Any, Protocol
-from uuid import UUID
 
 import limits
 from limits.aio.storage import RedisStorage
@@ -25,6 +29,9 @@ OTHERS = "others"
 PATIENCE_SECONDS = 0.5
 REST_SECONDS = 5.0
 IPV6_NETWORK = 64
+ROWS, TIME = "rows", "seconds of database and server time"
+# Milliseconds. A request that began in the window before may bring as much along, so that one at a time is never refused.
+SLACK = 10_000
 
 Clock = Callable[[], float]
 
@@ -34,18 +41,23 @@ class Counters(Protocol):
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int | Awaitable[int]: ...
 
-    async def get_expiry(self, key: str) -> float: ...
+    async def remaining(self, key: str) -> float:
+        """Seconds until the window of a count ends."""
+        ...
 
     async def close(self) -> None: ...
 
 
 class Windows:
-    """Counts in memory. All windows end together, so that nothing has to be searched for what is over."""
+    """Counts in memory. All windows end together, so that nothing has to be searched for what is over.
 
-    def __init__(self, clock: Clock = time.time) -> None:
+    `clock` gives seconds and never goes back, as the time of day does.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._counts: dict[str, int] = {}
-        self._end = 0.0
+        self._end = -math.inf
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         if (now := self._clock()) >= self._end:
@@ -55,8 +67,8 @@ class Windows:
         count = self._counts[key] = self._counts.get(key, 0) + amount
         return count
 
-    async def get_expiry(self, key: str) -> float:  # noqa: ARG002 - one end for all
-        return self._end
+    async def remaining(self, key: str) -> float:  # noqa: ARG002 - one end for all
+        return self._end - self._clock()
 
     async def close(self) -> None:
         """Memory needs no closing."""
@@ -95,59 +107,102 @@ class SharedCounters:
                 self._away_until = time.monotonic() + REST_SECONDS
         return self._own.incr(key, expiry, amount)
 
-    async def get_expiry(self, key: str) -> float:
+    async def remaining(self, key: str) -> float:
         if time.monotonic() >= self._away_until:
             with suppress(StorageError):
-                return await self._shared.get_expiry(key)
-        return await self._own.get_expiry(key)
+                return await self._shared.get_expiry(key) - time.time()
+        return await self._own.remaining(key)
 
     async def close(self) -> None:
         await self._pool.disconnect()
 
 
 class Rate:
-    """A number of rows in a window, such as 600000/minute, for each of many callers."""
+    """An amount in a window, such as 600000/minute, for each of many callers.
 
-    def __init__(self, text: str, counters: Counters, clock: Clock = time.time) -> None:
-        self._item, self._counters, self._clock = limits.parse(text), counters, clock
-        self._seconds = self._item.get_expiry()
-        self._name = f"taskql/{self._item.amount}/{self._seconds}/"
+    `what` names the amount in errors. `slack` is allowed on top: what a window may inherit from the one before it.
+    """
 
-    async def charge(self, caller: str, rows: int) -> None:
-        """Count rows; RateLimited when they are more than the rest of the window allows."""
-        key = self._name + caller
-        count = self._counters.incr(key, self._seconds, rows)
-        if (count if isinstance(count, int) else await count) <= self._item.amount:
+    def __init__(self, item: limits.RateLimitItem, counters: Counters, what: str, *, scale: int = 1, slack: int = 0):
+        self._item, self._counters, self._what = item, counters, what
+        self._most, self._seconds = item.amount * scale + slack, item.get_expiry()
+        self._name = f"taskql/{what}/{item.amount}/{self._seconds}/"
+        self._owed: dict[str, int] = {}
+
+    def charge(self, caller: str, amount: int) -> Awaitable[None] | None:
+        """Count an amount and what is owed. RateLimited beyond the limit, raised at once or by what is returned."""
+        if self._owed:
+            amount += self._owed.pop(caller, 0)
+        count = self._counters.incr(self._name + caller, self._seconds, amount)
+        if type(count) is int and count <= self._most:
+            return None
+        return self._refuse_beyond(caller, count)
+
+    def owe(self, caller: str, amount: int) -> None:
+        """Have the next charge of this caller count more: what is known only afterwards."""
+        if len(self._owed) >= MOST_CALLERS:
+            self._owed.clear()
+        self._owed[caller] = self._owed.get(caller, 0) + amount
+
+    async def _refuse_beyond(self, caller: str, count: int | Awaitable[int]) -> None:
+        if (count if isinstance(count, int) else await count) <= self._most:
             return
-        seconds = max(1, ceil(await self._counters.get_expiry(key) - self._clock()))
-        raise RateLimited(f"You have asked for more than {self._item} allow; try again in {seconds} s.", seconds)
+        seconds = max(1, ceil(await self._counters.remaining(self._name + caller)))
+        raise RateLimited(f"You have used more than {self._item} of {self._what}; try again in {seconds} s.", seconds)
 
     async def close(self) -> None:
         await self._counters.close()
 
 
 class Rates:
-    """What users may ask for, and what addresses may at which nobody is known; None does not limit."""
+    """What each caller may ask for, in rows, and what its requests may take, in seconds; None does not limit.
 
-    def __init__(self, users: str | None, addresses: str | None, counters: Callable[[], Counters] = Windows) -> None:
-        self._users = Rate(users, counters()) if users else None
-        self._addresses = Rate(addresses, counters()) if addresses else None
+    A payer is a user's id, or the address of a caller who is not known, as `network` writes it.
+    """
 
-    def charge(self, user_id: UUID | None, address: str, rows: int) -> Awaitable[None]:
-        """Count rows for a user, or else for the address; RateLimited beyond the limit."""
-        limit = self._addresses if user_id is None else self._users
-        if limit is None:
-            return _free()
-        return limit.charge(network(address) if user_id is None else str(user_id), rows)
+    def __init__(
+        self,
+        users: str | None,
+        addresses: str | None,
+        seconds: str | None = None,
+        counters: Callable[[], Counters] = Windows,
+    ) -> None:
+        self._users = Rate(limits.parse(users), counters(), ROWS) if users else None
+        self._addresses = Rate(limits.parse(addresses), counters(), ROWS) if addresses else None
+        self._time = Rate(limits.parse(seconds), counters(), TIME, scale=1000, slack=SLACK) if seconds else None
+
+    def charge(self, payer: str, rows: int, *, is_user: bool) -> Awaitable[None] | None:
+        """Count rows, and the time that is owed. RateLimited beyond a limit, at once or by what is returned."""
+        limit = self._users if is_user else self._addresses
+        waits = limit and limit.charge(payer, rows)
+        more = self._time and self._time.charge(payer, 0)
+        return _all(waits, more) if waits or more else None
+
+    def spend(self, payer: str, seconds: float) -> None:
+        """Have the next charge of a payer count the time that a request has taken."""
+        if self._time is not None:
+            self._time.owe(payer, round(seconds * 1000))
+
+    async def pace(self, payer: str, rows: int) -> None:
+        """Count rows of a user; wait for the next window where they are too many."""
+        while True:
+            try:
+                if waits := self.charge(payer, rows, is_user=True):
+                    await waits
+                return
+            except RateLimited as refusal:
+                await asyncio.sleep(refusal.seconds)
 
     async def close(self) -> None:
-        for limit in (self._users, self._addresses):
+        for limit in (self._users, self._addresses, self._time):
             if limit is not None:
                 await limit.close()
 
 
-async def _free() -> None:
-    """What is not limited."""
+async def _all(*waits: Awaitable[None] | None) -> None:
+    for wait in waits:
+        if wait:
+            await wait
 
 
 @lru_cache(1000)

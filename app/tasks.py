@@ -34,7 +34,7 @@ Values = Mapping[str, Any]
 class Database(Protocol):
     """What Tasks needs of the database: a read in one round trip, and a write in a transaction of the user."""
 
-    async def read(self, statement: Statement, values: Values) -> str | None: ...
+    async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None: ...
 
     async def write(self, owner: UUID, statement: Statement, values: Values) -> Mapping[str, Any]: ...
 
@@ -233,7 +233,7 @@ class Tasks:
         return Written(row["version"], tasks, refusal)
 
     def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
-        return self._database.read(statement, {"user_id": self._owner, **values})
+        return self._database.read(self._owner, statement, {"user_id": self._owner, **values})
 
 
 def _one(task_id: str, expected: int | None) -> dict[str, Any]:

@@ -142,6 +142,8 @@ class Record:
     operation: str | None = None
     kind: str = ""
     statements: int = 0
+    database_seconds: float = 0.0
+    server_seconds: float = 0.0
 
 
 Recorded = Callable[[GraphQLRequest, Record], Awaitable[GraphQLAnswer | ResponseStream]]
@@ -224,12 +226,13 @@ class Telemetry:
         self._log.write(level, "request", fields)
 
 
-def count_statement() -> None:
-    """A read or a write goes to the database, for the request that is under way, if any."""
+def count_statement() -> Record | None:
+    """A read or a write goes to the database, for the request that is under way, if any, whose record this gives."""
     tally.statements += 1
     record = _current.get()
     if record is not None:
         record.statements += 1
+    return record
 
 
 @lru_cache(10_000)

@@ -1,62 +1,95 @@
-"""Turns for those who do the same thing: for each key at most so many at a time, in the order of asking.
+"""Fair turns: a number of places, of which each key holds at most a share; those who wait are served key by key.
 
-asyncio's semaphores do this too, by ten calls where a place is free, which is nearly always, and this by two.
+So a flood of one key queues behind itself, and another key waits at most until one place comes free. asyncio's
+semaphores know no keys, and take ten calls where a place is free, which is nearly always; this takes two.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
 
 
 class Turns(Generic[K]):
-    """Whoever was refused a place by `take` waits for one; each gives it back."""
+    """At most `most` places in all, and `share` for each key. `take` a place or `wait` for one, then `give` it back."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: float, share: int) -> None:
+        self._most, self._share, self._total = most, share, 0
         self._taken: dict[K, int] = {}
+        # In the order in which the keys are served next.
         self._waiting: dict[K, deque[asyncio.Future[None]]] = {}
 
     def take(self, key: K) -> bool:
-        """A place, if one is free."""
+        """A place, if one is free for this key."""
         taken = self._taken.get(key, 0)
-        if taken == self._most:
+        if taken == self._share or self._total == self._most:
             return False
         self._taken[key] = taken + 1
+        self._total += 1
         return True
 
     async def wait(self, key: K) -> None:
-        """A place, behind all who wait already."""
+        """A place, behind those of this key who wait already."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, deque()).append(turn)
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():
+            if turn.cancelled():
+                self._leave(key, turn)
+            else:
                 self.give(key)
             raise
 
     def give(self, key: K) -> None:
-        """Give a place to whoever has waited longest, if anybody has."""
-        if self._waiting and self._pass_on(key):
-            return
-        taken = self._taken[key]
-        if taken > 1:
-            self._taken[key] = taken - 1
+        """Give a place back; it goes to the key that has waited longest and does not hold its share."""
+        taken = self._taken[key] - 1
+        if taken:
+            self._taken[key] = taken
         else:
             del self._taken[key]
+        self._total -= 1
+        if self._waiting:
+            self._pass_on()
 
-    def _pass_on(self, key: K) -> bool:
-        waiting = self._waiting.get(key)
-        while waiting:
+    @asynccontextmanager
+    async def turn(self, key: K) -> AsyncIterator[None]:
+        """A place for the length of a `with`."""
+        if not self.take(key):
+            await self.wait(key)
+        try:
+            yield
+        finally:
+            self.give(key)
+
+    @property
+    def are_all_taken(self) -> bool:
+        """Whether no key can have a place now."""
+        return self._total == self._most
+
+    def _pass_on(self) -> None:
+        while (key := self._next()) is not None:
+            waiting = self._waiting.pop(key)
             turn = waiting.popleft()
-            if not turn.done():
+            if waiting:
+                self._waiting[key] = waiting
+            if not turn.cancelled():
+                self.take(key)
                 turn.set_result(None)
-                return True
-        self._waiting.pop(key, None)
-        return False
+                return
 
-    def are_taken(self, key: K) -> bool:
-        """Whether whoever comes now has to wait."""
-        return self._taken.get(key) == self._most
+    def _next(self) -> K | None:
+        """The key that is served next, if a place is free for one that waits."""
+        if self.are_all_taken:
+            return None
+        return next((key for key in self._waiting if self._taken.get(key, 0) < self._share), None)
+
+    def _leave(self, key: K, turn: asyncio.Future[None]) -> None:
+        waiting = self._waiting.get(key, deque())
+        if turn in waiting:
+            waiting.remove(turn)
+        if not waiting:
+            self._waiting.pop(key, None)
