@@ -10,6 +10,7 @@ from sqlalchemy import Text, bindparam, cast, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
 from app.auth import Principal
+from app.compiling import Statements
 from app.database import Database
 from app.errors import Unauthenticated
 from app.models import PRIORITIES, User
@@ -84,7 +85,7 @@ async def demo_user(database: Database) -> UUID:
     """The demo user; with a few tasks when it is new."""
     user_id, is_new = await user_with_email(database, DEMO_EMAIL)
     if is_new:
-        tasks = Tasks(database, user_id)
+        tasks = Tasks(database, user_id, Statements())
         for content in _demo_tasks():
             await tasks.create(_NOTHING, content)
     return user_id

@@ -10,8 +10,10 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import jwt
 
+from app.caches import FairCache
 from app.errors import BadUserInput, Unauthenticated
 from app.jwks import Key, Keys, KeySet
+from app.rate import network
 from app.settings import Issuer
 from app.validation import identifier
 
@@ -66,21 +68,22 @@ class Authenticator:
     def __init__(self, issuers: Sequence[Issuer], first_sight: FirstSight | None = None) -> None:
         self._sources = {issuer.name: _Source(issuer) for issuer in issuers}
         self._first_sight = first_sight
-        self._verified: dict[bytes, _Verified] = {}
+        self._verified = FairCache[bytes, _Verified](MOST_VERIFIED)
 
-    async def principal(self, authorization: str | None) -> Principal:
+    async def principal(self, authorization: str | None, address: str = "") -> Principal:
         """The principal of an Authorization header; Unavailable where an issuer's keys are not to be had.
 
-        Does not suspend with a secret, nor for a token that is remembered.
+        Does not suspend with a secret, nor for a token that is remembered. Callers at one `address` can have a part of
+        all places to wait for keys.
         """
         token = _bearer(authorization)
         known = self._known(token)
         if known:
             return known
-        verified, claims = await self._verify(token)
+        verified, claims = await self._verify(token, network(address))
         if self._first_sight:
             await self._first_sight(verified.principal, claims)
-        self._remember(_digest(token), verified)
+        self._verified.put(_digest(token), verified, str(verified.principal.user_id))
         return verified.principal
 
     def remembered(self, authorization: str | None) -> Principal | None:
@@ -90,7 +93,7 @@ class Authenticator:
         return self._known(authorization[len(_USUAL) :])
 
     def _known(self, token: str) -> Principal | None:
-        known = self._verified.get(_digest(token))
+        known = self._verified.peek(_digest(token))
         return known.principal if known and known.holds() else None
 
     async def keys_had(self) -> None:
@@ -102,16 +105,11 @@ class Authenticator:
         for source in self._sources.values():
             await source.keys.close()
 
-    def _remember(self, digest: bytes, verified: "_Verified") -> None:
-        if len(self._verified) >= MOST_VERIFIED:
-            self._verified.clear()
-        self._verified[digest] = verified
-
-    async def _verify(self, token: str) -> tuple["_Verified", Claims]:
+    async def _verify(self, token: str, address: str) -> tuple["_Verified", Claims]:
         header, claims = _unverified(token)
         source = self._source(claims.get("iss"))
         tried: list[Key] = []
-        while candidates := await source.keys.candidates(header.get("kid"), header.get("alg"), tried):
+        while candidates := await source.keys.candidates(header.get("kid"), header.get("alg"), tried, address):
             for key in candidates:
                 if source.verifies(token, key):
                     return _Verified(source.principal(claims), source, key), claims
@@ -142,7 +140,9 @@ class _Secret:
     def __init__(self, secret: str) -> None:
         self._key = Key(None, ("HS256",), secret.encode())
 
-    async def candidates(self, _kid: str | None, algorithm: object, tried: Sequence[Key] = ()) -> Keys:
+    async def candidates(
+        self, _kid: str | None, algorithm: object, tried: Sequence[Key] = (), _address: str = ""
+    ) -> Keys:
         return (self._key,) if algorithm in self._key.algorithms and not tried else ()
 
     def holds(self, _key: Key) -> bool:

@@ -26,7 +26,7 @@ from app import settings as configuration
 from app.accounts import demo_user, user_with_email
 from app.checks import Finding
 from app.errors import StartupError
-from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app, signer
+from app.main import DEMO_TOKEN_LIFETIME, connect, create_app, engine_of, signer
 from app.protocols import BoundedRequests, BoundedSockets
 from app.settings import Settings
 from schema import sdl
@@ -89,7 +89,7 @@ def main() -> None:
 def serve(*, migrate: bool, **options: object) -> None:
     """Serve the API and its explorer."""
     given = _settings(**options)
-    admission(given)
+    engine_of(given)
     stop = _Stop()
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, _hang_up)
@@ -191,7 +191,7 @@ def _documents(settings: Settings) -> list[Finding]:
     if settings.trusted_documents is None:
         return []
     try:
-        admission(settings)
+        engine_of(settings)
     except StartupError as error:
         return [startup.failed(error)]
     return [Finding("ok", f"The operations of {settings.trusted_documents} can run")]
@@ -311,7 +311,7 @@ def _server(settings: Settings, listener: socket.socket, demo: UUID | None) -> C
         timeout_worker_healthcheck=WORKER_SECONDS,
         http=BoundedRequests,
         **WEB_SOCKETS,
-        forwarded_allow_ips=settings.forwarded_allow_ips,
+        proxy_headers=False,  # app.addresses has its own
     )
     if settings.workers > 1:
         return _Workers(config, [listener]).run

@@ -25,7 +25,7 @@ SHARE = 3
 
 # Whose statements run on a connection; None for the server's own.
 Owner = UUID | None
-Spend = Callable[[UUID, float], None]
+Spend = Callable[[str, float], None]
 
 
 class Connections:
@@ -152,7 +152,7 @@ class Connection:
     ) -> None:
         if self.owner is not None:
             seconds = monotonic() - self._since
-            self._connections.spend(self.owner, seconds)
+            self._connections.spend(str(self.owner), seconds)
             if self._record is not None:
                 self._record.database_seconds += seconds
         # What PostgreSQL refuses leaves the connection in order; without a reset, since each use ends its transaction.

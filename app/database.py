@@ -55,14 +55,14 @@ SESSION = {
 }
 
 
-def _for_free(_owner: UUID, _seconds: float) -> None:
+def for_free(_payer: str, _seconds: float) -> None:
     """What is not charged: commands have no other users to be fair to."""
 
 
 class Database:
     """Statements run as one user each, on connections that are lent to them."""
 
-    def __init__(self, url: DatabaseURL, *, pool_size: int, spend: Spend = _for_free) -> None:
+    def __init__(self, url: DatabaseURL, *, pool_size: int, spend: Spend = for_free) -> None:
         self.engine = _engine(url)
         self._connections = Connections(self.engine, pool_size, spend)
         self._deadlines = Deadlines()

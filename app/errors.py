@@ -113,10 +113,14 @@ class FullSyncRequired(RequestError):
 
 
 class Unavailable(RequestError):
-    """The database cannot answer now; the same request may succeed later."""
+    """What is needed cannot answer now; the same request may succeed in some `seconds`."""
 
     code = "UNAVAILABLE"
 
+    def __init__(self, message: str, seconds: int = RETRY_AFTER_SECONDS) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
     @property
     def extensions(self) -> dict[str, Any]:
-        return {"code": self.code, "retryAfter": RETRY_AFTER_SECONDS}
+        return {"code": self.code, "retryAfter": self.seconds}

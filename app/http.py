@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from app.arrivals import Arrivals
 from app.errors import (
     BadUserInput,
     MethodNotAllowed,
@@ -29,7 +30,7 @@ from app.events import EventStreams
 from app.explorer import CONTENT_SECURITY_POLICY, page
 from app.masking import masked
 from app.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
-from app.operations import Execute, GraphQLAnswer, ResponseStream
+from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.requests import Gone, Header, Headers, Note, Refused, read, request_id
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
@@ -57,6 +58,7 @@ STATUS = {
 }
 
 ALLOW: Header = (b"allow", b"GET, POST")
+_CLOSE: Header = (b"connection", b"close")
 NO_STORE: Header = (b"cache-control", b"no-store")
 _HEADERS_OF: dict[int, list[Header]] = {
     401: [(b"www-authenticate", b"Bearer")],
@@ -79,35 +81,60 @@ class GraphQLEndpoint:
     """POST and GET run operations; a browser's GET shows the explorer. `note` is told of what never becomes one."""
 
     def __init__(
-        self, execute: Execute, streams: EventStreams, explorer_token: Callable[[str], str | None], note: Note
+        self,
+        execute: Execute,
+        streams: EventStreams,
+        arrivals: Arrivals,
+        explorer_token: Callable[[str], str | None],
+        note: Note,
     ) -> None:
-        self._execute, self._streams, self._explorer_token, self._note = execute, streams, explorer_token, note
+        self._execute, self._streams, self._arrivals = execute, streams, arrivals
+        self._explorer_token, self._note = explorer_token, note
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Have clients leave: each answer from now on is the last of its connection."""
+        self._is_stopping = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = dict(scope["headers"])
+        send = _closing(send) if self._is_stopping else send
         asked_as = request_id(headers.get(b"x-request-id"))
         try:
             media_type = _media_type(scope["method"], headers)
             if media_type == HTML:
                 return await self._show_explorer(scope["path"], headers, send)
-            asked = await read(scope, headers, receive, asked_as)
+            asked = await read(scope, headers, receive, asked_as, self._arrivals)
+        except Gone:
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
+            return await self._refuse(send, error, headers, asked_as)
+        try:
+            await self._answer(asked, media_type, headers, receive, send)
+        finally:
+            asked.leave()
+        return None
+
+    async def _answer(
+        self, asked: GraphQLRequest, media_type: str, headers: Headers, receive: Receive, send: Send
+    ) -> None:
+        """Run what a request asks for, and respond."""
+        try:
             answer = await self._execute(asked)
             if isinstance(answer, GraphQLAnswer):
                 body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
             else:
                 _demand_events(headers)
-        except Gone:
-            return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
-            return await self._refuse(send, error, headers, asked_as)
+            return await self._refuse(send, error, headers, asked.request_id)
         if isinstance(answer, ResponseStream) or media_type == EVENT_STREAM:
-            return await self._streams.send(answer, [_id_header(asked_as)], receive, send)
+            return await self._streams.send(answer, [_id_header(asked.request_id)], receive, send)
         status = _status(answer, media_type)
         if status in _HEADERS_OF:
             more += [*_HEADERS_OF[status], *_retry_after(answer)]
         if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
             body, more = await _compressed(body), [*more, *_COMPRESSED]
-        return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
+        return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked.request_id), *more], body)
 
     async def _refuse(self, send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
         """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
@@ -163,6 +190,15 @@ async def _compressed(body: bytes) -> bytes:
 
 def _id_header(asked_as: str) -> Header:
     return b"x-request-id", asked_as.encode()
+
+
+def _closing(send: Send) -> Send:
+    async def send_and_close(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], _CLOSE]
+        await send(message)
+
+    return send_and_close
 
 
 async def _respond(send: Send, status: int, headers: list[Header], body: bytes) -> None:

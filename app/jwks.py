@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from app.errors import Unavailable
+from app.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ FETCH_TIMEOUT = 3.0
 
 MOST_BYTES = 200_000
 MOST_KEYS = 100
-MOST_WAITING = 1000
+# Callers that wait for a fetch at a time, and those of them at one address.
+MOST_WAITING, WAITING_OF_AN_ADDRESS = 200, 50
 MOST_TRIED = 5
 SMALLEST_RSA = 2048
 ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")
@@ -59,8 +61,9 @@ class KeySet:
 
     For five minutes they are used as they are. Then a known key is still used at once while the set is fetched again,
     and for as long as fetching fails. After ten minutes without news of the issuer the fetch comes first. A key that is
-    not known is looked for in a new set. All wait for the same fetch, and no two fetches begin within ten seconds.
-    `now` (seconds) and `sleep` are there for tests.
+    not known is looked for in a new set. All wait for the same fetch, and no two fetches begin within ten seconds:
+    until then a key that is not known is refused at once, since anybody can make one up.
+    `now` (seconds) is there for tests.
     """
 
     def __init__(
@@ -68,16 +71,20 @@ class KeySet:
         url: str,
         fetch: Callable[[str], Awaitable[Keys]] | None = None,
         now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._url, self._fetch, self._now, self._sleep = url, fetch or fetched, now, sleep
+        self._url, self._fetch, self._now = url, fetch or fetched, now
         self._keys: Keys = ()
         self._fetched_at = self._failed_at = self._next_fetch = -math.inf
         self._fetching: asyncio.Task[None] | None = None
-        self._waiting = 0
+        self._waiting = Turns[str](MOST_WAITING, WAITING_OF_AN_ADDRESS)
 
-    async def candidates(self, kid: str | None, algorithm: object, tried: Sequence[Key] = ()) -> Keys:
-        """The keys that may have signed, but for those that did not; Unavailable when they cannot be asked for."""
+    async def candidates(
+        self, kid: str | None, algorithm: object, tried: Sequence[Key] = (), address: str = ""
+    ) -> Keys:
+        """The keys that may have signed, but for those that did not; Unavailable when they cannot be asked for.
+
+        `address` is that of the caller.
+        """
         if algorithm not in ALGORITHMS:
             return ()
         found = self._fitting(kid, algorithm, tried)
@@ -85,10 +92,10 @@ class KeySet:
             self._renew_in_time()
             return found
         if not found and not tried:
-            await self._renewed()
+            await self._renewed(address)
         elif found or self._may_fetch():
             with suppress(Unavailable):
-                await self._renewed()
+                await self._renewed(address)
         return self._fitting(kid, algorithm, tried)
 
     def holds(self, key: Key) -> bool:
@@ -132,28 +139,32 @@ class KeySet:
         if self._now() - self._fetched_at > FRESH:
             self._renewal()
 
-    def _renewal(self) -> "asyncio.Task[None]":
-        """The one fetch that is under way, or waits until it may begin."""
-        if self._fetching is None or self._fetching.done():
-            self._fetching = asyncio.create_task(self._renew())
+    def _renewal(self) -> "asyncio.Task[None] | None":
+        """The one fetch that is under way, begun now if it may be; None until it may."""
+        if self._fetching is not None and not self._fetching.done():
+            return self._fetching
+        if not self._may_fetch():
+            return None
+        self._next_fetch = self._now() + COOLDOWN
+        self._fetching = asyncio.create_task(self._renew())
         return self._fetching
 
-    async def _renewed(self) -> None:
-        """Wait for new keys; Unavailable when the issuer does not give them."""
-        if (self._failed and not self._may_fetch()) or self._waiting >= MOST_WAITING:
+    async def _renewed(self, address: str = "") -> None:
+        """Wait for new keys; Unavailable when the issuer does not give them, or may not be asked again yet."""
+        renewal = self._renewal()
+        if renewal is None:
+            raise Unavailable(_NO_KEYS, max(1, math.ceil(self._next_fetch - self._now())))
+        if not self._waiting.take(address):
             raise Unavailable(_NO_KEYS)
-        self._waiting += 1
         try:
             # Shielded: a client that goes away must not take the fetch of all others along.
-            await asyncio.shield(self._renewal())
+            await asyncio.shield(renewal)
         finally:
-            self._waiting -= 1
+            self._waiting.give(address)
         if self._failed:
             raise Unavailable(_NO_KEYS)
 
     async def _renew(self) -> None:
-        await self._sleep(max(0.0, self._next_fetch - self._now()))
-        self._next_fetch = self._now() + COOLDOWN
         try:
             self._keys = await self._fetch(self._url)
         except FetchFailed as error:

@@ -21,17 +21,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
 from app import accounts, explorer, health
+from app.addresses import Proxies, networks
+from app.arrivals import Arrivals
 from app.auth import Authenticator, Principal, Signer
-from app.database import Database
+from app.compiling import Statements
+from app.connections import Spend
+from app.database import Database, for_free
 from app.errors import RequestError, StartupError
 from app.events import EventStreams
 from app.health import Readiness
 from app.http import ExplorerFiles, GraphQLEndpoint, refusal
-from app.intake import Intake
 from app.operations import GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
+from app.places import Places
+from app.preparing import Preparation
 from app.probe import Probe
-from app.rate import Rates, SharedCounters, Windows
+from app.rate import Rates, SharedCounters, Windows, network
 from app.realtime import Realtime
 from app.settings import OFF, Settings
 from app.sockets import SocketEndpoint
@@ -40,7 +45,7 @@ from app.telemetry import Record, Recorded, Telemetry
 from app.url import server_url
 from schema import schema as taskql
 from schema.admission import Admission
-from schema.context import Context
+from schema.context import Context, Services
 from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
 from schema.limits import Limits
 
@@ -51,36 +56,44 @@ log = logging.getLogger(__name__)
 
 GRAPHQL = "/graphql"
 DAY_SECONDS = 86_400
+# Requests whose body has not come whole, of a process and of one address.
+MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 100
 DEMO_TOKEN_LIFETIME = timedelta(days=7)
 
 
 def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema = taskql) -> Starlette:
     """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
-    database, door = connect(settings), admission(settings, schema)
+    rates = _rates(settings)
+    preparation = Preparation(rates.spend)
+    door = Admission(*engine_of(settings, schema), rates, preparation, settings.introspection)
+    database = connect(settings, rates.spend)
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
     streams, realtime, tracing = EventStreams(), Realtime(server_url(settings), database.notify), _tracing(settings)
+    services = Services(database, realtime, Statements(preparation.run), preparation)
+    places = Places(settings.limit_concurrency)
     telemetry = Telemetry(settings, tracing.describe if tracing else None)
     probe = Probe(server_url(settings), lambda: database.connections.last_lent)
     readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))
 
-    execute = telemetry.recorded(executing(settings, door, database, authenticator, realtime))
-    endpoint = GraphQLEndpoint(execute, streams, _explorer_token(settings, demo_user), telemetry.refused)
+    execute = telemetry.recorded(executing(door, authenticator, places, services))
+    arrivals = Arrivals(MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS)
+    endpoint = GraphQLEndpoint(execute, streams, arrivals, _explorer_token(settings, demo_user), telemetry.refused)
     sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins), settings.limit_sockets)
-    intake = Intake(endpoint, streams, settings.limit_concurrency, telemetry.refused)
 
     def stopping() -> None:
         readiness.stopping()
-        intake.stop()
+        endpoint.stop()
 
     told = partial(before_stopping, stopping, streams.close, settings.drain_seconds)
-    ends = [realtime.close, authenticator.close, door.rates.close, probe.close, database.close]
+    ends = [realtime.close, authenticator.close, preparation.close, rates.close, probe.close, database.close]
     last = [telemetry.close, *([tracing.close] if tracing else [])]
     routes = [*health.routes(settings, readiness), *_routes(sockets)]
     app = Application(routes=routes, lifespan=_lifespan(told, ends, last), exception_handlers={HTTPException: refusal})
+    app.proxies = Proxies(networks(settings.forwarded_allow_ips), settings.forwarded_hops)
     app.state.database, app.state.probe, app.state.readiness = database, probe, readiness
-    app.graphql = shared_with(intake, settings.cors_origins) if settings.cors_origins else intake
+    app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
     app.graphql = tracing.around(app.graphql) if tracing else app.graphql
     return app
 
@@ -107,8 +120,11 @@ class Application(Starlette):
     """Starlette, with the one address that must be quick in front of its middleware and router."""
 
     graphql: ASGIApp
+    proxies: Proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            self.proxies.see_through(scope)
         if scope["type"] == "http" and scope["path"] == GRAPHQL:
             await self.graphql(scope, receive, send)
         else:
@@ -136,40 +152,43 @@ def shared_with(endpoint: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     )
 
 
-def connect(settings: Settings) -> Database:
-    """The database that serves requests; nothing is opened yet."""
-    return Database(server_url(settings), pool_size=settings.db_pool_size)
+def connect(settings: Settings, spend: Spend = for_free) -> Database:
+    """The database that serves requests; nothing is opened yet. `spend` is told what time a user's statements take."""
+    return Database(server_url(settings), pool_size=settings.db_pool_size, spend=spend)
 
 
-def executing(
-    settings: Settings, door: Admission, database: Database, authenticator: Authenticator, realtime: Realtime
-) -> Recorded:
+def executing(door: Admission, authenticator: Authenticator, places: Places, services: Services) -> Recorded:
     """What the transports call for each request."""
-    engine = door.engine
+    engine, limit = door.engine, door.engine.gauge.limits.cost
 
     async def execute(request: GraphQLRequest, record: Record) -> GraphQLAnswer | ResponseStream:
         remembered = authenticator.remembered(request.authorization)
-        caller = remembered or await _caller(authenticator, request.authorization)
-        record.user_id = caller.user_id if isinstance(caller, Principal) else None
+        caller = remembered or await _caller(authenticator, request)
+        record.user_id = user_id = caller.user_id if isinstance(caller, Principal) else None
+        request.payer = network(request.address) if user_id is None else str(user_id)
         try:
+            places.take(request, is_user=user_id is not None)
             operation, rows = await door.admit(request, caller)
-            record.operation, record.kind = operation.name, operation.kind
-            context, cost = Context(caller, database, operation, realtime), {"rows": rows, "limit": settings.limit_cost}
+            record.operation, record.kind, record.rows = operation.name, operation.kind, rows
+            context = Context(caller, request.payer, operation, services)
             if operation.node.operation is OperationType.SUBSCRIPTION:
+                request.leave()  # it has places of its own
                 results = engine.subscribe(operation, request.variables, context)
-                return ResponseStream(_answers(results, request, cost), context.principal.expires_at)
-            result = await engine.execute(operation, request.variables, context)
+                return ResponseStream(
+                    _answers(results, request, partial(record.cost, limit)), context.principal.expires_at
+                )
+            result = await engine.execute(operation, request.variables, context, is_large=request.is_large)
         except RequestErrors as refused:
             return _refused(refused.errors, request)
         except RequestError as error:
             return _refused([located_error(error)], request)
-        return _answer(result, request, cost)
+        return _answer(result, request, partial(record.cost, limit))
 
     return execute
 
 
 async def _answers(
-    results: AsyncGenerator[ExecutionResult, None], request: GraphQLRequest, cost: dict[str, int]
+    results: AsyncGenerator[ExecutionResult, None], request: GraphQLRequest, cost: Callable[[], Any]
 ) -> AsyncGenerator[GraphQLAnswer, None]:
     try:
         async with aclosing(results):
@@ -181,10 +200,10 @@ async def _answers(
         yield _refused([error], request)
 
 
-async def _caller(authenticator: Authenticator, authorization: str | None) -> Principal | RequestError:
+async def _caller(authenticator: Authenticator, request: GraphQLRequest) -> Principal | RequestError:
     """Whom a request speaks for; a refusal is for the fields that need a caller, since introspection needs none."""
     try:
-        return await authenticator.principal(authorization)
+        return await authenticator.principal(request.authorization, request.address)
     except RequestError as refusal:
         return refusal
 
@@ -197,11 +216,11 @@ def signer(settings: Settings) -> Signer | None:
     return Signer(issuer.secret, issuer.name, issuer.audience)
 
 
-def admission(settings: Settings, schema: Schema = taskql) -> Admission:
-    """The checks of a server; StartupError for a manifest that it cannot answer."""
+def engine_of(settings: Settings, schema: Schema = taskql) -> tuple[Engine, Documents]:
+    """What runs operations, and the documents that are known; StartupError for a manifest that cannot be answered."""
     limits = {name: getattr(settings, f"limit_{name}") for name in Limits.__slots__}
     engine = Engine(schema._schema, Limits(**limits))  # noqa: SLF001 - Strawberry has no public name for graphql-core's
-    return Admission(engine, _documents(settings, engine), _rates(settings), settings.introspection)
+    return engine, _documents(settings, engine)
 
 
 def _documents(settings: Settings, engine: Engine) -> Documents:
@@ -219,16 +238,17 @@ def _documents(settings: Settings, engine: Engine) -> Documents:
 
 
 def _rates(settings: Settings) -> Rates:
-    users, addresses = (None if text == OFF else text for text in (settings.rate_limit, settings.rate_limit_anonymous))
+    limits = settings.rate_limit, settings.rate_limit_anonymous, settings.time_limit
+    users, addresses, seconds = (None if text == OFF else text for text in limits)
     url = settings.rate_limit_redis_url
-    return Rates(users, addresses, partial(SharedCounters, url.get_secret_value()) if url else Windows)
+    return Rates(users, addresses, seconds, partial(SharedCounters, url.get_secret_value()) if url else Windows)
 
 
-def _answer(result: ExecutionResult, request: GraphQLRequest, cost: dict[str, int]) -> GraphQLAnswer:
+def _answer(result: ExecutionResult, request: GraphQLRequest, cost: Callable[[], Any]) -> GraphQLAnswer:
     entries: dict[str, Any] = {"errors": _formatted(result.errors, request)} if result.errors else {}
     entries["data"] = result.data
     if request.extensions and request.extensions.get("cost") is True:
-        entries["extensions"] = {"cost": cost}
+        entries["extensions"] = {"cost": cost()}
     return GraphQLAnswer(entries, executed=True)
 
 

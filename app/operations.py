@@ -6,6 +6,7 @@ from math import inf
 from typing import Any
 
 from app.errors import BadUserInput
+from app.turns import Turns
 
 
 @dataclass(slots=True)
@@ -13,7 +14,9 @@ class GraphQLRequest:
     """What a client asks: a document or the id of one, its variables, the operation to run; and what is known of it.
 
     `address` is the client's, empty where none is known. `safe`: it came in a way that must not change anything.
-    `size`: the bytes it came in, where they are known; it has no more values than those.
+    `size`: the bytes it came in, where they are known; it has no more values than those. `payer`: who is charged, a
+    user's id or a stranger's address. `is_large`: its variables have many values. `places`: among these it has one
+    until it was answered.
     """
 
     query: str | None
@@ -26,6 +29,15 @@ class GraphQLRequest:
     address: str = ""
     safe: bool = False
     size: float = inf
+    payer: str = ""
+    is_large: bool = False
+    places: Turns[str] | None = None
+
+    def leave(self) -> None:
+        """Give up the place of a request that was answered."""
+        if self.places is not None:
+            self.places.give(self.payer)
+            self.places = None
 
 
 @dataclass(slots=True)

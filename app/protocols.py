@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import orjson
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -33,7 +32,6 @@ LEAST_TAKEN = 10_000
 # A request may be on its way when a server that stops finds a connection idle; on a new one it probably is.
 LINGER_SECONDS = 0.25
 _CLOSE = b"connection", b"close"
-_OF_PROXIES = {b"x-forwarded-for", b"x-forwarded-proto"}
 
 
 class _Refusal(NamedTuple):
@@ -139,8 +137,6 @@ class BoundedRequests(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
-        # What has not come through a proxy need not pass what looks after those.
-        self._direct = self.app.app if isinstance(self.app, ProxyHeadersMiddleware) else self.app
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -199,9 +195,8 @@ class BoundedRequests(HttpToolsProtocol):
     async def _answer(
         self, answer: _Answer, scope: Scope, receive: ASGIReceiveCallable, _send: ASGISendCallable
     ) -> None:
-        is_direct = _OF_PROXIES.isdisjoint(dict(scope["headers"]))  # type: ignore[typeddict-item]  # HTTP has them
         try:
-            await (self._direct if is_direct else self.app)(scope, receive, answer.send)
+            await self.app(scope, receive, answer.send)
         except asyncio.CancelledError:
             if not self.transport.is_closing():
                 raise

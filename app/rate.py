@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 0.5
 REST_SECONDS = 5.0
 IPV6_NETWORK = 64
 ROWS, TIME = "rows", "seconds of database and server time"
-# Milliseconds. A request that began in the window before may bring as much along, so that one at a time is never refused.
+# Milliseconds that a request which began in the window before may bring along: one at a time is never refused.
 SLACK = 10_000
 
 Clock = Callable[[], float]
@@ -123,7 +123,9 @@ class Rate:
     `what` names the amount in errors. `slack` is allowed on top: what a window may inherit from the one before it.
     """
 
-    def __init__(self, item: limits.RateLimitItem, counters: Counters, what: str, *, scale: int = 1, slack: int = 0):
+    def __init__(
+        self, item: limits.RateLimitItem, counters: Counters, what: str, *, scale: int = 1, slack: int = 0
+    ) -> None:
         self._item, self._counters, self._what = item, counters, what
         self._most, self._seconds = item.amount * scale + slack, item.get_expiry()
         self._name = f"taskql/{what}/{item.amount}/{self._seconds}/"
@@ -174,8 +176,8 @@ class Rates:
     def charge(self, payer: str, rows: int, *, is_user: bool) -> Awaitable[None] | None:
         """Count rows, and the time that is owed. RateLimited beyond a limit, at once or by what is returned."""
         limit = self._users if is_user else self._addresses
-        waits = limit and limit.charge(payer, rows)
-        more = self._time and self._time.charge(payer, 0)
+        waits = limit.charge(payer, rows) if limit else None
+        more = self._time.charge(payer, 0) if self._time else None
         return _all(waits, more) if waits or more else None
 
     def spend(self, payer: str, seconds: float) -> None:
@@ -189,9 +191,10 @@ class Rates:
             try:
                 if waits := self.charge(payer, rows, is_user=True):
                     await waits
-                return
             except RateLimited as refusal:
                 await asyncio.sleep(refusal.seconds)
+            else:
+                return
 
     async def close(self) -> None:
         for limit in (self._users, self._addresses, self._time):

@@ -16,7 +16,6 @@ from app.models import PRIORITIES
 from app.statements import Statement, text_literal
 
 TYPE_NAME = "__typename"
-MOST_STATEMENTS = 32
 
 Columns = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 
@@ -46,7 +45,7 @@ class Field:
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Selection:
-    """What operations ask of one object, and the statements that were compiled for it."""
+    """What operations ask of one object, and the statements that were compiled for it, by their shape of arguments."""
 
     typename: str
     fields: tuple[Field, ...]
@@ -58,15 +57,6 @@ class Selection:
         if name not in self._entries:
             self._entries[name] = [entry for entry in self.fields if entry.name == name]
         return self._entries[name]
-
-    def statement(self, key: Hashable, build: Callable[[], Statement]) -> Statement:
-        """The statement of an argument shape. Callers could make up shapes without end: the oldest goes."""
-        known = self.statements.get(key)
-        if known is None:
-            if len(self.statements) >= MOST_STATEMENTS:
-                del self.statements[next(iter(self.statements))]
-            known = self.statements[key] = build()
-        return known
 
 
 class Selections:

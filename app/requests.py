@@ -10,12 +10,15 @@ from urllib.parse import parse_qsl
 import orjson
 
 from app import operations
-from app.errors import BadUserInput, LimitExceeded
+from app.arrivals import Arrivals
+from app.errors import RETRY_AFTER_SECONDS, BadUserInput, LimitExceeded, Unavailable
 from app.media import is_json
 from app.operations import GraphQLRequest
+from app.rate import network
 
 MOST_BYTES = 100_000
 MOST_PARAMETERS = 20
+_RETRY, _CLOSE = (b"retry-after", b"%d" % RETRY_AFTER_SECONDS), (b"connection", b"close")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -37,14 +40,15 @@ class Gone(Exception):
     """The client has hung up."""
 
 
-async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str) -> GraphQLRequest:
+async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str, arrivals: Arrivals) -> GraphQLRequest:
     """The request of a body, or of a query string. Anything but JSON is what a foreign page's form could send."""
     safe, client, authorization = scope["method"] != "POST", scope.get("client"), headers.get(b"authorization")
+    address = client[0] if client else ""
     size = inf
     if safe:
         members = _parameters(scope["query_string"])
     elif is_json(headers.get(b"content-type", b"")):
-        body = await _body(receive)
+        body = await _body(receive, address, arrivals)
         members, size = _json(body, "The body"), len(body)
     else:
         raise Refused(415, "The Content-Type must be application/json, in UTF-8.")
@@ -52,26 +56,41 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
         raise Refused(400, "The body must be a JSON object with a query.")
     token = None if authorization is None else authorization.decode("latin-1")
     try:
-        asked = operations.request(members, token, request_id, address=client[0] if client else "", safe=safe)
+        asked = operations.request(members, token, request_id, address=address, safe=safe)
     except BadUserInput as error:
         raise Refused(400, str(error)) from None
     asked.size = size
     return asked
 
 
-async def _body(receive: Receive) -> bytearray:
-    """The body, read no further than it may be long."""
-    body, more = bytearray(), True
-    while more:
-        message = await receive()
+async def _body(receive: Receive, address: str, arrivals: Arrivals) -> bytes | bytearray:
+    """The body. Most come in one piece; all others need a place until they are complete."""
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) <= MOST_BYTES:
+            return body
+    try:
+        async with arrivals.place(network(address)):
+            return await _parts(message, receive)
+    except TimeoutError:
+        many = "Too many incomplete requests come from your address; send a request at once, and try again."
+        raise Refused(503, many, Unavailable.code, _RETRY, _CLOSE) from None
+
+
+async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearray:
+    """A body of several parts, read no further than it may be long."""
+    body = bytearray()
+    while True:
         if message["type"] == "http.disconnect":
             raise Gone
         body += message.get("body", b"")
         if len(body) > MOST_BYTES:
             # The connection stays open: closed while a client still sends, it may lose the answer on the way.
             raise Refused(413, f"The body must be at most {MOST_BYTES:,} bytes.", LimitExceeded.code)
-        more = message.get("more_body", False)
-    return body
+        if not message.get("more_body"):
+            return body
+        message = await receive()
 
 
 def _parameters(query_string: bytes) -> dict[str, Any]:
@@ -87,7 +106,7 @@ def _parameters(query_string: bytes) -> dict[str, Any]:
     return members
 
 
-def _json(text: bytearray | str, what: str) -> Any:
+def _json(text: bytes | bytearray | str, what: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

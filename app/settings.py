@@ -12,6 +12,7 @@ import limits
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.addresses import networks
 from app.errors import StartupError
 
 MINIMUM_SECRET_BYTES = 32
@@ -92,7 +93,10 @@ class Settings(BaseSettings):
     )
     forwarded_allow_ips: str = Field(
         default="127.0.0.1",
-        description="Proxies whose X-Forwarded-For names the client; addresses, networks, or * for all.",
+        description="Proxies whose X-Forwarded-For names the client: addresses, networks, or * for any peer.",
+    )
+    forwarded_hops: int = Field(
+        default=1, ge=1, description="How many proxies stand before the server, where FORWARDED_ALLOW_IPS is *."
     )
     introspection: Literal["on", "authenticated", "off"] = Field(
         default="on", description="Who may ask for the schema."
@@ -126,6 +130,10 @@ class Settings(BaseSettings):
     rate_limit_anonymous: str = Field(
         default="6000/minute", description="The same for each address of callers whose token does not hold."
     )
+    time_limit: str = Field(
+        default="60/minute",
+        description="Seconds of database and server time that each user may take, and each address of strangers.",
+    )
     rate_limit_redis_url: SecretStr | None = Field(
         default=None, description="Where all processes share their counts; else each process counts for itself."
     )
@@ -157,6 +165,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin!r} is no origin; write it as browsers do: https://app.example.com.")
         return origins
 
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _proxies(cls, given: str) -> str:
+        try:
+            networks(given)
+        except ValueError:
+            raise ValueError(f"{given!r} must list addresses or networks, such as 10.0.0.0/8, or be *.") from None
+        return given
+
     @field_validator("rate_limit_redis_url")
     @classmethod
     def _redis_url(cls, given: SecretStr | None) -> SecretStr | None:
@@ -164,7 +181,7 @@ class Settings(BaseSettings):
             raise ValueError("write it as redis://host:6379/0, or rediss:// for TLS.")
         return given
 
-    @field_validator("rate_limit", "rate_limit_anonymous")
+    @field_validator("rate_limit", "rate_limit_anonymous", "time_limit")
     @classmethod
     def _rate(cls, given: str) -> str:
         try:

@@ -30,7 +30,7 @@ MOST_OPERATIONS = 50
 MOST_CHARACTERS = 100_000
 LONGEST_REASON = 123  # bytes: what a close frame has room for
 
-Verify = Callable[[str | None], Awaitable[Principal]]
+Verify = Callable[[str | None, str], Awaitable[Principal]]
 
 
 class _Closing(Exception):
@@ -162,7 +162,7 @@ class _Socket:
             raise _Closing(4429, "Too many initialisation requests")
         self._authorization = _authorization(payload) or self._authorization
         try:
-            principal = await self._callers.verify(self._authorization)
+            principal = await self._callers.verify(self._authorization, self._address)
         except Unauthenticated as refusal:
             raise _Closing(4403, f"Forbidden: {refusal}") from None
         except Unavailable as failure:
@@ -197,6 +197,12 @@ class _Socket:
             await asyncio.wait({operation})
 
     async def _run(self, id_: str, asked: GraphQLRequest) -> None:
+        try:
+            await self._answer(id_, asked)
+        finally:
+            asked.leave()
+
+    async def _answer(self, id_: str, asked: GraphQLRequest) -> None:
         try:
             answered = await self._execute(asked)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error

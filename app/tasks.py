@@ -1,7 +1,7 @@
 """Tasks: every statement on the tasks of one user, and on the user's own row."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -10,6 +10,7 @@ from uuid import UUID
 import orjson
 
 from app import bulk, changes, moving, reading, writing
+from app.compiling import Statements
 from app.cursor import sync_point
 from app.errors import BadUserInput, LimitExceeded, Unauthenticated
 from app.filters import Filter, Shape
@@ -90,13 +91,16 @@ class Crowded(Exception):
 class Tasks:
     """The tasks of one user; nothing here can reach another's."""
 
-    def __init__(self, database: Database, owner: UUID) -> None:
+    def __init__(self, database: Database, owner: UUID, statements: Statements) -> None:
         self._database = database
         self._owner = owner
+        self._statements = statements
 
     async def viewer(self, selection: Selection) -> str:
         """The user as JSON; Unauthenticated when the account is gone."""
-        statement = selection.statement("viewer", lambda: reading.viewer(selection))
+        statement = selection.statements.get("viewer") or await self._compiled(
+            selection, "viewer", lambda: reading.viewer(selection)
+        )
         found = await self._read(statement)
         if found is None:
             raise Unauthenticated("The account of this token no longer exists.")
@@ -104,13 +108,17 @@ class Tasks:
 
     async def find(self, selection: Selection, task_id: str) -> str | None:
         """One task as JSON, in the trash or not."""
-        statement = selection.statement("task", lambda: reading.task(selection))
-        return await self._read(statement, id=identifier(task_id, "id"))
+        wanted = identifier(task_id, "id")
+        statement = selection.statements.get("task") or await self._compiled(
+            selection, "task", lambda: reading.task(selection)
+        )
+        return await self._read(statement, id=wanted)
 
     async def node(self, task: Selection, user: Selection, node_id: str) -> str | None:
         """The task or the user with this id, as JSON."""
-        statement = task.statement(("node", user), lambda: reading.node(task, user))
-        return await self._read(statement, id=identifier(node_id, "id"))
+        wanted, key = identifier(node_id, "id"), ("node", user)
+        statement = task.statements.get(key) or await self._compiled(task, key, lambda: reading.node(task, user))
+        return await self._read(statement, id=wanted)
 
     async def page(
         self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
@@ -119,8 +127,12 @@ class Tasks:
         order, wanted = ordered(tuple(order_by)), Filter(matching)
         values = wanted.values | {"size": window.size}
         values |= order.bound("after", window.after, self._owner) | order.bound("before", window.before, self._owner)
-        page = Page(order, wanted.shape, window.backward, window.after is not None, window.before is not None)
-        return await self._read(selection.statement(page, lambda: reading.page(selection, page)), **values)
+        shape = wanted.shape, window.backward, window.after is not None, window.before is not None
+        key = order.name, *shape
+        statement = selection.statements.get(key) or await self._compiled(
+            selection, key, lambda: reading.page(selection, Page(order, *shape))
+        )
+        return await self._read(statement, **values)
 
     async def changes(self, selection: Selection, since: str | None, first: int | None) -> str | None:
         """The first changes since a sync token, or all from the beginning, as a page's JSON."""
@@ -128,7 +140,10 @@ class Tasks:
         if not 1 <= size <= LARGEST_CHANGE_PAGE:
             raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
         values = point._asdict() | {"safe": point.safe, "latest": point.latest, "size": size}
-        return await self._read(selection.statement("changes", lambda: changes.page(selection)), **values)
+        statement = selection.statements.get("changes") or await self._compiled(
+            selection, "changes", lambda: changes.page(selection)
+        )
+        return await self._read(statement, **values)
 
     async def token(self, since: str | None) -> str:
         """The token to go on from: what is given, or that of now. BadUserInput where it is none of this user."""
@@ -182,7 +197,9 @@ class Tasks:
         if wrong := self._wrong(tasks):
             return Written(problems=wrong)
         rows = [_row(place, task) for place, task in enumerate(tasks)]
-        statement = payload.statement("createTasks", lambda: bulk.create(payload))
+        statement = payload.statements.get("createTasks") or await self._compiled(
+            payload, "createTasks", lambda: bulk.create(payload)
+        )
         row = await self._database.write(self._owner, statement, {"user_id": self._owner, "rows": _json(rows)})
         return _many(payload, row, [_taken(place) for place in row["places"]])
 
@@ -197,7 +214,9 @@ class Tasks:
         stored = cleaned(changes)
         shape, selecting = _selected(kind, where)
         many = bulk.Many(kind, tuple(stored), shape)
-        statement = payload.statement(many, lambda: bulk.change(payload, many))
+        statement = payload.statements.get(many) or await self._compiled(
+            payload, many, lambda: bulk.change(payload, many)
+        )
         values = {"user_id": self._owner, "at_most": at_most, "dry_run": dry_run, **stored, **selecting}
         row = await self._database.write(self._owner, statement, values)
         return _many(payload, row, _bulk_problems(row, at_most))
@@ -224,13 +243,19 @@ class Tasks:
             return Written(problems=wrong)
         stored = cleaned(changes)
         change = writing.Change(kind, tuple(stored), "expected" in values)
-        statement = payload.statement(change, lambda: build(payload, change))
+        statement = payload.statements.get(change) or await self._compiled(
+            payload, change, lambda: build(payload, change)
+        )
         row = await self._database.write(self._owner, statement, {"user_id": self._owner, **stored, **values})
         if row["code"] == "CROWDED":
             raise Crowded
         tasks = {entry.key: row[f"task_{place}"] for place, entry in enumerate(payload.entries("task"))}
         refusal = [REFUSALS[row["code"]]] if row["code"] else []
         return Written(row["version"], tasks, refusal)
+
+    def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
+        """The statement of a selection that it does not have yet."""
+        return self._statements.compiled(self._owner, selection, key, build)
 
     def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
         return self._database.read(self._owner, statement, {"user_id": self._owner, **values})

@@ -141,9 +141,15 @@ class Record:
     user_id: UUID | None = None
     operation: str | None = None
     kind: str = ""
+    rows: int = 0
     statements: int = 0
     database_seconds: float = 0.0
     server_seconds: float = 0.0
+
+    def cost(self, limit: int) -> dict[str, float]:
+        """What the request was charged before it ran, in rows, and what it has taken so far, in milliseconds."""
+        taken = {"databaseMs": self.database_seconds, "serverMs": self.server_seconds}
+        return {"rows": self.rows, "limit": limit, **{name: round(1000 * s, 3) for name, s in taken.items()}}
 
 
 Recorded = Callable[[GraphQLRequest, Record], Awaitable[GraphQLAnswer | ResponseStream]]
@@ -233,6 +239,13 @@ def count_statement() -> Record | None:
     if record is not None:
         record.statements += 1
     return record
+
+
+def count_preparing(seconds: float) -> None:
+    """Something was prepared for the request that is under way, if any."""
+    record = _current.get()
+    if record is not None:
+        record.server_seconds += seconds
 
 
 @lru_cache(10_000)

@@ -17,7 +17,7 @@ class Turns(Generic[K]):
     """At most `most` places in all, and `share` for each key. `take` a place or `wait` for one, then `give` it back."""
 
     def __init__(self, most: float, share: int) -> None:
-        self._most, self._share, self._total = most, share, 0
+        self._most, self.share, self._total = most, share, 0
         self._taken: dict[K, int] = {}
         # In the order in which the keys are served next.
         self._waiting: dict[K, deque[asyncio.Future[None]]] = {}
@@ -25,7 +25,7 @@ class Turns(Generic[K]):
     def take(self, key: K) -> bool:
         """A place, if one is free for this key."""
         taken = self._taken.get(key, 0)
-        if taken == self._share or self._total == self._most:
+        if taken == self.share or self._total == self._most:
             return False
         self._taken[key] = taken + 1
         self._total += 1
@@ -85,7 +85,7 @@ class Turns(Generic[K]):
         """The key that is served next, if a place is free for one that waits."""
         if self.are_all_taken:
             return None
-        return next((key for key in self._waiting if self._taken.get(key, 0) < self._share), None)
+        return next((key for key in self._waiting if self._taken.get(key, 0) < self.share), None)
 
     def _leave(self, key: K, turn: asyncio.Future[None]) -> None:
         waiting = self._waiting.get(key, deque())

@@ -1,6 +1,7 @@
 """Whether a request may run, and what it costs: every transport asks here before anything is executed."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from graphql import OperationType
 
@@ -8,13 +9,19 @@ from app.auth import Principal
 from app.errors import IntrospectionRefused, MethodNotAllowed, RequestError
 from app.operations import GraphQLRequest
 from app.persisted import Documents
+from app.preparing import Preparation
 from app.rate import Rates
 from app.telemetry import MISS, tally
 from schema.execution import Engine, Operation
-from schema.limits import MOST_VALUES, check_variables
+from schema.limits import count_values
 
-# What it is worth, in rows, to parse, validate and plan a document that was not seen before.
+# What it is worth, in rows, to parse, validate and plan a document that was not seen before: at least, and for a field.
 ROWS_OF_A_DOCUMENT = 100
+ROWS_OF_A_FIELD = 10
+# Variables are counted where their request has more bytes than these beside its document, and are then brought into
+# form off the event loop where they have more values than these.
+FEW_BYTES = 1000
+FEW_VALUES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,34 +31,48 @@ class Admission:
     engine: Engine
     documents: Documents
     rates: Rates
+    preparation: Preparation
     introspection: str
 
     async def admit(self, request: GraphQLRequest, caller: Principal | RequestError) -> tuple[Operation, int]:
         """The operation of a request and its cost in rows; RequestError or RequestErrors where it may not run."""
-        user_id = caller.user_id if isinstance(caller, Principal) else None
-        query = self.documents.text(request.query, request.document_id)
-        operation = self.engine.known(query, request.operation_name)
+        payer, is_user = request.payer, isinstance(caller, Principal)
+        query = self.documents.text(request.query, request.document_id, payer, is_user=is_user)
+        operation = self.engine.known(query, request.operation_name, payer, is_user=is_user)
         if operation is None:
-            MISS.inc()
-            await self.rates.charge(user_id, request.address, ROWS_OF_A_DOCUMENT)
-            operation = self.engine.prepare(query, request.operation_name)
+            operation = await self._prepared(query, request, is_user=is_user)
         else:
             tally.hits += 1
+        if request.variables and request.size > len(query) + FEW_BYTES:
+            request.is_large = count_values(request.variables) > FEW_VALUES
         rows = operation.cost.of(request.variables)
         self._check(operation, rows, request, caller)
-        await self.rates.charge(user_id, request.address, rows)
-        self.documents.keep(request.query, request.document_id)
+        if waits := self.rates.charge(payer, rows, is_user=is_user):
+            await waits
+        if request.document_id is not None:
+            self.documents.keep(query, request.document_id, operation.tokens, payer, is_user=is_user)
         return operation, rows
+
+    async def _prepared(self, query: str, request: GraphQLRequest, *, is_user: bool) -> Operation:
+        """An operation that is not known yet. It is charged before and, by its size, afterwards."""
+        MISS.inc()
+        payer, name = request.payer, request.operation_name
+        if waits := self.rates.charge(payer, ROWS_OF_A_DOCUMENT, is_user=is_user):
+            await waits
+        operation = await self.preparation.run(payer, partial(self.engine.prepared, query, name), is_user=is_user)
+        self.engine.keep(query, name, operation, payer, is_user=is_user)
+        more = ROWS_OF_A_FIELD * operation.size.fields - ROWS_OF_A_DOCUMENT
+        if more > 0 and (waits := self.rates.charge(payer, more, is_user=is_user)):
+            await waits
+        return operation
 
     def _check(
         self, operation: Operation, rows: int, request: GraphQLRequest, caller: Principal | RequestError
     ) -> None:
         self.engine.gauge.afford(rows)
-        if request.variables and request.size > MOST_VALUES:
-            check_variables(request.variables)
         if request.safe and operation.node.operation is OperationType.MUTATION:
             raise MethodNotAllowed("By GET nothing can be changed; send mutations by POST.")
-        if operation.introspects and self.introspection != "on":
+        if operation.size.introspection and self.introspection != "on":
             self._check_introspection(caller)
 
     def _check_introspection(self, caller: Principal | RequestError) -> None:

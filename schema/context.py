@@ -1,29 +1,43 @@
 """What resolvers get: the tasks of the caller, and nothing else of the database."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import strawberry
 
 from app.auth import Principal
 from app.changes import page_fields
+from app.compiling import Statements
 from app.errors import RequestError
+from app.preparing import Preparation
 from app.realtime import Realtime
 from app.rendering import Selection
 from app.tasks import Database, Tasks
 from schema.execution import Operation
 
+T = TypeVar("T")
 
-@dataclass
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all requests of a process share."""
+
+    database: Database
+    realtime: Realtime
+    statements: Statements
+    preparation: Preparation
+
+
+@dataclass(slots=True)
 class Context:
-    """One request, and whom its token speaks for, or why it speaks for nobody."""
+    """One request: whom its token speaks for, or why it speaks for nobody, and who pays for it."""
 
     caller: Principal | RequestError
-    database: Database
+    payer: str
     operation: Operation
-    realtime: Realtime
+    services: Services
 
     @property
     def principal(self) -> Principal:
@@ -34,14 +48,19 @@ class Context:
 
     def tasks(self) -> Tasks:
         """The only door to task data."""
-        return Tasks(self.database, self.principal.user_id)
+        return Tasks(self.services.database, self.principal.user_id, self.services.statements)
+
+    async def away(self, work: Callable[[], T]) -> T:
+        """Carry out work that would hold up the event loop; Unavailable where it takes too long."""
+        is_user = isinstance(self.caller, Principal)
+        return await self.services.preparation.run(self.payer, work, is_user=is_user)
 
     def follow(self, info: "Info", since: str | None) -> AsyncGenerator[Any, None]:
         """Each change of the caller's tasks since a token, or from now on, rendered as it is asked for."""
         members = (self.selection(info, "TaskUpserted"), self.selection(info, "TaskRemoved"))
         page, tasks = self.operation.selected.of("TaskChangePage", page_fields(members)), self.tasks()
         start, read = partial(tasks.token, since), partial(tasks.changes_since, page)
-        return self.realtime.follow(self.principal.user_id, page, start, read)
+        return self.services.realtime.follow(self.principal.user_id, page, start, read)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
         return self.operation.selection(info._raw_info, type_name)  # noqa: SLF001 - Strawberry shows it no other way

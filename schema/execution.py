@@ -1,12 +1,13 @@
 """Prepared operations: parsed, checked and planned once per text, then straight to execution."""
 
 import logging
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import Any, Protocol, TypeVar, cast
 
+import orjson
 from graphql import (
     DocumentNode,
     ExecutionResult,
@@ -19,6 +20,7 @@ from graphql import (
     GraphQLUnionType,
     OperationDefinitionNode,
     get_named_type,
+    is_abstract_type,
     located_error,
     parse,
     specified_rules,
@@ -33,14 +35,16 @@ from graphql.execution import (
     get_variable_values,
     map_source_to_response_event,
 )
-from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_subfields
+from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_fields, collect_subfields
 from graphql.execution.values import VariableValues
 from graphql.language import VariableNode
 from graphql.language.visitor import Visitor, visit
 from graphql.pyutils import AwaitableOrValue
 
+from app.caches import FairCache
 from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
+from app.persisted import STRANGERS_PART, is_padded, weight
 from app.rendering import Field, Selection, Selections
 from schema.coercion import Coercions
 from schema.cost import Cost
@@ -50,17 +54,28 @@ from schema.size import Size
 
 log = logging.getLogger(__name__)
 
-# A prepared operation takes some 80 bytes for each character of its text, so the store is bounded by text. The smallest
-# takes 6 KB all the same.
-MOST_TEXT = 500_000
-LEAST_TEXT = 80
-LONGEST_STORED = 20_000
-# Of one operation: its root fields, in as many variants as conditions make. What goes beyond is collected again.
-MOST_SELECTIONS = 64
+# A prepared operation takes some 400 bytes for each token of its document.
+MOST_TOKENS = 100_000
+# Of one operation, as many as its @skip and @include make. What goes beyond is collected again.
+MOST_VARIANTS = 64
 MOST_ERRORS = 5
 # What one rule of graphql-core says although it was asked to hide suggestions.
 HINT = " Did you mean"
 DEFAULTS = Limits()
+
+T = TypeVar("T")
+# A document's text, and the name of the operation that is to run.
+Named = tuple[str, str | None]
+# What the root fields ask of each object type they can show, by response key and name of the type.
+Variant = dict[tuple[str | int, str], Selection]
+
+
+class Surroundings(Protocol):
+    """What the engine needs of a request's context."""
+
+    def away(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Carry out work where it does not hold up the event loop."""
+        ...
 
 
 @dataclass(slots=True)
@@ -100,17 +115,25 @@ class Operation:
     fragments: dict[str, FragmentDetails]
     conditions: tuple[str, ...]
     cost: Cost
-    introspects: bool
+    size: Size
     selected: Selections
     coercions: Coercions
-    selections: dict[tuple[Any, ...], Selection] = field(default_factory=dict)
+    tokens: int
+    variants: dict[tuple[Any, ...], Variant] = field(default_factory=dict)
     single: SingleField | None = None
+    answer: ExecutionResult | None = None
     name: str = ""
     kind: str = ""
 
     def __post_init__(self) -> None:
         self.name, self.kind = self.node.name.value if self.node.name else "", self.node.operation.value
         self.single = single_field(self.executor(VariableValues({}, {}), None), self.coercions)
+        if not self.conditions:
+            self.collect(VariableValues({}, {}))
+
+    @property
+    def introspects(self) -> bool:
+        return self.size.introspection > 0
 
     def executor(self, variables: VariableValues, context: object) -> RenderingExecutor:
         """What runs it where it is not as plain as a single field."""
@@ -129,17 +152,40 @@ class Operation:
         )
 
     def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
-        """What a root field asks of an object type; @skip and @include are all that variables change in it."""
-        variables = info.variable_values
-        key = (info.path.key, type_name, *map(variables.coerced.get, self.conditions))
-        known = self.selections.get(key)
-        if known is None:
-            if len(self.selections) >= MOST_SELECTIONS:
-                self.selections.clear()
-            details = [FieldDetails(node, None) for node in info.field_nodes]
-            type_ = cast("GraphQLObjectType", self.schema.type_map[type_name])
-            known = self.selections[key] = self._selected(type_, details, variables)
-        return known
+        """What a root field asks of an object type."""
+        return self.collect(info.variable_values)[info.path.key, type_name]
+
+    def collect(self, variables: VariableValues) -> Variant:
+        """What all root fields ask of their types; @skip and @include are all that variables change in it."""
+        key = self._variant(variables)
+        return self.variants.get(key) or self._collect(key, variables)
+
+    def has_collected(self, variables: VariableValues) -> bool:
+        """Whether `collect` has nothing to do."""
+        return self._variant(variables) in self.variants
+
+    def _variant(self, variables: VariableValues) -> tuple[Any, ...]:
+        return tuple(map(variables.coerced.get, self.conditions)) if self.conditions else ()
+
+    def _collect(self, key: tuple[Any, ...], variables: VariableValues) -> Variant:
+        root = cast("GraphQLObjectType", self.schema.get_root_type(self.node.operation))
+        fields = collect_fields(self.schema, self.fragments, variables, root, self.node).grouped_field_set
+        if len(self.variants) >= MOST_VARIANTS:
+            self.variants.clear()
+        found = self.variants[key] = {
+            (name, type_.name): self._selected(type_, details, variables)
+            for name, details in fields.items()
+            for type_ in self._shown(root, details)
+        }
+        return found
+
+    def _shown(self, root: GraphQLObjectType, details: list[FieldDetails]) -> Sequence[GraphQLObjectType]:
+        """The object types of a root field's value."""
+        name = details[0].node.name.value
+        named = get_named_type(root.fields[name].type) if name in root.fields else None
+        if isinstance(named, GraphQLObjectType):
+            return (named,)
+        return self.schema.get_possible_types(named) if is_abstract_type(named) else ()
 
     def _selected(self, type_: GraphQLObjectType, details: list[FieldDetails], variables: VariableValues) -> Selection:
         collected = collect_subfields(self.schema, self.fragments, variables, self.node, type_, details)
@@ -159,35 +205,34 @@ class Operation:
 
 
 class Engine:
-    """Runs requests against the schema."""
+    """Runs requests against the schema.
+
+    What is prepared is kept for its text and operation name, fairly among callers, whom their payers tell apart.
+    """
 
     def __init__(self, schema: GraphQLSchema, limits: Limits = DEFAULTS) -> None:
         self.schema = schema
         self.gauge = Gauge(schema, limits)
-        self._pinned: dict[tuple[str, str | None], Operation] = {}
-        self._operations: OrderedDict[tuple[str, str | None], Operation] = OrderedDict()
+        self._pinned: dict[Named, Operation] = {}
+        self._users = FairCache[Named, Operation](MOST_TOKENS)
+        self._strangers = FairCache[Named, Operation](MOST_TOKENS // STRANGERS_PART)
         self._selections = Selections()
         self._coercions = Coercions()
-        self._text = 0
 
-    def prepare(self, query: str, operation_name: str | None) -> Operation:
-        """The operation of a text, from the store where it was seen before; RequestErrors where it cannot run."""
-        known = self.known(query, operation_name)
-        if known is not None:
-            return known
-        operation = self._prepared(query, operation_name)
-        if len(query) <= LONGEST_STORED:
-            self._store((query, operation_name), operation)
-        return operation
+    def known(self, query: str, operation_name: str | None, payer: str, *, is_user: bool) -> Operation | None:
+        """The operation of a text that was seen before. What a user asks for too is a stranger's no longer."""
+        key = query, operation_name
+        known = self._users.get(key) or self._pinned.get(key)
+        if known is None and (known := self._strangers.get(key)) and is_user:
+            self._strangers.drop(key)
+            self._users.put(key, known, payer, weight(known.tokens))
+        return known
 
-    def known(self, query: str, operation_name: str | None) -> Operation | None:
-        """The operation of a text that was seen before."""
-        key = (query, operation_name)
-        known = self._operations.get(key)
-        if known is not None:
-            self._operations.move_to_end(key)
-            return known
-        return self._pinned.get(key)
+    def keep(self, query: str, operation_name: str | None, operation: Operation, payer: str, *, is_user: bool) -> None:
+        """Store an operation, for this and all other callers."""
+        if not is_padded(query, operation.tokens):
+            store = self._users if is_user else self._strangers
+            store.put((query, operation_name), operation, payer, weight(operation.tokens))
 
     def pin(self, query: str) -> None:
         """Prepare all operations of a document for good; RequestErrors where one of them cannot run."""
@@ -195,36 +240,60 @@ class Engine:
         operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
         names = [node.name.value for node in operations if node.name]
         for name in names if len(operations) > 1 else [*names, None]:
-            self._pinned[query, name] = self._prepared(query, name)
-
-    def _store(self, key: tuple[str, str | None], operation: Operation) -> None:
-        self._operations[key] = operation
-        self._text += _weight(key[0])
-        while self._text > MOST_TEXT:
-            (oldest, _), _ = self._operations.popitem(last=False)
-            self._text -= _weight(oldest)
+            self._pinned[query, name] = self.prepared(query, name)
 
     def execute(
-        self, operation: Operation, variables: Mapping[str, Any] | None, context: object
+        self,
+        operation: Operation,
+        variables: Mapping[str, Any] | None,
+        context: Surroundings,
+        *,
+        is_large: bool = False,
     ) -> Awaitable[ExecutionResult]:
-        """Run a prepared operation; RequestErrors where its variables do not fit."""
+        """Run a prepared operation; RequestErrors where its variables do not fit. `is_large`: these are many."""
         given = variables or {}
-        if operation.single and (values := operation.single.variables(given)):
+        if operation.single and not is_large and (values := operation.single.variables(given)):
             return operation.single.run(values, context)
-        return self._execute(operation, self._variables(operation, dict(given)), context)
+        return self._execute(operation, dict(given), context, is_large=is_large)
 
-    async def _execute(self, operation: Operation, values: VariableValues, context: object) -> ExecutionResult:
+    async def _execute(
+        self, operation: Operation, given: dict[str, Any], context: Surroundings, *, is_large: bool
+    ) -> ExecutionResult:
+        if operation.answer is not None:
+            return operation.answer
+        if operation.single and is_large and (single := await context.away(partial(operation.single.variables, given))):
+            return await operation.single.run(single, context)
+        coerced = partial(self._variables, operation, given)
+        values = await context.away(coerced) if is_large else coerced()
+        if not operation.has_collected(values):
+            await context.away(partial(operation.collect, values))
+        if operation.introspects:
+            return await self._introspected(operation, values, context)
         result = operation.executor(values, context).execute_operation()
         return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
 
+    async def _introspected(
+        self, operation: Operation, values: VariableValues, context: Surroundings
+    ) -> ExecutionResult:
+        """The schema does not change: what asks for nothing else, without variables, is answered once."""
+        begun = await context.away(operation.executor(values, context).execute_operation)
+        result = cast("ExecutionResult", await begun if isinstance(begun, Awaitable) else begun)
+        if begun is result and not result.errors and not operation.node.variable_definitions:
+            data = await context.away(partial(orjson.dumps, result.data))
+            operation.answer = result = ExecutionResult(cast("dict[str, Any]", orjson.Fragment(data)), None)
+        return result
+
     async def subscribe(
-        self, operation: Operation, variables: Mapping[str, Any] | None, context: object
+        self, operation: Operation, variables: Mapping[str, Any] | None, context: Surroundings
     ) -> AsyncGenerator[ExecutionResult, None]:
         """The results of a prepared subscription, one an event.
 
         RequestErrors where its variables do not fit; a GraphQLError where its source cannot begin or breaks off.
         """
-        executor = operation.executor(self._variables(operation, dict(variables or {})), context)
+        values = self._variables(operation, dict(variables or {}))
+        if not operation.has_collected(values):
+            await context.away(partial(operation.collect, values))
+        executor = operation.executor(values, context)
         started = create_source_event_stream(executor)
         source = await started if isinstance(started, Awaitable) else started
         if isinstance(source, ExecutionResult):
@@ -243,7 +312,8 @@ class Engine:
             raise RequestErrors(values, BadUserInput.code)
         return values
 
-    def _prepared(self, query: str, operation_name: str | None) -> Operation:
+    def prepared(self, query: str, operation_name: str | None) -> Operation:
+        """The operation of a text, whatever is kept; RequestErrors where it cannot run."""
         try:
             document = self._parsed(query)
             sizes = self.gauge.check(document)
@@ -259,7 +329,7 @@ class Engine:
 
     def _parsed(self, query: str) -> DocumentNode:
         try:
-            return parse(query, max_tokens=self.gauge.limits.tokens)
+            return parse(query, max_tokens=self.gauge.limits.tokens, allow_empty_selection_sets=False)
         except GraphQLError as error:
             too_much = error.message.endswith("Parsing aborted.")
             raise RequestErrors([error], LimitExceeded.code if too_much else "GRAPHQL_PARSE_FAILED") from None
@@ -271,9 +341,10 @@ class Engine:
             _fragments(document),
             _condition_variables(document),
             self.gauge.cost(node, size),
-            size.introspection > 0,
+            size,
             self._selections,
             self._coercions,
+            document.token_count or 0,
         )
 
 
@@ -283,10 +354,6 @@ def _event(executor: Executor[None]) -> AwaitableOrValue[ExecutionResult]:
     if type(event) is Rendered and isinstance(node, FieldNode):
         return ExecutionResult({(node.alias or node.name).value: event.value}, None)
     return execute_subscription_event(executor)
-
-
-def _weight(query: str) -> int:
-    return max(len(query), LEAST_TEXT)
 
 
 def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode:

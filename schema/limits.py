@@ -66,9 +66,8 @@ class Gauge:
 
     def cost(self, node: OperationDefinitionNode, size: Size) -> Cost:
         """What an operation costs."""
-        return Cost(
-            cost.rows(size.rows, size.counts, size.values), tuple(size.pages.items()), cost.defaults(node, size.pages)
-        )
+        rows, pages = cost.rows(size.rows, size.counts, size.values), tuple(size.pages.items())
+        return Cost(rows, pages, tuple(size.arguments), cost.defaults(node))
 
     def afford(self, rows: int) -> None:
         """LimitExceeded for more rows than one operation may touch."""
@@ -91,8 +90,8 @@ class Gauge:
         return Sizes(self._schema, self._lengths, document).operation(node).values
 
 
-def check_variables(variables: Mapping[str, Any]) -> None:
-    """LimitExceeded for more values than are worth looking at one by one."""
+def count_values(variables: Mapping[str, Any]) -> int:
+    """How many values variables have; LimitExceeded for more than are worth looking at one by one."""
     waiting: list[Any] = [variables]
     count = 0
     while waiting:
@@ -101,6 +100,7 @@ def check_variables(variables: Mapping[str, Any]) -> None:
         _hold(count, MOST_VALUES, "values in its variables")
         inner = value if type(value) is list else value.values()
         waiting += [one for one in inner if type(one) is dict or type(one) is list]
+    return count
 
 
 def _hold(found: int, most: int, what: str) -> None:

@@ -27,7 +27,7 @@ from graphql import (
 from graphql.type import SchemaMetaFieldDef, TypeMetaFieldDef
 
 from schema import cost
-from schema.cost import Page
+from schema.cost import Argument, Page
 
 INTROSPECTION = {"__schema": SchemaMetaFieldDef, "__type": TypeMetaFieldDef}
 
@@ -51,17 +51,20 @@ class Size:
     rows: int = 0
     counts: int = 0
     pages: dict[Page, int] = field(default_factory=dict)
+    # Filters and orders that variables decide about.
+    arguments: list[Argument] = field(default_factory=list)
 
     def add(self, other: "Size") -> None:
         """Take in what stands beside."""
         for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.depth = max(self.depth, other.depth)
+        self.arguments = [*self.arguments, *other.arguments]
         for page, times in other.pages.items():
             self.pages[page] = self.pages.get(page, 0) + times
 
 
-_SUMMED = [one.name for one in fields(Size) if one.name not in {"depth", "pages"}]
+_SUMMED = [one.name for one in fields(Size) if one.name not in {"depth", "pages", "arguments"}]
 
 
 class Sizes:
@@ -148,10 +151,12 @@ def _price(size: Size, node: FieldNode, definition: GraphQLField, inner: Any) ->
     size.rows += "Node" in {inner.name, *(one.name for one in getattr(inner, "interfaces", ()))}
     size.counts += node.name.value in cost.COUNTS
     page = cost.page(node, definition)
-    if page is None:
-        return
-    times = max(1, size.rows + cost.largest(size.pages))
-    size.rows, size.pages = (times * page, {}) if isinstance(page, int) else (0, {page: times})
+    if page is not None:
+        times = max(1, size.rows + cost.largest(size.pages))
+        size.rows, size.pages = (times * page, {}) if isinstance(page, int) else (0, {page: times})
+    rows, arguments = cost.conditions(node)
+    size.rows += rows
+    size.arguments = [*size.arguments, *arguments]
 
 
 def lengths(schema: GraphQLSchema) -> dict[str, int]:

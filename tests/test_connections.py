@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -152,7 +153,7 @@ async def test_a_turn_that_came_late(
         alice = await new_user(application.http)
         await alice.data(VIEWER)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            with await application.database.connections.take():
+            with await application.database.connections.take(uuid4()):
                 late = asyncio.create_task(alice.post(VIEWER))
                 await asyncio.wait({late}, timeout=1)
                 proxy.silence()

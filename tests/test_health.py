@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -57,7 +58,7 @@ async def test_all_connections_in_use(settings: Settings) -> None:
     """A full pool is told, but it is no reason to take the server away: it can be asked all the same."""
     async with running(settings.model_copy(update={"db_pool_size": 2})) as application, AsyncExitStack() as loans:
         for _ in range(2):
-            loans.enter_context(await application.database.connections.take())
+            loans.enter_context(await application.database.connections.take(uuid4()))
 
         assert await readiness(application) == (200, {**ALL_WELL, "pool": "all connections are in use"})
 

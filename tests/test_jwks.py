@@ -25,22 +25,12 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._sleepers: list[tuple[float, asyncio.Event]] = []
 
     def now(self) -> float:
         return self.seconds
 
-    async def sleep(self, seconds: float) -> None:
-        if seconds > 0:
-            wake = asyncio.Event()
-            self._sleepers.append((self.seconds + seconds, wake))
-            await wake.wait()
-
     def pass_(self, seconds: float) -> None:
         self.seconds += seconds
-        for until, wake in self._sleepers:
-            if until <= self.seconds:
-                wake.set()
 
 
 class FakeIssuer:
@@ -67,7 +57,7 @@ class Stage:
     def __init__(self, *keys: SigningKey) -> None:
         self.clock = Clock()
         self.issuer = FakeIssuer(self.clock, *keys)
-        self.set = KeySet("https://issuer.example/jwks", self.issuer.fetch, self.clock.now, self.clock.sleep)
+        self.set = KeySet("https://issuer.example/jwks", self.issuer.fetch, self.clock.now)
         self.authenticator = Authenticator([Issuer("https://issuer.example", "taskql", jwks_url="https://i.example")])
         self.authenticator._sources["https://issuer.example"].keys = self.set  # noqa: SLF001 - time is injected
 
@@ -173,18 +163,19 @@ async def test_no_two_fetches_within_the_cooldown() -> None:
     await turns()
 
 
-async def test_a_new_key_right_after_a_fetch_waits_and_holds() -> None:
-    """A rotation within the cooldown fails no request: its tokens wait for the next fetch, and it is one for all."""
+async def test_an_unknown_key_right_after_a_fetch_is_refused_at_once() -> None:
+    """Anybody can make up a key: within the cooldown nobody waits for one, and each is told when to come again."""
     stage = Stage(OLD)
     assert await stage.outcome(OLD) == ALICE
     stage.issuer.keys = (OLD, NEW)
-    waiting = [stage.start(NEW) for _ in range(20)]
-    await turns()
-    assert not any(task.done() for task in waiting)
+    stage.clock.pass_(3)
+    with pytest.raises(Unavailable) as refused:
+        await stage.authenticator.principal(f"Bearer {token(NEW, claims(ALICE))}")
+    assert refused.value.extensions["retryAfter"] == COOLDOWN - 3
     assert await stage.outcome(OLD) == ALICE
 
-    stage.clock.pass_(COOLDOWN)
-    assert set(await asyncio.gather(*waiting)) == {ALICE}
+    stage.clock.pass_(COOLDOWN - 3)
+    assert await stage.outcome(NEW) == ALICE
     assert stage.fetches == [0.0, COOLDOWN]
 
 
@@ -313,17 +304,24 @@ async def test_keys_and_tokens_without_a_name() -> None:
 
 
 async def test_too_many_that_wait_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown keys cannot pile up requests without bound."""
-    monkeypatch.setattr(jwks, "MOST_WAITING", 3)
+    """Unknown keys cannot pile up requests without bound, and one address leaves room for the others."""
+    monkeypatch.setattr(jwks, "MOST_WAITING", 4)
+    monkeypatch.setattr(jwks, "WAITING_OF_AN_ADDRESS", 3)
     stage = Stage(OLD)
     await stage.outcome(OLD)
+    stage.clock.pass_(COOLDOWN)
+    stage.issuer.answers.clear()
     waiting = [stage.start(NEW) for _ in range(3)]
     await turns()
 
     assert await stage.outcome(NEW) == "Unavailable"
     assert await stage.outcome(OLD) == ALICE
-    stage.clock.pass_(COOLDOWN)
-    assert set(await asyncio.gather(*waiting)) == {"Unauthenticated"}
+    stage.issuer.keys = (OLD, NEW)
+    other = asyncio.create_task(stage.authenticator.principal(f"Bearer {token(NEW, claims(ALICE))}", "192.0.2.1"))
+    await turns()
+    stage.issuer.answers.set()
+    assert set(await asyncio.gather(*waiting)) == {ALICE}
+    assert str((await other).user_id) == ALICE
 
 
 async def test_a_caller_who_goes_away_takes_nothing_along() -> None:
@@ -459,16 +457,22 @@ async def test_https_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     jwks._tls.cache_clear()  # noqa: SLF001 - the same
 
 
+async def turns_of_fetch(keys: KeySet) -> None:
+    """Wait for the fetch that is under way."""
+    assert keys._fetching  # noqa: SLF001 - nobody else tells of it
+    await keys._fetching  # noqa: SLF001 - as above
+
+
 async def test_a_set_that_becomes_empty(issuer: Published) -> None:
     """When the issuer publishes no keys, or none that count, those it had still do."""
     clock = Clock()
-    keys = KeySet(issuer.url, now=clock.now, sleep=clock.sleep)
+    keys = KeySet(issuer.url, now=clock.now)
     known = await keys.candidates("old", "EdDSA")
     for published_now in ([], [made_key("ES384", "odd")]):
         issuer.publish(*published_now)
         clock.pass_(FRESH + 1)
         assert await keys.candidates("old", "EdDSA") == known
-        await keys._renewal()  # noqa: SLF001 - what is under way is waited for
+        await turns_of_fetch(keys)
         assert await keys.candidates("old", "EdDSA") == known
 
     assert issuer.fetches >= 3

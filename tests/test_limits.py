@@ -9,6 +9,7 @@ import pytest
 from conftest import Application, User, Wire, running
 from graphql import get_introspection_query, parse
 
+from app.persisted import LEAST_TOKENS
 from app.requests import MOST_BYTES
 from app.settings import Settings
 from schema import execution, schema
@@ -316,10 +317,10 @@ async def test_at_most_five_errors(alice: User, http: httpx.AsyncClient) -> None
 
 def test_short_documents_do_not_crowd_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """A prepared operation takes its room however short its text is."""
-    monkeypatch.setattr(execution, "MOST_TEXT", 10 * execution.LEAST_TEXT)
+    monkeypatch.setattr(execution, "MOST_TOKENS", 10 * LEAST_TOKENS)
     engine = execution.Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's
     texts = [f"{{ a{number}: __typename }}" for number in range(12)]
     for text in texts:
-        engine.prepare(text, None)
+        engine.keep(text, None, engine.prepared(text, None), "alice", is_user=True)
 
-    assert [text for text in texts if engine.known(text, None)] == texts[2:]
+    assert [text for text in texts if engine.known(text, None, "alice", is_user=True)] == texts[2:]

@@ -171,7 +171,7 @@ async def test_the_pool(settings: Settings, new_user: Callable[..., Awaitable[Us
         connections = application.database.connections
         async with AsyncExitStack() as loans:
             for _ in range(2):
-                loans.enter_context(await connections.take())
+                loans.enter_context(await connections.take(uuid4()))
             asking = asyncio.create_task((await new_user(application.http)).data(VIEWER))
             await until(lambda: is_level(scrape, "taskql_pool_waiting", 1))
             during = await scrape()

@@ -19,13 +19,16 @@ import pytest
 from conftest import SECRET, Application, Server, User, Wire, connect
 
 from app.auth import Principal, Signer
+from app.compiling import Statements
 from app.database import SESSION
+from app.preparing import Preparation
+from app.rate import Rates
 from app.realtime import Realtime
 from app.statements import Statement
 from app.tasks import Database
 from app.url import DatabaseURL
 from schema import schema
-from schema.context import Context
+from schema.context import Context, Services
 from schema.execution import Engine
 
 ARGUMENTS = "$filter: TaskFilter, $orderBy: [TaskOrder!], $first: Int, $after: String, $last: Int, $before: String"
@@ -589,9 +592,9 @@ class Recorder:
     database: Database
     reads: list[tuple[Statement, Mapping[str, Any]]]
 
-    async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
+    async def read(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> str | None:
         self.reads.append((statement, values))
-        return await self.database.read(statement, values)
+        return await self.database.read(owner, statement, values)
 
     async def write(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Mapping[str, Any]:
         return await self.database.write(owner, statement, values)
@@ -613,13 +616,14 @@ class Sent:
 async def sent(application: Application, user: User, query: str, **variables: Any) -> Sent:
     """What a query of one root field makes the server send, by way of its own parts."""
     recorder = Recorder(application.database, [])
-    operation = ENGINE.prepare(query, None)
-    context = Context(Principal(user.id, math.inf), recorder, operation, NOBODY_LISTENS)
+    operation = ENGINE.prepared(query, None)
+    services = Services(recorder, NOBODY_LISTENS, Statements(), Preparation(Rates(None, None).spend))
+    context = Context(Principal(user.id, math.inf), str(user.id), operation, services)
     result = await ENGINE.execute(operation, variables, context)
     assert result.errors is None
     ((statement, values),) = recorder.reads
     arguments = statement.arguments(values)
-    answer = await application.database.read(statement, values)
+    answer = await application.database.read(user.id, statement, values)
     return Sent(statement.text, arguments, answer)
 
 

@@ -135,20 +135,20 @@ async def test_what_names_no_document(fresh: Application, members: dict[str, Any
 
 
 def test_the_store_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was not asked for longest makes room, by the length of its text."""
-    monkeypatch.setattr(persisted, "MOST_TEXT", 30)
+    """What was not asked for longest makes room, by the tokens of its document."""
+    monkeypatch.setattr(persisted, "MOST_TOKENS", 60)
     store, texts = PersistedQueries(), [character * 10 for character in "abcd"]
     for text in texts[:3]:
-        store.keep(text, sha256(text))
-    store.text(None, sha256(texts[0]))
-    store.keep(texts[3], sha256(texts[3]))
+        store.keep(text, sha256(text), 20, "alice", is_user=True)
+    store.text(None, sha256(texts[0]), "alice", is_user=True)
+    store.keep(texts[3], sha256(texts[3]), 20, "alice", is_user=True)
 
     assert [text for text in texts if kept(store, text)] == [texts[0], texts[2], texts[3]]
 
 
 def kept(store: PersistedQueries, text: str) -> bool:
     try:
-        return store.text(None, sha256(text)) == text
+        return store.text(None, sha256(text), "alice", is_user=True) == text
     except PersistedQueryNotFound:
         return False
 

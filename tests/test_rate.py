@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import limits
 import pytest
 from conftest import SECRET, Application, Server, Serving, User, running, serving
 from fakeredis import TcpFakeServer
@@ -160,7 +161,8 @@ class Clock:
 async def charged(limit: Rate, caller: str, rows: int = 1) -> int:
     """0 where a charge is accepted, or else the seconds to wait."""
     try:
-        await limit.charge(caller, rows)
+        if waits := limit.charge(caller, rows):
+            await waits
     except RateLimited as refused:
         seconds: int = refused.extensions["retryAfter"]
         return seconds
@@ -170,7 +172,7 @@ async def charged(limit: Rate, caller: str, rows: int = 1) -> int:
 async def test_a_new_window_begins_anew() -> None:
     """When the told seconds have passed a caller may ask again."""
     clock = Clock()
-    limit = Rate("10/minute", Windows(clock), clock)
+    limit = Rate(limits.parse("10/minute"), Windows(clock), "rows")
 
     assert await charged(limit, "a", 10) == 0
     clock.now += 18.5
@@ -182,7 +184,7 @@ async def test_a_new_window_begins_anew() -> None:
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many callers come, no more are told apart than there is room for; the rest share one count."""
     monkeypatch.setattr(rate, "MOST_CALLERS", 3)
-    limit = Rate("10/minute", Windows())
+    limit = Rate(limits.parse("10/minute"), Windows(), "rows")
 
     assert [await charged(limit, name, 6) > 0 for name in "abcdea"] == [False, False, False, False, True, True]
 

@@ -210,7 +210,7 @@ async def test_a_socket_ends_with_its_token(fresh: Client, alice: User) -> None:
 async def test_a_token_that_cannot_be_verified(failure: Exception, code: int, caplog: pytest.LogCaptureFixture) -> None:
     """Where the keys are not to be had, clients shall come again: 1013. A bug is masked, and logged once."""
 
-    async def verify(_authorization: str | None) -> Principal:
+    async def verify(_authorization: str | None, _address: str) -> Principal:
         raise failure
 
     async with served(SocketEndpoint(refuse, verify, frozenset(), 1)) as address:
@@ -224,7 +224,7 @@ async def test_a_token_that_cannot_be_verified(failure: Exception, code: int, ca
 async def test_a_bug_in_an_operation_is_masked(caplog: pytest.LogCaptureFixture) -> None:
     """It is an error of that operation; the socket goes on, and the log has it once."""
 
-    async def verify(_authorization: str | None) -> Principal:
+    async def verify(_authorization: str | None, _address: str) -> Principal:
         return Principal(UUID(int=1), time.time() + 60)
 
     async with served(SocketEndpoint(refuse, verify, frozenset(), 1)) as address:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import live
@@ -88,7 +89,7 @@ async def test_trouble_is_told_where_answers_are_not(
     async with running(settings.model_copy(update={"log_format": "json", "db_pool_size": 1})) as application:
         user = await new_user(application.http)
         await user.data(VIEWER)
-        with await application.database.connections.take():
+        with await application.database.connections.take(uuid4()):
             await user.ask(VIEWER)
 
     (line,) = lines(capsys.readouterr().err)

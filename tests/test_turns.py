@@ -14,7 +14,7 @@ async def turns_pass() -> None:
 
 async def test_in_the_order_of_asking() -> None:
     """At most so many have a place, for each key; whoever waits gets one in turn, before whoever comes later."""
-    turns, served = Turns[str](2), list[int]()
+    turns, served = Turns[str](4, 2), list[int]()
     assert [turns.take("a"), turns.take("a"), turns.take("a"), turns.take("b")] == [True, True, False, True]
 
     async def wait(number: int) -> None:
@@ -32,15 +32,15 @@ async def test_in_the_order_of_asking() -> None:
     turns.give("a")
     await asyncio.gather(*waiting)
     assert served == [0, 1, 2]
-    assert turns.are_taken("a")
+    assert not turns.take("a")
     turns.give("a")
-    assert not turns.are_taken("a")
+    assert turns.take("a")
 
 
 @pytest.mark.parametrize("is_given_before", [False, True])
 async def test_who_leaves_loses_no_place(is_given_before: bool) -> None:  # noqa: FBT001 - a case
     """Whoever stops waiting, even at the moment of its turn, leaves the place to the next."""
-    turns = Turns[str](1)
+    turns = Turns[str](1, 1)
     assert turns.take("a")
     first, second = (asyncio.create_task(turns.wait("a")) for _ in range(2))
     await turns_pass()
@@ -59,7 +59,7 @@ async def test_who_leaves_loses_no_place(is_given_before: bool) -> None:  # noqa
 
 async def test_nothing_is_kept_of_who_is_gone() -> None:
     """A key that nobody holds or waits for takes no memory."""
-    turns = Turns[int](1)
+    turns = Turns[int](2, 1)
     for key in range(100):
         assert turns.take(key)
         leaving = asyncio.create_task(turns.wait(key))

@@ -1,0 +1,82 @@
+"""Caches that callers share fairly: the caller that holds most gives way, so that nobody evicts what others use."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+@dataclass(slots=True)
+class _Entry(Generic[K, V]):
+    value: V
+    weight: int
+    holder: str
+    held: OrderedDict[K, None]
+
+
+class FairCache(Generic[K, V]):
+    """Values of at most `most` weight in all. Each belongs to a holder: the caller that brought it.
+
+    When they weigh too much, the holder with the most weight loses what it has not used for longest. `forget` is told
+    of each value that is dropped.
+    """
+
+    def __init__(self, most: int, forget: Callable[[K], None] | None = None) -> None:
+        self._most, self._forget = most, forget
+        self._entries: dict[K, _Entry[K, V]] = {}
+        self._held: dict[str, OrderedDict[K, None]] = {}
+        self._weights: dict[str, int] = {}
+        self._weight = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._entries)
+
+    def get(self, key: K) -> V | None:
+        """The value of a key, which counts as used now."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        entry.held.move_to_end(key)
+        return entry.value
+
+    def peek(self, key: K) -> V | None:
+        """The value of a key, at less cost: its place in the line of what is dropped stays."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.value
+
+    def put(self, key: K, value: V, holder: str, weight: int = 1) -> None:
+        """Keep a value; one that is too heavy by itself is not kept."""
+        self.drop(key)
+        if weight > self._most:
+            return
+        held = self._held.setdefault(holder, OrderedDict())
+        held[key] = None
+        self._entries[key] = _Entry(value, weight, holder, held)
+        self._weights[holder] = self._weights.get(holder, 0) + weight
+        self._weight += weight
+        while self._weight > self._most:
+            self._evict()
+
+    def drop(self, key: K) -> V | None:
+        """Forget a key, and give what it had."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return None
+        del entry.held[key]
+        self._weight -= entry.weight
+        self._weights[entry.holder] -= entry.weight
+        if not entry.held:
+            del self._held[entry.holder], self._weights[entry.holder]
+        if self._forget:
+            self._forget(key)
+        return entry.value
+
+    def _evict(self) -> None:
+        largest = max(self._weights, key=self._weights.__getitem__)
+        self.drop(next(iter(self._held[largest])))
