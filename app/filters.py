@@ -34,6 +34,7 @@ from app.validation import identifier, storable, utc
 
 MOST_CONDITIONS = 50
 MOST_VALUES = 1000
+_NO_CONDITIONS = {"and", "or", "not", "trashed"}
 
 Shape = tuple[Any, ...]
 Bind = BindParameter[Any]
@@ -128,7 +129,8 @@ class Filter:
             raise LimitExceeded(f"The filter has more than {MOST_CONDITIONS} conditions.")
 
     def _nested(self, tree: Mapping[str, Any]) -> Shape:
-        self._count(0 if tree.keys() - {"trashed"} else 1)
+        """A filter within the filter. One without conditions of its own counts as one, whatever it nests."""
+        self._count(0 if tree.keys() - _NO_CONDITIONS else 1)
         if tree.get("trashed"):
             raise BadUserInput("trashed belongs on the outermost filter.")
         return self._shape({name: value for name, value in tree.items() if name != "trashed"})

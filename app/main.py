@@ -92,7 +92,7 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     routes = [*health.routes(settings, readiness), *_routes(sockets)]
     app = Application(routes=routes, lifespan=_lifespan(told, ends, last), exception_handlers={HTTPException: refusal})
     app.proxies = Proxies(networks(settings.forwarded_allow_ips), settings.forwarded_hops)
-    app.state.database, app.state.probe, app.state.readiness = database, probe, readiness
+    app.state.database, app.state.probe, app.state.readiness, app.state.rates = database, probe, readiness, rates
     app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
     app.graphql = tracing.around(app.graphql) if tracing else app.graphql
     return app
@@ -241,7 +241,7 @@ def _rates(settings: Settings) -> Rates:
     limits = settings.rate_limit, settings.rate_limit_anonymous, settings.time_limit
     users, addresses, seconds = (None if text == OFF else text for text in limits)
     url = settings.rate_limit_redis_url
-    return Rates(users, addresses, seconds, partial(SharedCounters, url.get_secret_value()) if url else Windows)
+    return Rates(users, addresses, seconds, SharedCounters(url.get_secret_value()) if url else Windows())
 
 
 def _answer(result: ExecutionResult, request: GraphQLRequest, cost: Callable[[], Any]) -> GraphQLAnswer:

@@ -30,8 +30,10 @@ PATIENCE_SECONDS = 0.5
 REST_SECONDS = 5.0
 IPV6_NETWORK = 64
 ROWS, TIME = "rows", "seconds of database and server time"
-# Milliseconds that a request which began in the window before may bring along: one at a time is never refused.
-SLACK = 10_000
+# Time is counted in microseconds: most statements take less than a millisecond. A request that began in the window
+# before may bring some along, so that one at a time is never refused.
+SECOND = 1_000_000
+SLACK = 10 * SECOND
 
 Clock = Callable[[], float]
 
@@ -41,34 +43,37 @@ class Counters(Protocol):
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int | Awaitable[int]: ...
 
-    async def remaining(self, key: str) -> float:
+    async def remaining(self, key: str, expiry: int) -> float:
         """Seconds until the window of a count ends."""
         ...
 
     async def close(self) -> None: ...
 
 
+_OVER: tuple[float, dict[str, int]] = -math.inf, {}
+
+
 class Windows:
-    """Counts in memory. All windows end together, so that nothing has to be searched for what is over.
+    """Counts in memory. All windows of one length end together, so that nothing has to be searched for what is over.
 
     `clock` gives seconds and never goes back, as the time of day does.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._counts: dict[str, int] = {}
-        self._end = -math.inf
+        self._windows: dict[int, tuple[float, dict[str, int]]] = {}
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        if (now := self._clock()) >= self._end:
-            self._counts, self._end = {}, now + expiry
-        if key not in self._counts and len(self._counts) >= MOST_CALLERS:
+        end, counts = self._windows.get(expiry, _OVER)
+        if (now := self._clock()) >= end:
+            _, counts = self._windows[expiry] = now + expiry, {}
+        if key not in counts and len(counts) >= MOST_CALLERS:
             key = OTHERS
-        count = self._counts[key] = self._counts.get(key, 0) + amount
+        count = counts[key] = counts.get(key, 0) + amount
         return count
 
-    async def remaining(self, key: str) -> float:  # noqa: ARG002 - one end for all
-        return self._end - self._clock()
+    async def remaining(self, key: str, expiry: int) -> float:  # noqa: ARG002 - one end for all
+        return self._windows[expiry][0] - self._clock()
 
     async def close(self) -> None:
         """Memory needs no closing."""
@@ -103,15 +108,16 @@ class SharedCounters:
             try:
                 return await self._shared.incr(key, expiry, amount)
             except StorageError:
-                log.warning("rate limits: Redis cannot be reached; this process counts for itself")
+                if time.monotonic() >= self._away_until:
+                    log.warning("rate limits: Redis cannot be reached; this process counts for itself")
                 self._away_until = time.monotonic() + REST_SECONDS
         return self._own.incr(key, expiry, amount)
 
-    async def remaining(self, key: str) -> float:
+    async def remaining(self, key: str, expiry: int) -> float:
         if time.monotonic() >= self._away_until:
             with suppress(StorageError):
                 return await self._shared.get_expiry(key) - time.time()
-        return await self._own.remaining(key)
+        return await self._own.remaining(key, expiry)
 
     async def close(self) -> None:
         await self._pool.disconnect()
@@ -149,11 +155,8 @@ class Rate:
     async def _refuse_beyond(self, caller: str, count: int | Awaitable[int]) -> None:
         if (count if isinstance(count, int) else await count) <= self._most:
             return
-        seconds = max(1, ceil(await self._counters.remaining(self._name + caller)))
+        seconds = max(1, ceil(await self._counters.remaining(self._name + caller, self._seconds)))
         raise RateLimited(f"You have used more than {self._item} of {self._what}; try again in {seconds} s.", seconds)
-
-    async def close(self) -> None:
-        await self._counters.close()
 
 
 class Rates:
@@ -167,11 +170,12 @@ class Rates:
         users: str | None,
         addresses: str | None,
         seconds: str | None = None,
-        counters: Callable[[], Counters] = Windows,
+        counters: Counters | None = None,
     ) -> None:
-        self._users = Rate(limits.parse(users), counters(), ROWS) if users else None
-        self._addresses = Rate(limits.parse(addresses), counters(), ROWS) if addresses else None
-        self._time = Rate(limits.parse(seconds), counters(), TIME, scale=1000, slack=SLACK) if seconds else None
+        self._counters = counts = counters or Windows()
+        self._users = Rate(limits.parse(users), counts, ROWS) if users else None
+        self._addresses = Rate(limits.parse(addresses), counts, ROWS) if addresses else None
+        self._time = Rate(limits.parse(seconds), counts, TIME, scale=SECOND, slack=SLACK) if seconds else None
 
     def charge(self, payer: str, rows: int, *, is_user: bool) -> Awaitable[None] | None:
         """Count rows, and the time that is owed. RateLimited beyond a limit, at once or by what is returned."""
@@ -183,7 +187,7 @@ class Rates:
     def spend(self, payer: str, seconds: float) -> None:
         """Have the next charge of a payer count the time that a request has taken."""
         if self._time is not None:
-            self._time.owe(payer, round(seconds * 1000))
+            self._time.owe(payer, ceil(seconds * SECOND))
 
     async def pace(self, payer: str, rows: int) -> None:
         """Count rows of a user; wait for the next window where they are too many."""
@@ -197,15 +201,13 @@ class Rates:
                 return
 
     async def close(self) -> None:
-        for limit in (self._users, self._addresses, self._time):
-            if limit is not None:
-                await limit.close()
+        await self._counters.close()
 
 
 async def _all(*waits: Awaitable[None] | None) -> None:
-    for wait in waits:
-        if wait:
-            await wait
+    outcomes = await asyncio.gather(*filter(None, waits), return_exceptions=True)
+    for refusal in filter(None, outcomes):
+        raise refusal
 
 
 @lru_cache(1000)

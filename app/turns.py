@@ -53,6 +53,8 @@ class Turns(Generic[K]):
             del self._taken[key]
         self._total -= 1
         if self._waiting:
+            if key in self._waiting:
+                self._waiting[key] = self._waiting.pop(key)  # it has just been served
             self._pass_on()
 
     @asynccontextmanager

@@ -118,6 +118,8 @@ def _has_variable(node: ValueNode) -> bool:
 
 
 def _argument_rows(name: str, value: Any) -> int:
+    if name == "where":
+        value = value.get("filter") if isinstance(value, dict) else None
     return _order_rows(value) if name == ORDER else _filter_rows(value)
 
 

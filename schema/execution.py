@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
@@ -265,12 +265,16 @@ class Engine:
             return await operation.single.run(single, context)
         coerced = partial(self._variables, operation, given)
         values = await context.away(coerced) if is_large else coerced()
-        if not operation.has_collected(values):
-            await context.away(partial(operation.collect, values))
+        await self._ready(operation, values, context)
         if operation.introspects:
             return await self._introspected(operation, values, context)
         result = operation.executor(values, context).execute_operation()
         return cast("ExecutionResult", await result if isinstance(result, Awaitable) else result)
+
+    async def _ready(self, operation: Operation, values: VariableValues, context: Surroundings) -> None:
+        if not operation.has_collected(values):
+            with suppress(GraphQLError):  # a wrong @skip or @include, which is told of where it is executed
+                await context.away(partial(operation.collect, values))
 
     async def _introspected(
         self, operation: Operation, values: VariableValues, context: Surroundings
@@ -291,8 +295,7 @@ class Engine:
         RequestErrors where its variables do not fit; a GraphQLError where its source cannot begin or breaks off.
         """
         values = self._variables(operation, dict(variables or {}))
-        if not operation.has_collected(values):
-            await context.away(partial(operation.collect, values))
+        await self._ready(operation, values, context)
         executor = operation.executor(values, context)
         started = create_source_event_stream(executor)
         source = await started if isinstance(started, Awaitable) else started

@@ -140,6 +140,7 @@ async def test_a_hanging_issuer_slows_no_known_key() -> None:
     stage.clock.pass_(1)
     await turns()
     assert await stage.outcome(OLD) == ALICE
+    await turns()
     assert stage.fetches == [0.0, FRESH + 1, FRESH + 1 + COOLDOWN]
     await stage.set.close()
 

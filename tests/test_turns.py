@@ -69,3 +69,47 @@ async def test_nothing_is_kept_of_who_is_gone() -> None:
 
     assert not turns._taken  # noqa: SLF001 - memory is seen only from within
     assert not turns._waiting  # noqa: SLF001 - the same
+
+
+async def test_each_key_has_a_share_and_its_turn() -> None:
+    """A flood of one key takes its share and queues behind itself; another key is served as soon as a place is free."""
+    turns, served = Turns[str](3, 2), list[str]()
+    assert [turns.take("a"), turns.take("a"), turns.take("a")] == [True, True, False]
+
+    async def wait(key: str) -> None:
+        await turns.wait(key)
+        served.append(key)
+
+    flood = [asyncio.create_task(wait("a")) for _ in range(20)]
+    await turns_pass()
+    assert turns.take("b")
+    assert turns.are_all_taken
+    late = asyncio.create_task(wait("c"))
+    await turns_pass()
+
+    turns.give("a")
+    await late
+    assert served == ["c"]
+    turns.give("b")
+    await turns_pass()
+    assert served == ["c", "a"]
+    for task in flood:
+        task.cancel()
+    await asyncio.wait(flood)
+
+
+async def test_keys_are_served_in_turn() -> None:
+    """Where places are scarce, keys that wait get one each before any gets a second."""
+    turns, served = Turns[str](1, 1), list[str]()
+    assert turns.take("x")
+
+    async def work(key: str) -> None:
+        async with turns.turn(key):
+            served.append(key)
+
+    working = [asyncio.create_task(work(key)) for key in "aaaabbc"]
+    await turns_pass()
+    turns.give("x")
+    await asyncio.gather(*working)
+
+    assert "".join(served) == "abcabaa"

@@ -1,0 +1,29 @@
+"""Statements that wait for as long as a test wants."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from conftest import Server, connect
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'"
+
+
+@asynccontextmanager
+async def standstill(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """Reads of tasks wait for as long as this lasts; a connection to watch them with."""
+    blocker, watcher = await connect(server.owner_url), await connect(server.owner_url)
+    async with blocker.transaction():
+        await blocker.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+        yield watcher
+    await blocker.close()
+    await watcher.close()
+
+
+async def waiting(watcher: "asyncpg.Connection[Any]", count: int) -> None:
+    """Until so many statements of the server wait for a lock."""
+    async with asyncio.timeout(5):
+        while await watcher.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+            await asyncio.sleep(0.01)

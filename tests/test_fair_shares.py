@@ -1,0 +1,425 @@
+"""No caller takes the server away from the others: shares of what there is, turns, and a price for what is caused."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from hashlib import sha256
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from conftest import Application, Server, User, made_settings, running
+from standstill import standstill, waiting
+
+from app import database, main, preparing, rate
+from app.arrivals import Arrivals
+from app.errors import RateLimited
+from app.settings import Settings
+from schema.execution import Engine
+
+VIEWER = "{ viewer { id } }"
+TITLES = "{ tasks { nodes { title } } }"
+FILTERED = "query ($filter: TaskFilter) { tasks(first: 1, filter: $filter) { nodes { id } } }"
+ORDERED = "query ($by: [TaskOrder!]) { tasks(first: 1, orderBy: $by) { nodes { id } } }"
+
+NewUser = Callable[..., Awaitable[User]]
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statements that wait for a lock may do so for as long as a test takes."""
+    monkeypatch.setattr(database, "SESSION", {**database.SESSION, "lock_timeout": "30s", "statement_timeout": "30s"})
+    monkeypatch.setattr(database, "COMMAND_TIMEOUT", 30.0)
+
+
+def code(answer: dict[str, Any]) -> str:
+    """The code of an answer's first error."""
+    found: str = answer["errors"][0]["extensions"]["code"]
+    return found
+
+
+async def rows(user: User, query: str, **variables: Any) -> int:
+    """What a query is charged."""
+    cost: int = (await user.post(query, variables, extensions={"cost": True})).json()["extensions"]["cost"]["rows"]
+    return cost
+
+
+# Connections
+
+
+@pytest.mark.parametrize("kind", ["reads", "writes", "other lists"])
+async def test_a_flood_takes_a_third_of_the_connections(
+    server: Server, settings: Settings, alice: User, bob: User, kind: str
+) -> None:
+    """However much a user asks for at once, others find connections."""
+    del settings
+    queries = {
+        "reads": TITLES,
+        "writes": 'mutation { createTask(input: { title: "Mine" }) { token } }',
+        "other lists": "{ a: tasks { totalCount } b: tasks(first: 3) { nodes { id } } c: taskChanges { token } }",
+    }
+    async with running(made_settings(server, db_pool_size=6)) as application:
+        alice.http = bob.http = application.http
+        await bob.data(VIEWER)
+        async with standstill(server) as watcher:
+            flood = [asyncio.create_task(alice.ask(queries[kind])) for _ in range(20)]
+            await waiting(watcher, 1 if kind == "writes" else 2)
+            assert [await bob.data(VIEWER) for _ in range(20)] == [{"viewer": {"id": str(bob.id)}}] * 20
+            assert (
+                await watcher.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'"
+                )
+                <= 2
+            )
+            for task in flood:
+                task.cancel()
+        await asyncio.wait(flood)
+
+
+# Time
+
+
+@pytest.fixture
+async def timed(settings: Settings) -> AsyncIterator[Application]:
+    """An application of its own, whose limits a test can change."""
+    async with running(settings) as application:
+        yield application
+
+
+def allow_nothing(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on callers may use a microsecond in a minute."""
+    limit = application.app.state.rates._time  # noqa: SLF001 - no setting is so small
+    monkeypatch.setattr(limit, "_most", 1)
+    limit._counters._windows.clear()  # noqa: SLF001 - as above
+    limit._owed.clear()  # noqa: SLF001 - as above
+
+
+async def test_the_time_of_statements_is_charged(
+    timed: Application, new_user: NewUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a request took in the database counts against the next one of its user, and of nobody else."""
+    alice, bob = await new_user(timed.http), await new_user(timed.http)
+    await alice.data(VIEWER)
+    allow_nothing(timed, monkeypatch)
+    assert "errors" not in await alice.ask(VIEWER)
+
+    refused = await alice.post(VIEWER)
+    assert (refused.status_code, code(refused.json())) == (429, "RATE_LIMITED")
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert "seconds of database and server time" in refused.json()["errors"][0]["message"]
+    assert (await bob.data(VIEWER))["viewer"] == {"id": str(bob.id)}
+
+
+@pytest.mark.parametrize(
+    "query", ["{", "{ nothing }", "{ viewer }", "query A { viewer { id } } query B { viewer { id } }"]
+)
+async def test_the_time_of_documents_is_charged(
+    timed: Application, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    """What it took to read a document that cannot run counts against the next request from its address."""
+    allow_nothing(timed, monkeypatch)
+    async with timed.at("192.0.2.1") as here, timed.at("192.0.2.2") as there:
+        clients = (here, here, there)
+        statuses = [(await client.post("/graphql", json={"query": query})).status_code for client in clients]
+
+    assert statuses == [200, 429, 200]
+
+
+async def test_one_request_at_a_time_is_never_refused() -> None:
+    """A minute of one request after the other takes a minute, and what the last request before it brought along."""
+    limit = rate.Rates(None, None, "60/minute")
+    limit.spend("alice", 4.3)
+    for _ in range(60):
+        limit.spend("alice", 1)
+        assert limit.charge("alice", 1, is_user=True) is None
+
+    limit.spend("alice", 60)
+    with pytest.raises(RateLimited):
+        await (limit.charge("alice", 1, is_user=True) or asyncio.sleep(0))
+
+
+async def test_the_time_of_day_may_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows are measured by a clock that only goes forward."""
+    limit = rate.Rates("10/minute", None)
+    assert limit.charge("alice", 10, is_user=True) is None
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() - 3600)
+
+    with pytest.raises(RateLimited) as refused:
+        await (limit.charge("alice", 1, is_user=True) or asyncio.sleep(0))
+    assert refused.value.seconds <= 60
+
+
+# Estimates
+
+
+async def test_filters_and_orders_have_a_price(alice: User) -> None:
+    """Every node of a filter costs a row; searches, tags, alternatives and sorting cost what they may look at."""
+    plain = await rows(alice, FILTERED)
+    search = await rows(alice, FILTERED, filter={"search": "a"})
+    tags = await rows(alice, FILTERED, filter={"tagsAny": ["a", "b"]})
+    nested = await rows(alice, FILTERED, filter={"or": [{"search": "a"}, {"search": "b"}, {"not": {"and": []}}]})
+
+    assert (plain, search, tags, nested) == (1, 102, 22, 1 + 1 + 20 + 101 + 101 + 2)
+    assert await rows(alice, ORDERED, by={"field": "TITLE"}) == 101
+    assert await rows(alice, ORDERED, by=[{"field": "DUE_DATE"}, {"field": "PRIORITY"}]) == 101
+    assert await rows(alice, ORDERED, by={"field": "DUE_DATE"}) == 1
+
+
+async def test_literals_cost_what_variables_cost(alice: User) -> None:
+    """A condition has its price wherever it is written."""
+    assert (
+        await rows(alice, '{ tasks(first: 1, filter: { search: "a" }, orderBy: { field: TITLE }) { nodes { id } } }')
+        == 202
+    )
+    inner = "query ($s: String) { tasks(first: 1, filter: { or: [{ search: $s }, { search: $s }] }) { nodes { id } } }"
+    assert await rows(alice, inner, s="a") == 1 + 21 + 202
+    bulk = "mutation ($where: TaskSelector!) { deleteTasks(where: $where, atMost: 1) { affectedCount } }"
+    assert await rows(alice, bulk, where={"filter": {"search": "a"}}) == 102
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"or": [{"or": []}] * 2400},
+        {"and": [{}] * 51},
+        {"not": {"not": {"or": [{"and": []}] * 50}}},
+        {"or": [{"trashed": False}] * 51},
+        {"or": [{"search": "a"}] * 45},
+    ],
+    ids=["empty alternatives", "empty filters", "deep", "trashed", "searches"],
+)
+async def test_every_node_of_a_filter_counts(alice: User, tree: dict[str, Any]) -> None:
+    """A tree of many nodes is refused, also where the nodes say nothing."""
+    many = "query ($filter: TaskFilter) {" + " ".join(
+        f"a{number}: tasks(first: 1, filter: $filter) {{ nodes {{ id }} }}" for number in range(20)
+    )
+    for query in (FILTERED, many + "}"):
+        answer = await alice.ask(query, filter=tree)
+        if query == FILTERED and tree == {"or": [{"search": "a"}] * 45}:
+            continue  # fits 50 nodes, but no request may have twenty of it
+        assert code(answer) == "LIMIT_EXCEEDED"
+
+
+# The event loop
+
+
+@pytest.mark.parametrize("query", [TITLES + " #%s", '{ tasks(filter: { search: "%s" }) { nodes { title } } }'])
+async def test_documents_and_statements_are_prepared_off_the_loop(
+    alice: User, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    """What takes long the first time holds up nobody: another thread does it."""
+    seen = set[str]()
+    prepared = Engine.prepared
+
+    def watched(self: Engine, *arguments: Any) -> Any:
+        seen.add(threading.current_thread().name)
+        return prepared(self, *arguments)
+
+    monkeypatch.setattr(Engine, "prepared", watched)
+    await alice.data(query % uuid4())
+
+    assert len(seen) == 1
+    assert seen.pop().startswith("preparing")
+
+
+async def test_callers_take_turns_at_preparing() -> None:
+    """A flood of one caller lets another in after one piece of work; what nobody waits for any more is charged too."""
+    spent = list[str]()
+    done = list[str]()
+    preparation = preparing.Preparation(lambda payer, _seconds: spent.append(payer))
+    gate = threading.Event()
+
+    async def prepare(payer: str, *, is_user: bool = True) -> None:
+        await preparation.run(payer, gate.wait, is_user=is_user)
+        done.append(payer)
+
+    flood = [asyncio.create_task(prepare("mallory")) for _ in range(5)]
+    strangers = [asyncio.create_task(prepare(f"192.0.2.{place}", is_user=False)) for place in range(3)]
+    await asyncio.sleep(0)
+    victim = asyncio.create_task(prepare("alice"))
+    await asyncio.sleep(0)
+    flood[0].cancel()
+    gate.set()
+    await asyncio.wait([*flood, *strangers, victim])
+
+    assert done.index("alice") <= 1
+    assert spent[0] == "mallory"
+    assert sorted(set(spent)) == ["192.0.2.0", "192.0.2.1", "192.0.2.2", "alice", "mallory"]
+    await preparation.close()
+
+
+async def test_the_schema_is_shown_from_one_answer(alice: User, http: httpx.AsyncClient) -> None:
+    """An introspection is executed once, off the loop, and costs little when it is asked again."""
+    query = "{ __schema { types { name fields { name args { name } type { name } } } } }" + f"# {uuid4()}"
+    first = await http.post("/graphql", json={"query": query})
+    again = (await alice.post(query, extensions={"cost": True})).json()
+
+    cost = again.pop("extensions")["cost"]
+    assert again == first.json()
+    assert cost["serverMs"] == 0
+    assert cost["rows"] <= 20
+    mixed = (await alice.ask("{ viewer { id } __schema { queryType { name } } }"))["data"]
+    assert mixed == {"viewer": {"id": str(alice.id)}, "__schema": {"queryType": {"name": "Query"}}}
+
+
+async def test_large_variables_are_read_off_the_loop(alice: User) -> None:
+    """Variables with many values are brought into form by the thread that prepares, and charged."""
+    query = "query ($ids: [ID!]) { tasks(filter: { ids: $ids }) { nodes { id } } }"
+    small = (await alice.post(query, {"ids": [str(uuid4())]}, extensions={"cost": True})).json()
+    small = (await alice.post(query, {"ids": [str(uuid4())]}, extensions={"cost": True})).json()
+    large = (await alice.post(query, {"ids": [str(uuid4())] * 900}, extensions={"cost": True})).json()
+
+    assert small["extensions"]["cost"]["serverMs"] == 0
+    assert large["extensions"]["cost"]["serverMs"] > 0
+
+
+# Places and arrivals
+
+
+async def test_a_caller_has_a_part_of_all_places(server: Server, settings: Settings, alice: User, bob: User) -> None:
+    """A user with many requests under way is told so; others are answered, and so is she when some have ended."""
+    del settings
+    async with running(made_settings(server, limit_concurrency=8)) as application:
+        alice.http = bob.http = application.http
+        async with standstill(server) as watcher:
+            flood = [asyncio.create_task(alice.ask(TITLES)) for _ in range(2)]
+            await waiting(watcher, 2)
+            refused = await alice.post(VIEWER)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            assert "2 requests under way" in refused.json()["errors"][0]["message"]
+            assert (await bob.data(VIEWER))["viewer"] == {"id": str(bob.id)}
+        await asyncio.gather(*flood)
+        assert (await alice.data(VIEWER))["viewer"] == {"id": str(alice.id)}
+
+
+async def test_a_request_that_is_given_up_leaves_its_place(server: Server, settings: Settings, alice: User) -> None:
+    """A client that hangs up takes no place any more."""
+    del settings
+    async with running(made_settings(server, limit_concurrency=4)) as application:
+        alice.http = application.http
+        for _ in range(3):
+            async with standstill(server) as watcher:
+                asking = asyncio.create_task(alice.ask(TITLES))
+                await waiting(watcher, 1)
+                asking.cancel()
+                await asyncio.wait([asking])
+        assert (await alice.data(VIEWER))["viewer"] == {"id": str(alice.id)}
+
+
+async def arrive(arrivals: Arrivals, address: str, ends: asyncio.Event) -> str:
+    try:
+        async with arrivals.place(address):
+            await ends.wait()
+    except TimeoutError:
+        return "gave way"
+    return "came"
+
+
+async def test_incomplete_requests_give_way() -> None:
+    """An address that has its share of incomplete requests loses the oldest; when all are taken, the largest does."""
+    arrivals, ends = Arrivals(6, 4), asyncio.Event()
+    mallory = [asyncio.create_task(arrive(arrivals, "mallory", ends)) for _ in range(10)]
+    await asyncio.sleep(0)
+    alice = [asyncio.create_task(arrive(arrivals, "alice", ends)) for _ in range(3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    ends.set()
+
+    assert await asyncio.gather(*alice) == ["came"] * 3
+    assert await asyncio.gather(*mallory) == ["gave way"] * 7 + ["came"] * 3
+    assert await arrive(arrivals, "mallory", ends) == "came"
+
+
+async def test_an_incomplete_body_is_answered_when_it_gives_way(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client is told to send it at once, and to come again."""
+    monkeypatch.setattr(main, "MOST_ARRIVALS", 1)
+    async with running(settings) as application:
+        never = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"{"
+            await never.wait()
+
+        headers = {"Content-Type": "application/json"}
+        first = asyncio.create_task(application.http.post("/graphql", content=body(), headers=headers))
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield b'{"query":'
+            yield b'"{ __typename }"}'
+
+        second = await application.http.post("/graphql", content=parts(), headers=headers)
+        refused = await first
+
+    assert second.json() == {"data": {"__typename": "Query"}}
+    assert (refused.status_code, code(refused.json()), refused.headers["retry-after"]) == (503, "UNAVAILABLE", "1")
+    assert refused.headers["connection"] == "close"
+
+
+# Caches
+
+
+async def test_strangers_evict_nothing_of_users(settings: Settings, new_user: NewUser) -> None:
+    """A flood of documents from strangers, padded or not, leaves what users have prepared where it is."""
+    async with running(settings) as application:
+        alice = await new_user(application.http)
+        await alice.data(TITLES)
+        for number in range(120):
+            leaves = " ".join(f"a{leaf}: __typename" for leaf in range(80)) if number % 2 else "__typename"
+            query = f"{{ {leaves} }} # {number} " + "x" * (0 if number % 2 else 20_000)
+            await application.http.post("/graphql", json={"query": query})
+        cost = (await alice.post(TITLES, extensions={"cost": True})).json()["extensions"]["cost"]
+
+    assert cost["serverMs"] == 0
+
+
+async def test_a_user_evicts_her_own(
+    server: Server, settings: Settings, new_user: NewUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who asks for ever new documents and shapes loses her own first."""
+    del settings
+    monkeypatch.setattr("schema.execution.MOST_TOKENS", 500)
+    monkeypatch.setattr("app.compiling.MOST_TEXT", 20_000)
+    async with running(made_settings(server)) as application:
+        alice, mallory = await new_user(application.http), await new_user(application.http)
+        await alice.data(FILTERED, filter={"completed": True})
+        for number in range(40):
+            conditions = [{"completed": True}] * (number % 20 + 1)
+            await mallory.data(FILTERED + f"#{number}", filter={"and": conditions})
+        cost = (await alice.post(FILTERED, {"filter": {"completed": True}}, extensions={"cost": True})).json()
+
+    assert cost["extensions"]["cost"]["serverMs"] == 0
+
+
+async def test_persisted_documents_of_users_outlive_those_of_strangers(settings: Settings, new_user: NewUser) -> None:
+    """Strangers' hashes fill a store of their own."""
+
+    def persisted(query: str) -> dict[str, Any]:
+        return {"persistedQuery": {"version": 1, "sha256Hash": sha256(query.encode()).hexdigest()}}
+
+    async with running(settings) as application:
+        alice = await new_user(application.http)
+        await alice.post(TITLES, extensions=persisted(TITLES))
+        for number in range(400):
+            query = "{ " + " ".join(f"a{leaf}: __typename" for leaf in range(90)) + f" }} # {number}"
+            await application.http.post("/graphql", json={"query": query, "extensions": persisted(query)})
+        headers = {"Authorization": f"Bearer {alice.token}"}
+        answer = await application.http.post("/graphql", json={"extensions": persisted(TITLES)}, headers=headers)
+
+    assert answer.json() == {"data": {"tasks": {"nodes": []}}}
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["{}", "query {}", "mutation {}", "{ viewer {} }", "{ viewer { ...{} } }", "{ ...F } fragment F on Query {}"],
+)
+async def test_an_empty_selection_is_no_graphql(alice: User, query: str) -> None:
+    """A selection set without any field is a syntax error."""
+    answer = await alice.post(query)
+
+    assert (answer.status_code, code(answer.json())) == (200, "GRAPHQL_PARSE_FAILED")
