@@ -14,6 +14,7 @@ from itertools import count, cycle
 from typing import Any
 
 import orjson
+from websockets.asyncio.client import ClientConnection
 
 from benchmarks import crowd, wire
 from benchmarks.flooding import Target, addresses, flood, repeated, suppressed, writing
@@ -22,7 +23,7 @@ ALL = "id title description completed completedAt priority dueDate tags position
 LEAVES = ALL.split()
 MANY = 1000
 FIELDS = 20
-LAST_WORD_SECONDS = 0.3
+AGAIN_SECONDS = 0.02
 
 Json = dict[str, Any]
 
@@ -160,15 +161,20 @@ def _some(number: int) -> str:
 
 
 async def _followed(target: Target, sockets: int, shown: Callable[[int], str]) -> None:
+    """Subscriptions, each begun again when it was refused, and a write each second."""
+
+    async def begin(connection: ClientConnection, place: int) -> None:
+        target.sent += 1
+        await connection.send(wire.subscribe(str(place), f"subscription {{ taskChanges {{ {shown(place)} }} }}"))
+
     async def follow(number: int) -> None:
         async with wire.socket(target.port, target.tokens["hostile"]) as connection:
             for place in range(number * 50, number * 50 + 50):
-                target.sent += 1
-                await connection.send(
-                    wire.subscribe(str(place), f"subscription {{ taskChanges {{ {shown(place)} }} }}")
-                )
+                await begin(connection, place)
             async for text in connection:
-                _heard(target, text)
+                if _heard(target, text):
+                    await asyncio.sleep(AGAIN_SECONDS)
+                    await begin(connection, int(orjson.loads(text)["id"]))
 
     await asyncio.gather(repeated(target, sockets, follow), writing(target, "hostile"))
 
@@ -314,12 +320,12 @@ async def conditions(target: Target) -> None:
     def leaf(at: int) -> str:
         return f"{LEAVES[at % len(LEAVES)]} @{'include' if at % 2 else 'skip'}(if: ${names[at % len(names)]})"
 
-    fields = _fields(
-        4, lambda n: f"a{n}: tasks(first: 1) {{ nodes {{ {_fields(12, lambda at: leaf(at + n * 12))} }} }}"
-    )
-    rest = _fields(16, lambda n: f"c{n}: tasks(first: 1) {{ nodes {{ id ...Some }} }}")
+    def field_(number: int) -> str:
+        shown = _fields(len(LEAVES), lambda at: leaf(at + number * len(LEAVES))) if number < 4 else ALL  # noqa: PLR2004 - 48 directives
+        return f"a{number}: tasks(first: 1) {{ nodes {{ {shown} }} }}"
+
     declared = ", ".join(f"${name}: Boolean!" for name in names)
-    query = f"query({declared}) {{ {fields} {rest} }} fragment Some on Task {{ title @include(if: $b0) version }}"
+    query = f"query({declared}) {{ {_fields(10, field_)} }}"
 
     def body() -> bytes:
         return wire.asked(query, {name: random.random() < 0.5 for name in names})  # noqa: PLR2004, S311 - a coin
@@ -440,17 +446,18 @@ async def compression(target: Target) -> None:
 async def large_writes(target: Target) -> None:
     """Changes of 1,000 tasks at a time, selected by a search, and trials of the same."""
     query = """
-        mutation ($where: TaskSelector!, $dry: Boolean!) {
-          updateTasks(where: $where, input: { priority: HIGH }, atMost: 1000, dryRun: $dry) {
+        mutation ($where: TaskSelector!, $dry: Boolean!, $priority: TaskPriority!) {
+          updateTasks(where: $where, input: { priority: $priority }, atMost: 1000, dryRun: $dry) {
             affectedCount userErrors { code } } }
     """
     ids = [f"01900000-0000-7000-8000-{number:012d}" for number in range(1, 1001)]
-    wheres: list[tuple[Json, bool]] = [
-        ({"ids": ids}, False),
-        ({"filter": {"search": "zzqq"}}, False),
-        ({"filter": {"search": "task 77"}}, True),
+    changes: list[tuple[Json, bool, str]] = [
+        ({"ids": ids}, False, "HIGH"),
+        ({"filter": {"search": "zzqq"}}, False, "HIGH"),
+        ({"ids": ids}, False, "LOW"),
+        ({"filter": {"search": "task 77"}}, True, "LOW"),
     ]
-    made = cycle([wire.asked(query, {"where": where, "dry": dry}) for where, dry in wheres])
+    made = cycle([wire.asked(query, {"where": where, "dry": dry, "priority": to}) for where, dry, to in changes])
     await flood(target, "big", lambda: next(made))
 
 
@@ -487,7 +494,7 @@ async def churn(target: Target) -> None:
     await repeated(target, 10, once)
 
 
-async def _read(target: Target, connection: Any) -> None:
+async def _read(target: Target, connection: ClientConnection) -> None:
     async for text in connection:
         _heard(target, text)
 
@@ -510,6 +517,64 @@ async def silent_sockets(target: Target) -> None:
             await reader.read()
         finally:
             writer.transport.abort()
+
+    await repeated(target, MANY, once)
+
+
+async def serial_writes(target: Target) -> None:
+    """20 mutations of 100 tasks in one request."""
+    given = {"inputs": [{"title": "One"}] * 100}
+    fields = _fields(FIELDS, lambda n: f"a{n}: createTasks(inputs: $inputs) {{ affectedCount userErrors {{ code }} }}")
+    body = wire.asked(f"mutation ($inputs: [CreateTaskInput!]!) {{ {fields} }}", given)
+    await flood(target, "hostile", lambda: body)
+
+
+async def malformed(target: Target) -> None:
+    """Bodies of 95 KB that are no JSON, or no request."""
+    members = b'"a":1,' * 15_000 + b'"a":1'
+    made = cycle((b"[" * 95_000, orjson.dumps([0] * 47_000), b'{"query":1,"variables":{%b}}' % members))
+    await flood(target, None, lambda: next(made), connections=MANY, sources=addresses(1))
+
+
+async def pings(target: Target) -> None:
+    """Pings of the subprotocol with 90 KB that are to be sent back."""
+    ping = wire.message("ping", payload={"numbers": [0] * 45_000})
+
+    async def once(_: int) -> None:
+        async with wire.socket(target.port, target.tokens["hostile"]) as connection:
+            while True:
+                target.sent += 1
+                await connection.send(ping)
+                await connection.recv()
+                target.told["pong"] += 1
+
+    await repeated(target, 10, once)
+
+
+async def wrong_tokens(target: Target) -> None:
+    """Tokens that do not hold, each another, of 100 bytes and of 90 KB."""
+    body = wire.asked("{ viewer { id } }")
+    head = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
+    lengths = cycle((45_000, 50))
+
+    def headers() -> bytes:
+        return wire.bearer(f"{head}.{secrets.token_hex(next(lengths))}.{secrets.token_hex(16)}")
+
+    await flood(target, None, lambda: body, connections=MANY, sources=addresses(1), headers=headers)
+
+
+async def probes(target: Target) -> None:
+    """/readyz and /metrics, which need no token."""
+
+    async def once(number: int) -> None:
+        connection = await wire.connected(target.port, address=addresses(1)[0])
+        try:
+            while True:
+                target.sent += 1
+                answer = await connection.get("/readyz" if number % 2 else "/metrics")
+                target.told[str(answer.status)] += 1
+        finally:
+            connection.close()
 
     await repeated(target, MANY, once)
 
@@ -606,4 +671,9 @@ ATTACKS: dict[int, Attack] = {
     27: Attack("changes of 1,000 tasks at a time", USER, large_writes),
     28: Attack("slow queries that are hung up on", "a user, 50 connections", hanging_up),
     29: Attack("subscriptions begun and completed", "a user, 10 sockets", churn),
+    30: Attack("20 mutations of 100 tasks in a request", USER, serial_writes),
+    31: Attack("bodies that are no request", "strangers, 1,000 connections, one address", malformed),
+    32: Attack("pings of 90 KB", "a user, 10 sockets", pings),
+    33: Attack("tokens that do not hold", "strangers, 1,000 connections, one address", wrong_tokens),
+    34: Attack("/readyz and /metrics", "strangers, 1,000 connections, one address", probes),
 }

@@ -66,6 +66,8 @@ async def prepare(postgres: EmbeddedPostgres) -> None:
 async def _fill(connection: "asyncpg.Connection[Any]") -> None:
     done = await connection.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", BIG)
     starts = range(done + 1, BIG_TASKS, BATCH)
+    if not starts:
+        return
     with click.progressbar(starts, label="Making 100,000 tasks", file=sys.stderr) as shown:
         for start in shown:
             await connection.execute(MAKE_TASKS, BIG, start, min(start + BATCH - 1, BIG_TASKS))
