@@ -94,7 +94,8 @@ def _attacked(place: Place, number: int, seconds: float) -> dict[str, Any]:
         memory = _memory(server, times)
         found: dict[str, Any] = {"memory": memory, "victim": _result(victim), "attacker": _result(attacker)}
         if place.steps:
-            found["longest_step"] = steps.longest(place.steps_file, times["attack"], times["end"] + AFTER_SECONDS)
+            step = steps.longest(place.steps_file, times["attack"], times["end"] + AFTER_SECONDS)
+            found["longest_step"] = {"milliseconds": step.milliseconds, "name": step.name}
     found["missed"] = missed(attack, found)
     return {"title": attack.title, "by": attack.by, **found}
 
@@ -192,7 +193,7 @@ def _free_port() -> int:
 def missed(attack: Attack, found: Mapping[str, Any]) -> list[str]:
     """The targets that were missed, in a few words each."""
     idle, seen, memory = found["victim"]["idle"], found["victim"]["attack"], found["memory"]
-    step = found.get("longest_step", 0.0)
+    step = found["longest_step"]["milliseconds"] if "longest_step" in found else 0.0
     checks = {
         "failures": not seen["failures"] and seen["requests"] > 0,
         "p95": seen["p95"] <= max(P95_MILLISECONDS, TIMES_IDLE * idle["p95"]),
@@ -229,7 +230,8 @@ def table(results: Mapping[str, Any]) -> str:
 
 def _row(number: str, found: Mapping[str, Any]) -> str:
     idle, seen, memory = found["victim"]["idle"], found["victim"]["attack"], found["memory"]
-    step = [f"longest step {found['longest_step']:.0f} ms"] if "longest_step" in found else []
+    longest = found.get("longest_step")
+    step = [f"longest step {longest['milliseconds']:.0f} ms ({longest['name']})"] if longest else []
     cells = [
         number,
         found["title"],
