@@ -71,8 +71,12 @@ def run(folder: Path, python: Path, numbers: Sequence[int], seconds: float, *, t
         place = Place(postgres, folder, python, timed)
         found = {}
         for number in numbers:
-            found[str(number)] = _attacked(place, number, seconds)
-            click.echo(_line(number, found[str(number)]), err=True)
+            try:
+                found[str(number)] = _attacked(place, number, seconds)
+            except RuntimeError as error:  # the others are still worth measuring
+                click.echo(f"{number:>3} {ATTACKS[number].title}: not measured: {error}", err=True)
+            else:
+                click.echo(_line(number, found[str(number)]), err=True)
     return found
 
 
@@ -225,7 +229,9 @@ attacker was told | missed |
 
 def table(results: Mapping[str, Any]) -> str:
     """What the victim saw, idle and under attack, and what the attacker was told, as a table in Markdown."""
-    return HEAD + "".join(_row(number, found) for number, found in results.items())
+    met = sum(not found["missed"] for found in results.values())
+    rows = "".join(_row(number, found) for number, found in results.items())
+    return f"{HEAD}{rows}\nAll targets were met in {met} of {len(results)} attacks.\n"
 
 
 def _row(number: str, found: Mapping[str, Any]) -> str:
