@@ -12,9 +12,23 @@ import asyncpg
 import click
 import uvloop
 
-from benchmarks import data, extra, floor, load, picture, pythons, realtime, report, scale, servers, workloads
+from benchmarks import (
+    data,
+    extra,
+    floor,
+    load,
+    neighbours,
+    picture,
+    pythons,
+    realtime,
+    report,
+    scale,
+    servers,
+    workloads,
+)
 from benchmarks import instructions as counting
 from benchmarks import kills as killing
+from benchmarks.attacks import ATTACKS
 from benchmarks.measure import CONNECTIONS, interleaved
 from benchmarks.servers import ROOT, Server
 from benchmarks.workloads import Workload
@@ -39,6 +53,18 @@ QUICK = Effort(2, 0.8, 1, 0.5, 1, 500)
 FULL = Effort(5, 2.0, 3, 1.0, 3, 10_000)
 
 
+class _Numbers(click.ParamType[list[int]]):
+    """Numbers of attacks, separated by commas."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> list[int]:
+        numbers = [int(part) if part.strip().isdecimal() else 0 for part in value.split(",")]
+        if not ATTACKS.keys() >= set(numbers):
+            self.fail(f"{value!r} names no attacks; they are {', '.join(map(str, ATTACKS))}.")
+        return numbers
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="About a minute instead of ten: fewer and shorter rounds.")
 @click.option(
@@ -47,6 +73,10 @@ FULL = Effort(5, 2.0, 3, 1.0, 3, 10_000)
 @click.option("--realtime", "live", is_flag=True, help="Measure how soon changes arrive, and what idle sockets cost.")
 @click.option("--kills", type=int, metavar="N", help="Kill sockets, listeners and servers, and compare copies.")
 @click.option("--instructions", is_flag=True, help="Count the instructions of a request, with Valgrind.")
+@click.option("--neighbours", "hostile", is_flag=True, help="What a hostile caller does to others: one attack a time.")
+@click.option("--only", type=_Numbers(), metavar="1,3", help="With --neighbours: these attacks alone.")
+@click.option("--seconds", type=float, default=neighbours.SECONDS, help="With --neighbours: of each attack.")
+@click.option("--steps", is_flag=True, help="With --neighbours: also time each step of the event loop, on asyncio's.")
 @click.option("--python", type=click.Path(path_type=Path), help="Run the servers on another Python, such as Debian's.")
 @click.option("--name", help="Keep the results as benchmarks/results/NAME.json, table and picture.")
 def main(  # noqa: PLR0913, PLR0917 - the options of the command line
@@ -55,6 +85,10 @@ def main(  # noqa: PLR0913, PLR0917 - the options of the command line
     live: bool,  # noqa: FBT001 - a flag of the command line
     kills: int | None,
     instructions: bool,  # noqa: FBT001 - a flag of the command line
+    hostile: bool,  # noqa: FBT001 - a flag of the command line
+    only: list[int] | None,
+    seconds: float,
+    steps: bool,  # noqa: FBT001 - a flag of the command line
     python: Path | None,
     name: str | None,
 ) -> None:
@@ -68,6 +102,8 @@ def main(  # noqa: PLR0913, PLR0917 - the options of the command line
         _killed(kills, used, name)
     elif instructions:
         _counted(used, name)
+    elif hostile:
+        _hostile(used, name, only or list(ATTACKS), seconds, timed=steps)
     else:
         _beside_plain(QUICK if quick else FULL, used, name)
 
@@ -130,6 +166,13 @@ def _counted(python: Path, name: str | None) -> None:
         found = counting.run(site, python)
     results = {"workloads": found, "machine": report.machine(pythons.description(python))}
     _keep(name, "instructions", results, report.counted(found, _titles()), None)
+
+
+def _hostile(python: Path, name: str | None, numbers: list[int], seconds: float, *, timed: bool) -> None:
+    kind = "neighbours-steps" if timed else "neighbours"
+    found = neighbours.run(BUILD / "neighbours", python, numbers, seconds, timed=timed)
+    results = {"attacks": found, "machine": report.machine(pythons.description(python))}
+    _keep(name and f"{name}-{kind}", kind, results, neighbours.table(found), None)
 
 
 def _keep(name: str | None, default: str, results: dict[str, Any], tables: str, drawn: str | None) -> None:
