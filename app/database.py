@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 Values = Mapping[str, Any]
 Row = Mapping[str, Any]
-Transaction = Callable[..., Awaitable[Row]]
+Transaction = Callable[..., Awaitable[Row | None]]
 
 # As `taskql migrate --citus` gives it to the server's role.
 SHARDED = compiled(select(func.current_setting(text_literal("citus.propagate_set_commands"), true()).is_not(None)))
@@ -55,9 +55,13 @@ SESSION = {
 
 
 class Database:
-    """Statements run as one user each, on connections that are lent to them."""
+    """Statements run as one user each, on connections that are lent to them.
 
-    def __init__(self, url: DatabaseURL, *, pool_size: int) -> None:
+    `quota` is how many tasks each user may own, those in the trash included.
+    """
+
+    def __init__(self, url: DatabaseURL, *, pool_size: int, quota: int) -> None:
+        self.quota = quota
         self.engine = _engine(url)
         self._connections = Connections(self.engine, pool_size)
         self._deadlines = Deadlines()
@@ -113,7 +117,10 @@ class Database:
             if self._sharded:
                 transaction, statement = _in_parts, statement.again or statement
             try:
-                return await transaction(connection, owner, statement, values)
+                row = await transaction(connection, owner, statement, values)
+                if row is None:  # refused in one execution: two tell why
+                    return await _at_once(connection, owner, statement.again or statement, values)
+                return row
             except LOSSES as error:
                 if statement.repeatable:
                     _lose(error)
@@ -154,9 +161,9 @@ class Database:
         await self._connections.close()
 
 
-def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Awaitable[Row]:
-    """A statement that begins its write itself."""
-    row: Awaitable[Row] = connection.fetchrow(statement.text, *statement.arguments(values))
+def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Awaitable[Row | None]:
+    """A statement that begins its write itself; no row where it refuses."""
+    row: Awaitable[Row | None] = connection.fetchrow(statement.text, *statement.arguments(values))
     return row
 
 

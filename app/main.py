@@ -138,7 +138,7 @@ def shared_with(endpoint: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 
 def connect(settings: Settings) -> Database:
     """The database that serves requests; nothing is opened yet."""
-    return Database(server_url(settings), pool_size=settings.db_pool_size)
+    return Database(server_url(settings), pool_size=settings.db_pool_size, quota=settings.limit_tasks)
 
 
 def executing(

@@ -588,6 +588,7 @@ class Recorder:
 
     database: Database
     reads: list[tuple[Statement, Mapping[str, Any]]]
+    quota: int = 0
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> str | None:
         self.reads.append((statement, values))
