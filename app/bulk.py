@@ -87,7 +87,7 @@ def create(payload: Selection) -> Statement:
     lists = [_json_list(entry.inner, current, rows, given.c.place, free) for entry in payload.entries("tasks")]
     affected = select(func.count()).select_from(rows).where(free).scalar_subquery()
     owned = select(excess.c.owned).scalar_subquery()
-    return replace(_many(now, written, lists, affected, places, owned), repeatable=True)
+    return replace(_many(now, written, lists, affected, places, owned=owned), repeatable=True)
 
 
 def change(payload: Selection, shape: Many) -> Statement:
@@ -184,6 +184,7 @@ def _many(  # noqa: PLR0913 - the parts of a statement
     lists: list[ColumnElement[Any]],
     affected: ColumnElement[Any],
     places: ColumnElement[Any],
+    *,
     owned: ColumnElement[Any] | None = None,
 ) -> Statement:
     changed = is_there(written)

@@ -118,9 +118,10 @@ class Database:
                 transaction, statement = _in_parts, statement.again or statement
             try:
                 row = await transaction(connection, owner, statement, values)
-                if row is None:  # refused in one execution: two tell why
-                    return await _at_once(connection, owner, statement.again or statement, values)
-                return row
+                # No row: one execution has refused, and two say why.
+                return (
+                    row if row is not None else await _at_once(connection, owner, statement.again or statement, values)
+                )
             except LOSSES as error:
                 if statement.repeatable:
                     _lose(error)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import asyncpg
@@ -28,13 +28,15 @@ RESTORE = "mutation ($id: ID!) { restoreTask(id: $id) { userErrors { code } } }"
 TITLES = "{ tasks(first: 100, orderBy: [{ field: POSITION }]) { nodes { title } } }"
 CLOCK = "SELECT version, purged_through, tasks FROM task_clocks WHERE user_id = $1"
 COUNTS = """
-    SELECT coalesce((SELECT tasks FROM task_clocks WHERE user_id = $1), 0),
-           (SELECT count(*) FROM tasks WHERE user_id = $1)
+    SELECT coalesce((SELECT tasks FROM task_clocks WHERE user_id = $1), 0) AS counter,
+           (SELECT count(*) FROM tasks WHERE user_id = $1) AS number
 """
+BLOCKS = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
 INSERT = "INSERT INTO tasks (user_id, id, title) VALUES ($1, $2, 'x')"
 INSERT_MANY = "INSERT INTO tasks (user_id, id, title) SELECT $1, gen_random_uuid(), 'x' FROM generate_series(1, $2)"
 
-Owner = "asyncpg.Connection[Any]"
+if TYPE_CHECKING:
+    Owner = asyncpg.Connection[Any]
 NewUser = Callable[..., Awaitable[User]]
 
 
@@ -70,11 +72,12 @@ async def filled(user: User, number: int = QUOTA) -> list[dict[str, Any]]:
     return [await user.add(str(place), id=str(uuid4())) for place in range(number)]
 
 
-async def counted(owner: Owner, user: User) -> int:
+async def counted(owner: "Owner", user: User) -> int:
     """How many tasks a user has, which the counter and counting agree on."""
-    counter, number = await owner.fetchrow(COUNTS, user.id)
-    assert counter == number
-    return int(number)
+    row = await owner.fetchrow(COUNTS, user.id)
+    assert row
+    assert row["counter"] == row["number"]
+    return int(row["number"])
 
 
 def refused(payload: dict[str, Any], field: str, owned: int = QUOTA, quota: int = QUOTA) -> bool:
@@ -93,7 +96,7 @@ def refused(payload: dict[str, Any], field: str, owned: int = QUOTA, quota: int 
 async def test_one_task_too_many(
     carol: User,
     dave: User,
-    owner: Owner,
+    owner: "Owner",
     wire: object,
     with_id: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
@@ -111,8 +114,8 @@ async def test_one_task_too_many(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-async def test_many_tasks_are_all_or_none(carol: User, dave: User, owner: Owner, number: int) -> None:
-    """createTasks up to the quota creates all; beyond it none. Another user goes on."""
+async def test_many_tasks_are_all_or_none(carol: User, dave: User, owner: "Owner", number: int) -> None:
+    """Up to the quota createTasks creates all; beyond it none. Another user goes on."""
     await filled(carol, QUOTA - 2)
     clock = await owner.fetchrow(CLOCK, carol.id)
     inputs = [{"title": str(place)} for place in range(number)]
@@ -129,7 +132,7 @@ async def test_many_tasks_are_all_or_none(carol: User, dave: User, owner: Owner,
     assert (await made_many(dave, inputs))["affectedCount"] == number
 
 
-async def test_nobody_is_told_of_a_refusal(carol: User, server: Server, owner: Owner) -> None:
+async def test_nobody_is_told_of_a_refusal(carol: User, server: Server, owner: "Owner") -> None:
     """Where somebody follows the user, each create is told of, and a refused one is not."""
     told: asyncio.Queue[str] = asyncio.Queue()
     listening = await connect(server.owner_url)
@@ -146,7 +149,7 @@ async def test_nobody_is_told_of_a_refusal(carol: User, server: Server, owner: O
     assert heard == [*(f"{carol.id} {version}" for version in range(1, QUOTA + 1)), "the end"]
 
 
-async def test_the_same_task_again_at_the_quota(carol: User, owner: Owner) -> None:
+async def test_the_same_task_again_at_the_quota(carol: User, owner: "Owner") -> None:
     """A create that is repeated answers the task that is there, at and above the quota, and counts nothing."""
     *_, task = await filled(carol)
     again = {"id": task["id"], "title": task["title"]}
@@ -172,7 +175,7 @@ async def test_an_id_that_is_taken_at_the_quota(carol: User) -> None:
     ]
 
 
-async def test_known_and_new_tasks_together(carol: User, owner: Owner) -> None:
+async def test_known_and_new_tasks_together(carol: User, owner: "Owner") -> None:
     """Of createTasks only what is new counts; if that is too many, none is created."""
     task, *_ = await filled(carol, QUOTA - 1)
     known = {"id": task["id"], "title": task["title"]}
@@ -182,7 +185,7 @@ async def test_known_and_new_tasks_together(carol: User, owner: Owner) -> None:
     assert await counted(owner, carol) == QUOTA
 
 
-async def test_the_trash_counts(carol: User, owner: Owner, server: Server) -> None:
+async def test_the_trash_counts(carol: User, owner: "Owner", server: Server) -> None:
     """Deleting and restoring change no number; what is purged makes room."""
     task, *_ = await filled(carol)
     await carol.data(DELETE, id=task["id"])
@@ -199,7 +202,7 @@ async def test_the_trash_counts(carol: User, owner: Owner, server: Server) -> No
     assert refused(await made(carol), "input")
 
 
-async def test_a_limit_that_was_lowered(alice: User, small: Application, owner: Owner) -> None:
+async def test_a_limit_that_was_lowered(alice: User, small: Application, owner: "Owner") -> None:
     """Whoever owns more than the limit keeps it, changes it, and creates nothing."""
     tasks = await filled(alice, QUOTA + 2)
     there = User(alice.id, alice.email, alice.token, small.http)
@@ -214,7 +217,7 @@ async def test_a_limit_that_was_lowered(alice: User, small: Application, owner: 
 async def test_creates_at_once(
     carol: User,
     dave: User,
-    owner: Owner,
+    owner: "Owner",
     with_id: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     """Of twenty creates at once as many succeed as there is room for, in one or two executions, for each user."""
@@ -228,7 +231,7 @@ async def test_creates_at_once(
     assert await counted(owner, carol) == await counted(owner, dave) == QUOTA
 
 
-async def test_two_processes_at_once(settings: Settings, carol: User, owner: Owner) -> None:
+async def test_two_processes_at_once(settings: Settings, carol: User, owner: "Owner") -> None:
     """The counter is the database's: two servers let no more through than one."""
     async with running(settings.model_copy(update={"limit_tasks": QUOTA})) as other:
         users = [carol, User(carol.id, carol.email, carol.token, other.http)]
@@ -238,7 +241,7 @@ async def test_two_processes_at_once(settings: Settings, carol: User, owner: Own
     assert await counted(owner, carol) == QUOTA
 
 
-async def test_one_create_sent_many_times_counts_once(carol: User, owner: Owner) -> None:
+async def test_one_create_sent_many_times_counts_once(carol: User, owner: "Owner") -> None:
     """Repeats of one create, at once and one after the other, are one task."""
     task = {"id": str(uuid4()), "title": "Once"}
 
@@ -248,7 +251,7 @@ async def test_one_create_sent_many_times_counts_once(carol: User, owner: Owner)
     assert await counted(owner, carol) == 1
 
 
-async def test_creates_of_one_operation(carol: User, owner: Owner) -> None:
+async def test_creates_of_one_operation(carol: User, owner: "Owner") -> None:
     """Each mutation of an operation is counted by itself."""
     fields = " ".join(f'm{n}: createTask(input: {{ title: "{n}" }}) {{ userErrors {{ code }} }}' for n in range(7))
 
@@ -259,7 +262,7 @@ async def test_creates_of_one_operation(carol: User, owner: Owner) -> None:
     assert await counted(owner, carol) == QUOTA
 
 
-async def test_other_writes_count_nothing(carol: User, owner: Owner) -> None:
+async def test_other_writes_count_nothing(carol: User, owner: "Owner") -> None:
     """Changes, moves and refusals leave the counter as it is."""
     task, other, *_ = await filled(carol, 3)
     await carol.data(
@@ -283,7 +286,7 @@ async def test_other_writes_count_nothing(carol: User, owner: Owner) -> None:
 # What others write with SQL
 
 
-async def test_inserts_by_sql_are_counted_and_not_refused(carol: User, dave: User, owner: Owner) -> None:
+async def test_inserts_by_sql_are_counted_and_not_refused(carol: User, dave: User, owner: "Owner") -> None:
     """INSERT without a version, of one and of many, of two users, also beyond the quota."""
     await owner.execute(INSERT, carol.id, uuid4())
     await owner.execute(INSERT_MANY, carol.id, QUOTA)
@@ -295,7 +298,7 @@ async def test_inserts_by_sql_are_counted_and_not_refused(carol: User, dave: Use
     assert (await made(dave))["userErrors"] == []
 
 
-async def test_copies_are_counted(carol: User, owner: Owner) -> None:
+async def test_copies_are_counted(carol: User, owner: "Owner") -> None:
     """COPY without a version counts as INSERT does."""
     rows = [(carol.id, uuid4(), f"Copied {place}") for place in range(4)]
     await owner.copy_records_to_table("tasks", records=rows, columns=["user_id", "id", "title"])
@@ -304,10 +307,10 @@ async def test_copies_are_counted(carol: User, owner: Owner) -> None:
 
 
 @pytest.mark.parametrize("conflict", ["DO NOTHING", "(user_id, id) DO UPDATE SET title = 'y'"])
-async def test_inserts_that_meet_an_id_again(carol: User, owner: Owner, conflict: str) -> None:
+async def test_inserts_that_meet_an_id_again(carol: User, owner: "Owner", conflict: str) -> None:
     """With ON CONFLICT only what is new is counted, within one statement too."""
     (task,) = await filled(carol, 1)
-    await owner.execute(f"{INSERT} ON CONFLICT {conflict}", carol.id, task["id"])  # noqa: S608 - from above
+    await owner.execute(f"{INSERT} ON CONFLICT {conflict}", carol.id, task["id"])
     assert await counted(owner, carol) == 1
 
     twice = uuid4()
@@ -319,23 +322,21 @@ async def test_inserts_that_meet_an_id_again(carol: User, owner: Owner, conflict
     await counted(owner, carol)
 
 
-async def test_the_same_id_by_two_sessions_at_once(carol: User, owner: Owner, server: Server) -> None:
+async def test_the_same_id_by_two_sessions_at_once(carol: User, owner: "Owner", server: Server) -> None:
     """An insert that waits for another one of the same id counts nothing when that one has come."""
     other, task_id = await connect(server.owner_url), uuid4()
     async with owner.transaction():
         await owner.execute(INSERT, carol.id, task_id)
         waiting = asyncio.create_task(other.execute(f"{INSERT} ON CONFLICT DO NOTHING", carol.id, task_id))
-        while not await owner.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
-        ):
-            await asyncio.sleep(0)
+        while not await owner.fetchval(BLOCKS):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+            await asyncio.sleep(0.01)
     await waiting
     await other.close()
 
     assert await counted(owner, carol) == 1
 
 
-async def test_deletes_by_sql_make_room(carol: User, dave: User, owner: Owner) -> None:
+async def test_deletes_by_sql_make_room(carol: User, dave: User, owner: "Owner") -> None:
     """DELETE of live and trashed tasks of several users, one and all, and one that is undone."""
     tasks, others = await filled(carol), await filled(dave)
     await carol.data(DELETE, id=tasks[1]["id"])
@@ -352,7 +353,7 @@ async def test_deletes_by_sql_make_room(carol: User, dave: User, owner: Owner) -
     assert await counted(owner, carol) == 0
 
 
-async def test_tasks_that_are_given_away(carol: User, dave: User, owner: Owner) -> None:
+async def test_tasks_that_are_given_away(carol: User, dave: User, owner: "Owner") -> None:
     """A task that gets another user moves from one counter to the other; one that gets another id stays."""
     tasks = await filled(carol, 3)
     await owner.execute("UPDATE tasks SET user_id = $1 WHERE id = $2", dave.id, tasks[0]["id"])
@@ -362,7 +363,7 @@ async def test_tasks_that_are_given_away(carol: User, dave: User, owner: Owner) 
     assert (await counted(owner, carol), await counted(owner, dave)) == (2, 1)
 
 
-async def test_deleted_users_leave_nothing(carol: User, dave: User, owner: Owner) -> None:
+async def test_deleted_users_leave_nothing(carol: User, dave: User, owner: "Owner") -> None:
     """A user's counter goes with her, and no other changes."""
     await filled(carol, 2)
     await filled(dave, 3)
@@ -372,7 +373,7 @@ async def test_deleted_users_leave_nothing(carol: User, dave: User, owner: Owner
     assert await counted(owner, dave) == 3
 
 
-async def test_tasks_that_nobody_counted(carol: User, owner: Owner) -> None:
+async def test_tasks_that_nobody_counted(carol: User, owner: "Owner") -> None:
     """A counter that is too low does not fall below zero."""
     await filled(carol, 1)
     await owner.execute(

@@ -77,22 +77,21 @@ REMOVED = ",\n            tasks = greatest(clock.tasks - gone.number, 0)"
 
 
 def upgrade() -> None:
+    # Statements of servers may lock the two tables in the other order. After a second PostgreSQL would take that for a
+    # deadlock and end one of them: this gives way before, and `taskql migrate` tries again.
+    op.execute("SET LOCAL lock_timeout = '500ms'")
+    # Forced row security holds an owner, too: it would see no task here. Nobody else does while the tables are locked.
+    for table in ("task_clocks", "tasks"):
+        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     op.add_column("task_clocks", sa.Column("tasks", sa.Integer(), server_default=sa.text("0"), nullable=False))
     op.execute(STAMP.format(clock=CLOCK_COUNTS, given_away=GIVEN_AWAY))
     op.execute(FORGET.format(removed=REMOVED))
-    _fill()
-
-
-def _fill() -> None:
-    # Forced row security holds an owner, too: it would see no task here. Nobody else does while the tables are locked.
-    for table in ("tasks", "task_clocks"):
-        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     op.execute("""
         UPDATE task_clocks AS clock SET tasks = counted.number
         FROM (SELECT user_id, count(*) AS number FROM tasks GROUP BY user_id) AS counted
         WHERE clock.user_id = counted.user_id
     """)
-    for table in ("tasks", "task_clocks"):
+    for table in ("task_clocks", "tasks"):
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
 
 
