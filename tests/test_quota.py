@@ -12,8 +12,11 @@ import pytest
 from conftest import ALL_FIELDS, CREATE, Application, Server, User, connect, running, untold
 from test_purge import purge
 
+from app.identifiers import uuid7
+from app.rendering import Field, Selection
 from app.settings import Settings
 from app.watching import WATCH
+from app.writing import Change, create_new
 
 QUOTA = 5
 CREATE_MANY = f"""
@@ -31,6 +34,7 @@ COUNTS = """
     SELECT coalesce((SELECT tasks FROM task_clocks WHERE user_id = $1), 0) AS counter,
            (SELECT count(*) FROM tasks WHERE user_id = $1) AS number
 """
+PAYLOAD = Selection("TaskPayload", (Field("task", "task", Selection("Task", (Field("id", "id"),))),))
 BLOCKS = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
 INSERT = "INSERT INTO tasks (user_id, id, title) VALUES ($1, $2, 'x')"
 INSERT_MANY = "INSERT INTO tasks (user_id, id, title) SELECT $1, gen_random_uuid(), 'x' FROM generate_series(1, $2)"
@@ -249,6 +253,20 @@ async def test_one_create_sent_many_times_counts_once(carol: User, owner: "Owner
 
     assert [payload["userErrors"] for payload in payloads] == [[]] * 10
     assert await counted(owner, carol) == 1
+
+
+async def test_a_create_that_is_sent_again_after_a_loss(small: Application, carol: User, owner: "Owner") -> None:
+    """What the server sends after a loss finds the task that was made, or makes it; it counts once, at the quota."""
+    await filled(carol, QUOTA - 1)
+    create = create_new(PAYLOAD, Change("create new", ("title",)))
+    values = {"user_id": carol.id, "id": uuid7(), "title": "Lost", "quota": QUOTA}
+    assert create.again
+
+    first = await small.database.write(carol.id, create, values)
+    again = await small.database.write(carol.id, create.again, values)
+
+    assert (first["code"], first["task_0"]) == (again["code"], again["task_0"]) == (None, f'{{"id":"{values["id"]}"}}')
+    assert await counted(owner, carol) == QUOTA
 
 
 async def test_creates_of_one_operation(carol: User, owner: "Owner") -> None:

@@ -29,7 +29,7 @@ STAMP = """
     $$
 """
 # An insert whose id is there already adds nothing: it fails, or ON CONFLICT says what becomes of it. This is looked up
-# under the clock's lock, while nobody else inserts tasks of the user. The lookup asks for the next id, in order, so that
+# under the clock's lock, while nobody else inserts tasks of the user. It asks for the next id, in order, so that
 # the primary key alone can serve it: a session keeps the plan that it made while the table was empty, where a scan of
 # the table or of all of the user's entries in another index costs no more.
 BY_INDEX = " SET enable_seqscan = off"
