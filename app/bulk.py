@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Text,
     Uuid,
+    and_,
     any_,
     bindparam,
     cast,
@@ -34,10 +35,22 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.filters import Shape, condition
-from app.models import TASKS
+from app.models import CLOCKS, TASKS
 from app.rendering import Selection, joined, task_json
 from app.statements import Statement, text_literal, user_id, write
-from app.writing import NOW, Change, clock, completion, contents, is_there, notice, ranked_position, version_after
+from app.writing import (
+    NOW,
+    QUOTA,
+    Change,
+    clock,
+    completion,
+    contents,
+    is_there,
+    notice,
+    ranked_position,
+    tasks_after,
+    version_after,
+)
 
 _CONTENT = ("title", "description", "priority", "due_date", "tags")
 # Lists go over the wire as text[], which the driver knows: others would cost it a look into the catalog.
@@ -53,22 +66,28 @@ class Many(NamedTuple):
 
 
 def create(payload: Selection) -> Statement:
-    """Insert tasks; where an id is taken by other content nothing is, and `places` says which."""
-    now, given = clock(), _given()
+    """Insert tasks, all or none.
+
+    None where an id is taken by other content: `places` says which. None where the user would own more than she may:
+    `owned` then says how many she has.
+    """
+    now, given = clock(CLOCKS.c.tasks), _given()
     present = select(TASKS).where(TASKS.c.user_id == user_id(), _is_among(TASKS.c.id, given)).cte("present")
     differs = or_(*(present.c[name].is_distinct_from(given.c[name]) for name in _CONTENT))
     taken = select(given.c.place).join(present, present.c.id == given.c.id).where(differs).cte("taken")
+    is_new = given.c.id.not_in(select(present.c.id))
+    excess = _excess(now, select(func.count()).select_from(given).where(is_new).scalar_subquery())
+    free = not_(or_(is_there(taken), is_there(excess)))
     columns = _inserted(given, now)
-    new = select(*columns.values()).select_from(given.join(now, true()))
-    new = new.where(~is_there(taken), given.c.id.not_in(select(present.c.id)))
+    new = select(*columns.values()).select_from(given.join(now, true())).where(free, is_new)
     written = insert(TASKS).from_select(list(columns), new).on_conflict_do_nothing().returning(*TASKS.c).cte("written")
     current = union_all(select(written), select(present)).cte("current")
     places = cast(func.array(select(taken.c.place).order_by(taken.c.place).scalar_subquery()), ARRAY(Text))
     rows = current.join(given, given.c.id == current.c.id)
-    free, order = ~is_there(taken), given.c.place
-    lists = [_json_list(entry.inner, current, rows, order, free) for entry in payload.entries("tasks")]
+    lists = [_json_list(entry.inner, current, rows, given.c.place, free) for entry in payload.entries("tasks")]
     affected = select(func.count()).select_from(rows).where(free).scalar_subquery()
-    return replace(_many(now, written, lists, affected, places), repeatable=True)
+    owned = select(excess.c.owned).scalar_subquery()
+    return replace(_many(now, written, lists, affected, places, owned=owned), repeatable=True)
 
 
 def change(payload: Selection, shape: Many) -> Statement:
@@ -92,6 +111,12 @@ def change(payload: Selection, shape: Many) -> Statement:
     lists = [_json_list(entry.inner, current, current, current.c.id, within) for entry in payload.entries("tasks")]
     total = select(func.count()).select_from(matched).scalar_subquery()
     return _many(now, written, lists, total, _missing(matched) if by_ids else null())
+
+
+def _excess(now: CTE, more: ColumnElement[int]) -> CTE:
+    """A row with how many tasks the user has, if so many more are too many. None more are never too many."""
+    too_many = and_(more > literal_column("0"), now.c.tasks + more > QUOTA)
+    return select(now.c.tasks.label("owned")).where(too_many).cte("excess")
 
 
 def _is_among(task_id: ColumnElement[Any], rows: CTE) -> ColumnElement[bool]:
@@ -153,8 +178,14 @@ def _json_list(
     return select(text).select_from(rows).where(shown).scalar_subquery()
 
 
-def _many(
-    now: CTE, written: CTE, lists: list[ColumnElement[Any]], affected: ColumnElement[Any], places: ColumnElement[Any]
+def _many(  # noqa: PLR0913 - the parts of a statement
+    now: CTE,
+    written: CTE,
+    lists: list[ColumnElement[Any]],
+    affected: ColumnElement[Any],
+    places: ColumnElement[Any],
+    *,
+    owned: ColumnElement[Any] | None = None,
 ) -> Statement:
     changed = is_there(written)
     columns = [
@@ -163,5 +194,7 @@ def _many(
         places.label("places"),
         notice(now, changed),
     ]
-    shown = [entry.label(f"tasks_{place}") for place, entry in enumerate(lists)]
-    return write(select(*columns, *shown).select_from(now), changed)
+    columns += [entry.label(f"tasks_{place}") for place, entry in enumerate(lists)]
+    if owned is None:
+        return write(select(*columns).select_from(now), changed)
+    return write(select(*columns, owned.label("owned")).select_from(now), changed, tasks_after(written))

@@ -86,8 +86,11 @@ class Finding:
         return f"{self.seen}. {self.mend}" if self.mend else f"{self.seen}."
 
 
+FAILURE = 2
+
+
 def worst(findings: Iterable[Finding]) -> int:
-    """0 where all is well, 1 with a warning, 2 with a failure."""
+    """0 where all is well, 1 with a warning, 2 (FAILURE) with a failure."""
     return max(("ok", "warning", "failure").index(finding.level) for finding in findings)
 
 

@@ -164,20 +164,28 @@ def purge(older_than: str, data_dir: Path | None) -> None:
 
 
 @main.command()
+@click.option("--recount", is_flag=True, help="Compare the counters of tasks of all users, however long it takes.")
 @data_dir
-def doctor(data_dir: Path | None) -> None:
+def doctor(recount: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
     """Check settings, documents, issuers, Redis and database, and say what mends what is wrong.
 
+    Counters of tasks that differ from the tasks there are get corrected, for as many users as ten seconds allow.
     The exit code says the worst: 0 where all is ok, 1 for a warning, 2 for a failure.
     """
+    progress = _recounted if recount else None
     try:
         with startup.database_settings(_settings(data_dir=data_dir)) as settings:
-            found = [*_documents(settings), *asyncio.run(startup.report(settings))]
+            found = [*_documents(settings), *asyncio.run(startup.report(settings, progress))]
     except StartupError as error:
         found = [startup.failed(error)]
     for finding in found:
         click.echo(f"{finding.level:8} {' '.join(str(finding).split())}")
     sys.exit(checks.worst(found))
+
+
+def _recounted(users: int, wrong: int) -> None:
+    if users % PROGRESS_EVERY == 0:
+        click.echo(f"{users} users, {wrong} counters corrected", err=True)
 
 
 def _settings(**options: object) -> Settings:

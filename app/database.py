@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 Values = Mapping[str, Any]
 Row = Mapping[str, Any]
-Transaction = Callable[..., Awaitable[Row]]
+Transaction = Callable[..., Awaitable[Row | None]]
 
 # As `taskql migrate --citus` gives it to the server's role.
 SHARDED = compiled(select(func.current_setting(text_literal("citus.propagate_set_commands"), true()).is_not(None)))
@@ -60,9 +60,14 @@ def for_free(_payer: str, _seconds: float) -> None:
 
 
 class Database:
-    """Statements run as one user each, on connections that are lent to them."""
+    """Statements run as one user each, on connections that are lent to them.
 
-    def __init__(self, url: DatabaseURL, *, pool_size: int, spend: Spend = for_free) -> None:
+
+    `quota` is how many tasks each user may own, those in the trash included. `spend` is told what time each takes.
+    """
+
+    def __init__(self, url: DatabaseURL, *, pool_size: int, quota: int, spend: Spend = for_free) -> None:
+        self.quota = quota
         self.engine = _engine(url)
         self._connections = Connections(self.engine, pool_size, spend)
         self._deadlines = Deadlines()
@@ -118,7 +123,11 @@ class Database:
             if self._sharded:
                 transaction, statement = _in_parts, statement.again or statement
             try:
-                return await transaction(connection, owner, statement, values)
+                row = await transaction(connection, owner, statement, values)
+                # No row: one execution has refused, and two say why.
+                return (
+                    row if row is not None else await _at_once(connection, owner, statement.again or statement, values)
+                )
             except LOSSES as error:
                 if statement.repeatable:
                     _lose(error)
@@ -159,9 +168,9 @@ class Database:
         await self._connections.close()
 
 
-def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Awaitable[Row]:
-    """A statement that begins its write itself."""
-    row: Awaitable[Row] = connection.fetchrow(statement.text, *statement.arguments(values))
+def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Awaitable[Row | None]:
+    """A statement that begins its write itself; no row where it refuses."""
+    row: Awaitable[Row | None] = connection.fetchrow(statement.text, *statement.arguments(values))
     return row
 
 

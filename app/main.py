@@ -154,7 +154,7 @@ def shared_with(endpoint: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 
 def connect(settings: Settings, spend: Spend = for_free) -> Database:
     """The database that serves requests; nothing is opened yet. `spend` is told what time a user's statements take."""
-    return Database(server_url(settings), pool_size=settings.db_pool_size, spend=spend)
+    return Database(server_url(settings), pool_size=settings.db_pool_size, quota=settings.limit_tasks, spend=spend)
 
 
 def executing(door: Admission, authenticator: Authenticator, places: Places, services: Services) -> Recorded:

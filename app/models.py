@@ -61,13 +61,14 @@ class User(Base):
 
 
 class TaskClock(Base):
-    """One counter a user; `tasks.version` is its value at the task's last write."""
+    """One row per user: `tasks.version` is the clock's version at the task's last write; `tasks` counts her tasks."""
 
     __tablename__ = "task_clocks"
 
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     purged_through: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    tasks: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
 class Task(Base):

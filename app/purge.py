@@ -25,7 +25,7 @@ async def purge(database: Database, older_than: timedelta) -> AsyncIterator[tupl
     """
     before = (datetime.now(UTC) - older_than).isoformat()
     old, oldest, users, removed = _has_old(), _purge(), 0, 0
-    async for owner in _users(database):
+    async for owner in each_user(database):
         values = {"user_id": owner, "before": before, "most": BATCH}
         while await database.read(owner, old, values):
             removed += (await database.write(owner, oldest, values))["removed"]
@@ -33,7 +33,8 @@ async def purge(database: Database, older_than: timedelta) -> AsyncIterator[tupl
         yield users, removed
 
 
-async def _users(database: Database) -> AsyncIterator[UUID]:
+async def each_user(database: Database) -> AsyncIterator[UUID]:
+    """All users, in the order of their ids."""
     page = select(USERS.c.id).where(USERS.c.id > bindparam("last", type_=Uuid)).order_by(USERS.c.id).limit(BATCH)
     last: Any = UUID(int=0)
     while last is not None:

@@ -16,6 +16,8 @@ from app.addresses import networks
 from app.errors import StartupError
 
 MINIMUM_SECRET_BYTES = 32
+# What the integer column that counts a user's tasks can hold.
+MOST_COUNTED = 2**31 - 1
 OFF = "off"
 NO_AUDIENCE = "none"
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -117,6 +119,9 @@ class Settings(BaseSettings):
     )
     limit_sockets: int = Field(
         default=100, ge=1, description="WebSockets that each user may have open with each process."
+    )
+    limit_tasks: int = Field(
+        default=100_000, ge=1, le=MOST_COUNTED, description="Tasks each user may own, those in the trash included."
     )
     drain_seconds: float = Field(
         default=1.0,

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -16,10 +16,11 @@ from sqlalchemy.pool import NullPool
 
 from app import checks
 from app.checks import Finding
-from app.database import SESSION, driver_error
-from app.errors import StartupError
+from app.database import SESSION, Database, driver_error
+from app.errors import StartupError, Unavailable
 from app.jwks import FetchFailed, fetched
 from app.rate import SharedCounters
+from app.recount import recount
 from app.settings import Issuer, Settings
 from app.url import DatabaseURL, owner_url, server_url
 from migrations.run import migrate, missing
@@ -29,6 +30,10 @@ T = TypeVar("T")
 _PASSING = (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)
 PATIENCE_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.1
+# How long the counters of tasks are compared where not all need be.
+RECOUNT_SECONDS = 10.0
+
+Progress = Callable[[int, int], None]
 
 
 @contextmanager
@@ -66,9 +71,13 @@ async def findings(settings: Settings) -> list[Finding]:
     return await _patiently(server, lambda: _inspect(server, partial(_checked, server)))
 
 
-async def report(settings: Settings) -> list[Finding]:
-    """Everything that can be checked of settings, issuers and database."""
-    return [*await _issuers(settings), *await _shared_counts(settings), *await _database(settings)]
+async def report(settings: Settings, progress: Progress | None = None) -> list[Finding]:
+    """Everything that can be checked of settings, issuers and database.
+
+    With `progress`, which is told how many users were seen and had a wrong counter, all counters of tasks are compared;
+    else as many as ten seconds allow.
+    """
+    return [*await _issuers(settings), *await _shared_counts(settings), *await _database(settings, progress)]
 
 
 async def _issuers(settings: Settings) -> list[Finding]:
@@ -104,7 +113,7 @@ async def _shared_counts(settings: Settings) -> list[Finding]:
     return [Finding("warning", "The Redis of the rate limits cannot be reached", mend)]
 
 
-async def _database(settings: Settings) -> list[Finding]:
+async def _database(settings: Settings, progress: Progress | None) -> list[Finding]:
     """What can be told of the database, as far as it goes."""
     found: list[Finding] = []
     try:
@@ -112,9 +121,41 @@ async def _database(settings: Settings) -> list[Finding]:
         found += [checks.encryption(server), checks.way_around_pooler(server, owner)]
         found += [await _owner(owner, server)] if settings.database_owner_url else []
         found += await findings(settings)
+        found += [await _counters(settings, progress)] if checks.worst(found) < checks.FAILURE else []
     except StartupError as error:
         found.append(failed(error))
     return found
+
+
+async def _counters(settings: Settings, progress: Progress | None) -> Finding:
+    """Whether the counters of tasks are right; those that are not are corrected."""
+    database = Database(server_url(settings), pool_size=1, quota=settings.limit_tasks)
+    loop = asyncio.get_running_loop()
+    users, wrong, whole, deadline = 0, 0, True, loop.time() + RECOUNT_SECONDS
+    try:
+        async with aclosing(recount(database)) as recounting:
+            async for users, wrong in recounting:
+                if progress is not None:
+                    progress(users, wrong)
+                elif loop.time() > deadline:
+                    whole = False
+                    break
+    except Unavailable as error:
+        seen = (
+            f"The counters of tasks could not be compared beyond {users} users ({wrong} were wrong and are corrected)"
+        )
+        return Finding("warning", f"{seen}: {str(error).rstrip('.')}", "Run `taskql doctor --recount` again.")
+    finally:
+        await database.close()
+    return _counted(users, wrong, whole=whole)
+
+
+def _counted(users: int, wrong: int, *, whole: bool) -> Finding:
+    compared = f"all {users} users" if whole else f"the first {users} users"
+    mend = "" if whole else "`taskql doctor --recount` compares all."
+    if wrong:
+        return Finding("warning", f"The counters of tasks of {wrong} of {compared} were wrong, and are corrected", mend)
+    return Finding("ok", f"The counters of tasks of {compared} are right", mend)
 
 
 async def _owner(owner: DatabaseURL, server: DatabaseURL) -> Finding:

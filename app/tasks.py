@@ -33,7 +33,13 @@ Values = Mapping[str, Any]
 
 
 class Database(Protocol):
-    """What Tasks needs of the database: a read in one round trip, and a write in a transaction of the user."""
+    """What Tasks needs of the database: a read in one round trip, and a write in a transaction of the user.
+
+    `quota` is how many tasks each user may own, those in the trash included.
+    """
+
+    @property
+    def quota(self) -> int: ...
 
     async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None: ...
 
@@ -162,13 +168,13 @@ class Tasks:
     async def create(self, payload: Selection, task: Values) -> Written:
         """Create a task. With an id of the client's, the same call again gives the task that is there."""
         content = dict(task)
-        given = content.pop("id", None)
+        given, quota = content.pop("id", None), self._database.quota
         if given is None:
-            return await self._write(payload, writing.create_new, "create new", content, id=uuid7())
+            return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), quota=quota)
         task_id = identifier(given, "input.id")
         if task_id == self._owner:
             return Written(problems=[_own_id("input")])
-        return await self._write(payload, writing.create, "create", content, id=task_id)
+        return await self._write(payload, writing.create, "create", content, id=task_id, quota=quota)
 
     async def update(self, payload: Selection, task_id: str, changes: Values, expected: int | None) -> Written:
         """Change the fields that are given; a task that has them already stays as it is."""
@@ -196,12 +202,16 @@ class Tasks:
         """Create tasks, all or none."""
         if wrong := self._wrong(tasks):
             return Written(problems=wrong)
-        rows = [_row(place, task) for place, task in enumerate(tasks)]
+        rows, quota = [_row(place, task) for place, task in enumerate(tasks)], self._database.quota
         statement = payload.statements.get("createTasks") or await self._compiled(
             payload, "createTasks", lambda: bulk.create(payload)
         )
-        row = await self._database.write(self._owner, statement, {"user_id": self._owner, "rows": _json(rows)})
-        return _many(payload, row, [_taken(place) for place in row["places"]])
+        values = {"user_id": self._owner, "rows": _json(rows), "quota": quota}
+        row = await self._database.write(self._owner, statement, values)
+        found = [_taken(place) for place in row["places"]]
+        if row["owned"] is not None:
+            found.append(_too_many(row["owned"], quota, "inputs"))
+        return _many(payload, row, found)
 
     async def change_many(  # noqa: PLR0913 - the arguments of the field
         self, payload: Selection, kind: str, where: Values, changes: Values, *, at_most: int, dry_run: bool
@@ -250,12 +260,17 @@ class Tasks:
         if row["code"] == "CROWDED":
             raise Crowded
         tasks = {entry.key: row[f"task_{place}"] for place, entry in enumerate(payload.entries("task"))}
-        refusal = [REFUSALS[row["code"]]] if row["code"] else []
+        refusal = [self._refusal(row)] if row["code"] else []
         return Written(row["version"], tasks, refusal)
 
     def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
         """The statement of a selection that it does not have yet."""
         return self._statements.compiled(self._owner, selection, key, build)
+
+    def _refusal(self, row: Mapping[str, Any]) -> Problem:
+        if row["code"] == "LIMIT_EXCEEDED":
+            return _too_many(row["owned"], self._database.quota, "input")
+        return REFUSALS[row["code"]]
 
     def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
         return self._database.read(self._owner, statement, {"user_id": self._owner, **values})
@@ -273,6 +288,14 @@ def _own_id(*path: str) -> Problem:
 
 def _taken(place: int | str) -> Problem:
     return Problem("ID_TAKEN", REFUSALS["ID_TAKEN"].message, ("inputs", str(place), "id"))
+
+
+def _too_many(owned: int, quota: int, field: str) -> Problem:
+    text = (
+        f"You own {owned:,} tasks, those in the trash included, and may own {quota:,}: nothing was created. Ask the"
+        " operator to remove what is in the trash (taskql purge) or to raise the limit (LIMIT_TASKS)."
+    )
+    return Problem("LIMIT_EXCEEDED", text, (field,))
 
 
 def _row(place: int, task: Values) -> dict[str, Any]:

@@ -48,6 +48,8 @@ from app.watching import nobody_follows
 
 # The statement's time and not the transaction's: it begins before the clock is waited for.
 NOW = func.statement_timestamp()
+# How many tasks a user may own, those in the trash included.
+QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
 
 _CONTENT: Mapping[str, ColumnElement[Any]] = {
     "title": bindparam("title", type_=Text),
@@ -68,31 +70,45 @@ class Change(NamedTuple):
 
 
 def create(payload: Selection, change: Change) -> Statement:
-    """Insert a task, unless the id is there already: then the same content is the same task, other content refused."""
-    before, now = present(), clock()
-    written = _inserted(change, now).on_conflict_do_nothing().returning(*TASKS.c).cte("written")
+    """Insert a task, unless the id is there already: then the same content is the same task, other content refused.
+
+    A user who owns as many tasks as she may gets no other; `owned` says how many she had before.
+    """
+    before, now = present(), clock(CLOCKS.c.tasks)
+    has_room = now.c.tasks < QUOTA
+    written = _inserted(change, now, has_room).on_conflict_do_nothing().returning(*TASKS.c).cte("written")
     same = and_(*(before.c[name].is_not_distinct_from(value) for name, value in contents(change).items()))
-    refusal = case((is_there(written), null()), (same, null()), else_=text_literal("ID_TAKEN"))
-    return replace(outcome(payload, now, before, written, refusal), repeatable=True)
+    refusal = case(
+        (is_there(written), null()),
+        (same, null()),
+        (and_(before.c.id.is_(None), not_(has_room)), text_literal("LIMIT_EXCEEDED")),
+        else_=text_literal("ID_TAKEN"),
+    )
+    owned = now.c.tasks.label("owned")
+    return replace(outcome(payload, now, before, written, refusal, owned=owned), repeatable=True)
 
 
 def create_new(payload: Selection, change: Change) -> Statement:
     """Insert a task with an id that was made for it. It reads nothing, so that its snapshot may be older than its lock.
 
     The user is acted as before the clock is moved on, and the clock before the task is written: each takes what the one
-    before has returned.
+    before has returned. For a user at her quota the clock stays as it is, and the statement has no row.
     """
     acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
     one: ColumnElement[int] = literal_column("1")
-    first = insert(CLOCKS).from_select(["user_id", "version"], select(acting.c.user_id, one))
-    later = first.on_conflict_do_update(index_elements=[CLOCKS.c.user_id], set_={"version": CLOCKS.c.version + one})
+    first = insert(CLOCKS).from_select(["user_id", "version", "tasks"], select(acting.c.user_id, one, one))
+    later = first.on_conflict_do_update(
+        index_elements=[CLOCKS.c.user_id],
+        set_={"version": CLOCKS.c.version + one, "tasks": CLOCKS.c.tasks + one},
+        where=CLOCKS.c.tasks < QUOTA,
+    )
     now = later.returning(CLOCKS.c.version).cte("clock")
     written = _inserted(change, now).returning(*TASKS.c).cte("written")
     row = select(null().label("code"), now.c.version, notice(now, true()), *_shown(payload, written))
     return replace(compiled(row.select_from(now.join(written, true()))), repeatable=True, again=create(payload, change))
 
 
-def _inserted(change: Change, now: CTE) -> Insert:
+def _inserted(change: Change, now: CTE, has_room: ColumnElement[bool] | None = None) -> Insert:
     content = contents(change)
     columns = {
         "user_id": user_id(),
@@ -104,7 +120,8 @@ def _inserted(change: Change, now: CTE) -> Insert:
         **content,
         **completion(content),
     }
-    return insert(TASKS).from_select(list(columns), select(*columns.values()).select_from(now))
+    row = select(*columns.values()).select_from(now)
+    return insert(TASKS).from_select(list(columns), row if has_room is None else row.where(has_room))
 
 
 def update(payload: Selection, change: Change) -> Statement:
@@ -196,8 +213,8 @@ def present(*, in_trash: bool = True) -> CTE:
     return select(TASKS).where(TASKS.c.user_id == user_id(), wanted, live).cte("present")
 
 
-def clock() -> CTE:
-    return select(CLOCKS.c.version).where(CLOCKS.c.user_id == user_id()).cte("clock")
+def clock(*more: ColumnElement[Any]) -> CTE:
+    return select(CLOCKS.c.version, *more).where(CLOCKS.c.user_id == user_id()).cte("clock")
 
 
 def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
@@ -217,14 +234,32 @@ def is_there(rows: CTE) -> ColumnElement[bool]:
     return exists(select(literal_column("1")).select_from(rows))
 
 
-def outcome(payload: Selection, now: CTE, before: CTE, written: CTE, refusal: ColumnElement[Any]) -> Statement:
-    """One row: whether anything changed, the refusal's code, the clock, the task for each key that asks for it."""
+def tasks_after(made: CTE) -> ColumnElement[int]:
+    """How many tasks the user has when these are made."""
+    return CLOCKS.c.tasks + select(func.count()).select_from(made).scalar_subquery()
+
+
+def outcome(  # noqa: PLR0913 - the parts of a statement
+    payload: Selection,
+    now: CTE,
+    before: CTE,
+    written: CTE,
+    refusal: ColumnElement[Any],
+    *,
+    owned: ColumnElement[int] | None = None,
+) -> Statement:
+    """One row: the refusal's code, the clock, and the task for each key that asks for it.
+
+    A statement that makes tasks also says how many there were before, in `owned`.
+    """
     changed = is_there(written)
     current = union_all(select(written), select(before).where(not_(changed))).cte("current")
     version = version_after(now, changed)
     rows = now.outerjoin(current, true()).outerjoin(before, true())
     columns = refusal.label("code"), version.label("version"), notice(now, changed), *_shown(payload, current)
-    return write(select(*columns).select_from(rows), changed)
+    if owned is None:
+        return write(select(*columns).select_from(rows), changed)
+    return write(select(*columns, owned).select_from(rows), changed, tasks_after(written))
 
 
 def _shown(payload: Selection, tasks: CTE) -> list[ColumnElement[Any]]:

@@ -58,8 +58,8 @@ MAKE_TASKS = """
          LATERAL (SELECT timestamptz '2026-01-01 00:00:00Z' + n * interval '1 minute' AS at) AS made
 """
 MAKE_CLOCKS = """
-    INSERT INTO task_clocks (user_id, version)
-    SELECT ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, $3::int
+    INSERT INTO task_clocks (user_id, version, tasks)
+    SELECT ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, $3::int, $3::int
     FROM generate_series($1::int, $2::int) AS n
 """
 # Takes back what earlier runs have written.

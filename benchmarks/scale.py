@@ -129,7 +129,7 @@ async def _fill(connection: "asyncpg.Connection[Any]", size: Size, done: int) ->
 async def _copy(connection: "asyncpg.Connection[Any]", user: int) -> None:
     owner = user_id(user)
     await connection.execute("INSERT INTO users (id, email) VALUES ($1, $2)", owner, f"user{user}@example.com")
-    await connection.execute("INSERT INTO task_clocks (user_id, version) VALUES ($1, $2)", owner, EACH)
+    await connection.execute("INSERT INTO task_clocks (user_id, version, tasks) VALUES ($1, $2, $2)", owner, EACH)
     rows = "".join(_row(owner, user, task) for task in range(EACH)).encode()
     await connection.copy_to_table("tasks", source=_chunks(rows), columns=COLUMNS.split())
     tags = "".join(f"{owner}\ttag {task % 7}\t{data.task_id(user, task)}\n" for task in range(EACH)).encode()

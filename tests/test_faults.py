@@ -330,7 +330,7 @@ def at(url: str) -> Settings:
 
 
 async def test_everything_is_killed(tmp_path: Path) -> None:
-    """After kill -9 of server and database each of a thousand creates that was acknowledged is there, once."""
+    """After kill -9 of server and database each of a thousand creates that was acknowledged is there, counted once."""
     tasks = {str(uuid4()): str(number) for number in range(CREATES)}
     with serving("--data-dir", tmp_path, RATE_LIMIT="off") as first:
 
@@ -346,6 +346,8 @@ async def test_everything_is_killed(tmp_path: Path) -> None:
         assert acknowledged <= Counter(stored(second)).keys()
         assert await created(second, tasks, lambda _: None) == set(tasks.values())
         assert Counter(stored(second)) == Counter(tasks.values())
+    with taskql("doctor", "--data-dir", tmp_path) as doctor:
+        assert "The counters of tasks of all 1 users are right" in doctor.communicate(timeout=60)[0]
 
 
 async def created(served: Serving, tasks: dict[str, str], then: Callable[[int], None]) -> set[str]:

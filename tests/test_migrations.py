@@ -1,6 +1,7 @@
 """The database's history: up, down, up again; what it makes is what the models say; constraints hold by name."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +19,15 @@ from app.startup import findings, refuse_failures
 from app.url import DatabaseURL
 from migrations.run import config, migrate, missing
 
-REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"]
+REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"]
+
+
+@pytest.fixture
+async def admin(empty: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """A connection to the test's own database, as the superuser."""
+    connection = await connect(empty.owner_url)
+    yield connection
+    await connection.close()
 
 
 async def run(url: str, work: Any) -> Any:
@@ -61,6 +70,34 @@ async def test_up_down_and_up_again(empty: Server) -> None:
     await migrate(owner, server)
 
     assert await shape(empty.owner_url) == first
+
+
+async def test_tasks_that_are_there_are_counted(empty: Server, admin: "asyncpg.Connection[Any]") -> None:
+    """An owner whom row security holds counts each user's tasks, live and trashed; walls stand as before."""
+    owner = f"owner_{uuid4().hex}"
+    await admin.execute(f"CREATE ROLE {owner} LOGIN CREATEROLE NOSUPERUSER NOBYPASSRLS")
+    await admin.execute(f"ALTER DATABASE {await admin.fetchval('SELECT current_database()')} OWNER TO {owner}")
+    owner_url = DatabaseURL(empty.owner_url.replace("//postgres@", f"//{owner}@"))
+    await migrate(owner_url, None, "0010")
+    many, one, none = [
+        await admin.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", name) for name in ("a", "b", "c")
+    ]
+    await admin.execute(
+        "INSERT INTO tasks (user_id, id, title, deleted_at)"
+        " SELECT u, gen_random_uuid(), 'x', CASE WHEN n > 2 THEN now() END"
+        " FROM (VALUES ($1::uuid, 4), ($2, 1)) AS users (u, most), generate_series(1, most) AS n",
+        many,
+        one,
+    )
+    await admin.execute("INSERT INTO task_clocks (user_id) VALUES ($1)", none)
+    walls = "SELECT relname, relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname LIKE 'task%'"
+    before = await admin.fetch(walls)
+
+    assert await migrate(owner_url, None) == ["0011"]
+
+    assert dict(await admin.fetch("SELECT user_id, tasks FROM task_clocks")) == {many: 4, one: 1, none: 0}
+    assert await admin.fetch(walls) == before
+    await admin.execute(f"REASSIGN OWNED BY {owner} TO postgres; DROP OWNED BY {owner}; DROP ROLE {owner}")
 
 
 async def test_the_models_are_what_the_migrations_make(empty: Server) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import asyncpg
 import hypothesis
 import hypothesis.strategies as st
 from conftest import ALL_FIELDS, User
@@ -457,6 +458,13 @@ async def take(user: User, own: Model, other: Model, kind: str, drawn: dict[str,
         own.settle(outcome, answer["data"]["done"])
 
 
+async def check_counter(user: User, model: Model, owner: "asyncpg.Connection[Any]") -> None:
+    """The counter of the user's tasks is how many there are, and how many the model has."""
+    counter = await owner.fetchval("SELECT tasks FROM task_clocks WHERE user_id = $1", user.id)
+    number = await owner.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", user.id)
+    assert counter == number == len(model.order)
+
+
 async def check_lists(user: User, model: Model) -> None:
     """The live tasks and the trash are the model's, in its order."""
     for trashed in (False, True):
@@ -482,8 +490,10 @@ async def check_lists(user: User, model: Model) -> None:
 )
 @hypothesis.example(steps=ENDS)
 @hypothesis.given(steps=st.lists(STEPS, min_size=25, max_size=40))
-async def test_any_sequence_of_mutations(new_user: Callable[..., Awaitable[User]], steps: Sequence[Step]) -> None:
-    """Every answer is the model's, and so are both users' lists and trash at the end."""
+async def test_any_sequence_of_mutations(
+    new_user: Callable[..., Awaitable[User]], owner: "asyncpg.Connection[Any]", steps: Sequence[Step]
+) -> None:
+    """Every answer is the model's, and so are both users' lists, trash and counters at the end."""
     alice, bob = await new_user(), await new_user()
     hers, his = Model(str(alice.id)), Model(str(bob.id))
     await take(alice, hers, his, "create_tasks", {"inputs": FIRST})
@@ -493,3 +503,5 @@ async def test_any_sequence_of_mutations(new_user: Callable[..., Awaitable[User]
         await take(user, own, other, kind, drawn)
     await check_lists(alice, hers)
     await check_lists(bob, his)
+    await check_counter(alice, hers, owner)
+    await check_counter(bob, his, owner)

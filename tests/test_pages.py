@@ -591,6 +591,7 @@ class Recorder:
 
     database: Database
     reads: list[tuple[Statement, Mapping[str, Any]]]
+    quota: int = 0
 
     async def read(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> str | None:
         self.reads.append((statement, values))

@@ -582,7 +582,7 @@ async def test_who_comes_while_a_write_is_under_way_gets_it(
     connection = await asyncpg.connect(server.app_url)
     async with connection.transaction():
         row = await connection.fetchrow(
-            create.text, *create.arguments({"user_id": alice.id, "id": uuid7(), "title": "Meanwhile"})
+            create.text, *create.arguments({"user_id": alice.id, "id": uuid7(), "title": "Meanwhile", "quota": 1})
         )
         follower = await follow(alice, since=mirror.token)
         await asyncio.sleep(2 * realtime.WATCHED_SECONDS)

@@ -1,0 +1,416 @@
+"""How many tasks a user may own, and the counter that says how many she does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from conftest import ALL_FIELDS, CREATE, Application, Server, User, connect, running, untold
+from test_purge import purge
+
+from app.identifiers import uuid7
+from app.rendering import Field, Selection
+from app.settings import Settings
+from app.watching import WATCH
+from app.writing import Change, create_new
+
+QUOTA = 5
+CREATE_MANY = f"""
+    mutation ($inputs: [CreateTaskInput!]!) {{
+        createTasks(inputs: $inputs) {{
+            tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code message field }} token
+        }}
+    }}
+"""
+DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { token } }"
+RESTORE = "mutation ($id: ID!) { restoreTask(id: $id) { userErrors { code } } }"
+TITLES = "{ tasks(first: 100, orderBy: [{ field: POSITION }]) { nodes { title } } }"
+CLOCK = "SELECT version, purged_through, tasks FROM task_clocks WHERE user_id = $1"
+COUNTS = """
+    SELECT coalesce((SELECT tasks FROM task_clocks WHERE user_id = $1), 0) AS counter,
+           (SELECT count(*) FROM tasks WHERE user_id = $1) AS number
+"""
+PAYLOAD = Selection("TaskPayload", (Field("task", "task", Selection("Task", (Field("id", "id"),))),))
+BLOCKS = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+INSERT = "INSERT INTO tasks (user_id, id, title) VALUES ($1, $2, 'x')"
+INSERT_MANY = "INSERT INTO tasks (user_id, id, title) SELECT $1, gen_random_uuid(), 'x' FROM generate_series(1, $2)"
+
+if TYPE_CHECKING:
+    Owner = asyncpg.Connection[Any]
+NewUser = Callable[..., Awaitable[User]]
+
+
+@pytest.fixture
+async def small(settings: Settings) -> AsyncIterator[Application]:
+    """An application where each user may own five tasks."""
+    async with running(settings.model_copy(update={"limit_tasks": QUOTA})) as application:
+        yield application
+
+
+@pytest.fixture
+async def carol(small: Application, new_user: NewUser) -> User:
+    return await new_user(small.http)
+
+
+@pytest.fixture
+async def dave(small: Application, new_user: NewUser) -> User:
+    return await new_user(small.http)
+
+
+async def made(user: User, **task: Any) -> dict[str, Any]:
+    payload: dict[str, Any] = (await user.data(CREATE, input={"title": "A task", **task}))["createTask"]
+    return payload
+
+
+async def made_many(user: User, inputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    payload: dict[str, Any] = (await user.data(CREATE_MANY, inputs=inputs))["createTasks"]
+    return payload
+
+
+async def filled(user: User, number: int = QUOTA) -> list[dict[str, Any]]:
+    """A user with so many tasks."""
+    return [await user.add(str(place), id=str(uuid4())) for place in range(number)]
+
+
+async def counted(owner: "Owner", user: User) -> int:
+    """How many tasks a user has, which the counter and counting agree on."""
+    row = await owner.fetchrow(COUNTS, user.id)
+    assert row
+    assert row["counter"] == row["number"]
+    return int(row["number"])
+
+
+def refused(payload: dict[str, Any], field: str, owned: int = QUOTA, quota: int = QUOTA) -> bool:
+    """Whether a payload says that the quota is used up, in words that help."""
+    (error,) = payload["userErrors"]
+    assert payload["token"]
+    assert payload.get("task") is None
+    assert payload.get("tasks", []) == []
+    assert payload.get("affectedCount", 0) == 0
+    for words in (f"own {owned} tasks", f"own {quota}", "taskql purge", "LIMIT_TASKS"):
+        assert words in error["message"]
+    return (error["code"], error["field"]) == ("LIMIT_EXCEEDED", [field])
+
+
+@pytest.mark.parametrize("with_id", [False, True])
+async def test_one_task_too_many(
+    carol: User,
+    dave: User,
+    owner: "Owner",
+    wire: object,
+    with_id: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """At the quota createTask is refused: nothing is written, no clock moves. Another user goes on."""
+    del wire
+    await filled(carol)
+    clock = await owner.fetchrow(CLOCK, carol.id)
+
+    task = {"id": str(uuid4())} if with_id else {}
+    assert refused(await made(carol, **task), "input")
+    assert await owner.fetchrow(CLOCK, carol.id) == clock
+    assert await counted(owner, carol) == QUOTA
+    assert (await made(dave, **task))["userErrors"] == []
+    assert await counted(owner, dave) == 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_many_tasks_are_all_or_none(carol: User, dave: User, owner: "Owner", number: int) -> None:
+    """Up to the quota createTasks creates all; beyond it none. Another user goes on."""
+    await filled(carol, QUOTA - 2)
+    clock = await owner.fetchrow(CLOCK, carol.id)
+    inputs = [{"title": str(place)} for place in range(number)]
+
+    payload = await made_many(carol, inputs)
+
+    if number <= 2:
+        assert (payload["userErrors"], payload["affectedCount"]) == ([], number)
+        assert await counted(owner, carol) == QUOTA - 2 + number
+    else:
+        assert refused(payload, "inputs", owned=QUOTA - 2)
+        assert await owner.fetchrow(CLOCK, carol.id) == clock
+        assert await counted(owner, carol) == QUOTA - 2
+    assert (await made_many(dave, inputs))["affectedCount"] == number
+
+
+async def test_nobody_is_told_of_a_refusal(carol: User, server: Server, owner: "Owner") -> None:
+    """Where somebody follows the user, each create is told of, and a refused one is not."""
+    told: asyncio.Queue[str] = asyncio.Queue()
+    listening = await connect(server.owner_url)
+    await listening.add_listener("taskql", lambda *heard: told.put_nowait(heard[3]))
+    await listening.execute(WATCH, [carol.id])
+    await filled(carol)
+    await made(carol)
+    await made(carol, id=str(uuid4()))
+    await made_many(carol, [{"title": "x"}])
+    await owner.execute("NOTIFY taskql, 'the end'")
+
+    heard = [await told.get() for _ in range(QUOTA + 1)]
+    await listening.close()
+    assert heard == [*(f"{carol.id} {version}" for version in range(1, QUOTA + 1)), "the end"]
+
+
+async def test_the_same_task_again_at_the_quota(carol: User, owner: "Owner") -> None:
+    """A create that is repeated answers the task that is there, at and above the quota, and counts nothing."""
+    *_, task = await filled(carol)
+    again = {"id": task["id"], "title": task["title"]}
+
+    assert (await made(carol, **again))["task"] == task
+    assert (await made_many(carol, [again]))["tasks"] == [task]
+    await owner.execute(INSERT, carol.id, uuid4())
+    assert (await made(carol, **again))["task"] == task
+    assert (await made_many(carol, [again]))["tasks"] == [task]
+    assert await counted(owner, carol) == QUOTA + 1
+
+
+async def test_an_id_that_is_taken_at_the_quota(carol: User) -> None:
+    """Other content under a known id is ID_TAKEN; beside it a new task is too many."""
+    *_, task = await filled(carol)
+    taken = {"id": task["id"], "title": "Other"}
+
+    assert [error["code"] for error in (await made(carol, **taken))["userErrors"]] == ["ID_TAKEN"]
+    errors = (await made_many(carol, [taken, {"title": "New"}]))["userErrors"]
+    assert [(error["code"], error["field"]) for error in errors] == [
+        ("ID_TAKEN", ["inputs", "0", "id"]),
+        ("LIMIT_EXCEEDED", ["inputs"]),
+    ]
+
+
+async def test_known_and_new_tasks_together(carol: User, owner: "Owner") -> None:
+    """Of createTasks only what is new counts; if that is too many, none is created."""
+    task, *_ = await filled(carol, QUOTA - 1)
+    known = {"id": task["id"], "title": task["title"]}
+
+    assert refused(await made_many(carol, [known, {"title": "a"}, {"title": "b"}]), "inputs", owned=QUOTA - 1)
+    assert (await made_many(carol, [known, {"title": "a"}]))["affectedCount"] == 2
+    assert await counted(owner, carol) == QUOTA
+
+
+async def test_the_trash_counts(carol: User, owner: "Owner", server: Server) -> None:
+    """Deleting and restoring change no number; what is purged makes room."""
+    task, *_ = await filled(carol)
+    await carol.data(DELETE, id=task["id"])
+    assert refused(await made(carol), "input")
+    assert (await carol.data(RESTORE, id=task["id"]))["restoreTask"]["userErrors"] == []
+    assert await counted(owner, carol) == QUOTA
+
+    await carol.data(DELETE, id=task["id"])
+    async with untold(owner):
+        await owner.execute("UPDATE tasks SET deleted_at = '2000-01-01' WHERE id = $1", task["id"])
+    assert purge(server, "1d")[0] == 0
+    assert await counted(owner, carol) == QUOTA - 1
+    assert (await made(carol))["userErrors"] == []
+    assert refused(await made(carol), "input")
+
+
+async def test_a_limit_that_was_lowered(alice: User, small: Application, owner: "Owner") -> None:
+    """Whoever owns more than the limit keeps it, changes it, and creates nothing."""
+    tasks = await filled(alice, QUOTA + 2)
+    there = User(alice.id, alice.email, alice.token, small.http)
+
+    assert refused(await made(there), "input", owned=QUOTA + 2)
+    assert refused(await made_many(there, [{"title": "x"}]), "inputs", owned=QUOTA + 2)
+    await there.data(DELETE, id=tasks[0]["id"])
+    assert await counted(owner, alice) == QUOTA + 2
+
+
+@pytest.mark.parametrize("with_id", [False, True])
+async def test_creates_at_once(
+    carol: User,
+    dave: User,
+    owner: "Owner",
+    with_id: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Of twenty creates at once as many succeed as there is room for, in one or two executions, for each user."""
+
+    def task() -> dict[str, str]:
+        return {"id": str(uuid4())} if with_id else {}
+
+    payloads = await asyncio.gather(*(made(user, **task()) for _ in range(10) for user in (carol, dave)))
+
+    assert sum(payload["userErrors"] == [] for payload in payloads) == 2 * QUOTA
+    assert await counted(owner, carol) == await counted(owner, dave) == QUOTA
+
+
+async def test_two_processes_at_once(settings: Settings, carol: User, owner: "Owner") -> None:
+    """The counter is the database's: two servers let no more through than one."""
+    async with running(settings.model_copy(update={"limit_tasks": QUOTA})) as other:
+        users = [carol, User(carol.id, carol.email, carol.token, other.http)]
+        payloads = await asyncio.gather(*(made(users[place % 2]) for place in range(20)))
+
+    assert sum(payload["userErrors"] == [] for payload in payloads) == QUOTA
+    assert await counted(owner, carol) == QUOTA
+
+
+async def test_one_create_sent_many_times_counts_once(carol: User, owner: "Owner") -> None:
+    """Repeats of one create, at once and one after the other, are one task."""
+    task = {"id": str(uuid4()), "title": "Once"}
+
+    payloads = await asyncio.gather(*(made(carol, **task) for _ in range(8)), *(made_many(carol, [task]) for _ in "ab"))
+
+    assert [payload["userErrors"] for payload in payloads] == [[]] * 10
+    assert await counted(owner, carol) == 1
+
+
+async def test_a_create_that_is_sent_again_after_a_loss(small: Application, carol: User, owner: "Owner") -> None:
+    """What the server sends after a loss finds the task that was made, or makes it; it counts once, at the quota."""
+    await filled(carol, QUOTA - 1)
+    create = create_new(PAYLOAD, Change("create new", ("title",)))
+    values = {"user_id": carol.id, "id": uuid7(), "title": "Lost", "quota": QUOTA}
+    assert create.again
+
+    first = await small.database.write(carol.id, create, values)
+    again = await small.database.write(carol.id, create.again, values)
+
+    assert (first["code"], first["task_0"]) == (again["code"], again["task_0"]) == (None, f'{{"id":"{values["id"]}"}}')
+    assert await counted(owner, carol) == QUOTA
+
+
+async def test_creates_of_one_operation(carol: User, owner: "Owner") -> None:
+    """Each mutation of an operation is counted by itself."""
+    fields = " ".join(f'm{n}: createTask(input: {{ title: "{n}" }}) {{ userErrors {{ code }} }}' for n in range(7))
+
+    answer = await carol.data(f"mutation {{ {fields} }}")
+
+    codes = [[error["code"] for error in payload["userErrors"]] for payload in answer.values()]
+    assert codes == [[]] * QUOTA + [["LIMIT_EXCEEDED"]] * 2
+    assert await counted(owner, carol) == QUOTA
+
+
+async def test_other_writes_count_nothing(carol: User, owner: "Owner") -> None:
+    """Changes, moves and refusals leave the counter as it is."""
+    task, other, *_ = await filled(carol, 3)
+    await carol.data(
+        """mutation ($id: ID!, $other: ID!) {
+            a: updateTask(id: $id, input: { title: "New" }) { token }
+            b: moveTask(id: $id, to: { after: $other }) { token }
+            c: updateTasks(where: { filter: {} }, input: { priority: LOW }) { token }
+            d: deleteTasks(where: { filter: {} }) { token }
+            e: restoreTasks(where: { ids: [$id, $other] }) { token }
+            f: deleteTasks(where: { filter: {} }, atMost: 1) { token }
+            g: createTask(input: { id: $id, title: "Taken" }) { token }
+            h: createTask(input: { title: " " }) { token }
+        }""",
+        id=task["id"],
+        other=other["id"],
+    )
+
+    assert await counted(owner, carol) == 3
+
+
+# What others write with SQL
+
+
+async def test_inserts_by_sql_are_counted_and_not_refused(carol: User, dave: User, owner: "Owner") -> None:
+    """INSERT without a version, of one and of many, of two users, also beyond the quota."""
+    await owner.execute(INSERT, carol.id, uuid4())
+    await owner.execute(INSERT_MANY, carol.id, QUOTA)
+    await owner.execute(INSERT_MANY, dave.id, 2)
+
+    assert await counted(owner, carol) == QUOTA + 1
+    assert await counted(owner, dave) == 2
+    assert refused(await made(carol), "input", owned=QUOTA + 1)
+    assert (await made(dave))["userErrors"] == []
+
+
+async def test_copies_are_counted(carol: User, owner: "Owner") -> None:
+    """COPY without a version counts as INSERT does."""
+    rows = [(carol.id, uuid4(), f"Copied {place}") for place in range(4)]
+    await owner.copy_records_to_table("tasks", records=rows, columns=["user_id", "id", "title"])
+
+    assert await counted(owner, carol) == 4
+
+
+@pytest.mark.parametrize("conflict", ["DO NOTHING", "(user_id, id) DO UPDATE SET title = 'y'"])
+async def test_inserts_that_meet_an_id_again(carol: User, owner: "Owner", conflict: str) -> None:
+    """With ON CONFLICT only what is new is counted, within one statement too."""
+    (task,) = await filled(carol, 1)
+    await owner.execute(f"{INSERT} ON CONFLICT {conflict}", carol.id, task["id"])
+    assert await counted(owner, carol) == 1
+
+    twice = uuid4()
+    if conflict == "DO NOTHING":
+        await owner.execute(f"{INSERT}, ($1, $2, 'z') ON CONFLICT DO NOTHING", carol.id, twice)
+        assert await counted(owner, carol) == 2
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await owner.execute(INSERT, carol.id, task["id"])
+    await counted(owner, carol)
+
+
+async def test_the_same_id_by_two_sessions_at_once(carol: User, owner: "Owner", server: Server) -> None:
+    """An insert that waits for another one of the same id counts nothing when that one has come."""
+    other, task_id = await connect(server.owner_url), uuid4()
+    async with owner.transaction():
+        await owner.execute(INSERT, carol.id, task_id)
+        waiting = asyncio.create_task(other.execute(f"{INSERT} ON CONFLICT DO NOTHING", carol.id, task_id))
+        while not await owner.fetchval(BLOCKS):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+            await asyncio.sleep(0.01)
+    await waiting
+    await other.close()
+
+    assert await counted(owner, carol) == 1
+
+
+async def test_deletes_by_sql_make_room(carol: User, dave: User, owner: "Owner") -> None:
+    """DELETE of live and trashed tasks of several users, one and all, and one that is undone."""
+    tasks, others = await filled(carol), await filled(dave)
+    await carol.data(DELETE, id=tasks[1]["id"])
+    await owner.execute("DELETE FROM tasks WHERE id = ANY ($1)", [task["id"] for task in (*tasks[:2], others[0])])
+    assert (await counted(owner, carol), await counted(owner, dave)) == (QUOTA - 2, QUOTA - 1)
+    assert (await made(carol))["userErrors"] == []
+
+    undone = owner.transaction()
+    await undone.start()
+    await owner.execute("DELETE FROM tasks WHERE user_id = $1", carol.id)
+    await undone.rollback()
+    assert await counted(owner, carol) == QUOTA - 1
+    await owner.execute("DELETE FROM tasks WHERE user_id = $1", carol.id)
+    assert await counted(owner, carol) == 0
+
+
+async def test_tasks_that_are_given_away(carol: User, dave: User, owner: "Owner") -> None:
+    """A task that gets another user moves from one counter to the other; one that gets another id stays."""
+    tasks = await filled(carol, 3)
+    await owner.execute("UPDATE tasks SET user_id = $1 WHERE id = $2", dave.id, tasks[0]["id"])
+    await owner.execute("UPDATE tasks SET id = gen_random_uuid() WHERE id = $1", tasks[1]["id"])
+    await owner.execute("UPDATE tasks SET title = 'y' WHERE user_id = $1", carol.id)
+
+    assert (await counted(owner, carol), await counted(owner, dave)) == (2, 1)
+
+
+async def test_deleted_users_leave_nothing(carol: User, dave: User, owner: "Owner") -> None:
+    """A user's counter goes with her, and no other changes."""
+    await filled(carol, 2)
+    await filled(dave, 3)
+    await owner.execute("DELETE FROM users WHERE id = $1", carol.id)
+
+    assert await owner.fetchrow(CLOCK, carol.id) is None
+    assert await counted(owner, dave) == 3
+
+
+async def test_tasks_that_nobody_counted(carol: User, owner: "Owner") -> None:
+    """A counter that is too low does not fall below zero."""
+    await filled(carol, 1)
+    await owner.execute(
+        "INSERT INTO tasks (user_id, id, title, version, deleted_at) SELECT $1, gen_random_uuid(), 'x', 1, $2"
+        " FROM generate_series(1, 3)",
+        carol.id,
+        datetime(2000, 1, 1, tzinfo=UTC),
+    )
+    await owner.execute("DELETE FROM tasks WHERE user_id = $1 AND deleted_at IS NOT NULL", carol.id)
+
+    assert await owner.fetchval("SELECT tasks FROM task_clocks WHERE user_id = $1", carol.id) == 0
+
+
+async def test_a_socket_has_no_other_quota(carol: User) -> None:
+    """Whatever asks, the same is counted: here an event stream carries the mutation."""
+    await filled(carol)
+    headers = {"Authorization": f"Bearer {carol.token}", "Accept": "text/event-stream"}
+    body = {"query": CREATE, "variables": {"input": {"title": "x"}}}
+
+    answer: httpx.Response = await carol.http.post("/graphql", json=body, headers=headers)
+
+    assert '"LIMIT_EXCEEDED"' in answer.text
