@@ -221,7 +221,7 @@ def _documents(settings: Settings, engine: Engine) -> Documents:
 def _rates(settings: Settings) -> Rates:
     users, addresses = (None if text == OFF else text for text in (settings.rate_limit, settings.rate_limit_anonymous))
     url = settings.rate_limit_redis_url
-    return Rates(users, addresses, partial(SharedCounters, url.get_secret_value()) if url else Windows)
+    return Rates(users, addresses, None, partial(SharedCounters, url.get_secret_value()) if url else Windows)
 
 
 def _answer(result: ExecutionResult, request: GraphQLRequest, cost: dict[str, int]) -> GraphQLAnswer:

@@ -8,7 +8,7 @@ from app.auth import Principal
 from app.errors import IntrospectionRefused, MethodNotAllowed, RequestError
 from app.operations import GraphQLRequest
 from app.persisted import Documents
-from app.rate import Rates
+from app.rate import Rates, network
 from app.telemetry import MISS, tally
 from schema.execution import Engine, Operation
 from schema.limits import MOST_VALUES, check_variables
@@ -28,20 +28,25 @@ class Admission:
 
     async def admit(self, request: GraphQLRequest, caller: Principal | RequestError) -> tuple[Operation, int]:
         """The operation of a request and its cost in rows; RequestError or RequestErrors where it may not run."""
-        user_id = caller.user_id if isinstance(caller, Principal) else None
+        is_user = isinstance(caller, Principal)
+        payer = str(caller.user_id) if isinstance(caller, Principal) else network(request.address)
         query = self.documents.text(request.query, request.document_id)
         operation = self.engine.known(query, request.operation_name)
         if operation is None:
             MISS.inc()
-            await self.rates.charge(user_id, request.address, ROWS_OF_A_DOCUMENT)
+            await self._charge(payer, ROWS_OF_A_DOCUMENT, is_user=is_user)
             operation = self.engine.prepare(query, request.operation_name)
         else:
             tally.hits += 1
         rows = operation.cost.of(request.variables)
         self._check(operation, rows, request, caller)
-        await self.rates.charge(user_id, request.address, rows)
+        await self._charge(payer, rows, is_user=is_user)
         self.documents.keep(request.query, request.document_id)
         return operation, rows
+
+    async def _charge(self, payer: str, rows: int, *, is_user: bool) -> None:
+        if waits := self.rates.charge(payer, rows, is_user=is_user):
+            await waits
 
     def _check(
         self, operation: Operation, rows: int, request: GraphQLRequest, caller: Principal | RequestError
