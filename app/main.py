@@ -60,7 +60,8 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
-    streams, realtime, tracing = EventStreams(), Realtime(server_url(settings), database.notify), _tracing(settings)
+    realtime = Realtime(server_url(settings), database.notify, door.rates, settings.limit_subscriptions)
+    streams, tracing = EventStreams(), _tracing(settings)
     telemetry = Telemetry(settings, tracing.describe if tracing else None)
     probe = Probe(server_url(settings), lambda: database.connections.last_lent)
     readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))

@@ -20,6 +20,7 @@ from conftest import SECRET, Application, Server, User, Wire, connect
 
 from app.auth import Principal, Signer
 from app.database import SESSION
+from app.rate import Rates
 from app.realtime import Realtime
 from app.statements import Statement
 from app.tasks import Database
@@ -597,7 +598,7 @@ class Recorder:
         return await self.database.write(owner, statement, values)
 
 
-NOBODY_LISTENS = Realtime(DatabaseURL("postgresql://localhost"), lambda _: asyncio.sleep(0))
+NOBODY_LISTENS = Realtime(DatabaseURL("postgresql://localhost"), lambda _: asyncio.sleep(0), Rates(None, None), 1)
 ENGINE = Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
 
 
