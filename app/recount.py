@@ -18,7 +18,7 @@ async def recount(database: Database) -> AsyncGenerator[tuple[int, int], None]:
     """
     differing, correcting, users, wrong = _differs(), _correct(), 0, 0
     async for owner in each_user(database):
-        if await database.read(differing, {"user_id": owner}):
+        if await database.read(owner, differing, {"user_id": owner}):
             await database.write(owner, correcting, {"user_id": owner})
             wrong += 1
         users += 1

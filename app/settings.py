@@ -123,6 +123,11 @@ class Settings(BaseSettings):
     limit_tasks: int = Field(
         default=100_000, ge=1, le=MOST_COUNTED, description="Tasks each user may own, those in the trash included."
     )
+    limit_subscriptions: int = Field(
+        default=100,
+        ge=1,
+        description="Live subscriptions that each user may have with each process, however they come.",
+    )
     drain_seconds: float = Field(
         default=1.0,
         ge=0,
