@@ -21,6 +21,8 @@ from app.auth import Principal
 from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
 from app.masking import masked
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
+from app.origins import REFUSED_ORIGIN, Origins, is_same
+from app.requests import Refused, refuse_conflicts
 from app.telemetry import SOCKETS
 
 SUBPROTOCOL = "graphql-transport-ws"
@@ -29,6 +31,8 @@ WRITE_SECONDS = 10.0
 MOST_OPERATIONS = 50
 MOST_CHARACTERS = 100_000
 LONGEST_REASON = 123  # bytes: what a close frame has room for
+
+_FORBIDDEN = {Unauthenticated.EXPIRED: "Expired", Unauthenticated.NOT_YET_VALID: "Not yet valid"}
 
 Verify = Callable[[str | None], Awaitable[Principal]]
 
@@ -66,19 +70,21 @@ class _Callers:
 
 
 class SocketEndpoint:
-    """The ASGI endpoint. Pages of other origins than the server's own and `origins` (* for all) get 403.
+    """The ASGI endpoint. Pages of other origins than the server's own and those of `origins` get 403.
 
     A user may have `most` sockets open.
     """
 
-    def __init__(self, execute: Execute, verify: Verify, origins: frozenset[str], most: int) -> None:
+    def __init__(self, execute: Execute, verify: Verify, origins: Origins, most: int) -> None:
         self._execute, self._callers, self._origins = execute, _Callers(verify, most), origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        headers = Headers(scope=scope)
-        if not self._is_welcome(headers):
-            await send({"type": "websocket.close"})
+        try:
+            refuse_conflicts(scope["headers"])
+            self._refuse_origin(Headers(scope=scope))
+        except Refused as refusal:
+            await _decline(refusal, send)
             return
         chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": chosen})
@@ -88,10 +94,12 @@ class SocketEndpoint:
         with SOCKETS.track_inprogress():
             await _Socket(self._execute, self._callers, scope, receive, send).serve()
 
-    def _is_welcome(self, headers: Headers) -> bool:
-        origin, host = headers.get("origin"), headers.get("host")
-        own = {None, f"http://{host}", f"https://{host}"}
-        return origin in own or not self._origins.isdisjoint({origin, "*"})
+    def _refuse_origin(self, headers: Headers) -> None:
+        origin = headers.get("origin")
+        if origin is None or self._origins.is_allowed(origin) or is_same(origin, headers.get("host", "")):
+            return
+        self._origins.log_refused(origin)
+        raise Refused(403, REFUSED_ORIGIN)
 
 
 class _Socket:
@@ -118,7 +126,7 @@ class _Socket:
         except* _Gone:
             closing = None
         except* TimeoutError:
-            expired = _Closing(4403, "The token has expired.")
+            expired = _forbidden(Unauthenticated("The token has expired; get a new one.", Unauthenticated.EXPIRED))
             closing = expired if self._initialised else _Closing(4408, "Connection initialisation timeout")
         if closing is not None:
             with suppress(_Gone):
@@ -164,7 +172,7 @@ class _Socket:
         try:
             principal = await self._callers.verify(self._authorization)
         except Unauthenticated as refusal:
-            raise _Closing(4403, f"Forbidden: {refusal}") from None
+            raise _forbidden(refusal) from None
         except Unavailable as failure:
             raise _Closing(1013, str(failure)) from None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and its text stays here
@@ -227,8 +235,21 @@ class _Socket:
             raise _Gone from None
 
 
+async def _decline(refusal: Refused, send: Send) -> None:
+    """Answer a handshake by HTTP."""
+    body = orjson.dumps({"errors": [{"message": str(refusal), "extensions": {"code": refusal.code}}]})
+    headers = [(b"content-type", b"application/json; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
 def _refused(error: dict[str, Any]) -> GraphQLAnswer:
     return GraphQLAnswer({"errors": [error]}, executed=False)
+
+
+def _forbidden(refusal: Unauthenticated) -> _Closing:
+    """The end of a socket without a valid token; the first word of its reason says whether a new token helps."""
+    return _Closing(4403, f"{_FORBIDDEN.get(refusal.reason, 'Forbidden')}: {refusal}")
 
 
 def _close(closing: _Closing) -> Message:
