@@ -42,6 +42,7 @@ from graphql.pyutils import AwaitableOrValue
 from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
 from app.rendering import Field, Selection, Selections
+from schema import wording
 from schema.coercion import Coercions
 from schema.cost import Cost
 from schema.limits import Gauge, Limits
@@ -240,6 +241,7 @@ class Engine:
         definitions = operation.node.variable_definitions or ()
         values = get_variable_values(self.schema, definitions, given, MOST_ERRORS, hide_suggestions=True)
         if isinstance(values, list):
+            wording.show_as_json(values, self.schema, given)
             raise RequestErrors(values, BadUserInput.code)
         return values
 
@@ -330,6 +332,7 @@ def refused(error: RequestError) -> RequestErrors:
 
 
 def _coded(error: GraphQLError, code: str) -> GraphQLError:
+    error.message = wording.null(error.message)
     error.extensions = {**(error.extensions or {}), "code": code}
     return error
 

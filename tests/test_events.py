@@ -17,7 +17,7 @@ from conftest import CREATE, SECRET, Server, User
 from live import served, watch
 
 from app import events
-from app.auth import Signer
+from app.auth import LEEWAY_SECONDS, Signer
 from app.main import create_app
 from app.settings import Settings
 
@@ -228,8 +228,8 @@ async def test_a_client_that_leaves_ends_its_subscription(http: httpx.AsyncClien
 
 async def test_a_stream_ends_with_its_token(http: httpx.AsyncClient, alice: User) -> None:
     """But is not complete: clients come again with a new token."""
-    token = Signer(SECRET).token(alice.id, timedelta(seconds=2))
-    expires_at = jwt.decode(token, SECRET, algorithms=["HS256"])["exp"]
+    token = Signer(SECRET).token(alice.id, timedelta(seconds=2 - LEEWAY_SECONDS))
+    expires_at = jwt.decode(token, SECRET, algorithms=["HS256"], leeway=LEEWAY_SECONDS)["exp"] + LEEWAY_SECONDS
     response = await sent(http, User(alice.id, alice.email, token, http), SILENCE)
 
     assert response.text == ""
