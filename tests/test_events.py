@@ -42,7 +42,8 @@ async def http(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterator[
     """A client; whatever it does, the server has nothing to log."""
     async with httpx.AsyncClient(base_url=address, timeout=10) as client:
         yield client
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    records = caplog.get_records("call")
+    assert [record.getMessage() for record in records if record.levelno >= logging.WARNING] == []
 
 
 def headers(user: User | None, accept: str = "text/event-stream") -> dict[str, str]:

@@ -103,7 +103,8 @@ async def opened(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterato
     yield make
     for client in clients:
         await client.close()
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    records = caplog.get_records("call")
+    assert [record.getMessage() for record in records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.fixture
@@ -526,13 +527,16 @@ async def test_the_subprotocol_is_found_among_others(opened: Callable[..., Await
         "https://app.example@evil.example",
     ],
 )
-async def test_pages_of_other_origins_are_refused(opened: Callable[..., Awaitable[Client]], origin: Any) -> None:
+async def test_pages_of_other_origins_are_refused(
+    opened: Callable[..., Awaitable[Client]], caplog: pytest.LogCaptureFixture, origin: Any
+) -> None:
     """403 at the handshake, and the answer names the setting."""
     with pytest.raises(InvalidStatus) as refused:
         await opened(additional_headers={"Origin": origin})
 
     assert refused.value.response.status_code == 403
     assert b"CORS_ORIGINS" in refused.value.response.body
+    caplog.clear()
 
 
 async def test_pages_of_the_server_and_of_allowed_origins_are_served(
