@@ -9,7 +9,7 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BadUserInput
-from app.origins import REFUSED_ORIGIN, Header, Origins
+from app.origins import Header, Origins
 
 DAY_SECONDS = 86_400
 _PREFLIGHT: list[Header] = [
@@ -17,7 +17,8 @@ _PREFLIGHT: list[Header] = [
     (b"access-control-max-age", b"%d" % DAY_SECONDS),
     (b"vary", b"access-control-request-headers"),
 ]
-_REFUSED = orjson.dumps({"errors": [{"message": REFUSED_ORIGIN, "extensions": {"code": BadUserInput.code}}]})
+_MESSAGE = "Pages of this origin may not call this server; CORS_ORIGINS lists those that may."
+_REFUSED = orjson.dumps({"errors": [{"message": _MESSAGE, "extensions": {"code": BadUserInput.code}}]})
 
 
 class CrossOrigin:

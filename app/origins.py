@@ -15,8 +15,6 @@ MOST_LOGGED = 100
 
 Header = tuple[bytes, bytes]
 
-REFUSED_ORIGIN = "Pages of this origin may not call this server; CORS_ORIGINS lists those that may."
-
 VARY: Header = (b"vary", b"origin")
 _EXPOSED: Header = (b"access-control-expose-headers", b"x-request-id, retry-after, www-authenticate")
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:,*\[\]]{1,255})(?::(\d{1,5}))?", re.IGNORECASE | re.ASCII)

@@ -21,7 +21,7 @@ from app.auth import Principal
 from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
 from app.masking import masked
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
-from app.origins import REFUSED_ORIGIN, Origins, is_same
+from app.origins import Origins, is_same
 from app.requests import Refused, refuse_conflicts
 from app.telemetry import SOCKETS
 
@@ -80,26 +80,28 @@ class SocketEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        try:
-            refuse_conflicts(scope["headers"])
-            self._refuse_origin(Headers(scope=scope))
-        except Refused as refusal:
-            await _decline(refusal, send)
+        if not self._is_welcome(Headers(scope=scope)):
+            await send({"type": "websocket.close"})
             return
         chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": chosen})
         if chosen is None:
             await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
             return
+        try:
+            refuse_conflicts(scope["headers"])
+        except Refused as refusal:
+            await send(_close(_Closing(4400, str(refusal))))
+            return
         with SOCKETS.track_inprogress():
             await _Socket(self._execute, self._callers, scope, receive, send).serve()
 
-    def _refuse_origin(self, headers: Headers) -> None:
+    def _is_welcome(self, headers: Headers) -> bool:
         origin = headers.get("origin")
-        if origin is None or self._origins.is_allowed(origin) or is_same(origin, headers.get("host", "")):
-            return
+        if origin is None or is_same(origin, headers.get("host", "")) or self._origins.is_allowed(origin):
+            return True
         self._origins.log_refused(origin)
-        raise Refused(403, REFUSED_ORIGIN)
+        return False
 
 
 class _Socket:
@@ -233,14 +235,6 @@ class _Socket:
         # Both say that the socket is closed; the second where the server closed it: for a ping unanswered, say.
         except (OSError, RuntimeError):
             raise _Gone from None
-
-
-async def _decline(refusal: Refused, send: Send) -> None:
-    """Answer a handshake by HTTP."""
-    body = orjson.dumps({"errors": [{"message": str(refusal), "extensions": {"code": refusal.code}}]})
-    headers = [(b"content-type", b"application/json; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
 
 
 def _refused(error: dict[str, Any]) -> GraphQLAnswer:

@@ -49,10 +49,12 @@ class _Proxy:
         task = asyncio.current_task()
         assert task
         self._tasks.add(task)
-        with suppress(OSError, asyncio.IncompleteReadError):
-            await self._pass_on(await reader.readuntil(b"\r\n\r\n"), reader, writer)
-        writer.close()
-        self._tasks.discard(task)
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await self._pass_on(await reader.readuntil(b"\r\n\r\n"), reader, writer)
+        finally:
+            writer.close()
+            self._tasks.discard(task)
 
     async def _pass_on(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         method, path, rest = head.split(b" ", 2)
