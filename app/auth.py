@@ -34,7 +34,7 @@ _INVALID = (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, Recursi
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a request speaks for, and until when (Unix seconds)."""
+    """Whom a request speaks for, and until when: its token's `exp` and the leeway, in Unix seconds."""
 
     user_id: UUID
     expires_at: float
@@ -131,7 +131,7 @@ class _Verified:
     key: Key
 
     def holds(self) -> bool:
-        return self.principal.expires_at > time.time() - LEEWAY_SECONDS and self.source.keys.holds(self.key)
+        return self.principal.expires_at > time.time() and self.source.keys.holds(self.key)
 
 
 class _Secret:
@@ -177,7 +177,10 @@ class _Source:
         except jwt.InvalidSignatureError:
             return False
         except jwt.ExpiredSignatureError:
-            raise Unauthenticated("The token has expired; get a new one.") from None
+            raise Unauthenticated("The token has expired; get a new one.", Unauthenticated.EXPIRED) from None
+        except jwt.ImmatureSignatureError:
+            reason = Unauthenticated.NOT_YET_VALID
+            raise Unauthenticated("The token is not valid yet: its nbf or iat is in the future.", reason) from None
         except jwt.InvalidAudienceError:
             raise Unauthenticated("The token does not hold: it is for another audience (aud).") from None
         except _INVALID:
@@ -187,7 +190,7 @@ class _Source:
     def principal(self, claims: Claims) -> Principal:
         subject = claims["sub"]
         user_id = self._derived(subject) if self._issuer.derives_ids else _uuid(subject)
-        return Principal(user_id, float(int(claims["exp"])))
+        return Principal(user_id, float(int(claims["exp"]) + LEEWAY_SECONDS))
 
     def _derived(self, subject: str) -> UUID:
         """An id of its own for each issuer and subject: first the issuer's, and within it the subject's."""
@@ -211,7 +214,7 @@ def _digest(token: str) -> bytes:
 
 def _bearer(authorization: str | None) -> str:
     if authorization is None:
-        raise Unauthenticated("Send a token: Authorization: Bearer <token>.")
+        raise Unauthenticated("Send a token: Authorization: Bearer <token>.", Unauthenticated.MISSING)
     scheme, _, token = authorization.partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:

@@ -93,11 +93,15 @@ def serve(*, migrate: bool, **options: object) -> None:
     stop = _Stop()
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, _hang_up)
-    with listening(given) as listener, startup.database_settings(given) as settings:
+    with (
+        listening(given) as listener,
+        listening_for_metrics(given) as metrics_listener,
+        startup.database_settings(given) as settings,
+    ):
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
-        run = _server(settings, listener, demo)
+        run = _server(settings, listener, metrics_listener)
         if not stop.asked:
-            _announce(settings, listener, demo)
+            _announce(settings, listener, metrics_listener, demo)
             with telemetry.shared_directory(settings):
                 run()
 
@@ -226,17 +230,34 @@ def _hang_up(_signal: int, _frame: object) -> None:
 @contextmanager
 def listening(settings: Settings) -> Iterator[socket.socket]:
     """The server's socket, opened first: a port in use should not cost a started database."""
-    try:
-        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        where = f"{settings.host} port {settings.port}"
-        raise StartupError(f"Cannot listen on {where}: {reason}. Choose another with --port (0: a free one).") from None
-    with listener:
+    with _bound(settings.host, settings.port, "--port") as listener:
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
         yield listener
+
+
+@contextmanager
+def listening_for_metrics(settings: Settings) -> Iterator[socket.socket | None]:
+    """The socket of the metrics, if there is one."""
+    if settings.metrics == "on" and settings.metrics_port is None:
+        raise StartupError("METRICS=on needs METRICS_PORT: the metrics have a port of their own.")
+    if not settings.has_metrics:
+        yield None
+        return
+    host = settings.host if settings.metrics == "on" else "127.0.0.1"
+    with _bound(host, settings.metrics_port or 0, "METRICS_PORT") as listener:
+        yield listener
+
+
+def _bound(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket; StartupError where the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        advice = f"Choose another with {setting} (0: a free one)."
+        raise StartupError(f"Cannot listen on {host} port {port}: {reason}. {advice}") from None
 
 
 async def _prepared(settings: Settings, *, embedded: bool, migrate: bool) -> UUID | None:
@@ -277,18 +298,28 @@ async def _purged(settings: Settings, age: timedelta) -> tuple[int, int]:
     return users, removed
 
 
-def _announce(settings: Settings, listener: socket.socket, demo: UUID | None) -> None:
+def _announce(
+    settings: Settings, listener: socket.socket, metrics_listener: socket.socket | None, demo: UUID | None
+) -> None:
     """Say where the server is, and for the embedded database how to ask it something."""
-    host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - shown only
-    url = f"http://{shown}:{port}/graphql"
+    url = f"{_url(listener)}/graphql"
     click.echo(f"TaskQL serves {url}")
+    if metrics_listener is not None:
+        click.echo(f"Metrics are at {_url(metrics_listener)}/metrics")
     signs = signer(settings)
     if demo is not None and signs is not None:
         ready = signs.token(demo, DEMO_TOKEN_LIFETIME)
-        click.echo(f"\nOpen it in a browser for the explorer. A token for the demo user, good for a week:\n\n{ready}\n")
+        click.echo(f"\nThe explorer, signed in as the demo user:\n\n{url}#token={ready}\n")
+        click.echo(f"The token alone, good for a week:\n\n{ready}\n")
         click.echo(f"Or ask from a shell:\n\n{_curl(url, ready)}\n")
     sys.stdout.flush()
+
+
+def _url(listener: socket.socket) -> str:
+    """Where this machine reaches a socket."""
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - shown only
+    return f"http://{shown}:{port}"
 
 
 def _curl(url: str, bearer: str) -> str:
@@ -297,16 +328,16 @@ def _curl(url: str, bearer: str) -> str:
     return f"curl -s '{url}' {headers} -d '{query}'"
 
 
-def _application(settings: Settings, demo: UUID | None) -> Starlette:
+def _application(settings: Settings, metrics_listener: socket.socket | None) -> Starlette:
     """What each process serves, and logs for."""
     logs.configure(settings)
-    return create_app(settings, demo)
+    return create_app(settings, metrics_listener)
 
 
-def _server(settings: Settings, listener: socket.socket, demo: UUID | None) -> Callable[[], None]:
+def _server(settings: Settings, listener: socket.socket, metrics_listener: socket.socket | None) -> Callable[[], None]:
     """What serves until it is told to stop. From now on signals raise nothing: they only tell it."""
     config = uvicorn.Config(
-        partial(_application, settings, demo),
+        partial(_application, settings, metrics_listener),
         factory=True,
         host=settings.host,
         port=settings.port,

@@ -62,7 +62,6 @@ def for_free(_payer: str, _seconds: float) -> None:
 class Database:
     """Statements run as one user each, on connections that are lent to them.
 
-
     `quota` is how many tasks each user may own, those in the trash included. `spend` is told what time each takes.
     """
 

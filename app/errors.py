@@ -40,9 +40,20 @@ class RequestError(TaskQLError):
 
 
 class Unauthenticated(RequestError):
-    """No token, or one that does not hold."""
+    """No token, or one that is not accepted; `reason` tells clients whether to get another one."""
 
     code = "UNAUTHENTICATED"
+
+    # Reasons: no token came; it was good and a new one will be; it will be good later; it will never be accepted.
+    MISSING, EXPIRED, NOT_YET_VALID, INVALID = "MISSING", "EXPIRED", "NOT_YET_VALID", "INVALID"
+
+    def __init__(self, message: str, reason: str = INVALID) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        return {"code": self.code, "reason": self.reason}
 
 
 class BadUserInput(RequestError):

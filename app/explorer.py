@@ -1,7 +1,5 @@
 """The GraphiQL page; scripts/explorer builds what it loads."""
 
-import json
-from html import escape
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "static" / "explorer"
@@ -30,10 +28,10 @@ _PAGE = """\
 </html>
 """
 
+# Addresses are relative, so that the page works behind any prefix of a proxy.
 _BUILT_HEAD = """\
-<link rel="stylesheet" href="/explorer/explorer.css?v={version}">
-<script type="application/json" id="config">{config}</script>
-<script type="module" src="/explorer/explorer.js?v={version}"></script>
+<link rel="stylesheet" href="explorer/explorer.css?v={version}">
+<script type="module" src="explorer/explorer.js?v={version}"></script>
 <style>body {{ margin: 0 }} #explorer {{ height: 100vh }} #explorer > p {{ margin: 0; padding: 2em }}</style>"""
 
 _BUILT_BODY = """\
@@ -45,17 +43,16 @@ _MISSING_BODY = """\
 <p>The API answers at this address, but its explorer was not built. Run <code>scripts/explorer</code>, then reload.</p>
 <p>Without it, send GraphQL from a shell:</p>
 <pre>curl ADDRESS-OF-THIS-PAGE \\
-  -H 'Authorization: Bearer {token}' \\
+  -H 'Authorization: Bearer TOKEN' \\
   -H 'Content-Type: application/json' \\
-  -d '{{"query": "{{ viewer {{ email }} }}"}}'</pre>"""
+  -d '{"query": "{ viewer { email } }"}'</pre>"""
 
 
-def page(endpoint: str, token: str | None) -> str:
-    """Return the HTML of the explorer, which sends to `endpoint` and starts with `token` in its headers."""
+def page() -> str:
+    """Return the HTML of the explorer. It holds no token: its script takes one from the fragment of its address."""
     if not (ASSETS / "explorer.js").is_file():
-        return _PAGE.format(head="", body=_MISSING_BODY.format(token=escape(token or "TOKEN")))
-    config = json.dumps({"endpoint": endpoint, "token": token}).replace("<", r"\u003c")  # no </script>, no <!--
-    return _PAGE.format(head=_BUILT_HEAD.format(version=_version(), config=config), body=_BUILT_BODY)
+        return _PAGE.format(head="", body=_MISSING_BODY)
+    return _PAGE.format(head=_BUILT_HEAD.format(version=_version()), body=_BUILT_BODY)
 
 
 def _version() -> str:

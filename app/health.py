@@ -1,25 +1,19 @@
-"""What probes and monitors ask over HTTP: whether the process lives, whether it can serve, and its metrics."""
+"""What probes ask over HTTP: whether the process lives, and whether it can serve."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app import telemetry
 from app.auth import Authenticator
 from app.database import Database
 from app.errors import Unavailable
-from app.settings import LOOPBACK, OFF, Settings
 
 OK = "ok"
 PATIENCE_SECONDS = 1.5
 NO_STORE = {"Cache-Control": "no-store"}
-# How a loopback address looks on a socket that takes both versions of IP.
-LOCAL = LOOPBACK | {"::ffff:127.0.0.1"}
-PROXIED = ("forwarded", "x-forwarded-for")
 
 Ask = Callable[[], Awaitable[Mapping[str, str]]]
 
@@ -53,10 +47,9 @@ async def live(_request: Request) -> Response:
     return JSONResponse({"status": OK})
 
 
-def routes(settings: Settings, readiness: Readiness) -> list[BaseRoute]:
-    """The addresses for probes, and the one for metrics unless they are off."""
-    probes: list[BaseRoute] = [Route("/livez", live), Route("/readyz", readiness.answer)]
-    return probes if settings.metrics == OFF else [*probes, Route("/metrics", _metrics(settings))]
+def routes(readiness: Readiness) -> list[BaseRoute]:
+    """The addresses for probes."""
+    return [Route("/livez", live), Route("/readyz", readiness.answer)]
 
 
 def key_sets(authenticator: Authenticator) -> Ask:
@@ -76,20 +69,3 @@ def key_sets(authenticator: Authenticator) -> Ask:
 def pool(database: Database) -> Mapping[str, str]:
     """A note on the connections for requests. That they are all in use is no reason to send nobody here any more."""
     return {"pool": "all connections are in use" if database.connections.are_all_lent else OK}
-
-
-def _metrics(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
-    async def metrics(request: Request) -> Response:
-        if settings.metrics == "local" and not _is_local(request):
-            raise HTTPException(404)
-        telemetry.tally.settle()
-        body = await asyncio.to_thread(telemetry.exposition, settings)
-        return Response(body, media_type=telemetry.CONTENT_TYPE)
-
-    return metrics
-
-
-def _is_local(request: Request) -> bool:
-    """Whether somebody on this machine asks, and not a proxy there for somebody else."""
-    is_proxied = any(name in request.headers for name in PROXIED)
-    return request.client is not None and request.client.host in LOCAL and not is_proxied

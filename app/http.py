@@ -5,7 +5,8 @@ The endpoint is plain ASGI: each request passes it, so what it does not make nee
 
 import asyncio
 import gzip
-from collections.abc import Callable
+import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -23,15 +24,17 @@ from app.errors import (
     PersistedQueryNotFound,
     PersistedQueryNotSupported,
     RateLimited,
+    RequestError,
     Unauthenticated,
     Unavailable,
 )
 from app.events import EventStreams
 from app.explorer import CONTENT_SECURITY_POLICY, page
-from app.masking import masked
+from app.masking import MASKED, masked
 from app.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
-from app.requests import Gone, Header, Headers, Note, Refused, read, request_id
+from app.origins import Origins
+from app.requests import Gone, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
 WORTH_COMPRESSING = 14_000
@@ -61,7 +64,7 @@ ALLOW: Header = (b"allow", b"GET, POST")
 _CLOSE: Header = (b"connection", b"close")
 NO_STORE: Header = (b"cache-control", b"no-store")
 _HEADERS_OF: dict[int, list[Header]] = {
-    401: [(b"www-authenticate", b"Bearer")],
+    401: [],
     405: [(b"allow", b"POST")],
     429: [],
     503: [],
@@ -81,15 +84,10 @@ class GraphQLEndpoint:
     """POST and GET run operations; a browser's GET shows the explorer. `note` is told of what never becomes one."""
 
     def __init__(
-        self,
-        execute: Execute,
-        streams: EventStreams,
-        arrivals: Arrivals,
-        explorer_token: Callable[[str], str | None],
-        note: Note,
+        self, execute: Execute, streams: EventStreams, arrivals: Arrivals, origins: Origins, note: Note
     ) -> None:
         self._execute, self._streams, self._arrivals = execute, streams, arrivals
-        self._explorer_token, self._note = explorer_token, note
+        self._origins, self._note = origins, note
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -97,13 +95,18 @@ class GraphQLEndpoint:
         self._is_stopping = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers: Headers = dict(scope["headers"])
+        lines = scope["headers"]
+        headers: Headers = dict(lines)
+        if len(headers) != len(lines):
+            headers = joined(lines)
         send = _closing(send) if self._is_stopping else send
         asked_as = request_id(headers.get(b"x-request-id"))
         try:
+            if len(headers) != len(lines):
+                refuse_conflicts(lines)
             media_type = _media_type(scope["method"], headers)
             if media_type == HTML:
-                return await self._show_explorer(scope["path"], headers, send)
+                return await _respond(send, 200, _PAGE_HEADERS, page().encode())
             asked = await read(scope, headers, receive, asked_as, self._arrivals)
         except Gone:
             return None
@@ -131,7 +134,7 @@ class GraphQLEndpoint:
             return await self._streams.send(answer, [_id_header(asked.request_id)], receive, send)
         status = _status(answer, media_type)
         if status in _HEADERS_OF:
-            more += [*_HEADERS_OF[status], *_retry_after(answer)]
+            more += [*_HEADERS_OF[status], *_headers_of(answer.entries["errors"][0])]
         if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
             body, more = await _compressed(body), [*more, *_COMPRESSED]
         return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked.request_id), *more], body)
@@ -142,15 +145,13 @@ class GraphQLEndpoint:
             status, more = error.status, error.headers
             shown = {"message": str(error), "extensions": {"code": error.code}}
             self._note(asked_as, status, error.code)
+            if status == HTTPStatus.METHOD_NOT_ALLOWED and b"access-control-request-method" in headers:
+                self._origins.log_refused(headers.get(b"origin", b"").decode("latin-1"))
         else:
             status, more, shown = 500, (), masked(error, asked_as)
         media_type = preferred(headers.get(b"accept", b""), ANSWERS) or JSON
         body = orjson.dumps({"errors": [shown]})
         await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
-
-    async def _show_explorer(self, path: str, headers: Headers, send: Send) -> None:
-        token = self._explorer_token(headers.get(b"host", b"").decode("latin-1"))
-        await _respond(send, 200, _PAGE_HEADERS, page(path, token).encode())
 
 
 def _media_type(method: str, headers: Headers) -> str:
@@ -178,9 +179,21 @@ def _status(answer: GraphQLAnswer, media_type: str) -> int:
     return STATUS.get(errors[0]["extensions"]["code"], refused)
 
 
-def _retry_after(answer: GraphQLAnswer) -> list[Header]:
-    seconds = answer.entries["errors"][0]["extensions"].get("retryAfter")
+def _headers_of(error: Mapping[str, Any]) -> list[Header]:
+    """What an error's extensions say for clients that look at headers alone."""
+    extensions = error["extensions"]
+    if extensions["code"] == Unauthenticated.code:
+        return [_challenge(error["message"], extensions.get("reason", Unauthenticated.INVALID))]
+    seconds = extensions.get("retryAfter")
     return [(b"retry-after", b"%d" % seconds)] if seconds else []
+
+
+def _challenge(message: str, reason: str) -> Header:
+    """The challenge of RFC 6750, which names no error where no token came."""
+    if reason == Unauthenticated.MISSING:
+        return b"www-authenticate", b"Bearer"
+    described = re.sub(r"[^ !#-\[\]-~]", "", message).encode()
+    return b"www-authenticate", b'Bearer error="invalid_token", error_description="%b"' % described
 
 
 async def _compressed(body: bytes) -> bytes:
@@ -213,6 +226,12 @@ async def refusal(_request: Request, error: Exception) -> Response:
     code = MethodNotAllowed.code if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else BadUserInput.code
     shown = {"message": error.detail, "extensions": {"code": code}}
     return JSONResponse({"errors": [shown]}, error.status_code, error.headers)
+
+
+async def failure(_request: Request, _error: Exception) -> Response:
+    """The GraphQL error for a bug in anything but the endpoint; uvicorn logs it."""
+    shown = {"message": MASKED, "extensions": {"code": RequestError.code}}
+    return JSONResponse({"errors": [shown]}, 500)
 
 
 class ExplorerFiles(StaticFiles):

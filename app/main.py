@@ -1,37 +1,37 @@
 """The composition root: settings become a running application."""
 
-import ipaddress
 import logging
 import re
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from graphql import ExecutionResult, GraphQLError, OperationType, located_error
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
-from app import accounts, explorer, health
+from app import accounts, explorer, health, metrics
 from app.addresses import Proxies, networks
 from app.arrivals import Arrivals
 from app.auth import Authenticator, Principal, Signer
 from app.compiling import Statements
 from app.connections import Spend
+from app.cors import CrossOrigin
 from app.database import Database, for_free
 from app.errors import RequestError, StartupError
 from app.events import EventStreams
 from app.health import Readiness
-from app.http import ExplorerFiles, GraphQLEndpoint, refusal
+from app.http import ExplorerFiles, GraphQLEndpoint, failure, refusal
 from app.operations import GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.origins import Origins
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
 from app.places import Places
 from app.preparing import Preparation
@@ -55,14 +55,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GRAPHQL = "/graphql"
-DAY_SECONDS = 86_400
 # Requests whose body has not come whole, of a process and of one address.
 MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 100
 DEMO_TOKEN_LIFETIME = timedelta(days=7)
+_HANDLERS = {HTTPException: refusal, Exception: failure}
 
 
-def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema = taskql) -> Starlette:
-    """The ASGI application. The explorer signs in as `demo_user` where only this machine can see it."""
+def create_app(settings: Settings, metrics_listener: socket.socket | None = None, schema: Schema = taskql) -> Starlette:
+    """The ASGI application. It shows its metrics to whoever connects to `metrics_listener`."""
     rates = _rates(settings)
     preparation = Preparation(rates.spend)
     door = Admission(*engine_of(settings, schema), rates, preparation, settings.introspection)
@@ -79,9 +79,9 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))
 
     execute = telemetry.recorded(executing(door, authenticator, places, services))
-    arrivals = Arrivals(MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS)
-    endpoint = GraphQLEndpoint(execute, streams, arrivals, _explorer_token(settings, demo_user), telemetry.refused)
-    sockets = SocketEndpoint(execute, authenticator.principal, frozenset(settings.cors_origins), settings.limit_sockets)
+    origins, arrivals = Origins(settings.cors_origins), Arrivals(MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS)
+    endpoint = GraphQLEndpoint(execute, streams, arrivals, origins, telemetry.refused)
+    sockets = SocketEndpoint(execute, authenticator.principal, origins, settings.limit_sockets)
 
     def stopping() -> None:
         readiness.stopping()
@@ -90,17 +90,21 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     told = partial(before_stopping, stopping, streams.close, settings.drain_seconds)
     ends = [realtime.close, authenticator.close, preparation.close, rates.close, probe.close, database.close]
     last = [telemetry.close, *([tracing.close] if tracing else [])]
-    routes = [*health.routes(settings, readiness), *_routes(sockets)]
-    app = Application(routes=routes, lifespan=_lifespan(told, ends, last), exception_handlers={HTTPException: refusal})
+    routes = [*health.routes(readiness), *_routes(sockets, settings.root_path)]
+    lifespan = _lifespan(told, ends, last, partial(metrics.exposed, settings, metrics_listener))
+    app = Application(routes=routes, lifespan=lifespan, exception_handlers=_HANDLERS)
     app.proxies = Proxies(networks(settings.forwarded_allow_ips), settings.forwarded_hops)
     app.state.database, app.state.probe, app.state.readiness, app.state.rates = database, probe, readiness, rates
-    app.graphql = shared_with(endpoint, settings.cors_origins) if settings.cors_origins else endpoint
+    app.place(endpoint, origins, settings.root_path)
     app.graphql = tracing.around(app.graphql) if tracing else app.graphql
     return app
 
 
 def _lifespan(
-    begin: Callable[[], None], ends: Sequence[Callable[[], Awaitable[None]]], last: Sequence[Callable[[], None]]
+    begin: Callable[[], None],
+    ends: Sequence[Callable[[], Awaitable[None]]],
+    last: Sequence[Callable[[], None]],
+    meanwhile: Callable[[], AbstractAsyncContextManager[None]],
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     """What is done when the server starts, and closed when it ends: all of it in this order, whatever fails."""
 
@@ -112,6 +116,7 @@ def _lifespan(
                 stack.callback(close_at_once)
             for close in reversed(ends):
                 stack.push_async_callback(close)
+            await stack.enter_async_context(meanwhile())
             yield
 
     return lifespan
@@ -123,34 +128,40 @@ class Application(Starlette):
     graphql: ASGIApp
     proxies: Proxies
 
+    def place(self, graphql: ASGIApp, origins: Origins, root_path: str) -> None:
+        """Serve GraphQL with `graphql`, all of it to pages of `origins` too, and also below `root_path`."""
+        self.graphql = CrossOrigin(graphql, origins) if origins else graphql
+        self._others = CrossOrigin(super().__call__, origins)
+        self._root_path, self._addresses = root_path, {GRAPHQL, root_path + GRAPHQL}
+        # They name the Host header, which a proxy may have changed.
+        self.router.redirect_slashes = False
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             self.proxies.see_through(scope)
-        if scope["type"] == "http" and scope["path"] == GRAPHQL:
+        if scope["type"] == "http" and scope["path"] in self._addresses:
             await self.graphql(scope, receive, send)
         else:
-            await super().__call__(scope, receive, send)
+            await self._others(_below(self._root_path, scope), receive, send)
 
 
-def _routes(sockets: ASGIApp) -> list[BaseRoute]:
+def _below(root_path: str, scope: Scope) -> Scope:
+    """A scope as ASGI has it, with the prefix in its path, whether or not a proxy has removed the prefix."""
+    if not root_path or "path" not in scope:
+        return scope
+    path = scope["path"]
+    has_prefix = path == root_path or path.startswith(root_path + "/")
+    whole = path if has_prefix else root_path + path
+    return {**scope, "root_path": root_path, "path": whole + "/" if whole == root_path else whole}
+
+
+def _routes(sockets: ASGIApp, root_path: str) -> list[BaseRoute]:
     files = GZipMiddleware(ExplorerFiles(directory=explorer.ASSETS)) if explorer.ASSETS.is_dir() else None
     return [
-        Route("/", RedirectResponse(GRAPHQL)),
+        Route("/", RedirectResponse(root_path + GRAPHQL)),
         WebSocketRoute(GRAPHQL, sockets),
         *([Mount("/explorer", files)] if files else []),
     ]
-
-
-def shared_with(endpoint: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """The endpoint for pages of other origins too. No cookies: a caller is known by its token alone."""
-    return CORSMiddleware(
-        endpoint,
-        allow_origins=origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["*"],
-        expose_headers=["X-Request-ID", "Retry-After", "WWW-Authenticate"],
-        max_age=DAY_SECONDS,
-    )
 
 
 def connect(settings: Settings, spend: Spend = for_free) -> Database:
@@ -259,30 +270,6 @@ def _refused(errors: list[GraphQLError], request: GraphQLRequest) -> GraphQLAnsw
 
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:
     return [formatted(error, request.request_id) for error in errors[:MOST_ERRORS]]
-
-
-def _explorer_token(settings: Settings, demo_user: UUID | None) -> Callable[[str], str | None]:
-    """A token for the explorer's headers, only where the server and the page's address are this machine's own.
-
-    The Host header is checked too: a foreign page may have its own name resolve to this address.
-    """
-    signs = signer(settings)
-
-    def token(host: str) -> str | None:
-        name = host.rsplit(":", 1)[0].strip("[]")
-        if signs is None or demo_user is None or not (is_loopback(settings.host) and is_loopback(name)):
-            return None
-        return signs.token(demo_user, DEMO_TOKEN_LIFETIME)
-
-    return token
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _tracing(settings: Settings) -> "Tracing | None":

@@ -39,6 +39,11 @@ def is_json(content_type: bytes) -> bool:
     return _is_json(content_type[:LONGEST])
 
 
+def is_identity(content_encoding: bytes) -> bool:
+    """Whether a Content-Encoding header says that the body comes as it is."""
+    return {part.strip() for part in content_encoding.lower().split(b",")} <= {b"", b"identity"}
+
+
 def takes_gzip(accept_encoding: bytes) -> bool:
     """Whether an Accept-Encoding header takes gzip."""
     return _takes_gzip(accept_encoding[:LONGEST])

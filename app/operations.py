@@ -90,6 +90,8 @@ def request(
     document_id = document_id or members.get("documentId")
     if query is None and document_id is None:
         raise BadUserInput("query must be a string.")
+    if document_id and query is not None and not query.strip():
+        query = None  # clients of protocols that demand a query send an empty one along with an id
     variables, operation_name = members.get("variables"), members.get("operationName") or None
     return GraphQLRequest(
         query, document_id, variables, operation_name, extensions, authorization, request_id, address=address, safe=safe

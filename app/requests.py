@@ -12,7 +12,7 @@ import orjson
 from app import operations
 from app.arrivals import Arrivals
 from app.errors import RETRY_AFTER_SECONDS, BadUserInput, LimitExceeded, Unavailable
-from app.media import is_json
+from app.media import is_identity, is_json
 from app.operations import GraphQLRequest
 from app.rate import network
 
@@ -36,6 +36,25 @@ class Refused(Exception):
         self.status, self.code, self.headers = status, code, headers
 
 
+# Headers that have one value; all others of several lines are lists.
+_SINGLE = (b"authorization", b"content-type", b"host", b"origin")
+
+
+def joined(lines: list[Header]) -> Headers:
+    """The headers of a request, each with the elements of all its lines."""
+    values: dict[bytes, dict[bytes, None]] = {}
+    for name, value in lines:
+        values.setdefault(name, {})[value] = None
+    return {name: b", ".join(different) for name, different in values.items()}
+
+
+def refuse_conflicts(lines: list[Header]) -> None:
+    """Refused where several lines give different values for what has one."""
+    for single in _SINGLE:
+        if len({value for name, value in lines if name == single}) > 1:
+            raise Refused(400, f"The request has several different {single.decode().title()} headers; send one.")
+
+
 class Gone(Exception):
     """The client has hung up."""
 
@@ -47,6 +66,9 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
     size = inf
     if safe:
         members = _parameters(scope["query_string"])
+    elif b"content-encoding" in headers and not is_identity(headers[b"content-encoding"]):
+        message = "The body must come as it is, without a Content-Encoding such as gzip."
+        raise Refused(415, message, BadUserInput.code, (b"accept-encoding", b"identity"))
     elif is_json(headers.get(b"content-type", b"")):
         body = await _body(receive, address, arrivals)
         members, size = _json(body, "The body"), len(body)

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.addresses import networks
 from app.errors import StartupError
+from app.origins import ALL, normalized
 
 MINIMUM_SECRET_BYTES = 32
 # What the integer column that counts a user's tasks can hold.
@@ -38,8 +39,8 @@ class Issuer:
     derives_ids: bool = False
 
 
+_PREFIX = re.compile(r"(/[\w.~-]+)*/?", re.ASCII)
 _PLAIN = re.compile(r"[!-~]+")
-_ORIGIN = re.compile(r"https?://[^/\s,?#*]+")
 
 
 class Settings(BaseSettings):
@@ -87,6 +88,10 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     workers: int = Field(default=1, ge=1, description="Server processes that share the port.")
+    root_path: str = Field(
+        default="",
+        description="The path prefix at which a proxy publishes the server, removed by it or not.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Origins whose pages may call the API, separated by commas; * for all."
     )
@@ -155,7 +160,13 @@ class Settings(BaseSettings):
         default="auto", description="`console`: lines for people. `auto`: those on a terminal, else JSON."
     )
     metrics: Literal["local", "on", "off"] = Field(
-        default="local", description="Who may see /metrics: `local` this machine, `on` everybody, `off` nobody."
+        default="local", description="Where METRICS_PORT listens: `local` on loopback, `on` at HOST, `off` nowhere."
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="The port of /metrics; 0 picks a free one. Without it there are none.",
     )
     otel_traces_exporter: Literal["otlp", "console", "none"] | None = Field(
         default=None, description="Where traces go, with `taskql[otel]`; OpenTelemetry reads its other variables."
@@ -171,7 +182,7 @@ class Settings(BaseSettings):
             given if isinstance(given, tuple) else tuple(part.strip() for part in given.split(",") if part.strip())
         )
         for origin in origins:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
+            if origin != ALL and normalized(origin) is None:
                 raise ValueError(f"{origin!r} is no origin; write it as browsers do: https://app.example.com.")
         return origins
 
@@ -183,6 +194,13 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError(f"{given!r} must list addresses or networks, such as 10.0.0.0/8, or be *.") from None
         return given
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, given: str) -> str:
+        if not _PREFIX.fullmatch(given):
+            raise ValueError(f"{given!r} is no path prefix; write it as /tasks.")
+        return given.rstrip("/")
 
     @field_validator("rate_limit_redis_url")
     @classmethod
@@ -201,6 +219,11 @@ class Settings(BaseSettings):
         if not one:
             raise ValueError(f"write it as 1000/minute or 50/second, or {OFF}.")
         return given
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether metrics are shown."""
+        return self.metrics != OFF and self.metrics_port is not None
 
     @property
     def traces(self) -> str:

@@ -22,7 +22,9 @@ from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
 from app.lobby import Lobby
 from app.masking import masked
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
+from app.origins import Origins, is_same
 from app.rate import network
+from app.requests import Refused, refuse_conflicts
 from app.telemetry import SOCKETS
 
 SUBPROTOCOL = "graphql-transport-ws"
@@ -34,6 +36,8 @@ MOST_CHARACTERS = 100_000
 UNKNOWN_OF_A_NETWORK = 100
 MOST_UNKNOWN = 500
 LONGEST_REASON = 123  # bytes: what a close frame has room for
+
+_FORBIDDEN = {Unauthenticated.EXPIRED: "Expired", Unauthenticated.NOT_YET_VALID: "Not yet valid"}
 
 Verify = Callable[[str | None, str], Awaitable[Principal]]
 
@@ -48,7 +52,7 @@ class _Closing(Exception):
 
 _SILENT = _Closing(4408, "Connection initialisation timeout")
 _CROWDED = _Closing(1013, "Too many sockets wait here for connection_init; send it at once, or try again later.")
-_EXPIRED = _Closing(4403, "The token has expired.")
+_EXPIRED = _Closing(4403, "Expired: The token has expired; get a new one.")
 
 
 class _Gone(Exception):
@@ -77,18 +81,17 @@ class _Callers:
 
 
 class SocketEndpoint:
-    """The ASGI endpoint. Pages of other origins than the server's own and `origins` (* for all) get 403.
+    """The ASGI endpoint. Pages of other origins than the server's own and those of `origins` get 403.
 
     A user may have `most` sockets open.
     """
 
-    def __init__(self, execute: Execute, verify: Verify, origins: frozenset[str], most: int) -> None:
+    def __init__(self, execute: Execute, verify: Verify, origins: Origins, most: int) -> None:
         self._execute, self._callers, self._origins = execute, _Callers(verify, most), origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        headers = Headers(scope=scope)
-        if not self._is_welcome(headers):
+        if not self._is_welcome(Headers(scope=scope)):
             await send({"type": "websocket.close"})
             return
         chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
@@ -96,13 +99,20 @@ class SocketEndpoint:
         if chosen is None:
             await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
             return
+        try:
+            refuse_conflicts(scope["headers"])
+        except Refused as refusal:
+            await send(_close(_Closing(4400, str(refusal))))
+            return
         with SOCKETS.track_inprogress():
             await _Socket(self._execute, self._callers, scope, receive, send).serve()
 
     def _is_welcome(self, headers: Headers) -> bool:
-        origin, host = headers.get("origin"), headers.get("host")
-        own = {None, f"http://{host}", f"https://{host}"}
-        return origin in own or not self._origins.isdisjoint({origin, "*"})
+        origin = headers.get("origin")
+        if origin is None or is_same(origin, headers.get("host", "")) or self._origins.is_allowed(origin):
+            return True
+        self._origins.log_refused(origin)
+        return False
 
 
 class _Socket:
@@ -180,7 +190,7 @@ class _Socket:
         try:
             principal = await self._callers.verify(self._authorization, self._address)
         except Unauthenticated as refusal:
-            raise _Closing(4403, f"Forbidden: {refusal}") from None
+            raise _forbidden(refusal) from None
         except Unavailable as failure:
             raise _Closing(1013, str(failure)) from None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and its text stays here
@@ -252,6 +262,11 @@ class _Socket:
 
 def _refused(error: dict[str, Any]) -> GraphQLAnswer:
     return GraphQLAnswer({"errors": [error]}, executed=False)
+
+
+def _forbidden(refusal: Unauthenticated) -> _Closing:
+    """The end of a socket without a valid token; the first word of its reason says whether a new token helps."""
+    return _Closing(4403, f"{_FORBIDDEN.get(refusal.reason, 'Forbidden')}: {refusal}")
 
 
 def _close(closing: _Closing) -> Message:

@@ -32,7 +32,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from app.errors import RequestError, Unavailable
 from app.logs import RequestLog
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
-from app.settings import OFF, Settings
+from app.settings import Settings
 
 # Label values of the latencies: names of operations, as clients choose them, are no more than this.
 MOST_OPERATIONS = 100
@@ -267,7 +267,7 @@ def exposition(settings: Settings) -> bytes:
 @contextmanager
 def shared_directory(settings: Settings) -> Iterator[None]:
     """Where worker processes that are started within leave their metrics for the one that is asked."""
-    if settings.workers == 1 or settings.metrics == OFF:
+    if settings.workers == 1 or not settings.has_metrics:
         yield
         return
     with TemporaryDirectory(prefix="taskql-metrics-") as directory:

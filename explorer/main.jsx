@@ -11,7 +11,11 @@ import { createGraphiQLFetcher, createLocalStorage } from '@graphiql/toolkit';
 import { GraphiQL } from 'graphiql';
 import { createRoot } from 'react-dom/client';
 
-const { endpoint, token } = JSON.parse(document.getElementById('config').textContent);
+// A token may come as #token=…, which browsers send to no server. It does not stay in the address or the history.
+const token = new URLSearchParams(location.hash.slice(1)).get('token');
+if (token) history.replaceState(null, '', location.pathname + location.search);
+addEventListener('hashchange', () => location.reload()); // an address with a token was opened in this tab
+const endpoint = location.pathname;
 const assets = new URL(import.meta.url);
 
 globalThis.MonacoEnvironment = {
@@ -56,7 +60,7 @@ createRoot(document.getElementById('explorer')).render(
     defaultQuery={firstQuery}
     defaultHeaders={shownHeaders}
     defaultEditorToolsVisibility="headers"
-    shouldPersistHeaders={false} // every load starts with the token of its page, never with an older one
+    shouldPersistHeaders={false} // the browser stores no token
     plugins={plugins}
     storage={storage}
   >

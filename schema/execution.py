@@ -46,6 +46,7 @@ from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.masking import MASKED, outline
 from app.persisted import STRANGERS_PART, is_padded, weight
 from app.rendering import Field, Selection, Selections
+from schema import wording
 from schema.coercion import Coercions
 from schema.cost import Cost
 from schema.limits import Gauge, Limits
@@ -312,6 +313,7 @@ class Engine:
         definitions = operation.node.variable_definitions or ()
         values = get_variable_values(self.schema, definitions, given, MOST_ERRORS, hide_suggestions=True)
         if isinstance(values, list):
+            wording.show_as_json(values, self.schema, given)
             raise RequestErrors(values, BadUserInput.code)
         return values
 
@@ -400,6 +402,7 @@ def refused(error: RequestError) -> RequestErrors:
 
 
 def _coded(error: GraphQLError, code: str) -> GraphQLError:
+    error.message = wording.null(error.message)
     error.extensions = {**(error.extensions or {}), "code": code}
     return error
 

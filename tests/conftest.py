@@ -248,6 +248,8 @@ class Serving:
     process: subprocess.Popen[str]
     url: str
     token: str = ""
+    explorer: str = ""
+    metrics: str = ""
     curl: str = ""
 
     def ask(self, query: str, token: str | None = None, **variables: Any) -> dict[str, Any]:
@@ -282,31 +284,34 @@ def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
 def serving(*arguments: str | Path, **environment: str) -> Iterator[Serving]:
     """A server on a free port, for as long as this lasts."""
     process = taskql("serve", "--port", "0", *arguments, **environment)
-    with announced(process, has_demo="DATABASE_URL" not in environment) as served:
+    has_demo, has_metrics = "DATABASE_URL" not in environment, "METRICS_PORT" in environment
+    with announced(process, has_demo=has_demo, has_metrics=has_metrics) as served:
         yield served
 
 
 @contextmanager
-def announced(process: subprocess.Popen[str], *, has_demo: bool) -> Iterator[Serving]:
+def announced(process: subprocess.Popen[str], *, has_demo: bool, has_metrics: bool = False) -> Iterator[Serving]:
     """The server that a process is, for as long as this lasts."""
     with process:
         try:
-            yield _announced(process, has_demo=has_demo)
+            yield _announced(process, has_demo=has_demo, has_metrics=has_metrics)
         finally:
             process.terminate()
             process.wait(20)
 
 
-def _announced(process: subprocess.Popen[str], *, has_demo: bool) -> Serving:
+def _announced(process: subprocess.Popen[str], *, has_demo: bool, has_metrics: bool) -> Serving:
     """The server that a process says it is, once it says so."""
     assert process.stdout
     assert process.stderr
     first = process.stdout.readline()
     assert first.startswith("TaskQL serves "), process.stderr.read()
     served = Serving(process, first.split()[-1].removesuffix("/graphql"))
+    served.metrics = process.stdout.readline().split()[-1] if has_metrics else ""
     while has_demo and not served.curl:
         line = process.stdout.readline().strip()
         served.token = line if line.startswith("ey") else served.token
+        served.explorer = line if "#token=" in line else served.explorer
         served.curl = line if line.startswith("curl ") else ""
     return served
 

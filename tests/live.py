@@ -136,9 +136,9 @@ def process(server: Server) -> AbstractContextManager[Serving]:
     return announced(python(__file__, "serve", "--port", "0", **environment), has_demo=False)
 
 
-def demo(data_dir: Path) -> AbstractContextManager[Serving]:
+def demo(data_dir: Path, **environment: str) -> AbstractContextManager[Serving]:
     """The same on an embedded database of its own, with a demo user."""
-    return announced(python(__file__, "serve", "--port", "0", "--data-dir", data_dir), has_demo=True)
+    return announced(python(__file__, "serve", "--port", "0", "--data-dir", data_dir, **environment), has_demo=True)
 
 
 if __name__ == "__main__":

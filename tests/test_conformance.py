@@ -16,7 +16,7 @@ import live
 import pytest
 from conftest import SECRET, Server, Serving, User, run, serving
 
-from app.auth import Signer
+from app.auth import LEEWAY_SECONDS, Signer
 from app.settings import Settings
 
 pytestmark = pytest.mark.node
@@ -90,7 +90,7 @@ def test_a_client_reads_writes_and_sees_errors(
     run_there: Run, process: Serving, alice: User, bob: User, client: str
 ) -> None:
     """As Alice and as Bob, and subscribes where it can; what is expected stands in the client's own script."""
-    expiring = Signer(SECRET).token(alice.id, timedelta(seconds=2))
+    expiring = Signer(SECRET).token(alice.id, timedelta(seconds=2 - LEEWAY_SECONDS))
     tokens = {"ALICE": alice.token, "BOB": bob.token, "EXPIRING": expiring}
 
     run_there("node", f"{client}.mjs", URL=f"{process.url}/graphql", **tokens)

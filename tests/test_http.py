@@ -1,9 +1,11 @@
 """What a client meets before any resolver: media types, malformed requests, tokens, and the codes of errors."""
 
 import asyncio
+import gzip
 import json
 import logging
 import re
+import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +16,7 @@ import jwt
 import pytest
 from conftest import SECRET, User, Wire, running
 
+from app.auth import LEEWAY_SECONDS
 from app.errors import Unavailable
 from app.requests import MOST_BYTES
 from app.settings import Settings
@@ -246,39 +249,6 @@ async def test_the_explorers_files_are_compressed(
     assert script.text == "function explore() {}\n" * 10_000
 
 
-PREFLIGHT = {
-    "Origin": "https://app.example",
-    "Access-Control-Request-Method": "POST",
-    "Access-Control-Request-Headers": "authorization,content-type",
-}
-
-
-async def test_no_other_origin_by_default(http: httpx.AsyncClient) -> None:
-    """Without CORS_ORIGINS no page of another origin can read an answer."""
-    preflight = await http.options("/graphql", headers=PREFLIGHT)
-    answer = await post(http, json.dumps({"query": "{ __typename }"}), origin="https://app.example")
-
-    assert preflight.status_code == 405
-    assert not [name for name in (*preflight.headers, *answer.headers) if name.startswith("access-control")]
-
-
-async def test_origins_that_are_let_in(settings: Settings) -> None:
-    """CORS_ORIGINS names the origins whose pages may call, with a token; refusals can be read by them as well."""
-    origins = ("https://app.example", "http://localhost:3000")
-    async with running(settings.model_copy(update={"cors_origins": origins})) as application:
-        preflight = await application.http.options("/graphql", headers=PREFLIGHT)
-        refused = await post(application.http, "{", origin="https://app.example")
-        foreign = await application.http.options("/graphql", headers={**PREFLIGHT, "Origin": "https://evil.example"})
-
-    assert preflight.status_code == 200
-    assert preflight.headers["access-control-allow-origin"] == "https://app.example"
-    assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
-    assert "access-control-allow-credentials" not in preflight.headers
-    assert refused.status_code == 400
-    assert refused.headers["access-control-allow-origin"] == "https://app.example"
-    assert "access-control-allow-origin" not in foreign.headers
-
-
 @pytest.mark.parametrize(
     ("accept", "query", "status", "error"),
     [
@@ -391,8 +361,117 @@ async def test_tokens_that_do_not_hold(http: httpx.AsyncClient, wire: Wire, auth
     response = await http.post("/graphql", json={"query": VIEWER}, headers=headers)
 
     assert (response.status_code, code(response)) == (401, "UNAUTHENTICATED")
-    assert response.headers["www-authenticate"] == "Bearer"
+    challenge = 'Bearer error="invalid_token", error_description="' if authorization is not None else "Bearer"
+    assert response.headers["www-authenticate"].startswith(challenge)
     assert await wire.statements() == []
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"exp": 1}, "EXPIRED"),
+        ({"nbf": LATER}, "NOT_YET_VALID"),
+        ({"iat": LATER - 1}, "NOT_YET_VALID"),
+        ({"sub": "x"}, "INVALID"),
+        ({"exp": None}, "INVALID"),
+    ],
+)
+async def test_the_reason_of_a_401(http: httpx.AsyncClient, claims: dict[str, Any], reason: str) -> None:
+    """Clients are told whether a new token helps, in the error and in the challenge."""
+    response = await http.post(
+        "/graphql", json={"query": VIEWER}, headers={"Authorization": "Bearer " + signed({**CLAIMS, **claims})}
+    )
+
+    (error,) = response.json()["errors"]
+    assert error["extensions"] == {"code": "UNAUTHENTICATED", "reason": reason}
+    described = error["message"].replace('"', "")
+    assert response.headers["www-authenticate"] == f'Bearer error="invalid_token", error_description="{described}"'
+
+
+async def test_no_token_is_no_error_of_a_token(http: httpx.AsyncClient) -> None:
+    """As RFC 6750 has it, the challenge of a request without a token names no error."""
+    response = await http.post("/graphql", json={"query": VIEWER})
+
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.json()["errors"][0]["extensions"] == {"code": "UNAUTHENTICATED", "reason": "MISSING"}
+
+
+def expiring(alice: User, seconds: float) -> str:
+    """A token whose `exp` is so many seconds from now."""
+    return "Bearer " + signed({"sub": str(alice.id), "iat": 1, "exp": int(time.time()) + seconds})
+
+
+async def test_a_token_is_valid_until_its_leeway_has_passed(alice: User) -> None:
+    """Half a minute after `exp`, also where it was seen before."""
+    for seconds, status in ((LEEWAY_SECONDS - 5, 200), (LEEWAY_SECONDS + 1, 401)):
+        headers = {"Authorization": expiring(alice, -seconds)}
+        for _ in range(2):
+            response = await alice.http.post("/graphql", json={"query": VIEWER}, headers=headers)
+            assert response.status_code == status
+
+
+def lines(**headers: list[str]) -> list[tuple[str, str]]:
+    """Header lines, several of some names."""
+    given = {"content-type": ["application/json"]} | {
+        name.replace("_", "-"): values for name, values in headers.items()
+    }
+    return [(name, value) for name, values in given.items() for value in values]
+
+
+@pytest.mark.parametrize("accept", [[GRAPHQL_JSON, "text/plain"], ["text/plain", GRAPHQL_JSON]])
+async def test_the_lines_of_a_list_are_one_list(http: httpx.AsyncClient, accept: list[str]) -> None:
+    """The order of Accept lines does not matter, no more than in one line."""
+    response = await http.post("/graphql", content='{"query": "{ __typename }"}', headers=lines(accept=accept))
+
+    assert (response.status_code, response.headers["content-type"]) == (200, f"{GRAPHQL_JSON}; charset=utf-8")
+
+
+@pytest.mark.parametrize("encodings", [["gzip", "br"], ["br", "gzip"], ["gzip, br", "zstd"]])
+async def test_encodings_on_several_lines(alice: User, encodings: list[str]) -> None:
+    """Compression is used wherever gzip stands."""
+    await asyncio.gather(*(alice.add("A title", description="word " * 150) for _ in range(20)))
+    headers = lines(authorization=[f"Bearer {alice.token}"], accept_encoding=encodings)
+
+    response = await alice.http.post("/graphql", content=json.dumps({"query": DESCRIPTIONS}), headers=headers)
+
+    assert response.headers["content-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("name", ["authorization", "content-type", "origin"])
+async def test_headers_with_one_value(alice: User, wire: Wire, name: str) -> None:
+    """Two different values are refused, in whichever order; the same value twice is one."""
+    good = {"authorization": f"Bearer {alice.token}", "content-type": "application/json", "origin": "http://a.example"}
+    for values in (["text/plain", good[name]], [good[name], "text/plain"]):
+        headers = [(key, value) for key, value in good.items() if key != name] + [(name, value) for value in values]
+        response = await alice.http.post("/graphql", content=json.dumps({"query": VIEWER}), headers=headers)
+
+        assert (response.status_code, code(response)) == (400, "BAD_USER_INPUT")
+        assert name in response.json()["errors"][0]["message"].lower()
+    assert await wire.statements() == []
+    twice = [*good.items(), (name, good[name])]
+    response = await alice.http.post("/graphql", content=json.dumps({"query": VIEWER}), headers=twice)
+    assert response.json()["data"]["viewer"]["id"] == str(alice.id)
+
+
+@pytest.mark.parametrize("encodings", [["gzip"], ["GZIP"], ["br, identity"], ["identity", "deflate"], ["x"]])
+async def test_a_compressed_body(http: httpx.AsyncClient, encodings: list[str]) -> None:
+    """It is refused by its header, with what would be taken instead."""
+    body = gzip.compress(b'{"query": "{ __typename }"}')
+    response = await http.post("/graphql", content=body, headers=lines(content_encoding=encodings))
+
+    assert (response.status_code, code(response)) == (415, "BAD_USER_INPUT")
+    assert response.headers["accept-encoding"] == "identity"
+    assert "Content-Encoding" in response.json()["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("encodings", [["identity"], ["Identity", "identity"], [""]])
+async def test_a_body_as_it_is(http: httpx.AsyncClient, encodings: list[str]) -> None:
+    """It may say so."""
+    response = await http.post(
+        "/graphql", content='{"query": "{ __typename }"}', headers=lines(content_encoding=encodings)
+    )
+
+    assert response.json() == {"data": {"__typename": "Query"}}
 
 
 async def test_introspection_needs_no_token(http: httpx.AsyncClient) -> None:

@@ -1,24 +1,27 @@
-"""What /metrics counts, who may see it, and that labels stay few and hold nothing of users."""
+"""What the metrics count, where they are shown, and that labels stay few and hold nothing of users."""
 
 import asyncio
 import json
 import os
 import re
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
 import live
+import psutil
 import pytest
-from conftest import SECRET, Application, Server, Serving, User, running, serving
+from conftest import SECRET, Application, Server, Serving, User, announced, running, serving, taskql
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
-from app import telemetry
+from app import metrics, telemetry
 from app.main import create_app
 from app.settings import Settings
 
@@ -41,13 +44,17 @@ def samples(text: str) -> Samples:
 
 
 @pytest.fixture
-def scrape(application: Application) -> Callable[[], Awaitable[Samples]]:
-    async def read() -> Samples:
-        answer = await application.http.get("/metrics")
-        assert answer.status_code == 200
-        return samples(answer.text)
+async def scrape(settings: Settings) -> AsyncIterator[Callable[[], Awaitable[Samples]]]:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(metrics.application(settings)), base_url="http://127.0.0.1"
+    ) as http:
 
-    return read
+        async def read() -> Samples:
+            answer = await http.get("/metrics")
+            assert answer.status_code == 200
+            return samples(answer.text)
+
+        yield read
 
 
 Scrape = Callable[[], Awaitable[Samples]]
@@ -235,30 +242,73 @@ async def test_no_data_of_users(alice: User, scrape: Scrape) -> None:
         assert private not in text
 
 
-METRICS_OF = {
-    ("local", "127.0.0.1"): 200,
-    ("local", "::1"): 200,
-    ("local", "::ffff:127.0.0.1"): 200,
-    ("local", "192.0.2.1"): 404,
-    ("on", "192.0.2.1"): 200,
-    ("off", "127.0.0.1"): 404,
-}
+async def test_the_port_that_serves_has_none(application: Application) -> None:
+    """Whatever a proxy passes on, and however it says so: metrics are not there."""
+    for path in ("/metrics", "/metrics/", "/graphql/metrics"):
+        assert (await application.http.get(path)).status_code == 404
 
 
-@pytest.mark.parametrize(("metrics", "address"), METRICS_OF)
-async def test_who_may_see_them(settings: Settings, metrics: str, address: str) -> None:
-    """Unless the operator says otherwise, this machine alone."""
-    async with (
-        running(settings.model_copy(update={"metrics": metrics})) as application,
-        application.at(address) as http,
-    ):
-        assert (await http.get("/metrics")).status_code == METRICS_OF[metrics, address]
+def environment(server: Server, **more: str) -> dict[str, str]:
+    urls = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url}
+    return {**urls, "AUTH_SECRET": SECRET, "METRICS_PORT": "0", **more}
 
 
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
-async def test_a_proxy_on_this_machine(application: Application, header: str) -> None:
-    """It asks for somebody else."""
-    assert (await application.http.get("/metrics", headers={header: "for=192.0.2.1"})).status_code == 404
+def listening(served: Serving) -> set[tuple[str, int]]:
+    """The addresses and ports at which a server takes connections."""
+    connections = psutil.Process(served.process.pid).net_connections("tcp")
+    return {(one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.parametrize(("shown", "address"), [("local", "127.0.0.1"), ("on", "0.0.0.0")])  # noqa: S104 - all addresses
+@pytest.mark.usefixtures("settings")
+def test_the_port_of_the_metrics(server: Server, shown: str, address: str) -> None:
+    """It is announced, and listens on loopback alone or where the server does; it shows metrics and nothing else."""
+    with serving("--host", "0.0.0.0", **environment(server, METRICS=shown)) as served:  # noqa: S104 - all addresses
+        taken = listening(served)
+        answer = httpx.get(served.metrics)
+        others = [httpx.get(served.metrics.replace("/metrics", path)) for path in ("/", "/graphql", "/livez")]
+        assert served.stop() == 0
+
+    assert (address, urlsplit(served.metrics).port) in taken
+    assert len(taken) == 2
+    assert "taskql_pool_size 15.0" in answer.text
+    assert {other.status_code for other in others} == {404}
+
+
+@pytest.mark.parametrize("more", [{"METRICS_PORT": ""}, {"METRICS": "off"}])
+@pytest.mark.usefixtures("settings")
+def test_no_metrics(server: Server, more: dict[str, str]) -> None:
+    """Without a port, or with METRICS=off, the server listens on its own port alone."""
+    process = taskql("serve", "--port", "0", **environment(server, **more))
+    with announced(process, has_demo=False) as served:
+        assert [port for _, port in listening(served)] == [urlsplit(served.url).port]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [({"METRICS": "on"}, "METRICS=on needs METRICS_PORT"), ({"METRICS_PORT": "-1"}, "METRICS_PORT: ")],
+)
+def test_settings_that_do_not_fit(more: dict[str, str], words: str) -> None:
+    """The server does not start without the metrics it was asked for, and says what to set."""
+    url = "postgresql://nobody@127.0.0.1:1/none"
+    with taskql("serve", "--port", "0", DATABASE_URL=url, AUTH_SECRET=SECRET, **more) as process:
+        _, err = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert err.startswith(f"taskql: {words}")
+
+
+def test_a_port_of_metrics_in_use(tmp_path: Path) -> None:
+    """The line names the setting, and no database was started for it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with taskql("serve", "--port", "0", "--data-dir", tmp_path, METRICS_PORT=port) as process:
+            _, err = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert f"port {port}" in err
+    assert "METRICS_PORT" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -268,13 +318,12 @@ def workers(
     """A server of two processes, and where it puts its temporary files."""
     del settings
     folder = tmp_path_factory.mktemp("workers")
-    environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
-    with serving("--workers", "2", TMPDIR=str(folder), **environment) as served:
+    with serving("--workers", "2", **environment(server, TMPDIR=str(folder))) as served:
         yield served, folder
 
 
 def of_workers(served: Serving) -> Samples:
-    return samples(httpx.get(f"{served.url}/metrics", timeout=30).text)
+    return samples(httpx.get(served.metrics, timeout=30).text)
 
 
 def pids(folder: Path) -> set[int]:
@@ -318,8 +367,7 @@ async def test_a_killed_process_has_nothing_open(workers: tuple[Serving, Path]) 
 def test_the_directory_goes_with_the_server(server: Server, settings: Settings, tmp_path: Path) -> None:
     """Nothing is left behind."""
     del settings
-    environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
-    with serving("--workers", "2", TMPDIR=str(tmp_path), **environment) as served:
+    with serving("--workers", "2", **environment(server, TMPDIR=str(tmp_path))) as served:
         of_workers(served)
         assert list(tmp_path.glob("taskql-metrics-*"))
         served.stop()

@@ -114,6 +114,29 @@ async def test_only_what_can_run_is_kept(fresh: Application, new_user: NewUser) 
     assert code(await send(alice, **apq(sha256(broken)))) == "PERSISTED_QUERY_NOT_FOUND"
 
 
+EMPTY = ["", " ", "\n\t "]
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+async def test_an_empty_query_is_none(fresh: Application, new_user: NewUser, empty: str) -> None:
+    """Protocols that demand a query have clients send an empty one along with an id, by POST and by GET."""
+    alice = await new_user(fresh.http)
+    assert code(await send(alice, query=empty, **apq(sha256(VIEWER)))) == "PERSISTED_QUERY_NOT_FOUND"
+    await send(alice, query=VIEWER, **apq(sha256(VIEWER)))
+
+    for members in (apq(sha256(VIEWER)), {"documentId": sha256(VIEWER)}):
+        assert (await send(alice, query=empty, **members)).json()["data"]["viewer"]["email"] == alice.email
+    params = {"query": empty, "extensions": json.dumps(apq(sha256(VIEWER))["extensions"])}
+    got = await fresh.http.get("/graphql", params=params, headers={"Authorization": f"Bearer {alice.token}"})
+    assert got.json()["data"]["viewer"]["email"] == alice.email
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+async def test_an_empty_query_without_an_id_is_no_document(fresh: Application, empty: str) -> None:
+    """It is a document that holds nothing."""
+    assert code(await fresh.http.post("/graphql", json={"query": empty})) == "GRAPHQL_PARSE_FAILED"
+
+
 @pytest.mark.parametrize(
     "members",
     [
@@ -191,6 +214,8 @@ async def test_trusted_documents(trusting: Application, new_user: NewUser) -> No
         {"documentId": f"sha256:{sha256(VIEWER)}"},
         {"query": VIEWER},
         {"query": VIEWER, **apq(sha256(VIEWER))},
+        {"query": "", "documentId": sha256(VIEWER)},
+        {"query": " ", **apq(sha256(VIEWER))},
         {"documentId": "two", "operationName": "B"},
     ):
         assert (await send(alice, **members)).json()["data"]["viewer"]["email"] == alice.email

@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app import listener, realtime, sockets
-from app.auth import Signer
+from app.auth import LEEWAY_SECONDS, Signer
 from app.embedded import EmbeddedPostgres
 from app.identifiers import uuid7
 from app.main import create_app
@@ -341,7 +341,7 @@ async def test_it_goes_on_with_the_next_token(alice: User, bob: User, follow: Op
     """A subscription ends with its access token, within a second; with a new one it misses nothing."""
     mirror = Mirror(alice)
     await mirror.catch_up()
-    short = replace(alice, token=Signer(SECRET).token(alice.id, timedelta(seconds=2)))
+    short = replace(alice, token=Signer(SECRET).token(alice.id, timedelta(seconds=2 - LEEWAY_SECONDS)))
     follower = await follow(short, since=mirror.token)
     await alice.add("In time")
     mirror.change(await follower.change())

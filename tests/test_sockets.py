@@ -21,10 +21,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_in_thread
 
 from app import cli, sockets
-from app.auth import Principal, Signer
+from app.auth import LEEWAY_SECONDS, Principal, Signer
 from app.errors import Unavailable
 from app.main import create_app
 from app.operations import GraphQLAnswer, GraphQLRequest
+from app.origins import Origins
 from app.protocols import CLOSE_SECONDS
 from app.settings import Settings, load
 from app.sockets import SocketEndpoint
@@ -103,7 +104,8 @@ async def opened(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterato
     yield make
     for client in clients:
         await client.close()
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    records = caplog.get_records("call")
+    assert [record.getMessage() for record in records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.fixture
@@ -194,15 +196,57 @@ async def test_a_token_that_does_not_hold_is_forbidden(fresh: Client, payload: d
     assert reason.startswith("Forbidden: ")
 
 
+@pytest.mark.parametrize(
+    ("claims", "word"),
+    [
+        ({"exp": 1}, "Expired"),
+        ({"exp": int(time.time()) - LEEWAY_SECONDS - 1}, "Expired"),
+        ({"nbf": 4_000_000_000}, "Not yet valid"),
+        ({"sub": "x"}, "Forbidden"),
+    ],
+)
+async def test_the_reason_says_whether_a_new_token_helps(
+    fresh: Client, alice: User, claims: dict[str, Any], word: str
+) -> None:
+    """By its first word; an expired token is never acknowledged."""
+    token = jwt.encode({"sub": str(alice.id), "iat": 1, "exp": 4_000_000_000, **claims}, SECRET)
+    await fresh.send(type="connection_init", payload={"Authorization": f"Bearer {token}"})
+    with pytest.raises(ConnectionClosed):
+        await fresh.receive()
+    code, reason = await fresh.closed()
+
+    assert code == 4403
+    assert reason.startswith(f"{word}: ")
+
+
+async def test_two_tokens_in_one_handshake(opened: Callable[..., Awaitable[Client]], alice: User) -> None:
+    """Nobody guesses which one counts: 4400."""
+    client = await opened(
+        additional_headers=[("Authorization", f"Bearer {alice.token}"), ("Authorization", "Bearer x")]
+    )
+    code, reason = await client.closed()
+
+    assert code == 4400
+    assert "Authorization" in reason
+
+
+async def test_two_origins_in_one_handshake(opened: Callable[..., Awaitable[Client]]) -> None:
+    """Nobody guesses which one counts: 400."""
+    for origins in (["https://app.example", "https://evil.example"], ["https://evil.example", "https://app.example"]):
+        with pytest.raises(InvalidStatus) as refused:
+            await opened(additional_headers=[("Origin", origin) for origin in origins])
+        assert refused.value.response.status_code == 400
+
+
 async def test_a_socket_ends_with_its_token(fresh: Client, alice: User) -> None:
-    """When the token expires, so does the socket: 4403, upon which clients come back with a new one."""
-    token = Signer(SECRET).token(alice.id, timedelta(seconds=2))
-    expires_at = jwt.decode(token, SECRET, algorithms=["HS256"])["exp"]
+    """When the token is no longer accepted, the socket ends with 4403, upon which clients return with a new one."""
+    token = Signer(SECRET).token(alice.id, timedelta(seconds=3 - LEEWAY_SECONDS))
+    expires_at = jwt.decode(token, SECRET, algorithms=["HS256"], leeway=LEEWAY_SECONDS)["exp"] + LEEWAY_SECONDS
     await fresh.send(type="connection_init", payload={"Authorization": f"Bearer {token}"})
     await fresh.subscribe("a", SILENCE)
     await watch.until(1)
 
-    assert await fresh.closed() == (4403, "The token has expired.")
+    assert await fresh.closed() == (4403, "Expired: The token has expired; get a new one.")
     assert time.time() >= expires_at
     await watch.until(0)
 
@@ -214,7 +258,7 @@ async def test_a_token_that_cannot_be_verified(failure: Exception, code: int, ca
     async def verify(_authorization: str | None, _address: str) -> Principal:
         raise failure
 
-    async with served(SocketEndpoint(refuse, verify, frozenset(), 1)) as address:
+    async with served(SocketEndpoint(refuse, verify, Origins(()), 1)) as address:
         client = Client(await connect(f"ws://{address}/graphql", subprotocols=PROTOCOLS))
         await client.send(type="connection_init")
         assert (await client.closed())[0] == code
@@ -228,7 +272,7 @@ async def test_a_bug_in_an_operation_is_masked(caplog: pytest.LogCaptureFixture)
     async def verify(_authorization: str | None, _address: str) -> Principal:
         return Principal(UUID(int=1), time.time() + 60)
 
-    async with served(SocketEndpoint(refuse, verify, frozenset(), 1)) as address:
+    async with served(SocketEndpoint(refuse, verify, Origins(()), 1)) as address:
         client = Client(await connect(f"ws://{address}/graphql", subprotocols=PROTOCOLS))
         await client.send(type="connection_init")
         assert await client.receive() == {"type": "connection_ack"}
@@ -535,21 +579,38 @@ async def test_the_subprotocol_is_found_among_others(opened: Callable[..., Await
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "http://127.0.0.1", "null", "http://[::1", "https://app.example:8443"]
+    "origin",
+    [
+        "https://evil.example",
+        "http://127.0.0.1",
+        "null",
+        "",
+        "http://[::1",
+        "https://app.example:8443",
+        "http://app.example",
+        "https://app.example/",
+        "https://app.example.evil.example",
+        "https://app.example@evil.example",
+    ],
 )
-async def test_pages_of_other_origins_are_refused(opened: Callable[..., Awaitable[Client]], origin: Any) -> None:
-    """403 at the handshake."""
+async def test_pages_of_other_origins_are_refused(
+    opened: Callable[..., Awaitable[Client]], caplog: pytest.LogCaptureFixture, origin: Any
+) -> None:
+    """403 at the handshake; the log names the setting."""
     with pytest.raises(InvalidStatus) as refused:
-        await opened(origin=origin)
+        await opened(additional_headers={"Origin": origin})
 
     assert refused.value.response.status_code == 403
+    assert all("CORS_ORIGINS" in record.getMessage() for record in caplog.records if record.name == "app.origins")
+    caplog.clear()
 
 
 async def test_pages_of_the_server_and_of_allowed_origins_are_served(
     opened: Callable[..., Awaitable[Client]], address: str
 ) -> None:
-    """The explorer's own origin, behind TLS or not, and those that are named."""
-    for origin in (f"http://{address}", f"https://{address}", "https://app.example"):
+    """The explorer's own origin, behind TLS or not, and those that are named, however they are written."""
+    named = ("https://app.example", "https://APP.example", "HTTPS://app.example:443")
+    for origin in (f"http://{address}", f"https://{address}", *named):
         client = await opened(origin=origin)
 
         assert client.connection.subprotocol == sockets.SUBPROTOCOL

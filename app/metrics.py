@@ -1,0 +1,53 @@
+"""The metrics' port. It is not the one that serves, so that no proxy in front of that one can pass metrics on."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from uvicorn.server import ServerState
+
+from app import telemetry
+from app.http import refusal
+from app.protocols import BoundedRequests
+from app.settings import Settings
+
+
+def application(settings: Settings) -> Starlette:
+    """Answers at /metrics in Prometheus' text format; with several worker processes for all of them."""
+    return Starlette(routes=[Route("/metrics", partial(_show, settings))], exception_handlers={HTTPException: refusal})
+
+
+async def _show(settings: Settings, _request: Request) -> Response:
+    telemetry.tally.settle()
+    body = await asyncio.to_thread(telemetry.exposition, settings)
+    return Response(body, media_type=telemetry.CONTENT_TYPE)
+
+
+@asynccontextmanager
+async def exposed(settings: Settings, listener: socket.socket | None) -> AsyncIterator[None]:
+    """Answer at the metrics' port, if there is one, for as long as this lasts."""
+    if listener is None:
+        yield
+        return
+    # uvicorn's server would take the process' signals; its protocol alone does not.
+    config = uvicorn.Config(
+        application(settings), http=BoundedRequests, ws="none", lifespan="off", log_config=None, server_header=False
+    )
+    config.load()
+    state = ServerState()
+    protocol = partial(BoundedRequests, config=config, server_state=state, app_state={})
+    server = await asyncio.get_running_loop().create_server(protocol, sock=listener)
+    try:
+        yield
+    finally:
+        server.close()
+        for connection in list(state.connections):
+            connection.transport.close()

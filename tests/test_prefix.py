@@ -1,0 +1,114 @@
+"""A server below a path prefix of a proxy, as ROOT_PATH says, whether or not the proxy removes the prefix."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+import live
+import pytest
+from conftest import SECRET, Server, Serving, User, announced, python
+from proxy import proxied
+from websockets.sync.client import connect
+
+from app.errors import StartupError
+from app.settings import load
+
+PREFIX = "/team/tasks"
+HTML = {"Accept": "text/html"}
+VIEWER = "{ viewer { id } }"
+PROTOCOLS: Any = ["graphql-transport-ws"]
+
+
+@pytest.fixture(scope="module")
+def prefixed(server: Server) -> Iterator[Serving]:
+    """A server with a prefix, on the tests' database."""
+    environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
+    arguments = ("serve", "--port", "0")
+    with announced(python(live.__file__, *arguments, ROOT_PATH=PREFIX, **environment), has_demo=False) as served:
+        yield served
+
+
+@pytest.fixture(params=["strips", "keeps", "direct", "direct, with the prefix"])
+def base(request: pytest.FixtureRequest, prefixed: Serving) -> Iterator[str]:
+    """Where the server is reached: through a proxy of either kind, or past it."""
+    if request.param.startswith("direct"):
+        yield prefixed.url + (PREFIX if "prefix" in request.param else "")
+        return
+    with proxied(prefixed.url, PREFIX, strips=request.param == "strips") as url:
+        yield url + PREFIX
+
+
+def test_what_the_page_loads(base: str) -> None:
+    """The page names its files relative to its own address, and they are there."""
+    page = httpx.get(f"{base}/graphql", headers=HTML)
+    files = re.findall(r'(?:src|href)="((?!data:)[^"]+)"', page.text)
+
+    assert page.status_code == 200
+    for file in files:
+        assert httpx.get(urljoin(f"{base}/graphql", file)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+def test_the_way_to_the_page(base: str, path: str) -> None:
+    """What is opened without a path leads to the page, below the prefix."""
+    answer = httpx.get(base + path, headers=HTML)
+
+    assert answer.status_code == 307
+    assert answer.headers["location"] == f"{PREFIX}/graphql"
+
+
+def test_operations(base: str, alice: User) -> None:
+    """By POST, and by GET."""
+    headers = {"Authorization": f"Bearer {alice.token}"}
+    answers = [
+        httpx.post(f"{base}/graphql", json={"query": VIEWER}, headers=headers),
+        httpx.get(f"{base}/graphql", params={"query": VIEWER}, headers=headers),
+    ]
+
+    assert [answer.json() for answer in answers] == 2 * [{"data": {"viewer": {"id": str(alice.id)}}}]
+
+
+def test_sockets(base: str, alice: User) -> None:
+    """A subscription runs."""
+    with connect(f"{base.replace('http', 'ws', 1)}/graphql", subprotocols=PROTOCOLS) as socket:
+        socket.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
+        assert socket.recv(10) == '{"type":"connection_ack"}'
+        socket.send('{"type": "subscribe", "id": "a", "payload": {"query": "subscription { ticks(count: 1) }"}}')
+        assert socket.recv(10) == '{"id":"a","type":"next","payload":{"data":{"ticks":1}}}'
+
+
+def test_event_streams(base: str, alice: User) -> None:
+    """A subscription runs."""
+    headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
+    answer = httpx.post(f"{base}/graphql", json={"query": "subscription { ticks(count: 1) }"}, headers=headers)
+
+    assert '{"data":{"ticks":1}}' in answer.text
+
+
+def test_probes_and_what_is_not_there(base: str) -> None:
+    """Every address is below the prefix, and nothing else is."""
+    assert httpx.get(f"{base}/livez").json() == {"status": "ok"}
+    assert httpx.get(f"{base}/nothing").status_code == 404
+    assert httpx.get(f"{base}/graphql/graphql").status_code == 404
+
+
+def test_a_prefix_of_a_prefix(prefixed: Serving) -> None:
+    """A path that begins with the same letters is another path."""
+    assert httpx.get(f"{prefixed.url}{PREFIX}s/graphql").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("given", "root_path"), [("", ""), ("/", ""), ("/tasks", "/tasks"), ("/a/b-c.d~e/", "/a/b-c.d~e")]
+)
+def test_prefixes(given: str, root_path: str) -> None:
+    """A slash at the end changes nothing."""
+    assert load(root_path=given).root_path == root_path
+
+
+@pytest.mark.parametrize("given", ["tasks", "//", "/a?b", "/a b", "https://a.example/tasks", "/a//b", "/a\n"])
+def test_what_is_no_prefix(given: str) -> None:
+    """It is refused by name."""
+    with pytest.raises(StartupError, match="ROOT_PATH"):
+        load(root_path=given)
