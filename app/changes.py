@@ -33,7 +33,17 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.cursor import sealed
 from app.models import CLOCKS, TASKS
-from app.rendering import Field, Selection, joined, json_object, plain, quoted, task_json
+from app.rendering import (
+    TASK_FIELDS,
+    TYPE_NAME,
+    Field,
+    Selection,
+    joined,
+    json_object,
+    plain,
+    quoted,
+    task_json,
+)
 from app.statements import Reader, Statement, read, text_literal
 
 _ZERO: ColumnElement[int] = literal_column("0")
@@ -45,10 +55,17 @@ def page(selection: Selection) -> Statement:
     return read(lambda me: _Page(selection, me).body())
 
 
-def page_fields(members: tuple[Selection, ...]) -> tuple[Field, ...]:
-    """What the server itself asks of a page to pass its changes on, with what is asked of each kind of change."""
-    leaves = [Field(name, name) for name in ("token", "hasMore", "fullSync")]
-    return (*leaves, Field("changes", "changes", None, members))
+def whole() -> Selection:
+    """All that subscribers can ask of a page: one read serves them all, whatever each of them is shown of it."""
+    task = Selection("Task", _leaves(TYPE_NAME, *TASK_FIELDS))
+    upserted = Selection("TaskUpserted", (*_leaves(TYPE_NAME, "token"), Field("task", "task", task)))
+    removed = Selection("TaskRemoved", _leaves(TYPE_NAME, "token", "taskId"))
+    changes = Field("changes", "changes", None, (upserted, removed))
+    return Selection("TaskChangePage", (*_leaves("token", "hasMore", "fullSync"), changes))
+
+
+def _leaves(*names: str) -> tuple[Field, ...]:
+    return tuple(Field(name, name) for name in names)
 
 
 def clock() -> Statement:

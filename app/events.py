@@ -31,7 +31,7 @@ class _Stalled(Exception):
 
 
 class EventStreams:
-    """The open event streams of a process."""
+    """The open event streams of a process that may last: those of subscriptions. One answer is soon sent or given up."""
 
     def __init__(self) -> None:
         self._open: set[asyncio.Task[None]] = set()
@@ -57,7 +57,8 @@ class EventStreams:
     async def _stream(self, answered: GraphQLAnswer | ResponseStream, receive: Receive, send: Send) -> None:
         """Send until the answers end, the client goes, the token expires or the process stops."""
         sending = asyncio.create_task(_send_answers(answered, send))
-        self._open.add(sending)
+        if isinstance(answered, ResponseStream):
+            self._open.add(sending)
         gone = asyncio.create_task(_disconnected(receive))
         try:
             with suppress(TimeoutError):

@@ -70,7 +70,8 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
     )
-    streams, realtime, tracing = EventStreams(), Realtime(server_url(settings), database.notify), _tracing(settings)
+    realtime = Realtime(server_url(settings), database.notify, rates, settings.limit_subscriptions)
+    streams, tracing = EventStreams(), _tracing(settings)
     services = Services(database, realtime, Statements(preparation.run), preparation)
     places = Places(settings.limit_concurrency)
     telemetry = Telemetry(settings, tracing.describe if tracing else None)

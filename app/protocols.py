@@ -31,6 +31,8 @@ LOOKS_FOR_ANSWER = 20
 LEAST_TAKEN = 10_000
 # A request may be on its way when a server that stops finds a connection idle; on a new one it probably is.
 LINGER_SECONDS = 0.25
+# A peer that does not answer when its socket is closed.
+CLOSE_SECONDS = 1.0
 _CLOSE = b"connection", b"close"
 
 
@@ -262,6 +264,10 @@ class BoundedSockets(WebSocketsSansIOProtocol):
 
     The event loop would read on for as long as more comes; thousands of tiny frames take a while each time.
     """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.close_timeout = CLOSE_SECONDS
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

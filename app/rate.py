@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ OTHERS = "others"
 PATIENCE_SECONDS = 0.5
 REST_SECONDS = 5.0
 IPV6_NETWORK = 64
-ROWS, TIME = "rows", "seconds of database and server time"
+ROWS, PAGES, TIME = "rows", "rows of changes", "seconds of database and server time"
 # Time is counted in microseconds: most statements take less than a millisecond. A request that began in the window
 # before may bring some along, so that one at a time is never refused.
 SECOND = 1_000_000
@@ -146,6 +146,10 @@ class Rate:
             return None
         return self._refuse_beyond(caller, count)
 
+    def fitting(self, amount: int) -> int:
+        """An amount, or what a whole window has where it is more: what may wait must not wait for ever."""
+        return min(amount, self._most)
+
     def owe(self, caller: str, amount: int) -> None:
         """Have the next charge of this caller count more: what is known only afterwards."""
         if len(self._owed) >= MOST_CALLERS:
@@ -175,6 +179,7 @@ class Rates:
         self._counters = counts = counters or Windows()
         self._users = Rate(limits.parse(users), counts, ROWS) if users else None
         self._addresses = Rate(limits.parse(addresses), counts, ROWS) if addresses else None
+        self._behind = Rate(_half(limits.parse(users)), counts, PAGES) if users else None
         self._time = Rate(limits.parse(seconds), counts, TIME, scale=SECOND, slack=SLACK) if seconds else None
 
     def charge(self, payer: str, rows: int, *, is_user: bool) -> Awaitable[None] | None:
@@ -189,19 +194,34 @@ class Rates:
         if self._time is not None:
             self._time.owe(payer, ceil(seconds * SECOND))
 
-    async def pace(self, payer: str, rows: int) -> None:
-        """Count rows of a user; wait for the next window where they are too many."""
-        while True:
-            try:
-                if waits := self.charge(payer, rows, is_user=True):
-                    await waits
-            except RateLimited as refusal:
-                await asyncio.sleep(refusal.seconds)
-            else:
-                return
+    async def pace(self, payer: str, rows: int, *, is_behind: bool) -> None:
+        """Count rows of a user; wait for the next window where they are too many.
+
+        Those who are behind, and catch up with many pages, have half of the rate: the rest is left to the user's other
+        subscriptions and requests.
+        """
+        if is_behind and self._behind:
+            await _patiently(partial(self._behind.charge, payer, self._behind.fitting(rows)))
+        if self._users:
+            await _patiently(partial(self.charge, payer, self._users.fitting(rows), is_user=True))
 
     async def close(self) -> None:
         await self._counters.close()
+
+
+def _half(item: limits.RateLimitItem) -> limits.RateLimitItem:
+    return type(item)(max(1, item.amount // 2), item.multiples)
+
+
+async def _patiently(charge: Callable[[], Awaitable[None] | None]) -> None:
+    while True:
+        try:
+            if waits := charge():
+                await waits
+        except RateLimited as refusal:
+            await asyncio.sleep(refusal.seconds)
+        else:
+            return
 
 
 async def _all(*waits: Awaitable[None] | None) -> None:

@@ -118,6 +118,11 @@ class Settings(BaseSettings):
     limit_sockets: int = Field(
         default=100, ge=1, description="WebSockets that each user may have open with each process."
     )
+    limit_subscriptions: int = Field(
+        default=100,
+        ge=1,
+        description="Live subscriptions that each user may have with each process, however they come.",
+    )
     drain_seconds: float = Field(
         default=1.0,
         ge=0,

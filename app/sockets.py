@@ -19,8 +19,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.auth import Principal
 from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
+from app.lobby import Lobby
 from app.masking import masked
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
+from app.rate import network
 from app.telemetry import SOCKETS
 
 SUBPROTOCOL = "graphql-transport-ws"
@@ -28,6 +30,9 @@ INIT_SECONDS = 5.0
 WRITE_SECONDS = 10.0
 MOST_OPERATIONS = 50
 MOST_CHARACTERS = 100_000
+# Sockets that have not sent their token yet: of a network, and in all.
+UNKNOWN_OF_A_NETWORK = 100
+MOST_UNKNOWN = 500
 LONGEST_REASON = 123  # bytes: what a close frame has room for
 
 Verify = Callable[[str | None, str], Awaitable[Principal]]
@@ -41,15 +46,21 @@ class _Closing(Exception):
         self.code, self.reason = code, reason
 
 
+_SILENT = _Closing(4408, "Connection initialisation timeout")
+_CROWDED = _Closing(1013, "Too many sockets wait here for connection_init; send it at once, or try again later.")
+_EXPIRED = _Closing(4403, "The token has expired.")
+
+
 class _Gone(Exception):
     """Nothing can be sent any more: the client has left or has stopped reading."""
 
 
 class _Callers:
-    """Who may have a socket: whose token holds, and at most so many at a time for each user."""
+    """Who may have a socket: whose token holds, and at most so many at a time for each user and for strangers."""
 
     def __init__(self, verify: Verify, most: int) -> None:
         self.verify, self._most = verify, most
+        self.lobby = Lobby(UNKNOWN_OF_A_NETWORK, MOST_UNKNOWN)
         self._taken: Counter[UUID] = Counter()
 
     @contextmanager
@@ -106,23 +117,28 @@ class _Socket:
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
-        # One timer for both: connection_init must come in time, and then the token's end.
-        self._deadline = asyncio.timeout(INIT_SECONDS)
+        # One timer for both: connection_init must come in time, and then the token's end; and why it ends then.
+        self._deadline, self._late = asyncio.timeout(INIT_SECONDS), _SILENT
 
     async def serve(self) -> None:
         closing = None
         try:
             async with self._deadline, self._tasks:
                 with self._place:
+                    self._place.enter_context(self._callers.lobby.wait(network(self._address), self._make_room))
                     closing = await self._converse()
         except* _Gone:
             closing = None
         except* TimeoutError:
-            expired = _Closing(4403, "The token has expired.")
-            closing = expired if self._initialised else _Closing(4408, "Connection initialisation timeout")
+            closing = self._late
         if closing is not None:
             with suppress(_Gone):
                 await self._transmit(_close(closing))
+
+    def _make_room(self) -> None:
+        if not self._deadline.expired():
+            self._late = _CROWDED
+            self._deadline.reschedule(asyncio.get_running_loop().time())
 
     async def _converse(self) -> _Closing | None:
         """Answer messages until the client leaves, or has to."""
@@ -169,8 +185,9 @@ class _Socket:
             raise _Closing(1013, str(failure)) from None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and its text stays here
             raise _Closing(1011, masked(error, secrets.token_hex(8))["message"]) from None
+        self._place.close()
         self._place.enter_context(self._callers.place(principal.user_id))
-        self._initialised = True
+        self._initialised, self._late = True, _EXPIRED
         self._deadline.reschedule(asyncio.get_running_loop().time() + principal.expires_at - time.time())
         await self._write({"type": "connection_ack"})
 

@@ -11,7 +11,7 @@ import orjson
 
 from app import bulk, changes, moving, reading, writing
 from app.compiling import Statements
-from app.cursor import sync_point
+from app.cursor import SyncPoint, sync_point
 from app.errors import BadUserInput, LimitExceeded, Unauthenticated
 from app.filters import Filter, Shape
 from app.identifiers import uuid7
@@ -74,6 +74,7 @@ class Written(NamedTuple):
 
 
 _CLOCK = changes.clock()
+_FOLLOWED = changes.page(changes.whole())
 REFUSALS = {
     "NOT_FOUND": Problem("NOT_FOUND", "You have no such task.", ("id",)),
     "VERSION_CONFLICT": Problem(
@@ -139,11 +140,10 @@ class Tasks:
         point, size = sync_point(since, self._owner), DEFAULT_CHANGE_PAGE if first is None else first
         if not 1 <= size <= LARGEST_CHANGE_PAGE:
             raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
-        values = point._asdict() | {"safe": point.safe, "latest": point.latest, "size": size}
         statement = selection.statements.get("changes") or await self._compiled(
             selection, "changes", lambda: changes.page(selection)
         )
-        return await self._read(statement, **values)
+        return await self._read(statement, **_from(point), size=size)
 
     async def token(self, since: str | None) -> str:
         """The token to go on from: what is given, or that of now. BadUserInput where it is none of this user."""
@@ -152,12 +152,12 @@ class Tasks:
             return since
         return await self._read(_CLOCK) or ""
 
-    async def changes_since(self, selection: Selection, token: str) -> Changes:
-        """The next changes since a token, for those who follow them."""
-        page = orjson.loads(await self.changes(selection, token, None) or "")
-        rendered = [orjson.Fragment(orjson.dumps(change)) for change in page["changes"]]
+    async def changes_since(self, token: str) -> Changes:
+        """The next changes since a token, whole, for those who follow them."""
+        values = _from(sync_point(token, self._owner))
+        page = orjson.loads(await self._read(_FOLLOWED, **values, size=DEFAULT_CHANGE_PAGE) or "")
         clock = sync_point(page["token"], self._owner).version
-        return Changes(rendered, page["token"], clock, more=page["hasMore"], full=page["fullSync"])
+        return Changes(page["changes"], page["token"], clock, more=page["hasMore"], full=page["fullSync"])
 
     async def create(self, payload: Selection, task: Values) -> Written:
         """Create a task. With an id of the client's, the same call again gives the task that is there."""
@@ -259,6 +259,11 @@ class Tasks:
 
     def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
         return self._database.read(self._owner, statement, {"user_id": self._owner, **values})
+
+
+def _from(point: SyncPoint) -> dict[str, Any]:
+    """What says where a page of changes begins."""
+    return point._asdict() | {"safe": point.safe, "latest": point.latest}
 
 
 def _one(task_id: str, expected: int | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ EVERY_LOCK = f"SELECT pg_advisory_lock_shared({SPACE}, n) FROM generate_series(0
 ROUNDS = 10
 CREATE = "mutation ($title: String!) { createTask(input: { title: $title }) { task { id } userErrors { code } } }"
 # More than any user has by default: one is followed by a thousand here.
-SETTINGS = {"LIMIT_SOCKETS": "10000", "LIMIT_CONCURRENCY": "20000"}
+SETTINGS = {"LIMIT_SOCKETS": "10000", "LIMIT_SUBSCRIPTIONS": "10000", "LIMIT_CONCURRENCY": "20000"}
 
 
 def notices(site: data.Site, folder: Path) -> dict[str, dict[str, float]]:

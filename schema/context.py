@@ -3,16 +3,15 @@
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import strawberry
 
 from app.auth import Principal
-from app.changes import page_fields
 from app.compiling import Statements
 from app.errors import RequestError
 from app.preparing import Preparation
-from app.realtime import Realtime
+from app.realtime import Change, Realtime
 from app.rendering import Selection
 from app.tasks import Database, Tasks
 from schema.execution import Operation
@@ -55,12 +54,10 @@ class Context:
         is_user = isinstance(self.caller, Principal)
         return await self.services.preparation.run(self.payer, work, is_user=is_user)
 
-    def follow(self, info: "Info", since: str | None) -> AsyncGenerator[Any, None]:
-        """Each change of the caller's tasks since a token, or from now on, rendered as it is asked for."""
-        members = (self.selection(info, "TaskUpserted"), self.selection(info, "TaskRemoved"))
-        page, tasks = self.operation.selected.of("TaskChangePage", page_fields(members)), self.tasks()
-        start, read = partial(tasks.token, since), partial(tasks.changes_since, page)
-        return self.services.realtime.follow(self.principal.user_id, page, start, read)
+    def follow(self, since: str | None) -> AsyncGenerator[Change, None]:
+        """Each change of the caller's tasks since a token, or from now on, whole."""
+        tasks = self.tasks()
+        return self.services.realtime.follow(self.principal.user_id, partial(tasks.token, since), tasks.changes_since)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
         return self.operation.selection(info._raw_info, type_name)  # noqa: SLF001 - Strawberry shows it no other way

@@ -9,6 +9,7 @@ from strawberry import UNSET
 
 from schema.context import Info
 from schema.execution import Rendered
+from schema.following import shown
 from schema.inputs import given
 from schema.types import SyncToken, TaskChange
 
@@ -26,6 +27,7 @@ class Subscription:
         "subscription has ended; FULL_SYNC_REQUIRED says that the query has to be asked first.",
     )
     async def task_changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
-        async with aclosing(info.context.follow(info, given(since))) as changes:
+        members = {name: info.context.selection(info, name) for name in ("TaskUpserted", "TaskRemoved")}
+        async with aclosing(info.context.follow(given(since))) as changes:
             async for change in changes:
-                yield Rendered(change)
+                yield Rendered(shown(members, change))

@@ -600,7 +600,7 @@ class Recorder:
         return await self.database.write(owner, statement, values)
 
 
-NOBODY_LISTENS = Realtime(DatabaseURL("postgresql://localhost"), lambda _: asyncio.sleep(0))
+NOBODY_LISTENS = Realtime(DatabaseURL("postgresql://localhost"), lambda _: asyncio.sleep(0), Rates(None, None), 1)
 ENGINE = Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
 
 

@@ -1,0 +1,518 @@
+"""What one user's subscriptions can take from the others: places, reads, rows and turns of the event loop."""
+
+import asyncio
+import gc
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import pytest
+from conftest import ALL_FIELDS, CREATE, SECRET, Server, User
+from live import served
+from mirror import Mirror
+from test_changes import purged
+from test_realtime import BRIEF, BRIEF_SINCE, CREATE_MANY, FOLLOW, Follower
+from test_sockets import PROTOCOLS, Client
+from websockets.asyncio.client import connect
+
+from app import realtime
+from app.auth import Signer
+from app.errors import LimitExceeded
+from app.main import create_app
+from app.rate import Rates
+from app.realtime import Change, Changes, Realtime
+from app.settings import Settings
+from app.steps import Steps
+from app.url import DatabaseURL
+
+DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { token } }"
+NO_RATES = Rates(None, None)
+
+
+class Site:
+    """A server, and the followers that a test opens there."""
+
+    def __init__(self, address: str, stack: AsyncExitStack) -> None:
+        self.address, self._stack = address, stack
+
+    async def socket(self, user: User) -> Client:
+        connection = connect(f"ws://{self.address}/graphql", subprotocols=PROTOCOLS, compression=None)
+        client = Client(await self._stack.enter_async_context(connection))
+        await client.initialise(user)
+        return client
+
+    async def follow(self, user: User, query: str = FOLLOW, **variables: Any) -> Follower:
+        client = await self.socket(user)
+        await client.subscribe("follow", query, **variables)
+        return Follower(client)
+
+    async def stream(self, user: User, query: str = FOLLOW, **variables: Any) -> "Stream":
+        http = await self._stack.enter_async_context(httpx.AsyncClient(base_url=f"http://{self.address}", timeout=20))
+        headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {user.token}"}
+        asked = http.stream("POST", "/graphql", json={"query": query, "variables": variables}, headers=headers)
+        return Stream(await self._stack.enter_async_context(asked))
+
+
+class Stream:
+    """An event stream."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response, self._lines = response, response.aiter_lines()
+
+    async def answer(self) -> Any:
+        """The answer in the next event."""
+        async for line in self._lines:
+            if line.startswith("data: "):
+                return json.loads(line.removeprefix("data: "))
+        return None
+
+
+@asynccontextmanager
+async def site(settings: Settings, **more: Any) -> AsyncIterator[Site]:
+    """A server with some settings of its own."""
+    async with served(create_app(settings.model_copy(update=more))) as address, AsyncExitStack() as stack:
+        yield Site(address, stack)
+
+
+@pytest.fixture
+async def narrow(settings: Settings) -> AsyncIterator[Site]:
+    """A server where a user may have two subscriptions."""
+    async with site(settings, limit_subscriptions=2) as narrow:
+        yield narrow
+
+
+async def now(user: User) -> str | None:
+    """The token of a user's history as it is."""
+    mirror = Mirror(user)
+    await mirror.catch_up()
+    return mirror.token
+
+
+# Places
+
+
+async def test_a_user_has_so_many_subscriptions_by_any_way(narrow: Site, alice: User, bob: User) -> None:
+    """One more is told the limit by either transport; the others go on, and another user has as many."""
+    since = await now(alice)
+    first, second = await narrow.follow(alice, since=since), await narrow.stream(alice, since=since)
+    task = await alice.add("Seen by both")
+    assert (await first.change())["task"] == task
+    assert (await second.answer())["data"]["taskChanges"]["task"] == task
+
+    third, fourth = await narrow.follow(alice), await narrow.stream(alice)
+    errors = [await third.error(), *(await fourth.answer())["errors"]]
+    his = await narrow.follow(bob, since=await now(bob))
+    tasks = await alice.add("Also seen"), await bob.add("His")
+
+    assert [error["extensions"]["code"] for error in errors] == ["LIMIT_EXCEEDED"] * 2
+    assert all("2 live subscriptions" in error["message"] and "end one" in error["message"] for error in errors)
+    assert "data" in await third.client.data("{ viewer { id } }")
+    assert (await first.change())["task"] == tasks[0]
+    assert (await second.answer())["data"]["taskChanges"]["task"] == tasks[0]
+    assert (await his.change())["task"] == tasks[1]
+
+
+async def test_operations_of_one_socket_count_each(narrow: Site, alice: User) -> None:
+    """A socket's third subscription is refused, its queries are not."""
+    client = await narrow.socket(alice)
+    for id_ in "abc":
+        await client.subscribe(id_, FOLLOW)
+    refused = await client.receive()
+
+    assert (refused["type"], refused["payload"][0]["extensions"]["code"]) == ("error", "LIMIT_EXCEEDED")
+    assert "data" in await client.data("{ viewer { id } }")
+
+
+async def fills(narrow: Site, user: User) -> None:
+    """A user's two places can be had again, and there is no third."""
+    for _ in range(2):
+        since = await now(user)
+        while True:  # what has ended is noticed a moment later
+            follower = await narrow.follow(user, since=since)
+            await user.add("One")
+            message = await follower.client.receive()
+            if message["type"] == "next":
+                break
+    assert (await (await narrow.follow(user)).error())["extensions"]["code"] == "LIMIT_EXCEEDED"
+
+
+async def test_the_place_of_one_that_completes(narrow: Site, alice: User) -> None:
+    """A client's `complete` gives it back."""
+    client = await narrow.socket(alice)
+    for id_ in "ab":
+        await client.subscribe(id_, FOLLOW)
+        await client.send(type="complete", id=id_)
+
+    await fills(narrow, alice)
+
+
+async def test_the_place_of_one_that_leaves(narrow: Site, alice: User) -> None:
+    """A socket or stream that is closed gives it back."""
+    since = await now(alice)
+    first, second = await narrow.follow(alice, since=since), await narrow.stream(alice, since=since)
+    await alice.add("One")
+    await first.change()
+    await second.answer()
+    await first.client.connection.close()
+    await second.response.aclose()
+
+    await fills(narrow, alice)
+
+
+async def test_the_place_of_one_that_is_refused(narrow: Site, alice: User, bob: User) -> None:
+    """A token that is none, an account that is gone: what never begins keeps nothing."""
+    foreign = await now(bob)
+    for _ in range(2):
+        assert (await (await narrow.follow(alice, since=foreign)).error())["extensions"]["code"] == "BAD_USER_INPUT"
+        assert (await (await narrow.stream(alice, since="?")).answer())["errors"]
+
+    await fills(narrow, alice)
+
+
+async def test_the_place_of_one_that_has_to_begin_anew(
+    narrow: Site, alice: User, application: Any, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """FULL_SYNC_REQUIRED gives it back."""
+    task = await alice.add("Gone")
+    since = await now(alice)
+    await alice.data(DELETE, id=task["id"])
+    await purged(application, owner, alice)
+    for _ in range(3):
+        error = await (await narrow.follow(alice, since=since)).error()
+        assert error["extensions"]["code"] == "FULL_SYNC_REQUIRED"
+
+    await fills(narrow, alice)
+
+
+async def test_the_place_of_one_whose_token_expires(narrow: Site, alice: User) -> None:
+    """The end of a token ends its sockets and streams, and gives their places back."""
+    token = Signer(SECRET).token(alice.id, timedelta(seconds=2))
+    brief = User(alice.id, alice.email, token, alice.http)
+    follower, stream = await narrow.follow(brief), await narrow.stream(brief)
+
+    assert await stream.answer() is None
+    assert (await follower.client.closed())[0] == 4403
+    await fills(narrow, alice)
+
+
+async def test_the_place_is_taken_before_anything_is_read(server: Server) -> None:
+    """Who is refused has cost no statement."""
+    live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 1)
+    user, begun = uuid4(), list[str]()
+
+    async def start() -> str:
+        begun.append("read")
+        return "0"
+
+    async with aclosing(live.follow(user, start, idle)) as first, aclosing(live.follow(user, start, idle)) as second:
+        waiting = asyncio.create_task(anext(first))
+        while not begun:  # noqa: ASYNC110 - the first waits for the listener before
+            await asyncio.sleep(0)
+        with pytest.raises(LimitExceeded):
+            await anext(second)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    await live.close()
+
+    assert begun == ["read"]
+
+
+async def nothing(_channel: str) -> None:
+    """Tells nobody."""
+
+
+async def idle(token: str) -> Changes:
+    """A page with nothing on it."""
+    return Changes([], token, int(token), more=False, full=False)
+
+
+# Reads
+
+
+class Reads:
+    """Pages that are read only when a test lets them be."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.may_go = asyncio.Event()
+
+    async def read(self, token: str) -> Changes:
+        self.begun.append(token)
+        await self.may_go.wait()
+        return Changes([{"token": token}], token, int(token), more=False, full=False)
+
+
+def following(live: Realtime, user: UUID, token: str, reads: Reads) -> AsyncGenerator[Change, None]:
+    async def start() -> str:
+        return token
+
+    return live.follow(user, start, reads.read)
+
+
+async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one user's reads hold all they can get, however many wait, another's is carried out."""
+    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.0)
+    live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 100)
+    attacker, victim, held, free = uuid4(), uuid4(), Reads(), Reads()
+    free.may_go.set()
+    async with AsyncExitStack() as stack:
+        flood = [following(live, attacker, str(number), held) for number in range(100)]
+        waiting = [asyncio.create_task(anext(await stack.enter_async_context(aclosing(one)))) for one in flood]
+        while len(held.begun) < realtime.READS_OF_A_USER:  # noqa: ASYNC110 - nothing tells of a read
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+        change = await anext(await stack.enter_async_context(aclosing(following(live, victim, "7", free))))
+
+        assert change == {"token": "7"}
+        assert len(held.begun) == realtime.READS_OF_A_USER
+        held.may_go.set()
+        assert await asyncio.gather(*waiting) == [{"token": str(number)} for number in range(100)]
+    await live.close()
+
+
+async def test_a_page_is_read_once_for_a_user_and_a_token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two followers at one place share a read; another user at the same place has her own."""
+    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.0)
+    live, reads = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 100), Reads()
+    reads.may_go.set()
+    one, other = uuid4(), uuid4()
+    async with AsyncExitStack() as stack:
+        followers = [following(live, user, "7", reads) for user in (one, one, other)]
+        opened = [await stack.enter_async_context(aclosing(follower)) for follower in followers]
+        await asyncio.gather(*map(anext, opened))
+    await live.close()
+
+    assert reads.begun == ["7", "7"]
+
+
+async def test_few_pages_are_kept(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who catches up fast leaves no more than the last few pages in memory, however long they are kept."""
+    monkeypatch.setattr(realtime, "KEPT_SECONDS", 3600.0)
+    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.0)
+    live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 1)
+
+    async def read(token: str) -> Changes:
+        page = int(token) + 1
+        return Changes([{"page": page}] * 7, str(page), page, more=True, full=False)
+
+    async def start() -> str:
+        return "0"
+
+    async with aclosing(live.follow(uuid4(), start, read)) as changes:
+        async for change in changes:
+            if change["page"] == 5 * realtime.MOST_KEPT:
+                break
+        gc.collect()
+        pages = [held for held in gc.get_objects() if type(held) is Changes and len(held.items) == 7]
+        assert len(pages) <= realtime.MOST_KEPT + 2
+    await live.close()
+
+
+# Rows
+
+
+class Paced:
+    """Records what is charged to whom, and holds those who are behind for as long as a test wants."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.charges: list[tuple[str, int, bool]] = []
+        self.waiting = asyncio.Event()
+        self.may_go = asyncio.Event()
+        self.may_go.set()
+        charge = Rates.pace
+
+        async def pace(rates: Rates, payer: str, rows: int, *, is_behind: bool) -> None:
+            self.charges.append((payer, rows, is_behind))
+            if is_behind:
+                self.waiting.set()
+                await self.may_go.wait()
+            await charge(rates, payer, rows, is_behind=is_behind)
+
+        monkeypatch.setattr(Rates, "pace", pace)
+
+
+async def with_tasks(user: User, hundreds: int) -> str:
+    """A user gets hundreds of tasks; the token from before."""
+    token: str = (await user.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
+    for _ in range(hundreds):
+        await user.data(CREATE_MANY, inputs=[{"title": f"Task {number}"} for number in range(100)])
+    return token
+
+
+async def test_each_page_is_charged(
+    settings: Settings, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it holds and to its user, to each follower, by either transport; the first page is paid for already."""
+    paced = Paced(monkeypatch)
+    since = await with_tasks(alice, 3)
+    async with site(settings) as here:
+        follower, stream = await here.follow(alice, since=since), await here.stream(alice, since=since)
+        his = await here.follow(bob, since=await now(bob))
+        for _ in range(300):
+            await follower.change()
+            await stream.answer()
+        await bob.add("His")
+        await his.change()
+        await alice.add("Hers")
+        await follower.change()
+        await stream.answer()
+
+    hers, others = (sorted(each[1:] for each in paced.charges if each[0] == str(user.id)) for user in (alice, bob))
+    assert hers == [(1, False)] * 2 + [(100, False)] * 2 + [(100, True)] * 2
+    assert others == [(1, False)]
+
+
+async def test_a_catch_up_goes_at_the_rate(
+    settings: Settings, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits where half of the rate is used up, and is not cut off; the user's other followers do not wait."""
+    paced = Paced(monkeypatch)
+    since = await with_tasks(alice, 10)
+    async with site(settings, rate_limit="1000/hour") as here:
+        live = await here.follow(alice, BRIEF, since=await now(alice))
+        behind = await here.follow(alice, BRIEF_SINCE, since=since)
+        his = await here.follow(bob, since=await now(bob))
+        for _ in range(600):
+            await behind.change()
+        while len(paced.charges) < 6:  # noqa: ASYNC110 - nothing tells of a charge
+            await asyncio.sleep(0)
+
+        tasks = await alice.add("Hers"), await bob.add("His")
+
+        assert await live.change() == {"task": {"id": tasks[0]["id"], "title": "Hers"}}
+        assert (await his.change())["task"] == tasks[1]
+        await behind.client.send(type="ping")
+        assert await behind.client.receive() == {"type": "pong"}
+
+
+async def test_one_that_waits_delays_no_other(settings: Settings, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower that has to wait goes on where it was; the user's others have their changes meanwhile."""
+    paced = Paced(monkeypatch)
+    paced.may_go.clear()
+    since = await with_tasks(alice, 3)
+    async with site(settings) as here:
+        behind, live = await here.follow(alice, since=since), await here.follow(alice, since=await now(alice))
+        await paced.waiting.wait()
+        task = await alice.add("Now")
+        assert (await live.change())["task"] == task
+
+        paced.may_go.set()
+        found = [(await behind.change())["task"]["version"] for _ in range(301)]
+
+    assert found == sorted(found)
+    assert found[-1] == task["version"]
+
+
+# Turns of the event loop
+
+
+async def test_so_many_steps_in_a_turn() -> None:
+    """However many wait, a few go in each turn of the loop, in the order they came; who left is passed over."""
+    steps, done = Steps(3), list[int]()
+
+    async def go(number: int) -> None:
+        await steps.step()
+        done.append(number)
+
+    tasks = [asyncio.create_task(go(number)) for number in range(20)]
+    counts = [0]
+    while len(done) < 19:
+        await asyncio.sleep(0)
+        if counts[-1] == 3:
+            tasks[19].cancel()
+        counts.append(len(done))
+
+    assert max(after - before for before, after in pairwise(counts)) <= 3
+    assert done == list(range(19))
+
+
+async def test_a_long_page_leaves_turns_to_others(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's followers together are given a few changes in each turn of the loop."""
+    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.0)
+    live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 20)
+    given, ends = 0, 0
+
+    async def read(token: str) -> Changes:
+        return Changes([{"n": number} for number in range(50)], token, int(token), more=False, full=False)
+
+    async def start() -> str:
+        return "1"
+
+    async def take(changes: AsyncGenerator[Change, None]) -> None:
+        nonlocal given, ends
+        async with aclosing(changes):
+            for _ in range(50):
+                await anext(changes)
+                given += 1
+        ends += 1
+
+    user = uuid4()
+    tasks = [asyncio.create_task(take(live.follow(user, start, read))) for _ in range(20)]
+    most, before = 0, 0
+    while ends < 20:
+        await asyncio.sleep(0)
+        most, before = max(most, given - before), given
+    await asyncio.gather(*tasks)
+    await live.close()
+
+    assert given == 1000
+    assert most <= realtime.STEPS_OF_A_USER
+
+
+# What each is shown
+
+VARIANTS = [
+    "__typename",
+    "... on TaskRemoved { taskId }",
+    "... on TaskUpserted { token task { version title id } } ... on TaskRemoved { token taskId }",
+    "... on TaskUpserted { b: task { z: id a: title id: tags } a: task { id } __typename kind: __typename }",
+    "... on TaskUpserted { task { id title id } token task { title dueDate __typename } }",
+    "... on TaskUpserted { task { id title @include(if: $yes) tags @skip(if: $yes) } token @include(if: $no) }",
+    "... on TaskUpserted @include(if: $no) { token } ... { ...Whole } ... on TaskRemoved { gone: taskId }",
+    "...Whole ... on TaskUpserted { task { only: version } }",
+]
+WHOLE = (
+    f"fragment Whole on TaskChange {{ __typename ... on TaskUpserted {{ task {{ kind: __typename {ALL_FIELDS} }} }} }}"
+)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+async def test_each_is_shown_what_it_selects(site_of_all: Site, alice: User, bob: User, variant: str) -> None:
+    """As the query shows it, which PostgreSQL renders: each value, and the entries in their order."""
+    since = await now(alice)
+    text = '"quotes", \\, \n, \u0001, \U0001f600'
+    await alice.add(text, description=text, tags=["a", text], priority="HIGH", dueDate="2026-01-31")
+    gone, done = [(await alice.add(title))["id"] for title in ("Gone", "Done")]
+    await alice.data(DELETE, id=gone)
+    await alice.data("mutation ($id: ID!) { setTaskCompleted(id: $id, completed: true) { token } }", id=done)
+    await bob.add("His")
+    fragment = WHOLE if "...Whole" in variant else ""
+    unused = "@skip(if: $no) @include(if: $yes)"
+    variables = {"since": since, "yes": True, "no": False}
+    head = "($since: SyncToken, $yes: Boolean!, $no: Boolean!)"
+    query = f"query {head} {{ taskChanges(since: $since) {{ changes {{ {variant} }} token {unused} }} }} {fragment}"
+    shown = (await alice.data(query, **variables))["taskChanges"]["changes"]
+
+    follow = f"subscription {head} {{ taskChanges(since: $since) {{ {variant} ...Used }} }} {fragment}"
+    follow += f" fragment Used on TaskChange {{ ... on TaskRemoved {unused} {{ used: token }} }}"
+    follower = await site_of_all.follow(alice, follow, **variables)
+    found = [await follower.change() for _ in shown]
+
+    for change in found:
+        change.pop("used", None)
+    assert len(shown) == 3
+    assert [json.dumps(change) for change in found] == [json.dumps(change) for change in shown]
+
+
+@pytest.fixture(scope="module")
+async def site_of_all(settings: Settings) -> AsyncIterator[Site]:
+    async with site(settings) as here:
+        yield here
