@@ -31,7 +31,7 @@ class _Stalled(Exception):
 
 
 class EventStreams:
-    """The open event streams of a process that may last: those of subscriptions. One answer is soon sent or given up."""
+    """The open event streams of subscriptions, which may last. A single answer is soon sent or given up."""
 
     def __init__(self) -> None:
         self._open: set[asyncio.Task[None]] = set()

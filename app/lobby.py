@@ -8,8 +8,8 @@ from contextlib import contextmanager
 class Lobby:
     """At most `each` connections of a network wait, and `most` in all. Beyond that the oldest one is told to leave.
 
-    Of a network with too many that is its own oldest one, otherwise the oldest of all: who says soon who they are need
-    not fear those who never do.
+    A network with too many loses its own oldest one, otherwise the oldest of all has to leave. So a client that soon
+    says who it is loses nothing to clients that never do.
     """
 
     def __init__(self, each: int, most: int) -> None:

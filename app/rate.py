@@ -3,11 +3,11 @@
 Rows are charged before a request runs, by estimate. The time that it took is charged afterwards, with the next request.
 """
 
-import asyncio
 import ipaddress
 import logging
 import math
 import time
+from asyncio import sleep
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -219,7 +219,7 @@ async def _patiently(charge: Callable[[], Awaitable[None] | None]) -> None:
             if waits := charge():
                 await waits
         except RateLimited as refusal:
-            await asyncio.sleep(refusal.seconds)
+            await sleep(refusal.seconds)
         else:
             return
 

@@ -5,9 +5,9 @@ from collections import deque
 
 
 class Steps:
-    """At most `most` steps in each turn of the event loop. Further ones wait for the next turns, first come first served.
+    """At most `most` steps in each turn of the event loop. Further ones wait for the next turns, in order.
 
-    So whoever else has something to do in the loop waits for `most` steps at most, however many there are.
+    So others who have something to do in the loop wait for `most` steps at most, however many there are.
     """
 
     def __init__(self, most: int) -> None:

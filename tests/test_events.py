@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -18,7 +18,9 @@ from live import served, watch
 
 from app import events
 from app.auth import Signer
+from app.events import EventStreams
 from app.main import create_app
+from app.operations import GraphQLAnswer, ResponseStream
 from app.settings import Settings
 
 VIEWER = "{ viewer { id } }"
@@ -268,3 +270,29 @@ async def test_a_client_that_stops_reading_is_dropped(
     await watch.until(0)
     assert len(await reader.read()) < 20_000_000
     writer.close()
+
+
+async def test_only_subscriptions_are_streams_that_last() -> None:
+    """An answer that is being sent as an event counts among the requests under way, however slowly it is taken."""
+    streams, begun, end = EventStreams(), asyncio.Event(), asyncio.Event()
+
+    async def stalled(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            begun.set()
+            await end.wait()
+
+    async def stays() -> Any:
+        await asyncio.Event().wait()
+
+    async def one() -> AsyncGenerator[GraphQLAnswer, None]:
+        yield GraphQLAnswer({"data": None}, executed=True)
+
+    for answered, count in ((GraphQLAnswer({}, executed=True), 0), (ResponseStream(one(), time.time() + 60), 1)):
+        begun.clear()
+        end.clear()
+        sending = asyncio.create_task(streams.send(answered, [], stays, stalled))
+        await begun.wait()
+        assert streams.count == count
+        end.set()
+        await sending
+    assert streams.count == 0

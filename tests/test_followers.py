@@ -21,11 +21,11 @@ from test_realtime import BRIEF, BRIEF_SINCE, CREATE_MANY, FOLLOW, Follower
 from test_sockets import PROTOCOLS, Client
 from websockets.asyncio.client import connect
 
-from app import realtime
+from app import rate, realtime
 from app.auth import Signer
 from app.errors import LimitExceeded
 from app.main import create_app
-from app.rate import Rates
+from app.rate import Rates, Windows
 from app.realtime import Change, Changes, Realtime
 from app.settings import Settings
 from app.steps import Steps
@@ -409,6 +409,68 @@ async def test_one_that_waits_delays_no_other(settings: Settings, alice: User, m
 
     assert found == sorted(found)
     assert found[-1] == task["version"]
+
+
+class Clock:
+    """Seconds that pass only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(rate, "sleep", clock.sleep)
+    return clock
+
+
+def rates(users: str | None, clock: Clock) -> Rates:
+    return Rates(users, None, None, lambda: Windows(lambda: clock.now))
+
+
+async def test_who_is_behind_has_half_of_the_rate(clock: Clock) -> None:
+    """100,000 rows take as many minutes as half of the rate goes into them; one that keeps up does not wait."""
+    paced = rates("2000/minute", clock)
+    for _ in range(1000):
+        await paced.pace("a", 100, is_behind=True)
+        before = clock.now
+        await paced.pace("b", 1, is_behind=False)
+        assert clock.now == before
+        if clock.now // 60 == before // 60:
+            await paced.pace("a", 1, is_behind=False)
+            assert clock.now == before
+
+    assert clock.now == 99 * 60
+
+
+async def test_one_that_keeps_up_waits_for_the_rate_too(clock: Clock) -> None:
+    """It is charged to the same rate as requests."""
+    paced = rates("10/minute", clock)
+    for _ in range(25):
+        await paced.pace("a", 1, is_behind=False)
+
+    assert clock.now == 120
+
+
+async def test_a_page_may_be_larger_than_the_rate(clock: Clock) -> None:
+    """It takes a window for itself, and is not held for ever."""
+    paced = rates("10/minute", clock)
+    for _ in range(3):
+        await paced.pace("a", 100, is_behind=True)
+
+    assert clock.now == 120
+
+
+async def test_without_a_rate_nothing_waits(clock: Clock) -> None:
+    """RATE_LIMIT=off."""
+    for is_behind in (True, False):
+        await rates(None, clock).pace("a", 1_000_000, is_behind=is_behind)
+
+    assert clock.now == 0
 
 
 # Turns of the event loop

@@ -25,6 +25,7 @@ from app.auth import Principal, Signer
 from app.errors import Unavailable
 from app.main import create_app
 from app.operations import GraphQLAnswer, GraphQLRequest
+from app.protocols import CLOSE_SECONDS
 from app.settings import Settings, load
 from app.sockets import SocketEndpoint
 
@@ -253,6 +254,62 @@ async def test_connection_init_must_come_in_time(
     client = await opened()
 
     assert (await client.closed())[0] == 4408
+
+
+@pytest.fixture
+async def crowded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    """A server where two sockets of a network may wait for connection_init, and three in all."""
+    monkeypatch.setattr(sockets, "UNKNOWN_OF_A_NETWORK", 2)
+    monkeypatch.setattr(sockets, "MOST_UNKNOWN", 3)
+    async with served(create_app(settings, schema=live.schema)) as address:
+        yield address
+
+
+async def test_a_network_has_few_sockets_without_a_token(
+    crowded: str, opened: Callable[..., Awaitable[Client]], alice: User, bob: User
+) -> None:
+    """The oldest of a network gives way: 1013. Those of another network stay, and so do those with a token."""
+    hers, his = await opened(at=crowded), await opened(at=crowded, local_addr=("127.0.0.2", 0))
+    await hers.initialise(alice)
+    silent = [await opened(at=crowded) for _ in range(5)]
+
+    assert [(await client.closed())[0] for client in silent[:3]] == [1013] * 3
+    await his.initialise(bob)
+    for client in silent[3:]:
+        await client.initialise(bob)
+    assert await hers.data(VIEWER) == {"data": {"viewer": {"id": str(alice.id)}}}
+
+
+async def test_there_are_few_sockets_without_a_token(
+    crowded: str, opened: Callable[..., Awaitable[Client]], alice: User
+) -> None:
+    """However many networks they come from, the oldest of all gives way: 1013, and clients come again."""
+    silent = [await opened(at=crowded, local_addr=(f"127.0.0.{n}", 0)) for n in range(2, 7)]
+
+    for client in silent[:2]:
+        code, reason = await client.closed()
+        assert (code, reason.split(";")[0]) == (1013, "Too many sockets wait here for connection_init")
+    for client in silent[2:]:
+        await client.initialise(alice)
+
+
+async def test_a_peer_that_does_not_answer_a_close(crowded: str) -> None:
+    """Its connection ends all the same, soon after the close frame."""
+    reader, writer = await asyncio.open_connection(*crowded.split(":"))
+    key = base64.b64encode(bytes(16)).decode()
+    writer.write(
+        f"GET /graphql HTTP/1.1\r\nHost: {crowded}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Protocol: {sockets.SUBPROTOCOL}\r\n\r\n".encode()
+    )
+    clients = [await connect(f"ws://{crowded}/graphql", subprotocols=PROTOCOLS) for _ in range(2)]
+    async with asyncio.timeout(CLOSE_SECONDS + 5):
+        said = await reader.read()
+    writer.close()
+    for client in clients:
+        await client.close()
+
+    assert (1013).to_bytes(2, "big") in said.partition(b"\r\n\r\n")[2]
 
 
 async def test_connection_init_comes_once(client: Client) -> None:
