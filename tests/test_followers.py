@@ -375,14 +375,14 @@ async def test_a_catch_up_goes_at_the_rate(
 ) -> None:
     """It waits where half of the rate is used up, and is not cut off; the user's other followers do not wait."""
     paced = Paced(monkeypatch)
-    since = await with_tasks(alice, 10)
-    async with site(settings, rate_limit="1000/hour") as here:
+    since = await with_tasks(alice, 15)
+    async with site(settings, rate_limit="2000/hour") as here:
         live = await here.follow(alice, BRIEF, since=await now(alice))
         behind = await here.follow(alice, BRIEF_SINCE, since=since)
         his = await here.follow(bob, since=await now(bob))
-        for _ in range(600):
+        for _ in range(1100):
             await behind.change()
-        while len(paced.charges) < 6:  # noqa: ASYNC110 - nothing tells of a charge
+        while len(paced.charges) < 11:  # noqa: ASYNC110 - nothing tells of a charge
             await asyncio.sleep(0)
 
         tasks = await alice.add("Hers"), await bob.add("His")
