@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import math
 import time
-from asyncio import sleep
+from asyncio import gather, sleep
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -225,7 +225,7 @@ async def _patiently(charge: Callable[[], Awaitable[None] | None]) -> None:
 
 
 async def _all(*waits: Awaitable[None] | None) -> None:
-    outcomes = await asyncio.gather(*filter(None, waits), return_exceptions=True)
+    outcomes = await gather(*filter(None, waits), return_exceptions=True)
     for refusal in filter(None, outcomes):
         raise refusal
 
