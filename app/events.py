@@ -36,10 +36,6 @@ class EventStreams:
     def __init__(self) -> None:
         self._open: set[asyncio.Task[None]] = set()
 
-    @property
-    def count(self) -> int:
-        return len(self._open)
-
     def close(self) -> None:
         """End them all, but as unfinished: clients come again, to a server that stays."""
         for sending in self._open:

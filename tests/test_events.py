@@ -274,14 +274,16 @@ async def test_a_client_that_stops_reading_is_dropped(
     caplog.clear()  # uvicorn says that the answer was not completed
 
 
-async def test_only_subscriptions_are_streams_that_last() -> None:
-    """An answer that is being sent as an event counts among the requests under way, however slowly it is taken."""
+async def test_only_subscriptions_are_cut_off() -> None:
+    """A server that stops sends an answer that was begun to its end, as by any other media type."""
     streams, begun, end = EventStreams(), asyncio.Event(), asyncio.Event()
+    written: list[bytes] = []
 
     async def stalled(message: Any) -> None:
         if message["type"] == "http.response.body":
             begun.set()
             await end.wait()
+            written.append(message["body"])
 
     async def stays() -> Any:
         await asyncio.Event().wait()
@@ -289,12 +291,17 @@ async def test_only_subscriptions_are_streams_that_last() -> None:
     async def one() -> AsyncGenerator[GraphQLAnswer, None]:
         yield GraphQLAnswer({"data": None}, executed=True)
 
-    for answered, count in ((GraphQLAnswer({}, executed=True), 0), (ResponseStream(one(), time.time() + 60), 1)):
+    for answered, is_cut_off in (
+        (GraphQLAnswer({}, executed=True), False),
+        (ResponseStream(one(), time.time() + 60), True),
+    ):
+        written.clear()
         begun.clear()
         end.clear()
         sending = asyncio.create_task(streams.send(answered, [], stays, stalled))
         await begun.wait()
-        assert streams.count == count
+        streams.close()
+        await asyncio.sleep(0)
         end.set()
         await sending
-    assert streams.count == 0
+        assert (events.COMPLETE not in written) == is_cut_off

@@ -429,7 +429,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def rates(users: str | None, clock: Clock) -> Rates:
-    return Rates(users, None, None, lambda: Windows(lambda: clock.now))
+    return Rates(users, None, None, Windows(lambda: clock.now))
 
 
 async def test_who_is_behind_has_half_of_the_rate(clock: Clock) -> None:
