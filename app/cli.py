@@ -20,7 +20,7 @@ from graphql import GraphQLError, GraphQLSchema, build_schema, find_breaking_cha
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from app import checks, logs, startup, telemetry
+from app import checks, garbage, logs, startup, telemetry
 from app import purge as purging
 from app import settings as configuration
 from app.accounts import demo_user, user_with_email
@@ -331,7 +331,9 @@ def _curl(url: str, bearer: str) -> str:
 def _application(settings: Settings, metrics_listener: socket.socket | None) -> Starlette:
     """What each process serves, and logs for."""
     logs.configure(settings)
-    return create_app(settings, metrics_listener)
+    app = create_app(settings, metrics_listener)
+    garbage.settle()
+    return app
 
 
 def _server(settings: Settings, listener: socket.socket, metrics_listener: socket.socket | None) -> Callable[[], None]:

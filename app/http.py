@@ -34,11 +34,18 @@ from app.masking import MASKED, masked
 from app.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.origins import Origins
+from app.rate import Rates, network
 from app.requests import Gone, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
 WORTH_COMPRESSING = 14_000
 FASTEST = 1
+# A caller who has used up its share waits a little for that answer: most send the next request when they have it.
+PAUSE_SECONDS = 0.25
+# A request that cannot be read costs a stranger as much as so many rows.
+ROWS_OF_A_REFUSAL = 5
+# Requests whose body has not come whole, of a process and of one address.
+MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 100
 
 ANSWERS = (GRAPHQL_JSON, JSON)
 PAGES = (HTML, *ANSWERS)
@@ -83,11 +90,9 @@ _PAGE_HEADERS: list[Header] = [
 class GraphQLEndpoint:
     """POST and GET run operations; a browser's GET shows the explorer. `note` is told of what never becomes one."""
 
-    def __init__(
-        self, execute: Execute, streams: EventStreams, arrivals: Arrivals, origins: Origins, note: Note
-    ) -> None:
-        self._execute, self._streams, self._arrivals = execute, streams, arrivals
-        self._origins, self._note = origins, note
+    def __init__(self, execute: Execute, streams: EventStreams, rates: Rates, origins: Origins, note: Note) -> None:
+        self._execute, self._streams, self._rates, self._origins, self._note = execute, streams, rates, origins, note
+        self._arrivals = Arrivals(MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS)
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -111,7 +116,7 @@ class GraphQLEndpoint:
         except Gone:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
-            return await self._refuse(send, error, headers, asked_as)
+            return await self._refuse(send, await self._charged(error, scope), headers, asked_as)
         try:
             await self._answer(asked, media_type, headers, receive, send)
         finally:
@@ -138,6 +143,16 @@ class GraphQLEndpoint:
         if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
             body, more = await _compressed(body), [*more, *_COMPRESSED]
         return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked.request_id), *more], body)
+
+    async def _charged(self, error: Exception, scope: Scope) -> Exception:
+        """The same refusal, charged to the address that it goes to; or that the address has had too many."""
+        client = scope.get("client")
+        try:
+            if waits := self._rates.charge(network(client[0] if client else ""), ROWS_OF_A_REFUSAL, is_user=False):
+                await waits
+        except RateLimited as limited:
+            return Refused(429, str(limited), limited.code, (b"retry-after", b"%d" % limited.seconds))
+        return error
 
     async def _refuse(self, send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
         """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
@@ -216,6 +231,8 @@ def _closing(send: Send) -> Send:
 
 async def _respond(send: Send, status: int, headers: list[Header], body: bytes) -> None:
     length = (b"content-length", b"%d" % len(body))
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        await asyncio.sleep(PAUSE_SECONDS)
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
 

@@ -20,7 +20,6 @@ from strawberry import Schema
 
 from app import accounts, explorer, health, metrics
 from app.addresses import Proxies, networks
-from app.arrivals import Arrivals
 from app.auth import Authenticator, Principal, Signer
 from app.compiling import Statements
 from app.connections import Spend
@@ -55,8 +54,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GRAPHQL = "/graphql"
-# Requests whose body has not come whole, of a process and of one address.
-MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 100
 DEMO_TOKEN_LIFETIME = timedelta(days=7)
 _HANDLERS = {HTTPException: refusal, Exception: failure}
 
@@ -79,8 +76,8 @@ def create_app(settings: Settings, metrics_listener: socket.socket | None = None
     readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))
 
     execute = telemetry.recorded(executing(door, authenticator, places, services))
-    origins, arrivals = Origins(settings.cors_origins), Arrivals(MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS)
-    endpoint = GraphQLEndpoint(execute, streams, arrivals, origins, telemetry.refused)
+    origins = Origins(settings.cors_origins)
+    endpoint = GraphQLEndpoint(execute, streams, rates, origins, telemetry.refused)
     sockets = SocketEndpoint(execute, authenticator.principal, origins, settings.limit_sockets)
 
     def stopping() -> None:

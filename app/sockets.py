@@ -29,9 +29,12 @@ from app.telemetry import SOCKETS
 
 SUBPROTOCOL = "graphql-transport-ws"
 INIT_SECONDS = 5.0
+# What a socket waits when it asks for more than it may.
+PAUSE_SECONDS = 0.05
 WRITE_SECONDS = 10.0
 MOST_OPERATIONS = 50
 MOST_CHARACTERS = 100_000
+MOST_PINGED = 1_000
 # Sockets that have not sent their token yet: of a network, and in all.
 UNKNOWN_OF_A_NETWORK = 100
 MOST_UNKNOWN = 500
@@ -155,6 +158,7 @@ class _Socket:
         try:
             while (event := await self._receive())["type"] == "websocket.receive":
                 await self._handle(_message(event))
+                await asyncio.sleep(0)  # the next message may be there already, and others want their turn
         except _Closing as closing:
             return closing
         finally:
@@ -179,9 +183,12 @@ class _Socket:
 
     async def _pong(self, payload: Mapping[str, Any]) -> None:
         try:
-            await self._write({"type": "pong"} | ({"payload": payload} if payload else {}))
+            text = orjson.dumps(payload)
         except orjson.JSONEncodeError:  # it reads what is nested deeper than it can write
             raise _Closing(4400, "The payload is nested too deeply.") from None
+        if len(text) > MOST_PINGED:
+            raise _Closing(4400, f"A ping's payload has at most {MOST_PINGED:,} bytes.")
+        await self._write({"type": "pong"} | ({"payload": payload} if payload else {}))
 
     async def _initialise(self, payload: Mapping[str, Any]) -> None:
         if self._initialised:
@@ -212,6 +219,7 @@ class _Socket:
             raise _Closing(4400, str(refusal)) from None
         if len(self._operations) >= MOST_OPERATIONS:
             limit = LimitExceeded(f"A socket runs at most {MOST_OPERATIONS} operations at a time.")
+            await asyncio.sleep(PAUSE_SECONDS)  # nothing is read meanwhile
             await self._pass_on(id_, _refused({"message": str(limit), "extensions": limit.extensions}))
             return
         self._operations[id_] = operation = self._tasks.create_task(self._run(id_, asked))

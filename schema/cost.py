@@ -139,8 +139,9 @@ def _filter_rows(tree: Any) -> int:
 def _order_rows(terms: Any) -> int:
     listed = terms if isinstance(terms, list) else [terms]
     fields = [term.get("field") for term in listed if isinstance(term, dict)]
-    has_index = len(fields) < 2 and set(fields) <= INDEXED  # noqa: PLR2004 - an index has one field, and the id
-    return 0 if has_index else ROWS_OF_A_SORT
+    unindexed = [field for field in fields if not isinstance(field, str) or field not in INDEXED]
+    # An index has one field, and the id.
+    return ROWS_OF_A_SORT if unindexed or len(fields) > 1 else 0
 
 
 def _omitted(definition: GraphQLField, names: Iterable[str]) -> int:

@@ -319,6 +319,7 @@ class Engine:
 
     def prepared(self, query: str, operation_name: str | None) -> Operation:
         """The operation of a text, whatever is kept; RequestErrors where it cannot run."""
+        document = None
         try:
             document = self._parsed(query)
             sizes = self.gauge.check(document)
@@ -331,6 +332,9 @@ class Engine:
             raise refused(LimitExceeded("The document is nested too deeply.")) from None
         except LimitExceeded as error:
             raise refused(error) from None
+        finally:
+            if document is not None:
+                _unchain(document)
 
     def _parsed(self, query: str) -> DocumentNode:
         try:
@@ -373,6 +377,14 @@ def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode
         else "The document has no such operation."
     )
     raise RequestErrors([GraphQLError(problem)], BadUserInput.code)
+
+
+def _unchain(document: DocumentNode) -> None:
+    """Let go of the tokens' order. As a chain in both directions only a garbage collection would free them."""
+    token = document.loc.start_token if document.loc else None
+    while token is not None:
+        following, token.prev, token.next = token.next, None, None
+        token = following
 
 
 def _fragments(document: DocumentNode) -> dict[str, FragmentDetails]:

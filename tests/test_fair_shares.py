@@ -13,7 +13,8 @@ import pytest
 from conftest import Application, Server, User, made_settings, running
 from standstill import standstill, waiting
 
-from app import database, main, preparing, rate
+from app import database, preparing, rate
+from app import http as http_module
 from app.arrivals import Arrivals
 from app.errors import RateLimited
 from app.settings import Settings
@@ -336,7 +337,7 @@ async def test_an_incomplete_body_is_answered_when_it_gives_way(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its client is told to send it at once, and to come again."""
-    monkeypatch.setattr(main, "MOST_ARRIVALS", 1)
+    monkeypatch.setattr(http_module, "MOST_ARRIVALS", 1)
     async with running(settings) as application:
         never = asyncio.Event()
 
@@ -423,3 +424,25 @@ async def test_an_empty_selection_is_no_graphql(alice: User, query: str) -> None
     answer = await alice.post(query)
 
     assert (answer.status_code, code(answer.json())) == (200, "GRAPHQL_PARSE_FAILED")
+
+
+# Refusals
+
+
+async def test_what_cannot_be_read_is_charged(settings: Settings) -> None:
+    """A stranger who sends nothing but rubbish is soon told to wait; others at other addresses are not."""
+    async with (
+        running(settings.model_copy(update={"rate_limit_anonymous": "50/minute"})) as application,
+        application.at("192.0.2.1") as here,
+        application.at("192.0.2.2") as there,
+    ):
+        rubbish = [await here.post("/graphql", content=b"{", headers={"Content-Type": "application/json"})]
+        rubbish += [await here.post("/graphql", content=b"{") for _ in range(10)]
+        rubbish.append(await here.post("/graphql", json={"query": 1}))
+        other = await there.post("/graphql", content=b"{")
+
+    statuses = [answer.status_code for answer in rubbish]
+    assert statuses == [400, *[415] * 9, 429, 429]
+    assert code(rubbish[-1].json()) == "RATE_LIMITED"
+    assert 1 <= int(rubbish[-1].headers["retry-after"]) <= 60
+    assert other.status_code == 415
