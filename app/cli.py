@@ -171,8 +171,10 @@ def doctor(data_dir: Path | None) -> None:
     The exit code says the worst: 0 where all is ok, 1 for a warning, 2 for a failure.
     """
     try:
-        with startup.database_settings(_settings(data_dir=data_dir)) as settings:
-            found = [*_documents(settings), *asyncio.run(startup.report(settings))]
+        given = _settings(data_dir=data_dir)
+        with startup.database_settings(given) as settings:
+            report = startup.report(settings, embedded=given.database_url is None)
+            found = [*_documents(settings), *asyncio.run(report)]
     except StartupError as error:
         found = [startup.failed(error)]
     for finding in found:

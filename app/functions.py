@@ -8,7 +8,7 @@ SEARCH_PATH = "search_path=pg_catalog, pg_temp"
 # Reading behind row security is then an error, instead of a result without the rows it hides.
 NO_ROW_SECURITY = "row_security=off"
 
-# Qualified throughout: they run with every request, where a SET clause costs up to 12 µs on PostgreSQL 15.
+# Qualified throughout: they run with every request, where a SET clause takes PostgreSQL 4 to 6 µs.
 QUALIFIED = ("act_as(uuid)", "begin_write(uuid)", "search_key(text)")
 # Run as their owner for whoever writes tasks or deletes users. Nobody needs EXECUTE to fire a trigger.
 TRIGGERS = ("keep_task_tags()", "stamp_task()", "forget_tasks()")

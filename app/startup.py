@@ -66,9 +66,11 @@ async def findings(settings: Settings) -> list[Finding]:
     return await _patiently(server, lambda: _inspect(server, partial(_checked, server)))
 
 
-async def report(settings: Settings) -> list[Finding]:
+async def report(settings: Settings, *, embedded: bool = False) -> list[Finding]:
     """Everything that can be checked of settings, issuers and database."""
-    return [*await _issuers(settings), *await _shared_counts(settings), *await _database(settings)]
+    found = [*await _issuers(settings), *await _shared_counts(settings), *await _database(settings)]
+    # The embedded database has no roles but its owner's and the server's.
+    return found if embedded else [*found, *await _open_to_all(settings)]
 
 
 async def _issuers(settings: Settings) -> list[Finding]:
@@ -115,6 +117,14 @@ async def _database(settings: Settings) -> list[Finding]:
     except StartupError as error:
         found.append(failed(error))
     return found
+
+
+async def _open_to_all(settings: Settings) -> list[Finding]:
+    try:
+        server = server_url(settings)
+        return [await _patiently(server, lambda: _inspect(server, checks.open_to_all))]
+    except StartupError:
+        return []  # which is told already
 
 
 async def _owner(owner: DatabaseURL, server: DatabaseURL) -> Finding:

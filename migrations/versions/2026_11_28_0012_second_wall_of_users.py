@@ -55,8 +55,8 @@ def upgrade() -> None:
     _wall()
 
 
-# The next three run with every request. A SET clause would cost each statement up to 12 µs on PostgreSQL 15 (1 µs on
-# 18), so they qualify all that they name instead.
+# The next three run with every request. In a lookup of 44 µs on PostgreSQL 18 a SET clause takes 4 µs, in one of 58 µs
+# on 15 it takes 6. So they qualify all that they name instead.
 
 
 def _act_as() -> None:
