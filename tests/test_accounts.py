@@ -269,9 +269,7 @@ async def test_many_first_tokens_at_once(server: Server, provisioning: Door, own
 
 
 @pytest.mark.parametrize("are_known", [False, True])
-async def test_a_race_for_an_address(
-    provisioning: Door, owner: "asyncpg.Connection[Any]", *, are_known: bool
-) -> None:
+async def test_a_race_for_an_address(provisioning: Door, owner: "asyncpg.Connection[Any]", *, are_known: bool) -> None:
     """Of several subjects that bring one address at once, new or known, one has it and all are let in."""
     email, subjects = f"{uuid4()}@example.com", [str(uuid4()) for _ in range(6)]
     if are_known:
@@ -289,7 +287,11 @@ async def test_a_user_whose_token_says_more(provisioning: Door, alice: User, own
     """What Better Auth keeps of its users on the same database, tokens do not change."""
     about = {"email": f"{uuid4()}@example.com", "email_verified": True, "name": "Another"}
 
-    assert await provisioning.viewer(str(alice.id), **about) == {"id": str(alice.id), "email": alice.email, "name": None}
+    assert await provisioning.viewer(str(alice.id), **about) == {
+        "id": str(alice.id),
+        "email": alice.email,
+        "name": None,
+    }
     assert tuple(await owner.fetchrow(ROW, alice.id) or ()) == (alice.email, False, None)
 
 

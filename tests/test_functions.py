@@ -79,7 +79,12 @@ def shadows() -> list[str]:
     ]
     tables = [f"CREATE TABLE evil.{name} (id uuid); CREATE TEMP TABLE {name} (id uuid);" for name in TABLES]
     # A type comes last: the others are not to be made of it.
-    return [*operators, *called, *tables, "CREATE DOMAIN evil.text AS pg_catalog.text CHECK (pg_catalog.length(VALUE) < 0);"]
+    return [
+        *operators,
+        *called,
+        *tables,
+        "CREATE DOMAIN evil.text AS pg_catalog.text CHECK (pg_catalog.length(VALUE) < 0);",
+    ]
 
 
 @pytest.fixture
@@ -230,11 +235,8 @@ async def test_rights_on_users_give_no_others(migrated: Server) -> None:
 @pytest.mark.parametrize("function", functions.TRIGGERS)
 async def test_triggers_serve_our_tables_alone(migrated: Server, function: str, role: str) -> None:
     """Nobody puts a trigger function, which runs as the owner, on a table of their own."""
-    url = migrated.app_url if role == "the server" else migrated.owner_url
-    async with stranger(migrated, "") as connection:
-        if role == "the server":
-            await connection.close()
-            connection = await connect(url)
+    async with stranger(migrated, "") as own:
+        connection = own if role == "a stranger" else await connect(migrated.app_url)
         await connection.execute("CREATE TEMP TABLE mine (user_id uuid, id uuid, tags pg_catalog.varchar[])")
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for function"):
             await connection.execute(
