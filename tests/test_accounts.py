@@ -191,7 +191,7 @@ async def test_a_name_that_is_none(provisioning: Door, name: object) -> None:
 async def test_a_verified_address_is_taken(
     provisioning: Door, owner: "asyncpg.Connection[Any]", claim: dict[str, Any]
 ) -> None:
-    """An issuer says that it has verified an address by a truth value or as text; Better Auth spells the claim its way."""
+    """That an address was verified is said by a truth value or as text, and by Better Auth under another name."""
     subject = uuid4()
     viewer = await provisioning.viewer(str(subject), email=f"{subject}@Example.com", **claim)
 
