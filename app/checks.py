@@ -397,7 +397,5 @@ def open_to_all(connection: Connection) -> Finding:
         f"As the database's owner: GRANT CONNECT ON DATABASE {name} TO {server}; and to each other role that needs it;"
         f" then REVOKE CONNECT ON DATABASE {name} FROM PUBLIC;"
     )
-    seen = (
-        "Any role of the server may connect to the database, listen for users' ids, and hold the locks of subscribers"
-    )
+    seen = "Any role may connect to the database, listen for the ids of users, and hold the locks of subscribers"
     return Finding("warning", seen, mend)

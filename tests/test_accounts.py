@@ -14,6 +14,7 @@ from conftest import Application, Server, User, running
 from issuer import AUDIENCE, NAME, SigningKey, claims, made_key, published, token
 from pydantic import SecretStr
 
+from app.accounts import user_with_email
 from app.settings import Settings
 
 VIEWER = "{ viewer { id email name } }"
@@ -293,6 +294,21 @@ async def test_a_user_whose_token_says_more(provisioning: Door, alice: User, own
         "name": None,
     }
     assert tuple(await owner.fetchrow(ROW, alice.id) or ()) == (alice.email, False, None)
+
+
+async def test_the_user_of_an_address(application: Application, owner: "asyncpg.Connection[Any]") -> None:
+    """An address has one user in whatever case it is written, however many ask at once."""
+    name = uuid4()
+    asked = [
+        user_with_email(application.database, email) for email in (f"{name}@Example.com", f"{name}@example.com") * 3
+    ]
+    found = await asyncio.gather(*asked)
+    assert len({user for user, _ in found}) == 1
+    assert [is_new for _, is_new in found].count(True) == 1
+
+    kept = f"{name}@OLD.example"
+    old = await owner.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", kept)
+    assert await user_with_email(application.database, kept) == (old, False)
 
 
 async def test_first_sight_costs_one_statement(provisioning: Door) -> None:
