@@ -30,7 +30,7 @@ async def purge(database: Database, older_than: timedelta) -> AsyncIterator[tupl
     """
     before = (datetime.now(UTC) - older_than).isoformat()
     old, oldest, users, removed = _has_old(), _purge(), 0, 0
-    async for owner in _users(database):
+    async for owner in each_user(database):
         values = {"user_id": owner, "before": before, "most": BATCH}
         while await database.read(old, values):
             removed += (await database.write(owner, oldest, values))["removed"]
@@ -38,8 +38,8 @@ async def purge(database: Database, older_than: timedelta) -> AsyncIterator[tupl
         yield users, removed
 
 
-async def _users(database: Database) -> AsyncIterator[UUID]:
-    """All users; StartupError where they cannot be listed."""
+async def each_user(database: Database) -> AsyncIterator[UUID]:
+    """All users, in the order of their ids; StartupError where they cannot be listed."""
     last: Any = UUID(int=0)
     while last is not None:
         ids = await _users_after(database, last)
