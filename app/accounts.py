@@ -6,20 +6,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Text, bindparam, cast, select, union_all
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Boolean, Text, Uuid, bindparam, column, func, select
 
 from app.auth import Principal
 from app.compiling import Statements
 from app.database import Database
-from app.errors import Unauthenticated
-from app.models import PRIORITIES, User
+from app.models import PRIORITIES
 from app.rendering import Selection
 from app.statements import Statement, compiled
 from app.tasks import Tasks
 
 DEMO_EMAIL = "demo@example.com"
-# A domain that can never be (RFC 6761), for users whose token has no address.
+# A domain that can never be (RFC 6761), for users whose token has no address. `provision_user` knows it, too.
 NO_EMAIL = "users.invalid"
 LONGEST_LINE = 255
 # Nobody may take the address that another user without one will get.
@@ -29,34 +27,31 @@ _NOTHING = Selection("TaskPayload", ())
 
 async def user_with_email(database: Database, email: str) -> tuple[UUID, bool]:
     """The user of an address, made if there is none, and whether it was made."""
-    new = insert(User).values(email=bindparam("email")).on_conflict_do_nothing().returning(User.id)
     async with database.engine.begin() as connection:
-        made = (await connection.execute(new, {"email": email})).scalar_one_or_none()
-        if made is not None:
-            return made, True
-        return (await connection.execute(select(User.id).where(User.email == email))).scalar_one(), False
+        found = (await connection.execute(_USER_WITH_EMAIL, {"email": email})).one()
+    return found.user_id, found.is_new
+
+
+_found = func.user_with_email(bindparam("email", type_=Text)).table_valued(
+    column("user_id", Uuid), column("is_new", Boolean)
+)
+_USER_WITH_EMAIL = select(_found.c.user_id, _found.c.is_new)
 
 
 async def provision(database: Database, principal: Principal, claims: Mapping[str, Any]) -> None:
-    """The row of a token's user, made if there is none; Unauthenticated when another user has the token's address.
+    """Make the row of a token's user, if there is none.
 
-    Two users are never made one because of an address. An address that its issuer has not verified, or none, is
-    stored as one that cannot be: it must not keep out whoever it belongs to.
+    Users are never merged because of an address. An address that the issuer has not verified, or that another user
+    has, is not stored: it must not keep its owner out. `ID@users.invalid` stands in for it until a token brings a
+    verified address that is free.
     """
-    values = _profile(principal, claims)
-    # Who loses a race against another first token does not see the winner's row in the same snapshot.
-    for _ in range(2):
-        if await database.read(principal.user_id, PROVISION, values) is not None:
-            return
-    raise Unauthenticated("Another account has the email address of this token; accounts are never merged by it.")
+    await database.read(principal.user_id, PROVISION, _profile(principal, claims))
 
 
 def _provision() -> Statement:
-    columns = [User.id, User.email, User.email_verified, User.name]
-    row = {column.name: bindparam(column.name, type_=column.type) for column in columns}
-    made = insert(User).values(row).on_conflict_do_nothing().returning(User.id).cte("made")
-    known = select(cast(User.id, Text)).where(User.id == row["id"])
-    return compiled(union_all(select(cast(made.c.id, Text)), known))
+    types = {"id": Uuid, "email": Text, "name": Text}
+    made = func.provision_user(*(bindparam(name, type_=type_) for name, type_ in types.items()))
+    return compiled(select(made))
 
 
 PROVISION = _provision()
@@ -64,15 +59,17 @@ PROVISION = _provision()
 
 def _profile(principal: Principal, claims: Mapping[str, Any]) -> dict[str, Any]:
     email = (_line(claims.get("email")) or "").lower()
-    verified = claims.get("email_verified")
-    if not _ADDRESS.fullmatch(email) or verified is False:
-        email, verified = f"{principal.user_id}@{NO_EMAIL}", False
-    return {
-        "id": principal.user_id,
-        "email": email,
-        "email_verified": verified is True,
-        "name": _line(claims.get("name")),
-    }
+    usable = _is_verified(claims) and _ADDRESS.fullmatch(email)
+    return {"id": principal.user_id, "email": email if usable else None, "name": _line(claims.get("name"))}
+
+
+def _is_verified(claims: Mapping[str, Any]) -> bool:
+    """Whether the issuer says that the address was verified, and nothing else besides.
+
+    Some write the truth value as text. Better Auth's own payload spells the claim in its way.
+    """
+    said = [claims[name] for name in ("email_verified", "emailVerified") if name in claims]
+    return bool(said) and all(value is True or value == "true" for value in said)
 
 
 def _line(value: object) -> str | None:

@@ -1,21 +1,24 @@
 """What must hold of a database and of the role that serves from it: `serve` refuses without, `doctor` explains."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any, Literal
 
 from sqlalchemy import (
+    ARRAY,
     Boolean,
     ColumnElement,
     Connection,
     Select,
     Text,
+    case,
     cast,
     column,
     false,
     func,
     literal,
+    literal_column,
     or_,
     select,
     table,
@@ -23,6 +26,8 @@ from sqlalchemy import (
 )
 
 from app.database import SESSION
+from app.functions import ALL as FUNCTIONS
+from app.functions import CONFIGURED, DEFINERS, FOR_EVERYBODY, FOR_THE_SERVER
 from app.settings import LOOPBACK
 from app.url import DatabaseURL
 
@@ -30,8 +35,11 @@ OLDEST_SERVER = 150000
 # From here on CREATEROLE alone changes no role that somebody else made.
 ADMIN_OPTION_NEEDED = 160000
 PUBLIC = 0  # among the oids of a policy's roles
-WALLED = ("tasks", "task_clocks", "task_tags")
-FUNCTIONS = ("act_as(uuid)", "begin_write(uuid)", "position_between(text, text)", "search_key(text)")
+# Row security holds their owner, too.
+FORCED = ("tasks", "task_clocks", "task_tags")
+# Their owner signs users up, and so do roles that do not act as users.
+USERS = "users"
+WALLED = (*FORCED, USERS)
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 _roles = table(
@@ -65,8 +73,24 @@ _policy_rows = table(
 )
 
 
+_functions = table(
+    "pg_proc",
+    column("oid"),
+    column("proowner"),
+    column("prosecdef", Boolean),
+    column("proconfig", ARRAY(Text)),
+)
+
 _MINE = "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
 _MINE_IN_CATALOG = "(user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
+_ME = (
+    "id = nullif(current_setting('app.user_id', true), '')::uuid"
+    " OR NOT has_function_privilege('public.act_as(uuid)'::regprocedure, 'EXECUTE')"
+)
+_ME_IN_CATALOG = (
+    "((id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
+    " OR (NOT has_function_privilege(('act_as(uuid)'::regprocedure)::oid, 'EXECUTE'::text)))"
+)
 
 
 _ANOTHER_ROLE = (
@@ -243,14 +267,15 @@ def _walls(connection: Connection) -> list[Finding]:
         .order_by(_classes.c.relname)
     )
     found = [finding for row in rows for finding in _wall(*row)]
-    return [*found, *_policies(connection), _rights(connection)]
+    return [*found, *_policies(connection), _rights(connection), *_function_findings(connection)]
 
 
 def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:  # noqa: FBT001 - the columns of a row
     found = []
-    if not (enabled and forced):
-        mend = f"As its owner: ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
-        found.append(Finding("failure", f"Row security of {name} is not enabled and forced", mend))
+    force, stands = ("FORCE", "enabled and forced") if name in FORCED else ("NO FORCE", "enabled and not forced")
+    if not enabled or forced != (name in FORCED):
+        mend = f"As its owner: ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, {force} ROW LEVEL SECURITY;"
+        found.append(Finding("failure", f"Row security of {name} is not {stands}", mend))
     if owned:
         mend = (
             f"{_ANOTHER_ROLE} Or, as a superuser that shall own it: ALTER TABLE {name} OWNER TO CURRENT_USER; name that"
@@ -258,7 +283,7 @@ def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:
         )
         seen = f"The server's role owns {name} and could take its row security away"
         found.append(Finding("failure", seen, mend))
-    return found or [Finding("ok", f"Row security of {name} is enabled and forced")]
+    return found or [Finding("ok", f"Row security of {name} is {stands}")]
 
 
 def _policies(connection: Connection) -> list[Finding]:
@@ -282,11 +307,15 @@ def _policies(connection: Connection) -> list[Finding]:
             for walled, name in foreign
         ),
         *(
-            Finding("failure", f"The policy of {walled} is missing", create.format(walled, _MINE))
+            Finding("failure", f"The policy of {walled} is missing", create.format(walled, _policy_of(walled)))
             for walled in WALLED
             if walled not in ours
         ),
     ]
+
+
+def _policy_of(walled: str) -> str:
+    return _ME if walled == USERS else _MINE
 
 
 def _policy_list(connection: Connection) -> list[Any]:
@@ -294,8 +323,10 @@ def _policy_list(connection: Connection) -> list[Any]:
     policy = _policy_rows.c
     conditions = [func.pg_get_expr(policy[name], policy.polrelid) for name in ("polqual", "polwithcheck")]
     says_ours = policy.polpermissive & (cast(policy.polcmd, Text) == "*")
+    ours = case((_classes.c.relname == USERS, _ME_IN_CATALOG), else_=_MINE_IN_CATALOG)
     for condition in conditions:
-        says_ours &= func.coalesce(condition == _MINE_IN_CATALOG, false())
+        # A session whose search_path lacks our schema is shown it.
+        says_ours &= func.coalesce(func.replace(condition, "public.", "") == ours, false())
     listed = select(_classes.c.relname, func.quote_ident(policy.polname), policy.polroles, says_ours)
     return list(connection.execute(listed.where(policy.polrelid == _classes.c.oid, _walled())))
 
@@ -306,13 +337,68 @@ def _is_member(role: ColumnElement[Any]) -> ColumnElement[bool]:
 
 def _rights(connection: Connection) -> Finding:
     """What the server's role needs, it has."""
-    needs = [func.has_table_privilege(name, right) for name in WALLED for right in RIGHTS]
-    needs += [func.has_table_privilege("users", right) for right in ("SELECT", "INSERT")]
-    needs += [
-        func.coalesce(func.has_function_privilege(func.to_regprocedure(name), "EXECUTE"), false()) for name in FUNCTIONS
-    ]
+    needs = [func.has_table_privilege(name, right) for name in FORCED for right in RIGHTS]
+    needs += [func.has_table_privilege(USERS, "SELECT")]
+    needs += [func.coalesce(_may_execute(func.to_regprocedure(name)), false()) for name in FOR_THE_SERVER]
     if all(connection.execute(select(*needs)).one()):
         return Finding("ok", "The role has the rights it needs")
     return Finding(
         "failure", "The role lacks rights on the tables or functions", "Run `taskql migrate`: it grants them."
     )
+
+
+def _may_execute(function: ColumnElement[Any], *role: ColumnElement[Any]) -> ColumnElement[bool]:
+    may: ColumnElement[bool] = func.has_function_privilege(*role, function, literal_column("'EXECUTE'"), type_=Boolean)
+    return may
+
+
+def _function_findings(connection: Connection) -> list[Finding]:
+    """Whether the functions are as the migrations make them: what they name is fixed, and few may execute them."""
+    found = [finding for name in FUNCTIONS for finding in _function(connection, name)]
+    return found or [Finding("ok", "The functions are protected from their callers")]
+
+
+def _function(connection: Connection, name: str) -> Iterator[Finding]:
+    """What is wrong with one of our functions. One that is missing is told of among the rights."""
+    row = connection.execute(_function_row(name)).first()
+    if row is None:
+        return
+    settings = CONFIGURED.get(name, ())
+    if row.prosecdef != (name in DEFINERS) or not {*settings} <= {*(row.proconfig or ())}:
+        clauses = "".join(f" SET {setting.replace('=', ' = ')}" for setting in settings)
+        mend = f"As its owner: ALTER FUNCTION {name} SECURITY {'DEFINER' if name in DEFINERS else 'INVOKER'}{clauses};"
+        yield Finding("failure", f"The function {name} is not protected against its caller's settings", mend)
+    if row.everybody and name not in FOR_EVERYBODY:
+        mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC;"
+        yield Finding("failure", f"Everybody may execute the function {name}", mend)
+    if name in DEFINERS and not row.sees_users:
+        mend = f"As a superuser: ALTER FUNCTION {name} OWNER TO {row.owner_of_users};"
+        yield Finding("failure", f"The function {name} belongs to another role than the table {USERS}", mend)
+
+
+def _function_row(name: str) -> Select[Any]:
+    owner = select(_classes.c.relowner).where(_classes.c.oid == func.to_regclass(USERS)).scalar_subquery()
+    owner_name = func.quote_ident(func.pg_get_userbyid(owner))
+    sees_users = or_(_roles.c.rolsuper, _roles.c.rolbypassrls, _roles.c.oid == owner)
+    return (
+        select(_functions.c.prosecdef, _functions.c.proconfig, owner_name.label("owner_of_users"))
+        .add_columns(sees_users.label("sees_users"))
+        .add_columns(_may_execute(_functions.c.oid, literal_column("'public'")).label("everybody"))
+        .join_from(_functions, _roles, _roles.c.oid == _functions.c.proowner)
+        .where(_functions.c.oid == func.to_regprocedure(name))
+    )
+
+
+def open_to_all(connection: Connection) -> Finding:
+    """Whether any role of the server may connect: that is enough to listen, and to hold locks that writes ask for."""
+    database, role = func.quote_ident(func.current_database()), func.quote_ident(func.current_user())
+    everybody = func.has_database_privilege(literal_column("'public'"), func.current_database(), literal("CONNECT"))
+    name, server, may_connect = connection.execute(select(database, role, everybody)).one()
+    if not may_connect:
+        return Finding("ok", "Only roles that were given the right may connect to the database")
+    mend = (
+        f"As the database's owner: GRANT CONNECT ON DATABASE {name} TO {server}; and to each other role that needs it;"
+        f" then REVOKE CONNECT ON DATABASE {name} FROM PUBLIC;"
+    )
+    seen = "Any role may connect to the database, listen for the ids of users, and hold the locks of subscribers"
+    return Finding("warning", seen, mend)

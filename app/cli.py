@@ -178,8 +178,10 @@ def doctor(recount: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fl
     """
     progress = _recounted if recount else None
     try:
-        with startup.database_settings(_settings(data_dir=data_dir)) as settings:
-            found = [*_documents(settings), *asyncio.run(startup.report(settings, progress))]
+        given = _settings(data_dir=data_dir)
+        with startup.database_settings(given) as settings:
+            report = startup.report(settings, progress, embedded=given.database_url is None)
+            found = [*_documents(settings), *asyncio.run(report)]
     except StartupError as error:
         found = [startup.failed(error)]
     for finding in found:

@@ -40,7 +40,7 @@ from app.rendering import (
     quoted,
     task_json,
 )
-from app.statements import Reader, Statement, read, text_literal, user_id
+from app.statements import Reader, Statement, read, text_literal
 from app.tags import Tagged, wanted
 
 
@@ -96,7 +96,7 @@ def page(selection: Selection, shape: Page) -> Statement:
 
 def _user(selection: Selection, me: Reader) -> Select[Any]:
     body = json_object(selection, lambda entry: _user_field(entry, me))
-    return select(body.label("body")).where(USERS.c.id == user_id(), USERS.c.id == me.row.c.user_id)
+    return select(body.label("body")).where(me.is_in(USERS))
 
 
 def _user_field(entry: Field, me: Reader) -> ColumnElement[str]:

@@ -71,13 +71,15 @@ async def findings(settings: Settings) -> list[Finding]:
     return await _patiently(server, lambda: _inspect(server, partial(_checked, server)))
 
 
-async def report(settings: Settings, progress: Progress | None = None) -> list[Finding]:
+async def report(settings: Settings, progress: Progress | None = None, *, embedded: bool = False) -> list[Finding]:
     """Everything that can be checked of settings, issuers and database.
 
     With `progress`, which is told how many users were seen and had a wrong counter, all counters of tasks are compared;
     else as many as ten seconds allow.
     """
-    return [*await _issuers(settings), *await _shared_counts(settings), *await _database(settings, progress)]
+    found = [*await _issuers(settings), *await _shared_counts(settings), *await _database(settings, progress)]
+    # The embedded database has no roles but its owner's and the server's.
+    return found if embedded else [*found, *await _open_to_all(settings)]
 
 
 async def _issuers(settings: Settings) -> list[Finding]:
@@ -156,6 +158,14 @@ def _counted(users: int, wrong: int, *, whole: bool) -> Finding:
     if wrong:
         return Finding("warning", f"The counters of tasks of {wrong} of {compared} were wrong, and are corrected", mend)
     return Finding("ok", f"The counters of tasks of {compared} are right", mend)
+
+
+async def _open_to_all(settings: Settings) -> list[Finding]:
+    try:
+        server = server_url(settings)
+        return [await _patiently(server, lambda: _inspect(server, checks.open_to_all))]
+    except StartupError:
+        return []  # which is told already
 
 
 async def _owner(owner: DatabaseURL, server: DatabaseURL) -> Finding:

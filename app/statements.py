@@ -88,7 +88,14 @@ class Reader:
     row: TableValuedAlias
 
     def owns(self, table: FromClause) -> ColumnElement[bool]:
-        return and_(table.c.user_id == user_id(), table.c.user_id == self.row.c.user_id)
+        return self._is(table.c.user_id)
+
+    def is_in(self, users: FromClause) -> ColumnElement[bool]:
+        """The same for the table of users."""
+        return self._is(users.c.id)
+
+    def _is(self, user: ColumnElement[UUID]) -> ColumnElement[bool]:
+        return and_(user == user_id(), user == self.row.c.user_id)
 
 
 def read(body: Callable[[Reader], Select[Any]]) -> Statement:

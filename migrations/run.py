@@ -1,7 +1,7 @@
 """Bring a database to the newest revision, and make the role that the server uses."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from app.database import SESSION, driver_error
 from app.errors import StartupError
+from app.functions import ALL, FOR_EVERYBODY, FOR_THE_SERVER
 from app.url import DatabaseURL
 from migrations.citus import ROLE_SETTINGS, distribute
 
@@ -25,7 +26,13 @@ LOCK = 7_236_815_240  # any number of ours: migrations of one database wait for 
 # How long a migration may wait for a table, with all others behind it; and before it tries again, in seconds.
 LOCK_TIMEOUT = "1s"
 PAUSES = (1.0, 2.0, 4.0, 8.0)
+HEAD = "head"
 INI = Path(__file__).parent.parent / "alembic.ini"
+_SERVERS = text("""
+    SELECT rolname FROM pg_proc CROSS JOIN LATERAL aclexplode(proacl) AS granted
+    JOIN pg_roles ON pg_roles.oid = granted.grantee
+    WHERE pg_proc.oid = 'public.act_as(uuid)'::regprocedure AND granted.grantee <> proowner ORDER BY rolname
+""")
 
 
 def config(connection: Connection | None = None) -> Config:
@@ -49,7 +56,7 @@ def missing(connection: Connection) -> list[str]:
 
 
 async def migrate(
-    owner: DatabaseURL, server: DatabaseURL | None, revision: str = "head", *, citus: bool = False
+    owner: DatabaseURL, server: DatabaseURL | None, revision: str = HEAD, *, citus: bool = False
 ) -> list[str]:
     """Apply what is missing and grant the server's role what it needs; the revisions that were applied.
 
@@ -92,8 +99,12 @@ def _migrate(
         command.upgrade(config(connection), revision)
         if citus:
             distribute(connection)
+        if revision == HEAD:
+            _close_functions(connection)
         if server is not None and server.role and server.role != owner.role:
-            _grant(connection, server.role, server.password or "", SESSION | (ROLE_SETTINGS if citus else {}))
+            _make(connection, server.role, server.password or "", SESSION | (ROLE_SETTINGS if citus else {}))
+            for role in _servers(connection):
+                _grant(connection, role)
         connection.commit()
         return applied
     finally:
@@ -101,23 +112,40 @@ def _migrate(
         connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
 
 
-def _grant(connection: Connection, role: str, password: str, settings: Mapping[str, str]) -> None:
+def _close_functions(connection: Connection) -> None:
+    """Leave no function to everybody that is not for everybody: a restore without privileges opens them all."""
+    for name in ALL:
+        if name not in FOR_EVERYBODY:
+            connection.exec_driver_sql(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
+
+
+def _make(connection: Connection, role: str, password: str, settings: Mapping[str, str]) -> None:
     """Make the role if it is missing, without any right that would walk through row security."""
     known = connection.execute(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}).first()
     if known is None:
         _say(connection, "CREATE ROLE %I LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE PASSWORD %L", role, password)
-    for statement in (
-        "GRANT USAGE ON SCHEMA public TO %I",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_clocks, task_tags TO %I",
-        "GRANT SELECT, INSERT ON users TO %I",
-        "GRANT SELECT ON alembic_version TO %I",
-        "GRANT EXECUTE ON FUNCTION act_as(uuid), begin_write(uuid), position_between(text, text) TO %I",
-        "GRANT EXECUTE ON FUNCTION search_key(text) TO %I",
-    ):
-        _say(connection, statement, role)
+    database = connection.execute(text("SELECT current_database()")).scalar_one()
+    _say(connection, "GRANT CONNECT ON DATABASE %I TO %I", database, role)
+    _say(connection, "GRANT EXECUTE ON FUNCTION act_as(uuid) TO %I", role)
     for name, value in settings.items():
         # A transaction pooler takes no session settings, so the role brings them along.
         _say(connection, "ALTER ROLE %I SET %I = %L", role, name, value)
+
+
+def _servers(connection: Connection) -> Sequence[str]:
+    """The roles of servers: those that were given the right to act as users."""
+    return connection.execute(_SERVERS).scalars().all()
+
+
+def _grant(connection: Connection, role: str) -> None:
+    """What a server's role needs. It reads its caller's row of `users`, and has functions for the rest."""
+    for statement in (
+        "GRANT USAGE ON SCHEMA public TO %I",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_clocks, task_tags TO %I",
+        "GRANT SELECT ON users, alembic_version TO %I",
+        *(f"GRANT EXECUTE ON FUNCTION {name} TO %I" for name in FOR_THE_SERVER),
+    ):
+        _say(connection, statement, role)
 
 
 def _say(connection: Connection, template: str, *names: str) -> None:

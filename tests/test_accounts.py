@@ -14,6 +14,7 @@ from conftest import Application, Server, User, running
 from issuer import AUDIENCE, NAME, SigningKey, claims, made_key, published, token
 from pydantic import SecretStr
 
+from app.accounts import user_with_email
 from app.settings import Settings
 
 VIEWER = "{ viewer { id email name } }"
@@ -26,6 +27,7 @@ WRITES = [
     'mutation { deleteTask(id: "01890a5d-ac96-774b-bcce-b302099a8057") { task { id } } }',
 ]
 KEY = made_key("EdDSA", "key")
+NOT_VERIFIED: list[object] = [False, "false", None, 0, 1, 1.0, "True", "1", "yes", "", [True], ["true"], {"true": True}]
 ROW = "SELECT email, email_verified, name FROM users WHERE id = $1"
 
 
@@ -162,7 +164,11 @@ async def test_even_a_write_makes_the_user_first(provisioning: Door) -> None:
         {"email": " "},
         {"email": "example.com", "email_verified": True},
         {"email": f"{uuid4()}@Users.invalid"},
-        {"email": "unverified@example.com", "email_verified": False},
+        {"email": "unverified@example.com"},
+        *({"email": "unverified@example.com", "email_verified": claim} for claim in NOT_VERIFIED),
+        *({"email": "unverified@example.com", "emailVerified": claim} for claim in NOT_VERIFIED),
+        {"email": "unverified@example.com", "email_verified": True, "emailVerified": False},
+        {"email": "unverified@example.com", "email_verified": "false", "emailVerified": True},
     ],
 )
 async def test_a_user_without_an_address(
@@ -182,19 +188,69 @@ async def test_a_name_that_is_none(provisioning: Door, name: object) -> None:
     assert (await provisioning.viewer(str(uuid4()), name=name))["name"] is None
 
 
+@pytest.mark.parametrize("claim", [{"email_verified": True}, {"email_verified": "true"}, {"emailVerified": True}])
+async def test_a_verified_address_is_taken(
+    provisioning: Door, owner: "asyncpg.Connection[Any]", claim: dict[str, Any]
+) -> None:
+    """That an address was verified is said by a truth value or as text, and by Better Auth under another name."""
+    subject = uuid4()
+    viewer = await provisioning.viewer(str(subject), email=f"{subject}@Example.com", **claim)
+
+    assert viewer["email"] == f"{subject}@example.com"
+    assert (await owner.fetchrow(ROW, subject) or {})["email_verified"] is True
+
+
 async def test_accounts_are_never_merged(provisioning: Door, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """Another subject with the address of a user is refused; it neither becomes her nor changes her."""
+    """Another subject with the address of a user is a user of its own without it, and changes nothing of hers."""
     await alice.add("Hers")
-    stranger = str(uuid4())
     for email in (alice.email, alice.email.upper()):
         for query in (VIEWER, TASKS, CREATE):
-            said = refusal(await provisioning.post(stranger, query, email=email, email_verified=True))
-            assert "never merged" in said
-            assert alice.email not in said
+            stranger = uuid4()
+            answer = await provisioning.post(str(stranger), query, email=email, email_verified=True)
+            assert answer.status_code == 200
+            assert alice.email not in answer.text
+            assert "Hers" not in answer.text
+            assert tuple(await owner.fetchrow(ROW, stranger) or ()) == (f"{stranger}@users.invalid", False, None)
 
-    assert await owner.fetchrow(ROW, UUID(stranger)) is None
     assert (await owner.fetchrow(ROW, alice.id) or {})["email"] == alice.email
     assert (await provisioning.viewer(str(alice.id), email=alice.email))["id"] == str(alice.id)
+
+
+@pytest.mark.parametrize("claim", [{}, *({"email_verified": claim} for claim in NOT_VERIFIED)])
+async def test_nobody_is_kept_out_by_her_address(provisioning: Door, claim: dict[str, Any]) -> None:
+    """Whoever comes first with an address that was not verified does not have it; who owns it gets it."""
+    email = f"{uuid4()}@example.com"
+    stranger, real = str(uuid4()), str(uuid4())
+
+    assert (await provisioning.viewer(stranger, email=email, **claim))["email"] == f"{stranger}@users.invalid"
+    assert (await provisioning.viewer(real, email=email, email_verified=True))["email"] == email
+
+
+async def test_nobody_is_kept_out_by_a_substitute(provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
+    """Even where somebody has taken the address that stands in for hers, a user gets in."""
+    subject = uuid4()
+    await owner.execute("INSERT INTO users (email) VALUES ($1)", f"{subject}@users.invalid")
+
+    viewer = await provisioning.viewer(str(subject))
+
+    assert viewer["id"] == str(subject)
+    assert viewer["email"].endswith("@users.invalid")
+    assert await provisioning.viewer(str(subject)) == viewer
+
+
+async def test_an_address_that_is_verified_later(
+    provisioning: Door, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """A verified address that is free takes the place of the substitute, and of nothing else."""
+    subject, email = uuid4(), f"{uuid4()}@example.com"
+    substitute = f"{subject}@users.invalid"
+    for claim in ({}, {"email": email}, {"email": alice.email, "email_verified": True}):
+        assert (await provisioning.viewer(str(subject), **claim))["email"] == substitute
+    assert (await provisioning.viewer(str(subject), email=email, email_verified=True))["email"] == email
+    assert tuple(await owner.fetchrow(ROW, subject) or ()) == (email, True, None)
+
+    later = {"email": f"{uuid4()}@example.com", "email_verified": True}
+    assert (await provisioning.viewer(str(subject), **later))["email"] == email
 
 
 async def test_many_first_tokens_at_once(server: Server, provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
@@ -204,7 +260,7 @@ async def test_many_first_tokens_at_once(server: Server, provisioning: Door, own
             subject = uuid4()
             email = f"{subject}@example.com"
             asked = [
-                opened.viewer(str(subject), email=email, number=number)
+                opened.viewer(str(subject), email=email, email_verified=True, number=number)
                 for number in range(8)
                 for opened in (provisioning, other)
             ]
@@ -213,13 +269,46 @@ async def test_many_first_tokens_at_once(server: Server, provisioning: Door, own
             assert await owner.fetchval("SELECT count(*) FROM users WHERE email = $1", email) == 1
 
 
-async def test_a_race_for_an_address(provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
-    """Of two subjects that bring one address at once, one has it and the other is refused."""
-    email = f"{uuid4()}@example.com"
-    answers = await asyncio.gather(*(provisioning.post(str(uuid4()), email=email) for _ in range(6)))
+@pytest.mark.parametrize("are_known", [False, True])
+async def test_a_race_for_an_address(provisioning: Door, owner: "asyncpg.Connection[Any]", *, are_known: bool) -> None:
+    """Of several subjects that bring one address at once, new or known, one has it and all are let in."""
+    email, subjects = f"{uuid4()}@example.com", [str(uuid4()) for _ in range(6)]
+    if are_known:
+        await asyncio.gather(*(provisioning.viewer(subject) for subject in subjects))
+    viewers = await asyncio.gather(
+        *(provisioning.viewer(subject, email=email, email_verified=True) for subject in subjects)
+    )
 
-    assert sorted(answer.status_code for answer in answers) == [200, 401, 401, 401, 401, 401]
+    assert [viewer["id"] for viewer in viewers] == subjects
+    assert sorted(viewer["email"] == email for viewer in viewers) == [False] * 5 + [True]
     assert await owner.fetchval("SELECT count(*) FROM users WHERE email = $1", email) == 1
+
+
+async def test_a_user_whose_token_says_more(provisioning: Door, alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """What Better Auth keeps of its users on the same database, tokens do not change."""
+    about = {"email": f"{uuid4()}@example.com", "email_verified": True, "name": "Another"}
+
+    assert await provisioning.viewer(str(alice.id), **about) == {
+        "id": str(alice.id),
+        "email": alice.email,
+        "name": None,
+    }
+    assert tuple(await owner.fetchrow(ROW, alice.id) or ()) == (alice.email, False, None)
+
+
+async def test_the_user_of_an_address(application: Application, owner: "asyncpg.Connection[Any]") -> None:
+    """An address has one user in whatever case it is written, however many ask at once."""
+    name = uuid4()
+    asked = [
+        user_with_email(application.database, email) for email in (f"{name}@Example.com", f"{name}@example.com") * 3
+    ]
+    found = await asyncio.gather(*asked)
+    assert len({user for user, _ in found}) == 1
+    assert [is_new for _, is_new in found].count(True) == 1
+
+    kept = f"{name}@OLD.example"
+    old = await owner.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", kept)
+    assert await user_with_email(application.database, kept) == (old, False)
 
 
 async def test_first_sight_costs_one_statement(provisioning: Door) -> None:
@@ -233,13 +322,6 @@ async def test_first_sight_costs_one_statement(provisioning: Door) -> None:
         counts.append(len(await wire.statements()))
 
     assert counts == [2, 1]
-
-
-async def test_introspection_makes_no_difference(provisioning: Door, alice: User) -> None:
-    """A token whose user may not be made can still introspect."""
-    response = await provisioning.post(str(uuid4()), "{ __typename }", email=alice.email)
-
-    assert response.json() == {"data": {"__typename": "Query"}}
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ async def stage(empty: Server) -> AsyncIterator[Stage]:
     app_url = empty.app_url.replace("//taskql_app@", f"//{role.replace(' ', '%20')}:{PASSWORD.replace('%', '%25')}@")
     await migrate(DatabaseURL(empty.owner_url), DatabaseURL(app_url))
     owner = await connect(empty.owner_url)
+    database = await owner.fetchval("SELECT current_database()")
+    await owner.execute(f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")
     yield Stage(Server(empty.owner_url, app_url), role, owner)
     await owner.execute(f'REASSIGN OWNED BY "{role}" TO CURRENT_USER; DROP OWNED BY "{role}"; DROP ROLE "{role}"')
     await owner.close()
@@ -98,6 +100,22 @@ BREACHES = {
     "a policy that only narrows": [
         "DROP POLICY tasks_of_user ON tasks",
         POLICY.replace("theirs.tasks", "tasks AS RESTRICTIVE"),
+    ],
+    "row security of users forced": ["ALTER TABLE users FORCE ROW LEVEL SECURITY"],
+    "row security of users not enabled": ["ALTER TABLE users DISABLE ROW LEVEL SECURITY"],
+    "the owner of users": ['ALTER TABLE users OWNER TO "{role}"'],
+    "no policy of users": ["DROP POLICY users_of_user ON users"],
+    "a policy of users that lets all through": ["ALTER POLICY users_of_user ON users USING (true)"],
+    "a second policy of users": ["CREATE POLICY everybody ON users FOR SELECT USING (true)"],
+    "a function that takes its caller's path": ["ALTER FUNCTION stamp_task() RESET search_path"],
+    "a function with another path": ["ALTER FUNCTION position_between(text, text) SET search_path = public"],
+    "a function that row security may hold": ["ALTER FUNCTION users_after(uuid, integer) RESET row_security"],
+    "a trigger that runs as its caller": ["ALTER FUNCTION forget_tasks() SECURITY INVOKER"],
+    "a function that runs as its owner": ["ALTER FUNCTION act_as(uuid) SECURITY DEFINER"],
+    "a function for everybody": ["GRANT EXECUTE ON FUNCTION user_with_email(text) TO PUBLIC"],
+    "a trigger for everybody": ["GRANT EXECUTE ON FUNCTION keep_task_tags() TO PUBLIC"],
+    "a function of another owner": [
+        "GRANT CREATE ON SCHEMA public TO {other}; ALTER FUNCTION users_after(uuid, integer) OWNER TO {other}",
     ],
     "a policy for a role that the server's may become": [
         'GRANT {other} TO "{role}"',
@@ -218,6 +236,20 @@ async def test_a_warning(stage: Stage) -> None:
     assert "DATABASE_DIRECT_URL" in warning
 
 
+async def test_a_database_open_to_all(stage: Stage) -> None:
+    """That any role may connect is a warning; the line it gives closes the database, and the server still serves."""
+    database = await stage.owner.fetchval("SELECT current_database()")
+    await stage.owner.execute(f"GRANT CONNECT ON DATABASE {database} TO PUBLIC")
+    code, lines = doctor(**in_order(stage))
+
+    assert code == 1
+    (warning,) = [line for line in lines if line.startswith("warning")]
+    grant, revoke = re.findall(r"(?:GRANT|REVOKE) [^;]+;", warning)
+    for statement in (grant, revoke):
+        await stage.owner.execute(statement)
+    assert doctor(**in_order(stage))[0] == 0
+
+
 async def test_a_failure(stage: Stage) -> None:
     """A wall that is down is a failure with its mend, the other checks are still made, and the exit code is 2."""
     await stage.owner.execute("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY")
@@ -287,6 +319,8 @@ async def test_an_owner_who_cannot_log_in(stage: Stage) -> None:
 async def owned_by(stage: Stage, owner: str, password: str) -> dict[str, str]:
     """The settings of a database that belongs to a role without more rights than logging in."""
     await stage.owner.execute(f"ALTER ROLE {owner} LOGIN PASSWORD '{password}'")
+    database = await stage.owner.fetchval("SELECT current_database()")
+    await stage.owner.execute(f"GRANT CONNECT ON DATABASE {database} TO {owner}")
     await stage.owner.execute(f"ALTER TABLE alembic_version OWNER TO {owner}")
     url = stage.database.owner_url.replace("//postgres@", f"//{owner}:{password}@")
     return in_order(stage) | {"DATABASE_OWNER_URL": url}

@@ -171,6 +171,7 @@ async def test_without_the_first_wall_reads_leak_nothing(
     task = await alice.add()
     await bob.add("Bob's")
     monkeypatch.setattr(Reader, "owns", unguarded)
+    monkeypatch.setattr(Reader, "is_in", unguarded)
 
     page = (await bob.data(TASKS_PAGE + "# unguarded"))["tasks"]
 
@@ -178,9 +179,14 @@ async def test_without_the_first_wall_reads_leak_nothing(
     assert page["totalCount"] == 1
     assert (await bob.data(TASK + "# unguarded", id=task["id"]))["task"] is None
     assert (await bob.data(NODE + "# unguarded", id=task["id"]))["node"] is None
-    assert (await bob.data(VIEWER + "# unguarded"))["viewer"]["taskStats"]["total"] == 1
+    await viewer_with_one_task(bob)
     changes = (await bob.data(CHANGES + "# unguarded"))["taskChanges"]["changes"]
     assert [change["task"]["title"] for change in changes] == ["Bob's"]
+
+
+async def viewer_with_one_task(user: User) -> None:
+    seen = (await user.data(VIEWER + "# unguarded"))["viewer"]
+    assert (seen["id"], seen["email"], seen["taskStats"]["total"]) == (str(user.id), user.email, 1)
 
 
 def unguarded(_reader: Reader, _table: FromClause) -> ColumnElement[bool]:
@@ -210,8 +216,9 @@ async def test_without_a_user_there_are_no_rows(server: Server, alice: User) -> 
     async with connection.transaction():
         await connection.execute(f"SET LOCAL app.user_id = '{alice.id}'")
         assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
+        assert await connection.fetchval("SELECT count(*) FROM users") == 1
 
-    for table in ("tasks", "task_clocks", "task_tags"):
+    for table in ("tasks", "task_clocks", "task_tags", "users"):
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - names from here
     await connection.close()
 

@@ -19,7 +19,7 @@ from app.startup import findings, refuse_failures
 from app.url import DatabaseURL
 from migrations.run import config, migrate, missing
 
-REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"]
+REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012"]
 
 
 @pytest.fixture
@@ -168,7 +168,9 @@ async def test_missing_revisions_are_named(empty: Server) -> None:
         ("ALTER TABLE tasks OWNER TO taskql_app", "owns tasks"),
         ("CREATE POLICY oops ON tasks USING (true)", "DROP POLICY oops ON tasks"),
         ("REVOKE INSERT ON tasks FROM taskql_app", "lacks rights"),
-        ("DROP FUNCTION act_as(uuid)", "lacks rights"),
+        ("DROP FUNCTION begin_write(uuid)", "lacks rights"),
+        ("ALTER TABLE users DISABLE ROW LEVEL SECURITY", "ALTER TABLE users ENABLE ROW LEVEL SECURITY, NO FORCE"),
+        ("GRANT EXECUTE ON FUNCTION users_after(uuid, integer) TO PUBLIC", "REVOKE EXECUTE ON FUNCTION users_after"),
     ],
 )
 async def test_a_breached_wall_is_refused(empty: Server, statement: str, words: str) -> None:

@@ -230,8 +230,10 @@ async def test_a_restore_brings_everything_back(site: Site, other_site: Site) ->
     (site.folder / "taskql.dump").rename(other_site.folder / "taskql.dump")
     maintenance = other_site.url("postgres", "postgres")
     other_site.execute("make a database", ADMIN_URL=maintenance)
+    await told(other_site, "REVOKE CONNECT ON DATABASE prod FROM PUBLIC")
     other_site.execute("restore")
     other_site.execute("make the backup's role", ADMIN_URL=maintenance)
+    await told(other_site, "GRANT CONNECT ON DATABASE prod TO taskql_backup")
 
     assert await shape(other_site) == await shape(site)
     sums = [place.execute("checksums").splitlines() for place in (site, other_site)]

@@ -1,10 +1,18 @@
 """`taskql purge`: what was deleted long ago goes for good, and nothing else."""
 
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
-from conftest import SECRET, Server, User, taskql, untold
+from conftest import SECRET, Server, User, connect, taskql, untold
+
+from app import purge as purging
+from app.database import Database
+from app.errors import StartupError
+from app.url import DatabaseURL
+from migrations.run import migrate
 
 DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { task { id version } } }"
 TRASH = "{ tasks(filter: { trashed: true }, first: 100) { nodes { id title } } live: tasks { totalCount } }"
@@ -86,6 +94,34 @@ async def test_what_was_purged_cannot_be_restored(
     purge(server, "30d")
 
     assert (await alice.data(RESTORE, id=task["id"]))["restoreTask"]["userErrors"] == [{"code": "NOT_FOUND"}]
+
+
+async def test_users_who_cannot_be_listed(empty: Server) -> None:
+    """Where row security would hide users from it, a purge fails and says why, instead of finding nobody."""
+    await migrate(DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url))
+    role = f"held_{uuid4().hex}"
+    admin = await connect(empty.owner_url)
+    await admin.execute(f"CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}; GRANT SELECT ON users TO {role}")
+    await admin.execute(f"ALTER FUNCTION users_after(uuid, integer) OWNER TO {role}")
+    database = Database(DatabaseURL(empty.app_url), pool_size=1, quota=100)
+    with pytest.raises(StartupError, match=r"users cannot be listed.*row-level security"):
+        [seen async for seen in purging.purge(database, timedelta(days=1))]
+    await database.close()
+
+    code, said = purge(empty, "1d")
+    await admin.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+    await admin.close()
+
+    assert code == 1
+    assert "ALTER FUNCTION users_after(uuid, integer) OWNER TO" in said
+
+
+async def test_more_users_than_a_page(server: Server, owner: "asyncpg.Connection[Any]") -> None:
+    """All users are seen, however many there are."""
+    await owner.execute("INSERT INTO users (email) SELECT gen_random_uuid() FROM generate_series(1, 2001)")
+    count = await owner.fetchval("SELECT count(*) FROM users")
+
+    assert f"of {count} users" in purge(server, "30d")[1]
 
 
 def test_a_time_that_is_none(server: Server) -> None:
