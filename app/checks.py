@@ -21,6 +21,7 @@ from sqlalchemy import (
     table,
     true,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.database import SESSION
 from app.settings import LOOPBACK
@@ -29,6 +30,7 @@ from app.url import DatabaseURL
 OLDEST_SERVER = 150000
 # From here on CREATEROLE alone changes no role that somebody else made.
 ADMIN_OPTION_NEEDED = 160000
+ON = ("on", "true", "yes", "1", "t", "y")
 PUBLIC = 0  # among the oids of a policy's roles
 WALLED = ("tasks", "task_clocks", "task_tags")
 FUNCTIONS = ("act_as(uuid)", "begin_write(uuid)", "position_between(text, text)", "search_key(text)")
@@ -64,6 +66,8 @@ _policy_rows = table(
     column("polwithcheck"),
 )
 
+_role_settings = table("pg_db_role_setting", column("setdatabase"), column("setrole"), column("setconfig", ARRAY(Text)))
+_databases = table("pg_database", column("oid"), column("datname", Text))
 
 _MINE = "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
 _MINE_IN_CATALOG = "(user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
@@ -116,7 +120,7 @@ def way_around_pooler(server: DatabaseURL, owner: DatabaseURL) -> Finding:
 
 def database(connection: Connection, missing: list[str], url: DatabaseURL) -> list[Finding]:
     """Everything about a database as the connected role sees it."""
-    findings = [_version(connection), _pooler(connection, url), migrations(missing)]
+    findings = [_version(connection), _pooler(connection, url), _read_only(connection), migrations(missing)]
     if missing:
         return [*findings, *_role(connection)]
     return [*findings, *row_security(connection), _session(connection)]
@@ -125,6 +129,31 @@ def database(connection: Connection, missing: list[str], url: DatabaseURL) -> li
 def row_security(connection: Connection) -> list[Finding]:
     """Whether row security stands, and the connected role cannot walk through it."""
     return [*_role(connection), *_walls(connection)]
+
+
+def is_read_only(connection: Connection) -> bool:
+    """Whether the database takes no writes of new sessions: a standby, or read-only by its settings."""
+    here = select(_databases.c.oid).where(_databases.c.datname == func.current_database()).scalar_subquery()
+    me = select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
+    stored = (
+        select(literal("yes"))
+        .where(_role_settings.c.setdatabase.in_([here, 0]), _role_settings.c.setrole.in_([me, 0]))
+        .where(_role_settings.c.setconfig.overlap([f"default_transaction_read_only={value}" for value in ON]))
+    )
+    # What a session that began before does not show yet is in the catalog.
+    now = or_(func.pg_is_in_recovery(), func.current_setting("transaction_read_only") == "on", stored.exists())
+    return bool(connection.execute(select(now)).scalar_one())
+
+
+def _read_only(connection: Connection) -> Finding:
+    if is_read_only(connection):
+        name = connection.execute(select(func.quote_ident(func.current_database()))).scalar_one()
+        mend = (
+            "If it is a standby, name the primary in DATABASE_URL; else as the owner of the database or a superuser:"
+            f" ALTER DATABASE {name} RESET default_transaction_read_only;"
+        )
+        return Finding("warning", "The database takes no writes", mend)
+    return Finding("ok", "The database takes writes")
 
 
 def _version(connection: Connection) -> Finding:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import click
@@ -25,7 +25,8 @@ from app import purge as purging
 from app import settings as configuration
 from app.accounts import demo_user, user_with_email
 from app.checks import Finding
-from app.errors import StartupError
+from app.database import FAILURES
+from app.errors import RequestError, StartupError
 from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app, signer
 from app.protocols import BoundedRequests, BoundedSockets
 from app.settings import Settings
@@ -57,8 +58,14 @@ class _OneLine(click.Group):
         try:
             return super().invoke(ctx)
         except StartupError as error:
-            click.echo(f"taskql: {' '.join(str(error).split())}", err=True)
-            ctx.exit(1)
+            return self._end(ctx, error)
+        except (RequestError, *FAILURES) as error:
+            # The database was there when the command began.
+            return self._end(ctx, startup.interruption(error))
+
+    def _end(self, ctx: click.Context, error: StartupError) -> NoReturn:
+        click.echo(f"taskql: {' '.join(str(error).split())}", err=True)
+        ctx.exit(1)
 
 
 data_dir = click.option(

@@ -62,7 +62,9 @@ def create_app(settings: Settings, demo_user: UUID | None = None, schema: Schema
     )
     streams, realtime, tracing = EventStreams(), Realtime(server_url(settings), database.notify), _tracing(settings)
     telemetry = Telemetry(settings, tracing.describe if tracing else None)
-    probe = Probe(server_url(settings), lambda: database.connections.last_lent)
+    probe = Probe(
+        server_url(settings), lambda: database.connections.last_lent, last_trouble=lambda: database.last_trouble
+    )
     readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))
 
     execute = telemetry.recorded(executing(settings, door, database, authenticator, realtime))

@@ -10,14 +10,16 @@ from typing import TypeVar
 import asyncpg
 from pydantic import SecretStr
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import EmulatedDBAPIException, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app import checks
 from app.checks import Finding
-from app.database import SESSION, driver_error
-from app.errors import StartupError
+from app.connections import CannotConnect
+from app.database import FAILURES, SESSION, failure
+from app.driver import driver_error, is_passing
+from app.errors import RequestError, StartupError
 from app.jwks import FetchFailed, fetched
 from app.rate import SharedCounters
 from app.settings import Issuer, Settings
@@ -26,7 +28,6 @@ from migrations.run import migrate, missing
 
 T = TypeVar("T")
 
-_PASSING = (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)
 PATIENCE_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.1
 
@@ -165,14 +166,27 @@ async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await work()
-        except (OSError, asyncpg.PostgresError, DBAPIError) as error:
+        except (*FAILURES, EmulatedDBAPIException) as error:
             cause = driver_error(error)
-            if not isinstance(cause, _PASSING) or isinstance(cause, ssl.SSLError):
+            if isinstance(cause, SQLAlchemyError):
+                raise
+            if not is_passing(cause):
                 raise StartupError(f"The database at {url} refuses: {_reason(cause)}.{_hint(url, cause)}") from None
             if loop.time() + pause > deadline:
                 raise StartupError(f"No database answers at {url}: {_reason(cause)}.") from None
         await asyncio.sleep(pause)
         pause *= 2
+
+
+def interruption(error: Exception) -> StartupError:
+    """The line for a command that lost its database on the way; any other error is raised again."""
+    known = error if isinstance(error, RequestError) else failure(error)
+    if known is None:
+        raise error
+    cause = error.__cause__ or error
+    cause = driver_error(cause.__cause__ if isinstance(cause, CannotConnect) and cause.__cause__ else cause)
+    reason = "" if cause is known else f" ({_reason(cause)})"
+    return StartupError(f"{known}{reason}")
 
 
 def _reason(error: BaseException) -> str:

@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.database import SESSION, driver_error
+from app.database import SESSION
+from app.driver import driver_error
 from app.errors import StartupError
 from app.url import DatabaseURL
 from migrations.citus import ROLE_SETTINGS, distribute

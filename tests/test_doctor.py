@@ -218,6 +218,19 @@ async def test_a_warning(stage: Stage) -> None:
     assert "DATABASE_DIRECT_URL" in warning
 
 
+async def test_a_database_that_takes_no_writes(stage: Stage) -> None:
+    """It is a warning, whose SQL takes it away."""
+    name = await stage.owner.fetchval("SELECT current_database()")
+    await stage.owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    code, lines = doctor(**in_order(stage))
+
+    assert code == 1
+    (warning,) = [line for line in lines if line.startswith("warning")]
+    assert "takes no writes" in warning
+    await stage.owner.execute(warning[warning.index("ALTER DATABASE") :])
+    assert doctor(**in_order(stage))[0] == 0
+
+
 async def test_a_failure(stage: Stage) -> None:
     """A wall that is down is a failure with its mend, the other checks are still made, and the exit code is 2."""
     await stage.owner.execute("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY")
