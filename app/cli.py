@@ -173,12 +173,12 @@ def purge(older_than: str, data_dir: Path | None) -> None:
 @main.command()
 @data_dir
 def doctor(data_dir: Path | None) -> None:
-    """Check settings, documents, issuers, Redis and database, and say what mends what is wrong.
+    """Check settings, documents, issuers, Redis and database, and say what mends what is wrong. It makes nothing.
 
     The exit code says the worst: 0 where all is ok, 1 for a warning, 2 for a failure.
     """
     try:
-        with startup.database_settings(_settings(data_dir=data_dir)) as settings:
+        with startup.database_settings(_settings(data_dir=data_dir), create=False) as settings:
             found = [*_documents(settings), *asyncio.run(startup.report(settings))]
     except StartupError as error:
         found = [startup.failed(error)]

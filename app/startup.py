@@ -33,19 +33,23 @@ FIRST_PAUSE_SECONDS = 0.1
 
 
 @contextmanager
-def database_settings(settings: Settings) -> Iterator[Settings]:
-    """Settings with a database: the one that is named, or the embedded one for as long as this lasts."""
+def database_settings(settings: Settings, *, create: bool = True) -> Iterator[Settings]:
+    """Settings with a database: the one that is named, or the embedded one for as long as this lasts.
+
+    Without `create` nothing that is missing of the embedded one is made.
+    """
     if settings.database_url is not None:
         yield settings
         return
-    from app.embedded import EmbeddedPostgres, signing_secret  # noqa: PLC0415 - not installed in production
+    from app.embedded import SECRET_FILE, EmbeddedPostgres, signing_secret  # noqa: PLC0415 - not installed in production
 
-    with EmbeddedPostgres.start(settings.data_dir) as embedded:
+    with EmbeddedPostgres.start(settings.data_dir, create=create) as embedded, embedded.supervised():
         update = {
             "database_url": SecretStr(embedded.app_url),
             "database_owner_url": SecretStr(embedded.owner_url),
         }
-        if settings.auth_secret is None and settings.auth_jwks_url is None:
+        needs_secret = settings.auth_secret is None and settings.auth_jwks_url is None
+        if needs_secret and (create or (settings.data_dir / SECRET_FILE).exists()):
             update["auth_secret"] = SecretStr(signing_secret(settings.data_dir))
         yield settings.model_copy(update=update)
 
