@@ -128,16 +128,13 @@ class EmbeddedPostgres:
         while not ended.wait(_LOOK_SECONDS):
             if self._cluster.postmaster_lives():
                 continue
-            log.error("the embedded PostgreSQL has ended; starting it again")
             if time.monotonic() - started > _STABLE_SECONDS:
                 pause = _FIRST_PAUSE
             problem, started = self._restart(ended), time.monotonic()
             if ended.is_set():
                 return
-            if problem:
-                log.error("%s; trying again in %s s", problem, pause)
-            else:
-                log.warning("the embedded PostgreSQL runs again")
+            outcome = f"{problem}; trying again in {pause} s" if problem else "it was started again"
+            log.error("the embedded PostgreSQL has ended: %s", outcome)
             # Also when it runs again: one that ends over and over must not be started over and over without rest.
             ended.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

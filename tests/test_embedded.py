@@ -480,7 +480,7 @@ def test_postgresql_is_started_again(data_dir: Path, how: signal.Signals, caplog
         wait_until(lambda: answers(postgres.owner_url))
         assert sql(postgres.owner_url, query) == "kept"
         assert postmaster(data_dir) != first
-        wait_until(lambda: "the embedded PostgreSQL runs again" in caplog.messages)
+        wait_until(lambda: "the embedded PostgreSQL has ended: it was started again" in caplog.messages)
     assert is_stopped(data_dir)
 
 
