@@ -23,7 +23,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from app import identity
 from app.database import SESSION
+from app.models import STATE
 from app.settings import LOOPBACK
 from app.url import DatabaseURL
 
@@ -123,7 +125,7 @@ def database(connection: Connection, missing: list[str], url: DatabaseURL) -> li
     findings = [_version(connection), _pooler(connection, url), _read_only(connection), migrations(missing)]
     if missing:
         return [*findings, *_role(connection)]
-    return [*findings, *row_security(connection), _session(connection)]
+    return [*findings, *row_security(connection), _session(connection), *_restored(connection)]
 
 
 def row_security(connection: Connection) -> list[Finding]:
@@ -154,6 +156,20 @@ def _read_only(connection: Connection) -> Finding:
         )
         return Finding("warning", "The database takes no writes", mend)
     return Finding("ok", "The database takes writes")
+
+
+def _restored(connection: Connection) -> list[Finding]:
+    """Whether it is the database that was last seen, where the role may know."""
+    if not connection.execute(select(func.has_table_privilege(STATE.name, "SELECT"))).scalar_one():
+        return []
+    if not identity.differs(connection):
+        return [Finding("ok", "The database is the one that was last seen")]
+    seen = "The database was restored or copied, or a standby took over, since it was last seen"
+    mend = (
+        "If any write may be lost by that, run `taskql restored`, so that copies on clients begin anew; if none is, as"
+        " after pg_upgrade, run `taskql restored --nothing-lost`."
+    )
+    return [Finding("warning", seen, mend)]
 
 
 def _version(connection: Connection) -> Finding:
@@ -334,6 +350,7 @@ def _rights(connection: Connection) -> Finding:
     """What the server's role needs, it has."""
     needs = [func.has_table_privilege(name, right) for name in WALLED for right in RIGHTS]
     needs += [func.has_table_privilege("users", right) for right in ("SELECT", "INSERT")]
+    needs += [func.has_table_privilege(STATE.name, "SELECT")]
     needs += [
         func.coalesce(func.has_function_privilege(func.to_regprocedure(name), "EXECUTE"), false()) for name in FUNCTIONS
     ]

@@ -137,17 +137,19 @@ def failed(error: StartupError) -> Finding:
     return Finding("failure", str(error).rstrip("."))
 
 
-async def refuse_failures(settings: Settings) -> None:
-    """StartupError with the first thing that must not be."""
+async def refuse_failures(settings: Settings) -> list[Finding]:
+    """StartupError with the first thing that must not be; else what should not be."""
     if settings.database_owner_url is not None:
         owner = owner_url(settings)
         # The server's role may not be there before the first migration.
         lacking = checks.migrations(await _patiently(owner, lambda: _inspect(owner, missing)))
         if lacking.level == "failure":
             raise StartupError(str(lacking))
-    for finding in await findings(settings):
+    found = await findings(settings)
+    for finding in found:
         if finding.level == "failure":
             raise StartupError(str(finding))
+    return [finding for finding in found if finding.level == "warning"]
 
 
 async def _inspect(url: DatabaseURL, work: Callable[[Connection], T]) -> T:

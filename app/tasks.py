@@ -10,8 +10,8 @@ from uuid import UUID
 import orjson
 
 from app import bulk, changes, moving, reading, writing
-from app.cursor import sync_point
-from app.errors import BadUserInput, LimitExceeded, Unauthenticated
+from app.cursor import BEGINNING, sync_point
+from app.errors import BadUserInput, FullSyncRequired, LimitExceeded, Unauthenticated
 from app.filters import Filter, Shape
 from app.identifiers import uuid7
 from app.ordering import OrderBy, ordered
@@ -131,11 +131,12 @@ class Tasks:
         return await self._read(selection.statement("changes", lambda: changes.page(selection)), **values)
 
     async def token(self, since: str | None) -> str:
-        """The token to go on from: what is given, or that of now. BadUserInput where it is none of this user."""
-        if since is not None:
-            sync_point(since, self._owner)
-            return since
-        return await self._read(_CLOCK) or ""
+        """The token to go on from: what is given, or that of now. FullSyncRequired where it is none of this user."""
+        if since is None:
+            return await self._read(_CLOCK) or ""
+        if sync_point(since, self._owner) == BEGINNING:
+            raise FullSyncRequired
+        return since
 
     async def changes_since(self, selection: Selection, token: str) -> Changes:
         """The next changes since a token, for those who follow them."""

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app import identity
 from app.database import SESSION
 from app.driver import driver_error
 from app.errors import StartupError
@@ -91,6 +92,9 @@ def _migrate(
         connection.execute(text("SELECT set_config('lock_timeout', :timeout, false)"), {"timeout": LOCK_TIMEOUT})
         connection.commit()
         command.upgrade(config(connection), revision)
+        # Not where another database was seen before: that one was restored, which `taskql restored` deals with.
+        if not missing(connection) and identity.seen(connection) is None:
+            identity.remember(connection)
         if citus:
             distribute(connection)
         if server is not None and server.role and server.role != owner.role:
@@ -111,7 +115,7 @@ def _grant(connection: Connection, role: str, password: str, settings: Mapping[s
         "GRANT USAGE ON SCHEMA public TO %I",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_clocks, task_tags TO %I",
         "GRANT SELECT, INSERT ON users TO %I",
-        "GRANT SELECT ON alembic_version TO %I",
+        "GRANT SELECT ON alembic_version, taskql_state TO %I",
         "GRANT EXECUTE ON FUNCTION act_as(uuid), begin_write(uuid), position_between(text, text) TO %I",
         "GRANT EXECUTE ON FUNCTION search_key(text) TO %I",
     ):
