@@ -92,9 +92,8 @@ def _migrate(
         connection.execute(text("SELECT set_config('lock_timeout', :timeout, false)"), {"timeout": LOCK_TIMEOUT})
         connection.commit()
         command.upgrade(config(connection), revision)
-        # Not where another database was seen before: that one was restored, which `taskql restored` deals with.
-        if not missing(connection) and identity.seen(connection) is None:
-            identity.remember(connection)
+        if not missing(connection):
+            _note(connection)
         if citus:
             distribute(connection)
         if server is not None and server.role and server.role != owner.role:
@@ -104,6 +103,14 @@ def _migrate(
     finally:
         connection.rollback()
         connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+
+
+def _note(connection: Connection) -> None:
+    """Note which database this is; not where another was seen, for then it was restored: see `taskql restored`."""
+    if identity.seen(connection) is None:
+        identity.remember(connection)
+    # A dump that is restored without privileges leaves it to everybody.
+    connection.exec_driver_sql("REVOKE ALL ON FUNCTION begin_clock() FROM PUBLIC")
 
 
 def _grant(connection: Connection, role: str, password: str, settings: Mapping[str, str]) -> None:
