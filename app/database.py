@@ -50,6 +50,8 @@ YOUNG = 5.0
 # SQLSTATEs and classes of them. What passes by itself, or when somebody has looked after PostgreSQL:
 _PASSING_CLASSES = {"08", "53", "57", "58", "XX"}
 _PASSING_STATES = {"25P03", "25P04", "55P03", "40001", "40P01"}
+# What keeps a connection from being opened, and happens to no statement of ours: the role or the database is refused.
+_REFUSED_CLASSES = {"28", "3D"}
 _READ_ONLY = "25006"
 # What a statement of ours meets in a database that is not, or not yet again, as `taskql migrate` leaves it: no such
 # table, column, function, schema or type, or no right to it.
@@ -265,9 +267,9 @@ def _lose(error: Exception) -> NoReturn:
 def failure(error: BaseException) -> RequestError | None:
     """The expected failure behind an error of the driver or pool; None when it is a bug. TimeoutError is an OSError."""
     error = driver_error(error)
-    if isinstance(error, _UNREACHABLE):
-        return Unavailable("The database cannot be reached; try again.")
     state = getattr(error, "sqlstate", None) or ""
+    if isinstance(error, _UNREACHABLE) or state[:2] in _REFUSED_CLASSES:
+        return Unavailable("The database cannot be reached; try again.")
     if state == "23503" and "users" in (getattr(error, "constraint_name", None) or ""):
         return Unauthenticated("The account of this token no longer exists.")
     if state[:2] in _PASSING_CLASSES or state in _PASSING_STATES:

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -13,16 +12,23 @@ import httpx
 import psutil
 import pytest
 from conftest import SECRET, Application, Server, User, connect, made_settings, running, taskql
+from live import served
 from sqlalchemy.ext.asyncio import AsyncEngine
+from test_sockets import PROTOCOLS, Client
+from websockets.asyncio.client import connect as websocket
 
 from app.auth import Signer
 from app.embedded import EmbeddedPostgres
+from app.main import create_app
 from app.url import DatabaseURL
 from migrations.run import migrate
 
 VIEWER = "{ viewer { id } }"
 ADD = 'mutation { createTask(input: { title: "One" }) { token } }'
 UPDATE = 'mutation ($id: ID!) { updateTask(id: $id, input: { title: "Two" }) { userErrors { code } } }'
+FOLLOW = """
+    subscription ($since: SyncToken) { taskChanges(since: $since) { ... on TaskUpserted { task { title } } } }
+"""
 UNAVAILABLE = {"code": "UNAVAILABLE", "retryAfter": 1}
 END = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = 'taskql_app'"
 PATIENCE_SECONDS = 20
@@ -67,18 +73,16 @@ async def application(postgres: Postgres, owner: "asyncpg.Connection[Any]") -> A
 
 
 @pytest.fixture
-async def alice(postgres: Postgres, application: Application) -> AsyncIterator[User]:
-    async with user(postgres, application.http) as found:
-        yield found
+async def alice(postgres: Postgres, application: Application) -> User:
+    return await new_user(postgres, application.http)
 
 
-@asynccontextmanager
-async def user(postgres: Postgres, http: httpx.AsyncClient) -> AsyncIterator[User]:
+async def new_user(postgres: Postgres, http: httpx.AsyncClient) -> User:
     connection = await connect(postgres.server.owner_url)
     email = f"{uuid4()}@example.com"
     user_id = await connection.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", email)
     await connection.close()
-    yield User(user_id, email, Signer(SECRET).token(user_id, timedelta(hours=1)), http)
+    return User(user_id, email, Signer(SECRET).token(user_id, timedelta(hours=1)), http)
 
 
 # What an operator or a fault does, and what undoes it.
@@ -119,6 +123,35 @@ async def test_a_connection_is_refused(alice: User, owner: "asyncpg.Connection[A
     assert (ready.status_code, ready.json()["checks"]["database"]) == (503, "does not answer")
     await alice.data(VIEWER)
     await alice.add()
+
+
+async def test_those_who_follow(
+    postgres: Postgres, owner: "asyncpg.Connection[Any]", caplog: pytest.LogCaptureFixture
+) -> None:
+    """Subscriptions outlast a time in which no connection can be opened, and are told of what was written meanwhile."""
+    app = create_app(made_settings(postgres.server))
+    async with served(app) as address, httpx.AsyncClient(base_url=f"http://{address}") as http:
+        alice = await new_user(postgres, http)
+        await alice.add("Before")
+        token = (await alice.data("{ taskChanges { token } }"))["taskChanges"]["token"]
+        async with websocket(f"ws://{address}/graphql", subprotocols=PROTOCOLS) as connection:
+            client = Client(connection)
+            await client.initialise(alice)
+            await client.subscribe("follow", FOLLOW, since=token)
+            await alice.add("First")
+            first = await client.receive()
+            await owner.execute("ALTER ROLE taskql_app NOLOGIN")
+            await owner.execute(END)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while "trying again: InvalidAuth" not in caplog.text:  # noqa: ASYNC110 - nobody tells when
+                    await asyncio.sleep(0.05)
+            await owner.execute("ALTER ROLE taskql_app LOGIN")
+            await alice.add("Second")
+            second = await client.receive()
+
+    titles = [message["payload"]["data"]["taskChanges"]["task"]["title"] for message in (first, second)]
+    assert titles == ["First", "Second"]
+    assert "listening for changes failed, trying again: InvalidAuthorizationSpecificationError" in caplog.text
 
 
 def purging(postgres: Postgres) -> tuple[int, str]:
