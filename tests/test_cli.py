@@ -304,7 +304,7 @@ def test_a_closed_terminal_stops_the_database_too(tmp_path: Path) -> None:
         assert not postmaster.is_running()
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate", "token", "schema", "doctor"])
+@pytest.mark.parametrize("command", ["serve", "migrate", "token", "schema", "restored", "doctor"])
 def test_help(command: str) -> None:
     """Every command explains itself."""
     code, out, _ = finished(command, "--help")
@@ -317,4 +317,4 @@ def test_help_names_the_commands() -> None:
     """The first look shows what there is."""
     _, out, _ = finished("--help")
 
-    assert all(command in out for command in ("serve", "migrate", "token", "schema", "doctor"))
+    assert all(command in out for command in ("serve", "migrate", "token", "schema", "restored", "doctor"))

@@ -538,3 +538,34 @@ def test_the_embedded_database_moves_to_new_data(checkout: Path, first_run: Serv
         assert titles(restored, first_run.token) == before
     assert "Kept" in before
     assert (checkout / "taskql.secret").read_text() == (checkout / ".taskql/secret").read_text()
+
+
+CHANGES = """
+    query ($since: SyncToken) {
+        taskChanges(since: $since) { token fullSync changes { ... on TaskUpserted { task { id title } } } }
+    }
+"""
+
+
+def test_a_copy_of_the_data_directory(checkout: Path, first_run: Serving) -> None:
+    """Put back in place of the data, and after the page's command, it makes a copy from the future begin anew."""
+    data = checkout / ".taskql/postgres"
+    first_run.stop()
+    shutil.copytree(data, checkout / "copy")
+    ownership = data.stat()
+    with serving("--data-dir", checkout / ".taskql") as lost:
+        lost.ask(CREATE)
+        token = lost.ask(CHANGES)["data"]["taskChanges"]["token"]
+    shutil.rmtree(data)
+    (checkout / "copy").rename(data)
+    for path in (data, *data.rglob("*")):
+        os.chown(path, ownership.st_uid, ownership.st_gid)
+
+    with serving("--data-dir", checkout / ".taskql") as restored:
+        run(checkout, "sh", "-euc", COMMANDS["after the embedded restore"])
+        for _ in range(3):
+            restored.ask(CREATE)
+        page = restored.ask(CHANGES, since=token)["data"]["taskChanges"]
+        shown = sorted(change["task"]["title"] for change in page["changes"])
+        assert page["fullSync"] is True
+        assert shown == sorted(titles(restored, restored.token))

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from conftest import SECRET, Application, Server, User, connect, made_settings, run, running, taskql
+from conftest import SECRET, Application, Server, User, connect, made_settings, run, running, serving, taskql
 from mirror import CHANGES, Mirror, stored
 
 from app import embedded, restored
@@ -252,8 +252,18 @@ async def test_the_warning(before: Place, restores: Restores) -> None:
     code, lines = await there.command("doctor")
     assert code == 1
     assert "warning  The database was restored" in lines
+    assert "The database was restored or copied" in await asyncio.to_thread(logged, there)
     await there.restored()
     assert await there.warnings() == []
+
+
+def logged(at: Place) -> str:
+    """What a server says while it starts."""
+    environment = {"DATABASE_URL": at.server.app_url, "DATABASE_OWNER_URL": at.server.owner_url, "AUTH_SECRET": SECRET}
+    with serving(**environment) as served:
+        served.stop()
+        assert served.process.stderr
+        return served.process.stderr.read()
 
 
 @pytest.mark.parametrize("field", ["system_identifier = '1'", "timeline = 7", "database_oid = 1"])
