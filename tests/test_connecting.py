@@ -31,7 +31,7 @@ FOLLOW = """
 """
 UNAVAILABLE = {"code": "UNAVAILABLE", "retryAfter": 1}
 END = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = 'taskql_app'"
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 WORKERS = 8
 
 

@@ -372,7 +372,7 @@ async def test_the_embedded_database_is_killed(tmp_path: Path, workers: str) -> 
 async def statuses_until(requests: httpx.AsyncClient, wanted: int) -> list[int]:
     """The statuses of reads and writes until both have the wanted one again, after one that had not."""
     statuses: list[int] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(set(statuses)) < 2 or set(statuses[-2:]) != {wanted}:
             for query in (VIEWER, ADD):
                 answer = await requests.post("/graphql", json={"query": query})
