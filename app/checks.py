@@ -25,15 +25,18 @@ from sqlalchemy import (
     true,
 )
 
+from app import identity
 from app.database import SESSION
 from app.functions import ALL as FUNCTIONS
 from app.functions import CONFIGURED, DEFINERS, FOR_EVERYBODY, FOR_THE_SERVER
+from app.models import STATE
 from app.settings import LOOPBACK
 from app.url import DatabaseURL
 
 OLDEST_SERVER = 150000
 # From here on CREATEROLE alone changes no role that somebody else made.
 ADMIN_OPTION_NEEDED = 160000
+ON = ("on", "true", "yes", "1", "t", "y")
 PUBLIC = 0  # among the oids of a policy's roles
 # Row security holds their owner, too.
 FORCED = ("tasks", "task_clocks", "task_tags")
@@ -72,6 +75,8 @@ _policy_rows = table(
     column("polwithcheck"),
 )
 
+_role_settings = table("pg_db_role_setting", column("setdatabase"), column("setrole"), column("setconfig", ARRAY(Text)))
+_databases = table("pg_database", column("oid"), column("datname", Text))
 
 _functions = table(
     "pg_proc",
@@ -143,15 +148,54 @@ def way_around_pooler(server: DatabaseURL, owner: DatabaseURL) -> Finding:
 
 def database(connection: Connection, missing: list[str], url: DatabaseURL) -> list[Finding]:
     """Everything about a database as the connected role sees it."""
-    findings = [_version(connection), _pooler(connection, url), migrations(missing)]
+    findings = [_version(connection), _pooler(connection, url), _read_only(connection), migrations(missing)]
     if missing:
         return [*findings, *_role(connection)]
-    return [*findings, *row_security(connection), _session(connection)]
+    return [*findings, *row_security(connection), _session(connection), *_restored(connection)]
 
 
 def row_security(connection: Connection) -> list[Finding]:
     """Whether row security stands, and the connected role cannot walk through it."""
     return [*_role(connection), *_walls(connection)]
+
+
+def is_read_only(connection: Connection) -> bool:
+    """Whether the database takes no writes of new sessions: a standby, or read-only by its settings."""
+    here = select(_databases.c.oid).where(_databases.c.datname == func.current_database()).scalar_subquery()
+    me = select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
+    stored = (
+        select(literal("yes"))
+        .where(_role_settings.c.setdatabase.in_([here, 0]), _role_settings.c.setrole.in_([me, 0]))
+        .where(_role_settings.c.setconfig.overlap([f"default_transaction_read_only={value}" for value in ON]))
+    )
+    # What a session that began before does not show yet is in the catalog.
+    now = or_(func.pg_is_in_recovery(), func.current_setting("transaction_read_only") == "on", stored.exists())
+    return bool(connection.execute(select(now)).scalar_one())
+
+
+def _read_only(connection: Connection) -> Finding:
+    if is_read_only(connection):
+        name = connection.execute(select(func.quote_ident(func.current_database()))).scalar_one()
+        mend = (
+            "If it is a standby, name the primary in DATABASE_URL; else as the owner of the database or a superuser:"
+            f" ALTER DATABASE {name} RESET default_transaction_read_only;"
+        )
+        return Finding("warning", "The database takes no writes", mend)
+    return Finding("ok", "The database takes writes")
+
+
+def _restored(connection: Connection) -> list[Finding]:
+    """Whether it is the database that was last seen, where the role may know."""
+    if not connection.execute(select(func.has_table_privilege(STATE.name, "SELECT"))).scalar_one():
+        return []
+    if not identity.differs(connection):
+        return [Finding("ok", "The database is the one that was last seen")]
+    seen = "The database was restored or copied, or a standby took over, since it was last seen"
+    mend = (
+        "If any write may be lost by that, run `taskql restored`, so that copies on clients begin anew; if none is, as"
+        " after pg_upgrade, run `taskql restored --nothing-lost`."
+    )
+    return [Finding("warning", seen, mend)]
 
 
 def _version(connection: Connection) -> Finding:
@@ -338,7 +382,7 @@ def _is_member(role: ColumnElement[Any]) -> ColumnElement[bool]:
 def _rights(connection: Connection) -> Finding:
     """What the server's role needs, it has."""
     needs = [func.has_table_privilege(name, right) for name in FORCED for right in RIGHTS]
-    needs += [func.has_table_privilege(USERS, "SELECT")]
+    needs += [func.has_table_privilege(name, "SELECT") for name in (USERS, STATE.name)]
     needs += [func.coalesce(_may_execute(func.to_regprocedure(name)), false()) for name in FOR_THE_SERVER]
     if all(connection.execute(select(*needs)).one()):
         return Finding("ok", "The role has the rights it needs")

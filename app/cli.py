@@ -1,6 +1,7 @@
-"""The command line: taskql serve, migrate, token, schema, purge, doctor."""
+"""The command line: taskql serve, migrate, token, schema, purge, restored, doctor."""
 
 import asyncio
+import logging
 import re
 import signal
 import socket
@@ -11,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import click
@@ -22,14 +23,19 @@ from uvicorn.supervisors import Multiprocess
 
 from app import checks, garbage, logs, startup, telemetry
 from app import purge as purging
+from app import restored as restoring
 from app import settings as configuration
 from app.accounts import demo_user, user_with_email
 from app.checks import Finding
-from app.errors import StartupError
+from app.database import FAILURES, Database
+from app.errors import RequestError, StartupError
 from app.main import DEMO_TOKEN_LIFETIME, connect, create_app, engine_of, signer
 from app.protocols import BoundedRequests, BoundedSockets
 from app.settings import Settings
+from app.url import owner_url
 from schema import sdl
+
+log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10
 # How long a worker may take to start, and to answer its parent, before another is started in its place.
@@ -57,8 +63,14 @@ class _OneLine(click.Group):
         try:
             return super().invoke(ctx)
         except StartupError as error:
-            click.echo(f"taskql: {' '.join(str(error).split())}", err=True)
-            ctx.exit(1)
+            return self._end(ctx, error)
+        except (RequestError, *FAILURES) as error:
+            # The database was there when the command began.
+            return self._end(ctx, startup.interruption(error))
+
+    def _end(self, ctx: click.Context, error: StartupError) -> NoReturn:
+        click.echo(f"taskql: {' '.join(str(error).split())}", err=True)
+        ctx.exit(1)
 
 
 data_dir = click.option(
@@ -168,10 +180,28 @@ def purge(older_than: str, data_dir: Path | None) -> None:
 
 
 @main.command()
+@click.option(
+    "--nothing-lost",
+    is_flag=True,
+    help="Only note that this is the database from now on: after pg_upgrade, or a failover that lost no write.",
+)
+@data_dir
+def restored(nothing_lost: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
+    """Have all copies on clients begin anew, after the database was restored to an earlier moment.
+
+    Moves every user's clock far ahead and gives every task a new version, in batches, as the role of
+    DATABASE_OWNER_URL. Servers may go on meanwhile, and it may be interrupted and run again. A clock has room for 20
+    runs at least.
+    """
+    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
+        click.echo(asyncio.run(_restored(settings, nothing_lost=nothing_lost)))
+
+
+@main.command()
 @click.option("--recount", is_flag=True, help="Compare the counters of tasks of all users, however long it takes.")
 @data_dir
 def doctor(recount: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
-    """Check settings, documents, issuers, Redis and database, and say what mends what is wrong.
+    """Check settings, documents, issuers, Redis and database, and say what mends what is wrong. It makes nothing.
 
     Counters of tasks that differ from the tasks there are get corrected, for as many users as ten seconds allow.
     The exit code says the worst: 0 where all is ok, 1 for a warning, 2 for a failure.
@@ -179,7 +209,7 @@ def doctor(recount: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fl
     progress = _recounted if recount else None
     try:
         given = _settings(data_dir=data_dir)
-        with startup.database_settings(given) as settings:
+        with startup.database_settings(given, create=False) as settings:
             report = startup.report(settings, progress, embedded=given.database_url is None)
             found = [*_documents(settings), *asyncio.run(report)]
     except StartupError as error:
@@ -267,7 +297,8 @@ async def _prepared(settings: Settings, *, embedded: bool, migrate: bool) -> UUI
     settings.issuers()
     if embedded or migrate:
         await startup.bring_up_to_date(settings)
-    await startup.refuse_failures(settings)
+    for warning in await startup.refuse_failures(settings):
+        log.warning("%s", warning)
     if not embedded:
         return None
     database = connect(settings)
@@ -298,6 +329,27 @@ async def _purged(settings: Settings, age: timedelta) -> tuple[int, int]:
     finally:
         await database.close()
     return users, removed
+
+
+async def _restored(settings: Settings, *, nothing_lost: bool) -> str:
+    await startup.refuse_failures(settings)
+    database = Database(owner_url(settings), pool_size=1, quota=settings.limit_tasks)
+    done = restoring.Progress(0, 0, 0)
+    try:
+        if not nothing_lost:
+            async for done in restoring.jump(database):
+                if done.users % PROGRESS_EVERY == 0:
+                    click.echo(f"{done.users} users, {done.tasks} tasks", err=True)
+        if done.full:
+            raise StartupError(
+                f"The clocks of {done.full} of {done.users} users have no room to move; see operations.md."
+            )
+        await restoring.remember(database)
+    finally:
+        await database.close()
+    if nothing_lost:
+        return "Noted that this is the database from now on."
+    return f"Moved the clocks of {done.users} users ahead, and gave {done.tasks} tasks new versions."
 
 
 def _announce(

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 import select
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
+from app.driver import CONNECT_ERRORS, driver_error, is_passing
 from app.telemetry import POOL_WAIT, POOL_WAITING, Record, count_statement, tally
 from app.turns import Turns
 
@@ -22,10 +24,16 @@ PATIENCE_SECONDS = 1.5
 RECYCLE_AFTER_SECONDS = 300.0
 # One user's part of all connections.
 SHARE = 3
+# Before opening a connection a second and a third time, in seconds.
+CONNECT_PAUSES = (0.02, 0.1)
 
 # Whose statements run on a connection; None for the server's own.
 Owner = UUID | None
 Spend = Callable[[str, float], None]
+
+
+class CannotConnect(Exception):
+    """No connection could be opened; `__cause__` is the error of asyncpg or of the operating system."""
 
 
 class Connections:
@@ -70,11 +78,24 @@ class Connections:
                 # Not the driver's farewell: where nobody answers any more it takes two seconds for each.
                 connection.driver.terminate()
                 await _close(connection)
-            pooled = await self._engine.raw_connection()
-            return Connection(self, pooled).lent(owner, monotonic())
+            return Connection(self, await self._open()).lent(owner, monotonic())
         except BaseException:
             self._release(owner)
             raise
+
+    async def _open(self) -> PoolProxiedConnection:
+        """A new connection, tried again where the reason is likely to pass; CannotConnect with the driver's error."""
+        pauses = iter(CONNECT_PAUSES)
+        while True:
+            try:
+                return await self._engine.raw_connection()
+            except CONNECT_ERRORS as error:
+                cause = driver_error(error)
+                may_pass = is_passing(cause) and not isinstance(cause, TimeoutError)
+                pause = next(pauses, None) if may_pass else None
+                if pause is None:
+                    raise CannotConnect from cause
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
 
     async def _turn(self, owner: Owner) -> None:
         with POOL_WAITING.track_inprogress(), POOL_WAIT.time():

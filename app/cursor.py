@@ -2,8 +2,8 @@
 
 Both are base64url of six bytes of SHA-256 and what they hold. A cursor holds a JSON array: the order's name, then the
 sort keys. A sync token holds a clock; between the pages of one sync it is a task's last write, its id, and the base.
-The hash covers the user's id: what is damaged and what is somebody else's is refused. It is no secret: a forgery would
-only be a place to start reading one's own tasks.
+The hash covers the user's id: a cursor that is damaged or somebody else's is refused, and such a token leads to the
+beginning. It is no secret: a forgery would only be a place to start reading one's own tasks.
 """
 
 import base64
@@ -82,17 +82,15 @@ def sync_token(version: int, owner: UUID) -> str:
 
 
 def sync_point(token: str | None, owner: UUID) -> SyncPoint:
-    """The place that a token of this user holds, or the beginning; BadUserInput for anything else."""
-    if token is None:
-        return BEGINNING
+    """The place that a token of this user holds; the beginning without one, and for whatever is no such token."""
     try:
-        found = _POINT.fullmatch(_opened(token, owner).decode())
+        found = token is not None and _POINT.fullmatch(_opened(token, owner).decode())
         if not found:
-            raise ValueError
+            return BEGINNING
         version, task, base = found.groups()
         return SyncPoint(_clock(version), UUID(task) if task else LAST_ID, _clock(base or version))
     except ValueError:
-        raise BadUserInput("since is damaged, or comes from another user; without it the sync begins anew.") from None
+        return BEGINNING
 
 
 def _clock(digits: str) -> int:

@@ -5,6 +5,7 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -13,9 +14,9 @@ from sqlalchemy import exc, func, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.connections import Connections, Spend
+from app.connections import CannotConnect, Connection, Connections, Spend
 from app.deadlines import Deadline, Deadlines
-from app.driver import Driver
+from app.driver import Driver, driver_error
 from app.errors import RequestError, Unauthenticated, Unavailable
 from app.statements import Statement, begin, commit, compiled, text_literal
 from app.turns import Turns
@@ -40,7 +41,21 @@ _CONFUSED = asyncpg.InternalClientError
 _SHUTDOWN = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 LOSSES = (OSError, asyncpg.InterfaceError, _CONFUSED, *_SHUTDOWN)
 # All that the driver and the pool raise.
-FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, _CONFUSED, exc.SQLAlchemyError)
+FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, _CONFUSED, exc.SQLAlchemyError, CannotConnect)
+_UNREACHABLE = (*(OSError, exc.TimeoutError, exc.DisconnectionError, asyncpg.InterfaceError, _CONFUSED, CannotConnect),)
+# A session keeps the default it began with: an old one may be read-only where the database no longer is. One that is
+# younger than this, in seconds, tells how the database is.
+YOUNG = 5.0
+
+# SQLSTATEs and classes of them. What passes by itself, or when somebody has looked after PostgreSQL:
+_PASSING_CLASSES = {"08", "53", "57", "58", "XX"}
+_PASSING_STATES = {"25P03", "25P04", "55P03", "40001", "40P01"}
+# What keeps a connection from being opened, and happens to no statement of ours: the role or the database is refused.
+_REFUSED_CLASSES = {"28", "3D"}
+_READ_ONLY = "25006"
+# What a statement of ours meets in a database that is not, or not yet again, as `taskql migrate` leaves it: no such
+# table, column, function, schema or type, or no right to it.
+_UNPREPARED = {"42P01", "42703", "42883", "3F000", "42704", "42501"}
 
 # What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
 # statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
@@ -73,6 +88,8 @@ class Database:
         self._writers = Turns[UUID](math.inf, 1)
         # Whether a cluster carries the writes out, which takes their user from SET LOCAL alone; asked once.
         self._sharded: bool | None = None
+        # When something was last found that does not pass by itself, as `time.monotonic` has it.
+        self.last_trouble = -math.inf
 
     async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None:
         """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
@@ -84,14 +101,17 @@ class Database:
                     self._distrust(lost)
                     return await self._read(owner, statement, values)
         except FAILURES as error:
-            _tell(error)
+            self._tell(error)
 
     async def _read(self, owner: UUID, statement: Statement, values: Values) -> str | None:
-        with self._connections.idle(owner) or await self._connections.take(owner) as connection:
+        lent = self._connections.idle(owner) or await self._connections.take(owner)
+        with lent as connection:
             try:
                 body: str | None = await connection.fetchval(statement.text, *statement.arguments(values))
             except LOSSES as error:
                 _lose(error)
+            except asyncpg.ReadOnlySQLTransactionError as error:
+                _doubt(lent, error)
             return body
 
     async def write(self, owner: UUID, statement: Statement, values: Values) -> Row:
@@ -112,10 +132,11 @@ class Database:
                 finally:
                     self._writers.give(owner)
         except FAILURES as error:
-            _tell(error)
+            self._tell(error)
 
     async def _write(self, owner: UUID, statement: Statement, values: Values) -> Row:
-        with self._connections.idle(owner) or await self._connections.take(owner) as connection:
+        lent = self._connections.idle(owner) or await self._connections.take(owner)
+        with lent as connection:
             if self._sharded is None:
                 self._sharded = await _is_sharded(connection)
             transaction: Transaction = _once if statement.again else _at_once
@@ -131,6 +152,8 @@ class Database:
                 if statement.repeatable:
                     _lose(error)
                 raise
+            except asyncpg.ReadOnlySQLTransactionError as error:
+                _doubt(lent, error)
 
     async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
         """What was lost, and what a deadlock or serialization failure has undone whole."""
@@ -157,7 +180,23 @@ class Database:
             with Deadline(self._deadlines, COMMAND_TIMEOUT), await self._connections.take(None) as connection:
                 await connection.execute(f"NOTIFY {channel}")
         except FAILURES as error:
-            _tell(error)
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> NoReturn:
+        """Turn what the driver and the pool raise into the failures that callers know."""
+        known = failure(error)
+        if known is None:
+            raise error
+        if isinstance(known, Unavailable):
+            self._log(error)
+        raise known from error
+
+    def _log(self, error: Exception) -> None:
+        cause = error.__cause__ if isinstance(error, CannotConnect) and error.__cause__ else error
+        state = getattr(cause, "sqlstate", None)
+        log.warning("database unavailable: %s", f"{type(cause).__name__} {state}" if state else type(cause).__name__)
+        if state in _UNPREPARED | {_READ_ONLY}:
+            self.last_trouble = monotonic()
 
     @property
     def connections(self) -> Connections:
@@ -223,6 +262,13 @@ class Lost(Unavailable):
 AGAIN = (Lost, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
+def _doubt(lent: Connection, error: Exception) -> NoReturn:
+    """Have a write that was refused as read-only, with nothing done, tried again on a new session if this was old."""
+    if monotonic() - lent.opened < YOUNG:
+        raise error
+    raise Lost("The database takes no writes now; try again.") from error
+
+
 def _lose(error: Exception) -> NoReturn:
     """Mark that what has failed so may be tried again."""
     if type(error) is TimeoutError:
@@ -230,31 +276,18 @@ def _lose(error: Exception) -> NoReturn:
     raise Lost("The database cannot be reached; try again.") from error
 
 
-def _tell(error: Exception) -> NoReturn:
-    """Turn what the driver and the pool raise into the failures that callers know."""
-    known = failure(error)
-    if known is None:
-        raise error
-    if isinstance(known, Unavailable):
-        log.warning("database unavailable: %s", type(error).__name__)
-    raise known from error
-
-
-def driver_error(error: BaseException) -> BaseException:
-    """What asyncpg raised, where SQLAlchemy has wrapped it."""
-    if isinstance(error, exc.DBAPIError) and error.orig is not None:
-        return error.orig.__cause__ or error.orig
-    return error
-
-
 def failure(error: BaseException) -> RequestError | None:
     """The expected failure behind an error of the driver or pool; None when it is a bug. TimeoutError is an OSError."""
     error = driver_error(error)
-    if isinstance(error, OSError | exc.TimeoutError | exc.DisconnectionError | asyncpg.InterfaceError | _CONFUSED):
-        return Unavailable("The database cannot be reached; try again.")
     state = getattr(error, "sqlstate", None) or ""
+    if isinstance(error, _UNREACHABLE) or state[:2] in _REFUSED_CLASSES:
+        return Unavailable("The database cannot be reached; try again.")
     if state == "23503" and "users" in (getattr(error, "constraint_name", None) or ""):
         return Unauthenticated("The account of this token no longer exists.")
-    if state[:2] in {"08", "53", "57"} or state in {"55P03", "40001", "40P01"}:
+    if state[:2] in _PASSING_CLASSES or state in _PASSING_STATES:
         return Unavailable("The database is busy or restarting; try again.")
+    if state == _READ_ONLY:
+        return Unavailable("The database takes no writes now; try again.")
+    if state in _UNPREPARED:
+        return Unavailable("The database is not ready; try again.")
     return None

@@ -1,11 +1,38 @@
-"""asyncpg's connection, which runs what it has prepared by fewer steps.
+"""asyncpg's connection, which runs what it has prepared by fewer steps, and asyncpg's errors.
 
 Its own way to a statement that it knows is four coroutines and a look at what nobody has asked for; here it is one.
 """
 
+import ssl
 from typing import Any
 
 import asyncpg
+from sqlalchemy import exc
+
+# What asyncpg, SQLAlchemy and the operating system raise while a connection is opened.
+CONNECT_ERRORS = (
+    *(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
+    *(exc.SQLAlchemyError, exc.EmulatedDBAPIException),
+)
+_PASSING = (
+    *(OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError),
+    *(asyncpg.AdminShutdownError, asyncpg.CrashShutdownError),
+)
+# Certificates that do not fit, and what a pooler refuses by its configuration.
+_LASTING = (ssl.SSLError, asyncpg.ProtocolViolationError)
+
+
+def driver_error(error: BaseException) -> BaseException:
+    """The error of asyncpg or the operating system, where SQLAlchemy has wrapped it once or twice."""
+    if isinstance(error, exc.DBAPIError) and error.orig is not None:
+        error = error.orig
+    return error.orig or error if isinstance(error, exc.EmulatedDBAPIException) else error
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether opening a connection, which has failed with this error of the driver, may soon succeed by itself."""
+    return isinstance(error, _PASSING) and not isinstance(error, _LASTING)
+
 
 _CHANGED = asyncpg.InvalidCachedStatementError
 

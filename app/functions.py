@@ -11,7 +11,7 @@ NO_ROW_SECURITY = "row_security=off"
 # Qualified throughout: they run with every request, where a SET clause takes PostgreSQL 4 to 6 µs.
 QUALIFIED = ("act_as(uuid)", "begin_write(uuid)", "search_key(text)")
 # Run as their owner for whoever writes tasks or deletes users. Nobody needs EXECUTE to fire a trigger.
-TRIGGERS = ("keep_task_tags()", "stamp_task()", "forget_tasks()")
+TRIGGERS = ("keep_task_tags()", "stamp_task()", "forget_tasks()", "begin_clock()")
 # What the server may do across users; they run as their owner, whom the row security of `users` does not hold.
 ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "users_after(uuid, integer)")
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
 
-from app.database import driver_error
+from app.driver import driver_error
 from app.errors import Unavailable
 from app.statements import CHANNEL
 from app.url import DatabaseURL

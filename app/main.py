@@ -72,7 +72,9 @@ def create_app(settings: Settings, metrics_listener: socket.socket | None = None
     services = Services(database, realtime, Statements(preparation.run), preparation)
     places = Places(settings.limit_concurrency)
     telemetry = Telemetry(settings, tracing.describe if tracing else None)
-    probe = Probe(server_url(settings), lambda: database.connections.last_lent)
+    probe = Probe(
+        server_url(settings), lambda: database.connections.last_lent, last_trouble=lambda: database.last_trouble
+    )
     readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))
 
     execute = telemetry.recorded(executing(door, authenticator, places, services))

@@ -4,6 +4,7 @@ from datetime import date, datetime
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Computed,
@@ -115,8 +116,23 @@ class TaskTag(Base):
     task_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
 
 
+class State(Base):
+    """The one row about the database itself: which it was when last seen, and where the clocks of new users begin."""
+
+    __tablename__ = "taskql_state"
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default=text("1"))
+    system_identifier: Mapped[str | None] = mapped_column(Text)
+    timeline: Mapped[int | None] = mapped_column(Integer)
+    database_oid: Mapped[int | None] = mapped_column(BigInteger)
+    first_version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+    __table_args__ = (CheckConstraint("id = 1", "one_row"),)
+
+
 # Statements name the tables: mapped attributes cost the compiler half as much again.
 USERS, CLOCKS, TASKS, TAGS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks", "task_tags"))
+STATE = Base.metadata.tables["taskql_state"]
 
 # No due date sorts after every date. A CASE and not coalesce(): row security lets the planner use only
 # leak-proof expressions as index conditions, and PostgreSQL counts CASE among them.

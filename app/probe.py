@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app import checks
 from app.checks import Finding
-from app.database import SESSION, driver_error
+from app.database import SESSION
+from app.driver import driver_error
 from app.errors import StartupError
 from app.masking import outline
 from app.url import DatabaseURL
@@ -33,24 +33,29 @@ PATIENCE = 1.5
 States = dict[str, str]
 
 DATABASE, MIGRATIONS, ROW_SECURITY = "database", "migrations", "row_security"
-OK, FAILED, UNKNOWN = "ok", "failed; the log says what mends it", "unknown"
+OK, FAILED, UNKNOWN, READ_ONLY = "ok", "failed; the log says what mends it", "unknown", "takes no writes"
 SILENT: States = {DATABASE: "does not answer", MIGRATIONS: UNKNOWN, ROW_SECURITY: UNKNOWN}
 
 
 class Probe:
     """Asks by a connection of its own: those for requests may all be in use. `last_used` is when they last were.
 
-    `now` and `last_used` are seconds of one clock, `now` is there for tests.
+    `last_trouble` is when a request last met what does not pass by itself: then the next look is a closer one. All are
+    seconds of one clock, `now`, which is there for tests.
     """
 
     def __init__(
-        self, url: DatabaseURL, last_used: Callable[[], float], now: Callable[[], float] = time.monotonic
+        self,
+        url: DatabaseURL,
+        last_used: Callable[[], float],
+        now: Callable[[], float] = time.monotonic,
+        last_trouble: Callable[[], float] = lambda: -math.inf,
     ) -> None:
         arguments = url.connect_arguments(SESSION) | {"timeout": PATIENCE, "command_timeout": PATIENCE}
         self.engine = create_async_engine(
             url.sqlalchemy, connect_args=arguments, pool_size=1, max_overflow=0, pool_pre_ping=True
         )
-        self._last_used, self._now = last_used, now
+        self._last_used, self._last_trouble, self._now = last_used, last_trouble, now
         self._states: States = SILENT
         self._asked_at = self._looked_at = -math.inf
         self._asking: asyncio.Task[None] | None = None
@@ -78,12 +83,17 @@ class Probe:
 
     async def _ask(self) -> None:
         is_due = self._now() - self._looked_at > DEEP or set(self._states.values()) != {OK}
+        is_due = is_due or self._last_trouble() >= self._looked_at
         try:
             async with self.engine.connect() as connection:  # which asks whether it answers
-                if is_due:
+                if await connection.run_sync(checks.is_read_only):
+                    self._remember(SILENT | {DATABASE: READ_ONLY}, "the database takes no writes")
+                    # A session keeps the default it began with.
+                    await connection.invalidate()
+                elif is_due:
                     self._note(await connection.run_sync(_failures))
         except Exception as error:  # noqa: BLE001 - whatever is in the way, it is not ready
-            self._remember(SILENT, f"the database does not answer: {outline(_cause(error))}")
+            self._remember(SILENT, f"the database does not answer: {outline(driver_error(error))}")
         self._asked_at = self._now()
 
     def _note(self, failures: Mapping[str, list[Finding]]) -> None:
@@ -97,10 +107,6 @@ class Probe:
         if states != self._states or self._asked_at == -math.inf:
             log.warning("not ready: %s", problem) if problem else log.info("the database is ready")
         self._states = states
-
-
-def _cause(error: Exception) -> BaseException:
-    return driver_error(error) if isinstance(error, DBAPIError) else error
 
 
 def _failures(connection: Connection) -> dict[str, list[Finding]]:

@@ -10,7 +10,8 @@ from sqlalchemy import DateTime, Integer, Select, Text, Uuid, any_, bindparam, c
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import DBAPIError
 
-from app.database import Database, driver_error
+from app.database import Database
+from app.driver import driver_error
 from app.errors import StartupError
 from app.models import TASKS
 from app.statements import Reader, Statement, read, text_literal, user_id, write

@@ -10,14 +10,16 @@ from typing import TypeVar
 import asyncpg
 from pydantic import SecretStr
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import EmulatedDBAPIException, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app import checks
 from app.checks import Finding
-from app.database import SESSION, Database, driver_error
-from app.errors import StartupError, Unavailable
+from app.connections import CannotConnect
+from app.database import FAILURES, SESSION, Database, failure
+from app.driver import driver_error, is_passing
+from app.errors import RequestError, StartupError, Unavailable
 from app.jwks import FetchFailed, fetched
 from app.rate import SharedCounters
 from app.recount import recount
@@ -27,7 +29,6 @@ from migrations.run import migrate, missing
 
 T = TypeVar("T")
 
-_PASSING = (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)
 PATIENCE_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.1
 # How long the counters of tasks are compared where not all need be.
@@ -37,19 +38,23 @@ Progress = Callable[[int, int], None]
 
 
 @contextmanager
-def database_settings(settings: Settings) -> Iterator[Settings]:
-    """Settings with a database: the one that is named, or the embedded one for as long as this lasts."""
+def database_settings(settings: Settings, *, create: bool = True) -> Iterator[Settings]:
+    """Settings with a database: the one that is named, or the embedded one for as long as this lasts.
+
+    Without `create` nothing that is missing of the embedded one is made.
+    """
     if settings.database_url is not None:
         yield settings
         return
-    from app.embedded import EmbeddedPostgres, signing_secret  # noqa: PLC0415 - not installed in production
+    from app.embedded import SECRET_FILE, EmbeddedPostgres, signing_secret  # noqa: PLC0415 - not installed in production
 
-    with EmbeddedPostgres.start(settings.data_dir) as embedded:
+    with EmbeddedPostgres.start(settings.data_dir, create=create) as embedded, embedded.supervised():
         update = {
             "database_url": SecretStr(embedded.app_url),
             "database_owner_url": SecretStr(embedded.owner_url),
         }
-        if settings.auth_secret is None and settings.auth_jwks_url is None:
+        needs_secret = settings.auth_secret is None and settings.auth_jwks_url is None
+        if needs_secret and (create or (settings.data_dir / SECRET_FILE).exists()):
             update["auth_secret"] = SecretStr(signing_secret(settings.data_dir))
         yield settings.model_copy(update=update)
 
@@ -183,17 +188,19 @@ def failed(error: StartupError) -> Finding:
     return Finding("failure", str(error).rstrip("."))
 
 
-async def refuse_failures(settings: Settings) -> None:
-    """StartupError with the first thing that must not be."""
+async def refuse_failures(settings: Settings) -> list[Finding]:
+    """StartupError with the first thing that must not be; else what should not be."""
     if settings.database_owner_url is not None:
         owner = owner_url(settings)
         # The server's role may not be there before the first migration.
         lacking = checks.migrations(await _patiently(owner, lambda: _inspect(owner, missing)))
         if lacking.level == "failure":
             raise StartupError(str(lacking))
-    for finding in await findings(settings):
+    found = await findings(settings)
+    for finding in found:
         if finding.level == "failure":
             raise StartupError(str(finding))
+    return [finding for finding in found if finding.level == "warning"]
 
 
 async def _inspect(url: DatabaseURL, work: Callable[[Connection], T]) -> T:
@@ -216,14 +223,27 @@ async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await work()
-        except (OSError, asyncpg.PostgresError, DBAPIError) as error:
+        except (*FAILURES, EmulatedDBAPIException) as error:
             cause = driver_error(error)
-            if not isinstance(cause, _PASSING) or isinstance(cause, ssl.SSLError):
+            if isinstance(cause, SQLAlchemyError):
+                raise
+            if not is_passing(cause):
                 raise StartupError(f"The database at {url} refuses: {_reason(cause)}.{_hint(url, cause)}") from None
             if loop.time() + pause > deadline:
                 raise StartupError(f"No database answers at {url}: {_reason(cause)}.") from None
         await asyncio.sleep(pause)
         pause *= 2
+
+
+def interruption(error: Exception) -> StartupError:
+    """The line for a command that lost its database on the way; any other error is raised again."""
+    known = error if isinstance(error, RequestError) else failure(error)
+    if known is None:
+        raise error
+    cause = error.__cause__ or error
+    cause = driver_error(cause.__cause__ if isinstance(cause, CannotConnect) and cause.__cause__ else cause)
+    reason = "" if cause is known else f" ({_reason(cause)})"
+    return StartupError(f"{known}{reason}")
 
 
 def _reason(error: BaseException) -> str:

@@ -11,8 +11,8 @@ import orjson
 
 from app import bulk, changes, moving, reading, writing
 from app.compiling import Statements
-from app.cursor import SyncPoint, sync_point
-from app.errors import BadUserInput, LimitExceeded, Unauthenticated
+from app.cursor import BEGINNING, SyncPoint, sync_point
+from app.errors import BadUserInput, FullSyncRequired, LimitExceeded, Unauthenticated
 from app.filters import Filter, Shape
 from app.identifiers import uuid7
 from app.ordering import OrderBy, ordered
@@ -152,11 +152,12 @@ class Tasks:
         return await self._read(statement, **_from(point), size=size)
 
     async def token(self, since: str | None) -> str:
-        """The token to go on from: what is given, or that of now. BadUserInput where it is none of this user."""
-        if since is not None:
-            sync_point(since, self._owner)
-            return since
-        return await self._read(_CLOCK) or ""
+        """The token to go on from: what is given, or that of now. FullSyncRequired where it is none of this user."""
+        if since is None:
+            return await self._read(_CLOCK) or ""
+        if sync_point(since, self._owner) == BEGINNING:
+            raise FullSyncRequired
+        return since
 
     async def changes_since(self, token: str) -> Changes:
         """The next changes since a token, whole, for those who follow them."""

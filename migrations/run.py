@@ -16,7 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.database import SESSION, driver_error
+from app import identity
+from app.database import SESSION
+from app.driver import driver_error
 from app.errors import StartupError
 from app.functions import ALL, FOR_EVERYBODY, FOR_THE_SERVER
 from app.url import DatabaseURL
@@ -97,6 +99,8 @@ def _migrate(
         connection.execute(text("SELECT set_config('lock_timeout', :timeout, false)"), {"timeout": LOCK_TIMEOUT})
         connection.commit()
         command.upgrade(config(connection), revision)
+        if not missing(connection):
+            _note(connection)
         if citus:
             distribute(connection)
         if revision == HEAD:
@@ -110,6 +114,12 @@ def _migrate(
     finally:
         connection.rollback()
         connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+
+
+def _note(connection: Connection) -> None:
+    """Note which database this is; not where another was seen, for then it was restored: see `taskql restored`."""
+    if identity.seen(connection) is None:
+        identity.remember(connection)
 
 
 def _close_functions(connection: Connection) -> None:
@@ -142,7 +152,7 @@ def _grant(connection: Connection, role: str) -> None:
     for statement in (
         "GRANT USAGE ON SCHEMA public TO %I",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_clocks, task_tags TO %I",
-        "GRANT SELECT ON users, alembic_version TO %I",
+        "GRANT SELECT ON users, alembic_version, taskql_state TO %I",
         *(f"GRANT EXECUTE ON FUNCTION {name} TO %I" for name in FOR_THE_SERVER),
     ):
         _say(connection, statement, role)

@@ -165,7 +165,8 @@ class TaskChangePage:
     has_more: bool = strawberry.field(description="Whether more has changed; ask again with `token`.")
     full_sync: bool = strawberry.field(
         description="Whether it begins anew: drop your copy, then apply this page and those that follow. True without"
-        " `since`, and when what was removed since then is no longer known."
+        " `since`, and with a token that does not lead on: what was removed since then is no longer known, the database"
+        " was restored, or it is no token of yours."
     )
 
 

@@ -196,13 +196,14 @@ class Oracle:
         }
 
     async def task_changes(self, _info: object, *, since: str | None = None, first: int | None = None) -> Json:
-        version, task_id, base = self._point(since)
+        point = self._point(since)
+        version, task_id, base = point or (0, None, 0)
         size = 100 if first is None else first
         if not 1 <= size <= 1000:
             raise BadUserInput("no such page size")
         # All of a version has been seen where the token names no task.
         seen = max(base, version if task_id is None else version - 1)
-        full = since is None or max(version, base) > self.clock or self.purged_through > seen
+        full = point is None or max(version, base) > self.clock or self.purged_through > seen
         if full:
             version, task_id, base = 0, UUID(int=0), self.clock
         rows = sorted(self.rows.values(), key=lambda row: (row.version, row.id))
@@ -219,19 +220,17 @@ class Oracle:
             "fullSync": full,
         }
 
-    def _point(self, token: str | None) -> tuple[int, UUID | None, int]:
-        """A clock, the last task that was shown of those written then, and the clock when that began."""
-        if token is None:
-            return 0, None, 0
-        content = _decoded(token)
+    def _point(self, token: str | None) -> tuple[int, UUID | None, int] | None:
+        """A clock, the last task that was shown of those written then, and the clock when that began; None to begin."""
+        content = None if token is None else _decoded(token)
         if content is None or self.sealed(content) != token:
-            raise BadUserInput("no such token")
+            return None
         match content.split(" "):
             case [version]:
                 return int(version), None, int(version)
             case [version, task_id, base]:
                 return int(version), UUID(task_id), int(base)
-        raise BadUserInput("no token")
+        return None
 
     def stats(self) -> Json:
         live = [row for row in self.rows.values() if row.deleted_at is None]

@@ -198,7 +198,7 @@ async def test_migrate_says_what_it_did(empty: Server) -> None:
     """The first run names the revisions, the second that there is nothing to do."""
     assert finished("migrate", **environment(empty)) == (
         0,
-        "Applied 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012.\n",
+        "Applied 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012, 0013.\n",
         "",
     )
     code, out, _ = finished("migrate", **environment(empty))
@@ -304,7 +304,7 @@ def test_a_closed_terminal_stops_the_database_too(tmp_path: Path) -> None:
         assert not postmaster.is_running()
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate", "token", "schema", "doctor"])
+@pytest.mark.parametrize("command", ["serve", "migrate", "token", "schema", "restored", "doctor"])
 def test_help(command: str) -> None:
     """Every command explains itself."""
     code, out, _ = finished(command, "--help")
@@ -317,4 +317,4 @@ def test_help_names_the_commands() -> None:
     """The first look shows what there is."""
     _, out, _ = finished("--help")
 
-    assert all(command in out for command in ("serve", "migrate", "token", "schema", "doctor"))
+    assert all(command in out for command in ("serve", "migrate", "token", "schema", "restored", "doctor"))

@@ -1,5 +1,6 @@
 """What `serve` refuses and `doctor` explains: each finding goes away when its own mend is applied."""
 
+import os
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from issuer import made_key, published
 from pydantic import SecretStr
 from test_rate import redis_server
 
-from app import checks
+from app import checks, embedded
 from app.checks import Finding
+from app.embedded import EmbeddedPostgres
 from app.errors import StartupError
 from app.settings import Settings
 from app.startup import findings, refuse_failures, report
@@ -250,6 +252,19 @@ async def test_a_database_open_to_all(stage: Stage) -> None:
     assert doctor(**in_order(stage))[0] == 0
 
 
+async def test_a_database_that_takes_no_writes(stage: Stage) -> None:
+    """It is a warning, whose SQL takes it away."""
+    name = await stage.owner.fetchval("SELECT current_database()")
+    await stage.owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    code, lines = doctor(**in_order(stage))
+
+    assert code == 1
+    (warning,) = [line for line in lines if line.startswith("warning")]
+    assert "takes no writes" in warning
+    await stage.owner.execute(warning[warning.index("ALTER DATABASE") :])
+    assert doctor(**in_order(stage))[0] == 0
+
+
 async def test_a_failure(stage: Stage) -> None:
     """A wall that is down is a failure with its mend, the other checks are still made, and the exit code is 2."""
     await stage.owner.execute("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY")
@@ -285,6 +300,54 @@ async def test_settings_that_cannot_be(stage: Stage, environment: dict[str, str]
 
     assert code == 2
     assert any(line.startswith("failure") and words in line for line in lines)
+
+
+def below(folder: Path) -> dict[str, str]:
+    """All that there is below a folder, with what it is."""
+    return {str(path.relative_to(folder)): oct(path.stat().st_mode) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_no_database_at_all(tmp_path: Path, *, there: bool) -> None:
+    """Without a database it says so, and makes none: no directory, no data, no secret."""
+    folder = tmp_path / "data"
+    if there:
+        folder.mkdir()
+    before = below(tmp_path)
+    code, lines = doctor(TASKQL_DATA_DIR=str(folder))
+
+    assert code == 2
+    (failure,) = [line for line in lines if line.startswith("failure")]
+    assert "DATABASE_URL is not set" in failure
+    assert "`taskql serve` makes one" in failure
+    assert below(tmp_path) == before
+
+
+async def test_an_embedded_database(tmp_path: Path) -> None:
+    """One that lacks its secret and its database is looked at as it is, and stopped again if it was not running."""
+    with EmbeddedPostgres.start(tmp_path) as postgres:
+        connection = await connect(postgres.owner_url.replace("/taskql?", "/postgres?"))
+        await connection.execute("DROP DATABASE taskql WITH (FORCE)")
+        await connection.close()
+    code, lines = doctor(TASKQL_DATA_DIR=str(tmp_path))
+
+    assert code == 2
+    failures = [line for line in lines if line.startswith("failure")]
+    assert any('database "taskql" does not exist' in line for line in failures)
+    assert any("AUTH_SECRET" in line for line in failures)
+    assert not (tmp_path / "secret").exists()
+    assert not (tmp_path / "postgres/postmaster.pid").exists()
+
+
+def test_an_account_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root looks for the account that runs PostgreSQL, and makes none for a look."""
+    EmbeddedPostgres.start(tmp_path).close()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(embedded, "_SYSTEM_ACCOUNT", "taskql-of-nobody")
+    monkeypatch.setattr(embedded, "_run", lambda *_: pytest.fail("a program was run"))
+
+    with pytest.raises(StartupError, match="as the account taskql-of-nobody"):
+        EmbeddedPostgres.start(tmp_path, create=False)
 
 
 @pytest.mark.parametrize(

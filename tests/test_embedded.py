@@ -77,7 +77,7 @@ def is_stopped(data_dir: Path) -> bool:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -258,7 +258,7 @@ def test_never_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_root_without_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where root cannot change accounts, the error names the ways out."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(embedded, "_system_account", lambda: pwd.getpwuid(os.getuid()))
+    monkeypatch.setattr(embedded, "_system_account", lambda **_: pwd.getpwuid(os.getuid()))
     monkeypatch.setenv("PATH", str(data_dir))
     with pytest.raises(StartupError, match=r"there is no setpriv\): start TaskQL as an ordinary user, or set DAT"):
         EmbeddedPostgres.start(data_dir)
@@ -385,3 +385,154 @@ def test_unreadable_signing_secret(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     with pytest.raises(StartupError, match="secret cannot be read"):
         signing_secret(tmp_path)
+
+
+# The account that runs PostgreSQL
+
+ACCOUNTS = """
+import pwd, sys, types
+from pathlib import Path
+from app import embedded
+
+accounts, lock = map(Path, sys.argv[1:3])
+
+def entries():
+    return [types.SimpleNamespace(pw_name=name, pw_uid=uid) for name, uid in map(str.split, accounts.open())]
+
+def by_name(name):
+    for entry in entries():
+        if entry.pw_name == name:
+            return entry
+    raise KeyError(name)
+
+def by_number(uid):
+    for entry in entries():
+        if entry.pw_uid == uid:
+            return entry
+    raise KeyError(uid)
+
+embedded._ACCOUNTS_LOCK = lock
+embedded.pwd = types.SimpleNamespace(getpwnam=by_name, getpwuid=by_number)
+print("ready", flush=True)
+sys.stdin.readline()
+print(embedded._system_account().pw_uid)
+"""
+# As such programs do: what it has read is written anew as a whole, some time later. No lock keeps others from it.
+USERADD = """#!/bin/sh
+for name; do :; done
+before=$(cat "{accounts}")
+sleep 0.2
+printf '%s\\n%s %s\\n' "$before" "$name" "$$" > "{accounts}"
+"""
+
+
+def test_processes_that_need_the_account_at_once(tmp_path: Path) -> None:
+    """Of processes that find no account at the same time one makes it, and all get the one that stays."""
+    accounts, useradd = tmp_path / "accounts", tmp_path / "useradd"
+    accounts.write_text("root 0\n")
+    useradd.write_text(USERADD.format(accounts=accounts))
+    useradd.chmod(0o755)
+    command = [sys.executable, "-c", ACCOUNTS, str(accounts), str(tmp_path / "lock")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    pipe = subprocess.PIPE
+    processes = [
+        subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, env=environment)  # noqa: S603  # our own script
+        for _ in range(6)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    found = {process.communicate()[0].strip() for process in processes}
+
+    assert accounts.read_text().splitlines()[1:] == [f"taskql {uid}" for uid in found]
+    assert len(found) == 1
+
+
+# PostgreSQL that ends while it is in use
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends are noticed soon, and pauses are short."""
+    monkeypatch.setattr(embedded, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(embedded, "_FIRST_PAUSE", 0.05)
+
+
+def answers(owner_url: str) -> bool:
+    try:
+        return sql(owner_url, "SELECT 1") == "1"
+    except subprocess.CalledProcessError:
+        return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT, signal.SIGTERM])
+@pytest.mark.usefixtures("quick")
+def test_postgresql_is_started_again(data_dir: Path, how: signal.Signals, caplog: pytest.LogCaptureFixture) -> None:
+    """However PostgreSQL ends while it is supervised, it runs again with what was committed, and the log says so."""
+    with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
+        query, first = write(postgres.owner_url), postmaster(data_dir)
+        first.send_signal(how)
+        wait_until(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE)
+        wait_until(lambda: answers(postgres.owner_url))
+        assert sql(postgres.owner_url, query) == "kept"
+        assert postmaster(data_dir) != first
+        wait_until(lambda: "the embedded PostgreSQL has ended: it was started again" in caplog.messages)
+    assert is_stopped(data_dir)
+
+
+@pytest.mark.usefixtures("quick")
+def test_postgresql_is_not_started_after_its_users_have_left(data_dir: Path) -> None:
+    """Stopping is no reason to start it again."""
+    with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
+        pass
+    time.sleep(0.1)  # ten looks
+    assert is_stopped(data_dir)
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_who_supervise(data_dir: Path) -> None:
+    """Both notice the end, and one PostgreSQL runs again."""
+    with EmbeddedPostgres.start(data_dir) as first, first.supervised():
+        with EmbeddedPostgres.start(data_dir) as second, second.supervised():
+            for _ in range(2):
+                process = postmaster(data_dir)
+                process.kill()
+                wait_until(lambda: answers(first.owner_url))
+        assert answers(first.owner_url)
+    running = [one for one in psutil.process_iter(["name", "cwd"]) if one.info["cwd"] == str(data_dir / "postgres")]
+    assert [one.pid for one in running if one.info["name"] == "postgres"] == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_postgresql_that_cannot_start(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is tried again with longer and longer pauses, and the log says what is in the way, until nothing is."""
+    settings = data_dir / "postgres/postgresql.conf"
+    text = settings.read_text()
+    with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
+        settings.write_text(f"{text}\nwork_mem = much\n")
+        postmaster(data_dir).kill()
+        wait_until(lambda: len([line for line in caplog.messages if "trying again" in line]) > 1)
+        settings.write_text(text)
+        wait_until(lambda: answers(postgres.owner_url))
+    assert "contains errors; trying again in 0.05 s" in caplog.text
+    assert "contains errors; trying again in 0.1 s" in caplog.text
+
+
+@pytest.mark.usefixtures("quick")
+def test_data_that_are_taken_away(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the data are gone none are made; PostgreSQL runs again when they are back."""
+    aside = data_dir / "aside"
+    with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
+        query = write(postgres.owner_url)
+        with embedded._locked(data_dir / "start.lock"):  # noqa: SLF001 - as if another process were starting
+            postmaster(data_dir).kill()
+            (data_dir / "postgres").rename(aside)
+        wait_until(lambda: "postgres is gone: put it back" in caplog.text)
+        assert not (data_dir / "postgres").exists()
+        aside.rename(data_dir / "postgres")
+        wait_until(lambda: answers(postgres.owner_url))
+        assert sql(postgres.owner_url, query) == "kept"

@@ -350,6 +350,39 @@ async def test_everything_is_killed(tmp_path: Path) -> None:
         assert "The counters of tasks of all 1 users are right" in doctor.communicate(timeout=60)[0]
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_the_embedded_database_is_killed(tmp_path: Path, workers: str) -> None:
+    """While the server runs its database is started again, and answers are data or 503 meanwhile."""
+    quiet = {"RATE_LIMIT": "off", "LOG_LEVEL": "error"}
+    with serving("--data-dir", tmp_path, "--workers", workers, **quiet) as served:
+        headers = {"Authorization": f"Bearer {served.token}"}
+        async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=30) as requests:
+            # Workers are ready some time after the address is announced.
+            assert (await requests.post("/graphql", json={"query": VIEWER})).status_code == 200
+            killed = _processes(tmp_path / "postgres")[0]
+            killed.kill()
+            assert set(await statuses_until(requests, 200)) == {200, 503}
+        assert _processes(tmp_path / "postgres")[0] != killed
+        assert served.stop() == 0
+        assert not (tmp_path / "postgres/postmaster.pid").exists()
+        assert served.process.stderr
+        said = served.process.stderr.read()
+    assert said.count("the embedded PostgreSQL has ended: it was started again") == 1
+    assert "Traceback" not in said, said
+
+
+async def statuses_until(requests: httpx.AsyncClient, wanted: int) -> list[int]:
+    """The statuses of reads and writes until both have the wanted one again, after one that had not."""
+    statuses: list[int] = []
+    async with asyncio.timeout(60):
+        while len(set(statuses)) < 2 or set(statuses[-2:]) != {wanted}:
+            for query in (VIEWER, ADD):
+                answer = await requests.post("/graphql", json={"query": query})
+                assert [error["extensions"] for error in answer.json().get("errors", [])] in ([], [UNAVAILABLE])
+                statuses.append(answer.status_code)
+    return statuses
+
+
 async def created(served: Serving, tasks: dict[str, str], then: Callable[[int], None]) -> set[str]:
     """The titles that are acknowledged; `then` hears of each how many they are. A client ends with its server."""
     acknowledged: set[str] = set()

@@ -9,11 +9,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
@@ -98,7 +102,8 @@ COMMANDS = dict(
     zip(
         [
             *("make the backup's role", "dump", "make a database", "restore", "checksums", "all that is no row"),
-            *("dump the embedded database", "restore the embedded database", "put the data aside"),
+            *("after a restore", "dump the embedded database", "restore the embedded database"),
+            *("after the embedded restore", "put the data aside"),
             *("make the monitor's role", "make a new role", "drop the old role"),
         ],
         blocks("sh"),
@@ -247,6 +252,22 @@ async def test_a_restore_brings_everything_back(site: Site, other_site: Site) ->
     assert "FORCE ROW LEVEL SECURITY" in described[0]
     async with users_of(other_site, *ids) as users:
         assert [await user.data(EVERYTHING) for user in users] == before
+    said = other_site.execute("after a restore")
+    assert "Moved the clocks of" in said
+    assert "warning" not in said
+    async with users_of(other_site, *ids) as users:
+        after = [await user.data(EVERYTHING) for user in users]
+    assert versions(after) > versions(before)
+    assert unversioned(after) == unversioned(before)
+
+
+def versions(answers: Any) -> int:
+    """The least version in answers."""
+    return min(map(int, re.findall(r'"version": (\d+)', json.dumps(answers))))
+
+
+def unversioned(answers: Any) -> str:
+    return re.sub(r'"version": \d+', "", json.dumps(answers))
 
 
 async def test_checksums_tell_a_change(site: Site) -> None:
@@ -474,6 +495,34 @@ def titles(served: Serving, token: str) -> list[str]:
     return [node["title"] for node in served.ask(TITLES, token=token)["data"]["tasks"]["nodes"]]
 
 
+ASKED = 'mutation { createTask(input: { title: "Meanwhile" }) { token } }'
+
+
+def test_an_embedded_restore_while_the_server_runs(checkout: Path, first_run: Serving) -> None:
+    """Requests are answered or UNAVAILABLE, whatever the database lacks at the moment, and in the end all is there."""
+    run(checkout, "sh", "-euc", COMMANDS["dump the embedded database"])
+    before, seen, stopped = titles(first_run, first_run.token), Counter[str](), Event()
+
+    def work() -> None:
+        while not stopped.is_set():
+            for query in (TITLES, ASKED):
+                answer = first_run.ask(query)
+                codes = [error["extensions"]["code"] for error in answer.get("errors", [])] or ["data"]
+                seen.update(codes)
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        run(checkout, "sh", "-euc", COMMANDS["restore the embedded database"])
+        run(checkout, TASKQL, "migrate", "--data-dir", checkout / ".taskql")
+        stopped.set()
+        working.result()
+
+    assert set(seen) == {"data", "UNAVAILABLE"}
+    assert set(titles(first_run, first_run.token)) >= set(before)
+    assert first_run.ask(ASKED).get("errors") is None
+
+
 def test_the_embedded_database_moves_to_new_data(checkout: Path, first_run: Serving) -> None:
     """Dumped, put aside, made anew and restored, the embedded database has its tasks, and tokens still hold."""
     run(checkout, "sh", "-euc", COMMANDS["dump the embedded database"])
@@ -486,5 +535,39 @@ def test_the_embedded_database_moves_to_new_data(checkout: Path, first_run: Serv
 
     with serving("--data-dir", checkout / ".taskql") as restored:
         assert titles(restored, first_run.token) == before
+        said = run(checkout, "sh", "-euc", COMMANDS["after the embedded restore"])
+        assert "Moved the clocks of 1 users ahead, and gave 6 tasks new versions." in said
+        assert titles(restored, first_run.token) == before
     assert "Kept" in before
     assert (checkout / "taskql.secret").read_text() == (checkout / ".taskql/secret").read_text()
+
+
+CHANGES = """
+    query ($since: SyncToken) {
+        taskChanges(since: $since) { token fullSync changes { ... on TaskUpserted { task { id title } } } }
+    }
+"""
+
+
+def test_a_copy_of_the_data_directory(checkout: Path, first_run: Serving) -> None:
+    """Put back in place of the data, and after the page's command, it makes a copy from the future begin anew."""
+    data = checkout / ".taskql/postgres"
+    first_run.stop()
+    shutil.copytree(data, checkout / "copy")
+    ownership = data.stat()
+    with serving("--data-dir", checkout / ".taskql") as lost:
+        lost.ask(CREATE)
+        token = lost.ask(CHANGES)["data"]["taskChanges"]["token"]
+    shutil.rmtree(data)
+    (checkout / "copy").rename(data)
+    for path in (data, *data.rglob("*")):
+        os.chown(path, ownership.st_uid, ownership.st_gid)
+
+    with serving("--data-dir", checkout / ".taskql") as restored:
+        run(checkout, "sh", "-euc", COMMANDS["after the embedded restore"])
+        for _ in range(3):
+            restored.ask(CREATE)
+        page = restored.ask(CHANGES, since=token)["data"]["taskChanges"]
+        shown = sorted(change["task"]["title"] for change in page["changes"])
+        assert page["fullSync"] is True
+        assert shown == sorted(titles(restored, restored.token))

@@ -356,14 +356,14 @@ async def test_it_goes_on_with_the_next_token(alice: User, bob: User, follow: Op
 
 @pytest.mark.parametrize("kind", ["foreign", "garbage", "tampered"])
 async def test_tokens_that_are_none(alice: User, bob: User, follow: Open, kind: str) -> None:
-    """A damaged token and another user's are refused, and name the argument."""
+    """Upon a damaged token and another user's the query has to begin anew, as upon one that is too old."""
     own, foreign = [(await user.data(CREATE, input={"title": "T"}))["createTask"]["token"] for user in (alice, bob)]
     since = {"foreign": foreign, "garbage": "?", "tampered": own[:-2] + ("AA" if own[-2:] != "AA" else "BB")}[kind]
 
     error = await (await follow(alice, since=since)).error()
 
-    assert error["extensions"]["code"] == "BAD_USER_INPUT"
-    assert "since" in error["message"]
+    assert error["extensions"]["code"] == "FULL_SYNC_REQUIRED"
+    assert "taskChanges" in error["message"]
 
 
 async def test_a_token_from_before_a_purge(
