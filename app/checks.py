@@ -6,7 +6,6 @@ from ssl import SSLContext
 from typing import Any, Literal
 
 from sqlalchemy import (
-    ARRAY,
     Boolean,
     ColumnElement,
     Connection,
@@ -24,6 +23,7 @@ from sqlalchemy import (
     table,
     true,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from app import identity
 from app.database import SESSION
