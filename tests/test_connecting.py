@@ -94,7 +94,10 @@ REFUSALS = {
     ),
     "28000": ("ALTER ROLE taskql_app NOLOGIN", "ALTER ROLE taskql_app LOGIN"),
     "28000, no such role": ("ALTER ROLE taskql_app RENAME TO gone", "ALTER ROLE gone RENAME TO taskql_app"),
-    "42501": ("REVOKE CONNECT ON DATABASE taskql FROM PUBLIC", "GRANT CONNECT ON DATABASE taskql TO PUBLIC"),
+    "42501": (
+        "REVOKE CONNECT ON DATABASE taskql FROM PUBLIC, taskql_app",
+        "GRANT CONNECT ON DATABASE taskql TO PUBLIC, taskql_app",
+    ),
     "55000": ("ALTER DATABASE taskql ALLOW_CONNECTIONS false", "ALTER DATABASE taskql ALLOW_CONNECTIONS true"),
     "3D000": ("ALTER DATABASE taskql RENAME TO gone", "ALTER DATABASE gone RENAME TO taskql"),
 }

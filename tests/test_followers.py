@@ -169,7 +169,7 @@ async def test_the_place_of_one_that_is_refused(narrow: Site, alice: User, bob: 
     """A token that is none, an account that is gone: what never begins keeps nothing."""
     foreign = await now(bob)
     for _ in range(2):
-        assert (await (await narrow.follow(alice, since=foreign)).error())["extensions"]["code"] == "BAD_USER_INPUT"
+        assert (await (await narrow.follow(alice, since=foreign)).error())["extensions"]["code"] == "FULL_SYNC_REQUIRED"
         assert (await (await narrow.stream(alice, since="?")).answer())["errors"]
 
     await fills(narrow, alice)

@@ -279,9 +279,9 @@ async def test_the_token_is_decoded_once(alice: User, monkeypatch: pytest.Monkey
     decoded: list[str | None] = []
     verify = Authenticator.principal
 
-    def counting(self: Authenticator, authorization: str | None) -> Any:
+    def counting(self: Authenticator, authorization: str | None, address: str) -> Any:
         decoded.append(authorization)
-        return verify(self, authorization)
+        return verify(self, authorization, address)
 
     monkeypatch.setattr(Authenticator, "principal", counting)
     await alice.data("{ a: viewer { id } b: viewer { id } tasks { totalCount } }")

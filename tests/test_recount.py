@@ -59,6 +59,8 @@ class Counted:
 async def there(empty: Server) -> AsyncIterator[Counted]:
     await migrate(DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url))
     owner = await connect(empty.owner_url)
+    # Of which doctor would warn.
+    await owner.execute(f"REVOKE CONNECT ON DATABASE {await owner.fetchval('SELECT current_database()')} FROM PUBLIC")
     there = Counted(empty, owner)
     await there.fill()
     yield there

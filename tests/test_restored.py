@@ -14,7 +14,7 @@ import pytest
 from conftest import SECRET, Application, Server, User, connect, made_settings, run, running, serving, taskql
 from mirror import CHANGES, Mirror, stored
 
-from app import embedded, restored
+from app import embedded, functions, restored
 from app.auth import Signer
 from app.database import Database
 from app.startup import findings
@@ -409,6 +409,8 @@ async def test_an_owner_whom_row_security_holds(before: Place) -> None:
     tables = ("users", "tasks", "task_clocks", "task_tags", "taskql_state", "alembic_version")
     for table in tables:
         await before.owner.execute(f"ALTER TABLE {table} OWNER TO {role}")
+    for function in functions.ALL:
+        await before.owner.execute(f"ALTER FUNCTION {function} OWNER TO {role}")
 
     url = before.server.owner_url.replace("//postgres@", f"//{role}@")
     code, said = await before.command("restored", DATABASE_OWNER_URL=url)
