@@ -27,7 +27,7 @@ from app.accounts import demo_user, user_with_email
 from app.checks import Finding
 from app.errors import StartupError
 from app.main import DEMO_TOKEN_LIFETIME, admission, connect, create_app, signer
-from app.protocols import BoundedRequests, BoundedSockets
+from app.protocols import BoundedRequests, BoundedSockets, Connections
 from app.settings import Settings
 from schema import sdl
 
@@ -309,7 +309,7 @@ def _server(settings: Settings, listener: socket.socket, demo: UUID | None) -> C
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_worker_healthcheck=WORKER_SECONDS,
-        http=BoundedRequests,
+        http=partial(BoundedRequests, Connections(settings)),  # type: ignore[arg-type]  # it is only called
         **WEB_SOCKETS,
         forwarded_allow_ips=settings.forwarded_allow_ips,
     )
