@@ -13,6 +13,7 @@ from typing import Any
 from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets import http11
@@ -50,6 +51,7 @@ DISCARD_SECONDS = 1.0
 HANDSHAKE_SECONDS = 9.0
 _CLOSE = b"connection", b"close"
 _OF_PROXIES = {b"x-forwarded-for", b"x-forwarded-proto"}
+_NO_HOST = b"\n"  # what no header can be
 _END: Any = {"type": "http.response.body", "body": b""}
 
 _MANY_PARTS = refusals.many_parts(MOST_PARTS)
@@ -154,20 +156,39 @@ class BoundedRequests(HttpToolsProtocol):
     requests need none of their own. The task of a request whose client has left is cancelled.
     """
 
-    # The bytes since the last head or part of a body was whole, and those of the piece in which it became whole.
-    _held = _tail = 0
-    _piece = _parts = 0
-    _looks = _unsent = 0
-    _stopping = False
-    _host: bytes | None = b""  # the last one that was found valid
-    _refusal: Refusal | None = None
-    _waits: Waiting | None = None
-    _seen: tuple[RequestResponseCycle | None, bool] = None, False
-    _answering: "asyncio.Task[None] | None" = None
+    # Found by place, for each request looks at them.
+    __slots__ = (
+        "_answering",
+        "_direct",
+        "_held",
+        "_host",
+        "_idle",
+        "_looks",
+        "_parts",
+        "_piece",
+        "_refusal",
+        "_seen",
+        "_shared",
+        "_stopping",
+        "_tail",
+        "_timer",
+        "_unsent",
+        "_waits",
+    )
 
     def __init__(self, shared: Connections, **options: Any) -> None:
         super().__init__(**options)
-        self._shared = shared
+        self._shared, self._idle = shared, shared.idle
+        # The bytes since the last head or part of a body was whole, those of the piece in which it became whole, and
+        # those of the piece that is read.
+        self._held = self._tail = self._piece = 0
+        self._parts = self._looks = self._unsent = 0
+        self._stopping = False
+        self._host = _NO_HOST  # the last one that was found valid
+        self._refusal: Refusal | None = None
+        self._waits: Waiting | None = None
+        self._seen: tuple[RequestResponseCycle | None, bool] = None, False
+        self._answering: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -203,8 +224,11 @@ class BoundedRequests(HttpToolsProtocol):
             self._refuse(LONG_HEAD)
         elif (cycle := self.cycle) is None or cycle.more_body or cycle.scope is not self.scope:  # type: ignore[redundant-expr]  # None at first
             self._wait(self._shared.incomplete)
+        elif cycle.response_complete:
+            self._wait(self._idle)
         elif self._waits is not None:
-            self._wait(self._shared.idle if cycle.response_complete else None)
+            del self._waits[self]
+            self._waits = None
 
     def on_headers_complete(self) -> None:
         headers = self.headers
@@ -220,6 +244,7 @@ class BoundedRequests(HttpToolsProtocol):
         self._held = self._parts = 0
         self._tail = self._piece
         super().on_headers_complete()
+        self.scope["state"]["headers"] = names
         self.headers = []  # for trailers, which must not pass for headers
         if self.scope["http_version"] != "1.1":
             self._treat_as_old()
@@ -228,7 +253,7 @@ class BoundedRequests(HttpToolsProtocol):
         if heads.size(self.parser.get_method(), self.url, self.headers) > MOST_BYTES:
             raise RequestRefused(LONG_HEAD)
         self.url = heads.check(self.parser.get_http_version(), self.url, self.headers)
-        self._host = names.get(b"host", b"")
+        self._host = names.get(b"host", _NO_HOST)
 
     def _treat_as_old(self) -> None:
         """HTTP/1.0 knows no `100 Continue`."""
@@ -238,12 +263,18 @@ class BoundedRequests(HttpToolsProtocol):
             self.cycle.waiting_for_100_continue = False
 
     def on_body(self, body: bytes) -> None:
+        """As uvicorn has it: what is left of a body whose request has been answered is thrown away."""
         self._held = 0
         self._tail = self._piece
         self._parts += 1
         if self._parts > MOST_PARTS:
             raise RequestRefused(_MANY_PARTS)
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """As uvicorn has it, but also once the answer is complete: from now on the connection is idle."""
@@ -333,10 +364,11 @@ class BoundedRequests(HttpToolsProtocol):
         if among is self._waits:
             return
         if self._waits is not None:
-            self._waits.remove(self)
+            del self._waits[self]
         self._waits = among
         if among is not None:
-            among.add(self)
+            among[self] = None
+            among.shorten()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         del app  # another than ours only where uvicorn's own limit of concurrency is set
@@ -348,7 +380,7 @@ class BoundedRequests(HttpToolsProtocol):
     async def _answer(
         self, answer: _Answer, scope: Scope, receive: ASGIReceiveCallable, _send: ASGISendCallable
     ) -> None:
-        is_direct = _OF_PROXIES.isdisjoint(dict(scope["headers"]))  # type: ignore[typeddict-item]  # HTTP has them
+        is_direct = _OF_PROXIES.isdisjoint(scope["state"]["headers"])
         try:
             await (self._direct if is_direct else self.app)(scope, receive, answer.send)
         except asyncio.CancelledError:
@@ -366,7 +398,10 @@ class BoundedRequests(HttpToolsProtocol):
         elif self._refusal is not None:
             self._say_last(self._refusal)
         elif self._waits is None:
-            self._wait(self._shared.idle)
+            self._waits = idle = self._idle
+            idle[self] = None
+            if len(idle) > idle.most:
+                idle.shorten()
 
     def resume_writing(self) -> None:
         self._looks = 0
@@ -412,7 +447,7 @@ class BoundedRequests(HttpToolsProtocol):
     def _most_looks(self) -> int:
         if self._unsent:
             return LOOKS_FOR_ANSWER
-        if self._waits is self._shared.idle:
+        if self._waits is self._idle:
             return math.ceil(self._shared.keep_alive_seconds / LOOK_SECONDS)
         return LOOKS_FOR_REQUEST
 
@@ -473,6 +508,8 @@ class BoundedSockets(WebSocketsSansIOProtocol):
     handshakes that BoundedRequests has found valid, and ends those that the application does not answer.
     """
 
+    _early = b""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._timer = self.loop.call_later(HANDSHAKE_SECONDS, self._give_up)
@@ -482,12 +519,29 @@ class BoundedSockets(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            return self._keep(data)
         super().data_received(data)
         if not self.handshake_initiated:  # its head came at once, and websockets takes it for wrong
             self._refuse(MALFORMED)
         elif len(data) >= LARGE_READ and not self.read_paused and not self.transport.is_closing():
             self.transport.pause_reading()
             self.loop.call_soon(self._read_on)
+        return None
+
+    def _keep(self, data: bytes) -> None:
+        """Frames must not come before the handshake is complete, and websockets cannot read them."""
+        self._early += data
+        if len(self._early) > MOST_BYTES:
+            self.transport.abort()
+
+    def start_keepalive(self) -> None:
+        """What uvicorn calls when the application has accepted the socket."""
+        super().start_keepalive()
+        self._timer.cancel()
+        if self._early:
+            self.data_received(self._early)
+            self._early = b""
 
     def _read_on(self) -> None:
         if not self.read_paused and not self.transport.is_closing():

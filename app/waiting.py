@@ -7,24 +7,19 @@ class GivesWay(Protocol):
     """A connection that can be ended."""
 
     def give_way(self) -> None:
-        """End, for another needs the room."""
+        """End, for another needs the room; it is among the waiting ones no longer."""
 
 
-class Waiting:
-    """Connections in one state, at most `most`: when another comes, the one that has waited longest gives way."""
+class Waiting(dict[GivesWay, None]):
+    """Connections in one state, the one that has waited longest first. A dict, for each request comes and goes."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._connections: dict[GivesWay, None] = {}
+        super().__init__()
+        self.most = most
 
-    def add(self, connection: GivesWay) -> None:
-        """Count a connection from now on."""
-        self._connections[connection] = None
-        if len(self._connections) > self._most:
-            longest = next(iter(self._connections))
-            del self._connections[longest]
+    def shorten(self) -> None:
+        """Have the one that has waited longest give way where there are more than `most`."""
+        if len(self) > self.most:
+            longest = next(iter(self))
+            del self[longest]
             longest.give_way()
-
-    def remove(self, connection: GivesWay) -> None:
-        """Count it no longer."""
-        self._connections.pop(connection, None)
