@@ -222,11 +222,9 @@ class BoundedRequests(HttpToolsProtocol):
                 return
         if self._held > MOST_BYTES:
             self._refuse(LONG_HEAD)
-        elif (cycle := self.cycle) is None or cycle.more_body or cycle.scope is not self.scope:  # type: ignore[redundant-expr]  # None at first
-            self._wait(self._shared.incomplete)
-        elif cycle.response_complete:
-            self._wait(self._idle)
-        elif self._waits is not None:
+        elif (cycle := self.cycle) is None or cycle.more_body or cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
+            self._wait(self._place())
+        elif self._waits is not None:  # as `_place` has it; for each request
             del self._waits[self]
             self._waits = None
 
@@ -360,6 +358,15 @@ class BoundedRequests(HttpToolsProtocol):
             self._tell(LATE)
         self.transport.close()
 
+    def _place(self) -> Waiting | None:
+        """Among which connections this one waits; None while a request that has come whole is not answered."""
+        cycle = self.cycle
+        if cycle is None or (cycle.more_body and not self.pipeline):  # type: ignore[redundant-expr]  # None at first
+            return self._shared.incomplete
+        if not cycle.response_complete:
+            return None
+        return self._shared.incomplete if self._is_partial() else self._idle
+
     def _wait(self, among: Waiting | None) -> None:
         if among is self._waits:
             return
@@ -395,9 +402,12 @@ class BoundedRequests(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+            self._wait(self._place())
         elif self._refusal is not None:
             self._say_last(self._refusal)
-        elif self._waits is None:
+        elif self._waits is not None or self.cycle.more_body or self.cycle.scope is not self.scope:
+            self._wait(self._place())
+        else:  # as `_place` has it; for each request
             self._waits = idle = self._idle
             idle[self] = None
             if len(idle) > idle.most:

@@ -11,6 +11,7 @@ import pytest
 from conftest import User, made_settings
 from live import protocol, served
 from raw import PATIENCE_SECONDS, request, statuses
+from starlette.types import Receive, Scope, Send
 
 from app import protocols
 from app.main import create_app
@@ -139,6 +140,40 @@ async def test_the_oldest_incomplete_request_gives_way(settings: Settings, part:
             await client.ask()
         for other in others:
             await other.ask(b"t: x\r\n\r\n")
+
+
+@pytest.mark.parametrize("part", [HALF, HALF_A_BODY, LIVE + HALF], ids=["half a head", "half a body", "more"])
+async def test_a_request_that_is_answered_does_not_give_way(settings: Settings, part: bytes) -> None:
+    """Also where part of the next one has come already; afterwards that one does."""
+    began, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(_scope: Scope, receive: Receive, send: Send) -> None:
+        began.set()
+        while (await receive()).get("more_body"):
+            pass
+        await answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    changed = settings.model_copy(update={"limit_idle_connections": MOST})
+    async with served(slow, http=protocol(changed), lifespan="off") as address:
+        made = Clients(address)
+        busy = await made.new()
+        await busy.send(LIVE)
+        await began.wait()
+        await busy.send(part)
+        try:
+            halves = [await made.new() for _ in range(MOST + 1)]
+            for half in halves[1:]:
+                await half.send(HALF)
+            assert await halves[0].rest() == b""
+        finally:
+            answer.set()
+        for _ in range(MOST + 1):
+            await (await made.new()).send(HALF)
+        answered = [200] * (2 if part.startswith(LIVE) else 1)
+        assert statuses(await busy.rest()) == [*answered, 408]
+        made.close()
 
 
 async def test_a_thousand_halves_leave_room(settings: Settings) -> None:
