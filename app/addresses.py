@@ -5,7 +5,7 @@ what stands left of that is the client's own invention.
 """
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FORWARDED_FOR = b"x-forwarded-for"
@@ -23,8 +23,8 @@ class Proxies:
 
     def see_through(self, scope: Any) -> None:
         """Give an ASGI scope its client's address, where a proxy tells of one."""
-        given = [value for name, value in scope["headers"] if name == FORWARDED_FOR]
-        if given:
+        if FORWARDED_FOR in headers_of(scope):
+            given = [value for name, value in scope["headers"] if name == FORWARDED_FOR]
             peer, port = scope.get("client") or ("", 0)
             scope["client"] = self.client(peer, b",".join(given).decode("latin-1")), port
 
@@ -44,6 +44,13 @@ class Proxies:
             return hop < self._hops
         known = address(client)
         return known is not None and any(known in network for network in self._trusted)
+
+
+def headers_of(scope: Any) -> Mapping[bytes, bytes]:
+    """The headers of an ASGI scope by name, the last of each; our HTTP protocol leaves them there."""
+    state = scope.get("state")
+    known: Mapping[bytes, bytes] | None = state.get("headers") if state else None
+    return dict(scope["headers"]) if known is None else known
 
 
 def address(text: str) -> Address | None:

@@ -30,7 +30,7 @@ from app.checks import Finding
 from app.database import FAILURES, Database
 from app.errors import RequestError, StartupError
 from app.main import DEMO_TOKEN_LIFETIME, connect, create_app, engine_of, signer
-from app.protocols import BoundedRequests, BoundedSockets
+from app.protocols import BoundedRequests, BoundedSockets, Connections
 from app.settings import Settings
 from app.url import owner_url
 from schema import sdl
@@ -404,7 +404,7 @@ def _server(settings: Settings, listener: socket.socket, metrics_listener: socke
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_worker_healthcheck=WORKER_SECONDS,
-        http=BoundedRequests,
+        http=partial(BoundedRequests, Connections(settings)),  # type: ignore[arg-type]  # it is only called
         **WEB_SOCKETS,
         proxy_headers=False,  # app.addresses has its own
     )

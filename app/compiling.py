@@ -1,6 +1,7 @@
 """Compiled statements: built once for each selection and shape of arguments, and shared by all callers."""
 
 from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -36,8 +37,7 @@ class Statements:
     ) -> Statement:
         """The statement of a selection under this key, which it has from now on. Its owner pays for the time."""
         payer = str(owner)
-        statement = await self._run(payer, build)
-        selection.statements[key] = statement
+        statement = await self._run(payer, partial(_built_once, selection.statements, key, build))
         self._kept.put((selection, key), None, payer, len(statement.text))
         return statement
 
@@ -45,3 +45,11 @@ class Statements:
     def _forget(kept: tuple[Selection, Hashable]) -> None:
         selection, key = kept
         selection.statements.pop(key, None)
+
+
+def _built_once(known: dict[Hashable, Statement], key: Hashable, build: Callable[[], Statement]) -> Statement:
+    """The statement that somebody else has asked for at the same time, or a new one."""
+    statement = known.get(key)
+    if statement is None:
+        statement = known[key] = build()
+    return statement

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from app.addresses import headers_of
 from app.arrivals import Arrivals
 from app.errors import (
     BadUserInput,
@@ -101,7 +102,7 @@ class GraphQLEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         lines = scope["headers"]
-        headers: Headers = dict(lines)
+        headers = headers_of(scope)
         if len(headers) != len(lines):
             headers = joined(lines)
         send = _closing(send) if self._is_stopping else send

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from app import telemetry
 from app.http import refusal
-from app.protocols import BoundedRequests
+from app.protocols import BoundedRequests, Connections
 from app.settings import Settings
 
 
@@ -38,13 +38,19 @@ async def exposed(settings: Settings, listener: socket.socket | None) -> AsyncIt
         yield
         return
     # uvicorn's server would take the process' signals; its protocol alone does not.
+    protocol = partial(BoundedRequests, Connections(settings))
     config = uvicorn.Config(
-        application(settings), http=BoundedRequests, ws="none", lifespan="off", log_config=None, server_header=False
+        application(settings),
+        http=protocol,  # type: ignore[arg-type]  # it is only called
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        server_header=False,
     )
     config.load()
     state = ServerState()
-    protocol = partial(BoundedRequests, config=config, server_state=state, app_state={})
-    server = await asyncio.get_running_loop().create_server(protocol, sock=listener)
+    connected = partial(protocol, config=config, server_state=state, app_state={})
+    server = await asyncio.get_running_loop().create_server(connected, sock=listener)
     try:
         yield
     finally:

@@ -133,6 +133,14 @@ class Settings(BaseSettings):
         ge=1,
         description="Live subscriptions that each user may have with each process, however they come.",
     )
+    limit_idle_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="Idle connections each process keeps, and as many whose request has not come whole.",
+    )
+    keep_alive_seconds: float = Field(
+        default=75.0, gt=0, le=3600, description="How long an idle connection is kept; longer than a proxy keeps it."
+    )
     drain_seconds: float = Field(
         default=1.0,
         ge=0,

@@ -59,7 +59,7 @@ class Admission:
         payer, name = request.payer, request.operation_name
         if waits := self.rates.charge(payer, ROWS_OF_A_DOCUMENT, is_user=is_user):
             await waits
-        operation = await self.preparation.run(payer, partial(self.engine.prepared, query, name), is_user=is_user)
+        operation = await self.preparation.run(payer, partial(self.engine.prepared_once, query, name), is_user=is_user)
         self.engine.keep(query, name, operation, payer, is_user=is_user)
         more = ROWS_OF_A_FIELD * operation.size.fields - ROWS_OF_A_DOCUMENT
         if more > 0 and (waits := self.rates.charge(payer, more, is_user=is_user)):

@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 
 # A prepared operation takes some 400 bytes for each token of its document.
 MOST_TOKENS = 100_000
+MOST_FRESH = 100
 # Of one operation, as many as its @skip and @include make. What goes beyond is collected again.
 MOST_VARIANTS = 64
 MOST_ERRORS = 5
@@ -217,6 +218,8 @@ class Engine:
         self._pinned: dict[Named, Operation] = {}
         self._users = FairCache[Named, Operation](MOST_TOKENS)
         self._strangers = FairCache[Named, Operation](MOST_TOKENS // STRANGERS_PART)
+        # Prepared by the thread that prepares, and not kept yet.
+        self._fresh: dict[Named, Operation] = {}
         self._selections = Selections()
         self._coercions = Coercions()
 
@@ -229,11 +232,22 @@ class Engine:
             self._users.put(key, known, payer, weight(known.tokens))
         return known
 
+    def prepared_once(self, query: str, operation_name: str | None) -> Operation:
+        """The operation of a text; where several ask for it at the same time, the first has it prepared for all."""
+        key = query, operation_name
+        known = self._fresh.get(key)
+        if known is None:
+            if len(self._fresh) >= MOST_FRESH:
+                self._fresh.clear()
+            known = self._fresh[key] = self.prepared(query, operation_name)
+        return known
+
     def keep(self, query: str, operation_name: str | None, operation: Operation, payer: str, *, is_user: bool) -> None:
         """Store an operation, for this and all other callers."""
         if not is_padded(query, operation.tokens):
             store = self._users if is_user else self._strangers
             store.put((query, operation_name), operation, payer, weight(operation.tokens))
+        self._fresh.pop((query, operation_name), None)
 
     def pin(self, query: str) -> None:
         """Prepare all operations of a document for good; RequestErrors where one of them cannot run."""

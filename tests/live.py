@@ -16,8 +16,8 @@ from starlette.types import ASGIApp
 from app import cli
 from app.errors import Unavailable
 from app.main import create_app
-from app.protocols import BoundedRequests
-from app.settings import load
+from app.protocols import BoundedRequests, Connections
+from app.settings import Settings, load
 from schema.context import Info
 from schema.direct import direct
 from schema.execution import Rendered
@@ -103,12 +103,17 @@ class Subscription:
 schema = direct(strawberry.Schema(Query, Mutation, Subscription, types=[Task, User], config=CONFIG))
 
 
+def protocol(settings: Settings) -> Any:
+    """What uvicorn makes for each connection: its option `http`."""
+    return partial(BoundedRequests, Connections(settings))
+
+
 @asynccontextmanager
 async def served(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
     """The address of an application that uvicorn serves as `taskql serve` does."""
     with cli.listening(load(port=0)) as listener:
-        settings: dict[str, Any] = {**cli.WEB_SOCKETS, "log_config": None, "access_log": False, **options}
-        server = _UvicornServer(uvicorn.Config(app, http=BoundedRequests, **settings))
+        usual = {**cli.WEB_SOCKETS, "http": protocol(load()), "log_config": None, "access_log": False}
+        server = _UvicornServer(uvicorn.Config(app, **usual | options))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.ready.wait()
         try:
@@ -130,10 +135,10 @@ class _UvicornServer(uvicorn.Server):
         self.ready.set()
 
 
-def process(server: Server) -> AbstractContextManager[Serving]:
-    """`taskql serve` in a process of its own, but with these subscriptions."""
+def process(server: Server, **more: str) -> AbstractContextManager[Serving]:
+    """`taskql serve` in a process of its own, but with these subscriptions; `more` is in its environment."""
     environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
-    return announced(python(__file__, "serve", "--port", "0", **environment), has_demo=False)
+    return announced(python(__file__, "serve", "--port", "0", **environment, **more), has_demo=False)
 
 
 def demo(data_dir: Path, **environment: str) -> AbstractContextManager[Serving]:

@@ -272,7 +272,7 @@ async def test_the_first_requests_after_the_server_closed_everything(
     user, owner = somebody
     for number in range(10):
         await asyncio.gather(*(user.post(VIEWER) for _ in range(12)))
-        assert await owner.fetchval(TERMINATE) >= 3
+        assert await owner.fetchval(TERMINATE) > 0
 
         # No turn of the loop lies between: the pool has not heard of it yet.
         reads = [user.post(VIEWER) for _ in range(12)]

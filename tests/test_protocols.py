@@ -12,12 +12,12 @@ from conftest import User
 from live import served
 from starlette.types import Receive, Scope, Send
 
-from app import events, protocols
+from app import events, heads, protocols
 from app.main import create_app
 from app.settings import Settings
 
 CHUNKED = (
-    "POST /graphql HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    "POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
     "Expect: 100-continue\r\n\r\n"
 )
 HANDSHAKE = (
@@ -61,7 +61,7 @@ async def said(address: str, head: str, rest: str) -> str:
 )
 async def test_without_end(address: str, head: str, start: str, more: str) -> None:
     """What goes on and on before a body, or instead of it, is refused and the connection closed."""
-    answer = await said(address, head, start + more * (protocols.MOST_BYTES // len(more) + 1))
+    answer = await said(address, head, start + more * (heads.MOST_BYTES // len(more) + 1))
 
     assert answer.startswith("HTTP/1.1 431 ")
     assert '"code":"LIMIT_EXCEEDED"' in answer

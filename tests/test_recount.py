@@ -60,7 +60,8 @@ async def there(empty: Server) -> AsyncIterator[Counted]:
     await migrate(DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url))
     owner = await connect(empty.owner_url)
     # Of which doctor would warn.
-    await owner.execute(f"REVOKE CONNECT ON DATABASE {await owner.fetchval('SELECT current_database()')} FROM PUBLIC")
+    name = await owner.fetchval("SELECT current_database()")
+    await owner.execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
     there = Counted(empty, owner)
     await there.fill()
     yield there

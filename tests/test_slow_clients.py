@@ -74,7 +74,7 @@ async def last_word(address: str, start: str, more: str = "", pause: float = 0.0
 async def test_silent_clients_of_a_real_server(server: Server, settings: Settings) -> None:
     """Within ten seconds `taskql serve` closes what sends nothing, half a request, or one byte now and then."""
     del settings
-    with live.process(server) as process:
+    with live.process(server, KEEP_ALIVE_SECONDS="3") as process:
         address = process.url.removeprefix("http://")
         silent = [last_word(address, start) for start, _ in HALVES.values()]
         dribbling = [
@@ -116,14 +116,14 @@ async def test_what_the_protocol_refuses_is_told(
     address: str, start: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It counts as an error, and has an id, its own or a new one, in its answer and in the log."""
-    caplog.set_level("INFO", "app.protocols")
+    caplog.set_level("INFO", "app.refusals")
     before = REGISTRY.get_sample_value("taskql_errors_total", {"code": code}) or 0
     head, _, _ = (await last_word(address, start)).partition("\r\n\r\n")
 
     assert REGISTRY.get_sample_value("taskql_errors_total", {"code": code}) == before + 1
     request_id = head.partition("x-request-id: ")[2].partition("\r\n")[0]
     assert request_id == "mine" if "mine" in start else request_id
-    assert [request_id in record.getMessage() for record in caplog.records if record.name == "app.protocols"] == [True]
+    assert [request_id in record.getMessage() for record in caplog.records if record.name == "app.refusals"] == [True]
 
 
 @pytest.mark.usefixtures("impatient")

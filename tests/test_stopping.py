@@ -7,17 +7,23 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import psutil
 import pytest
-from conftest import SECRET, Server, Serving, User, connect, python, serving
+from conftest import SECRET, Server, Serving, User, announced, python, serving
+from conftest import connect as connect_as
+from raw import exchange, request, statuses
+from websockets.asyncio.client import ClientConnection, connect
 
 from app import cli
 from app.settings import Settings
+from app.sockets import SUBPROTOCOL
 
 ADD = 'mutation { createTask(input: { title: "In flight" }) { task { title } } }'
 VIEWER = "{ viewer { id } }"
@@ -25,6 +31,8 @@ TITLES = "{ tasks { nodes { title } } }"
 HALF = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'"
 CLIENTS = 8
+PROTOCOLS: Any = [SUBPROTOCOL]
+JSON = "Content-Type: application/json"
 
 
 def environment(server: Server, **more: str) -> dict[str, str]:
@@ -59,7 +67,7 @@ async def test_it_says_that_it_is_not_ready_before_it_leaves(server: Server, ali
 async def test_what_is_under_way_is_finished(server: Server, alice: User, owner: "asyncpg.Connection[Any]") -> None:
     """A write that waits when SIGTERM comes is answered and done; nobody new is let in meanwhile."""
     await alice.add("First")
-    watcher = await connect(server.owner_url)
+    watcher = await connect_as(server.owner_url)
     with serving(**environment(server)) as served:
         async with httpx.AsyncClient(base_url=served.url, timeout=10) as http:
             async with owner.transaction():
@@ -102,6 +110,91 @@ async def test_half_a_request_does_not_keep_it(server: Server, settings: Setting
         writer.close()
         assert served.process.stderr
         assert served.process.stderr.read() == ""
+
+
+ACKNOWLEDGED = '{"type":"connection_ack"}'
+
+
+@asynccontextmanager
+async def opened(served: Serving, user: User, broken: Sequence[bool]) -> AsyncIterator[list[ClientConnection]]:
+    """Sockets of a user, each of which may fail when it is ended."""
+    url = f"ws://{httpx.URL(served.url).netloc.decode()}/graphql"
+    async with AsyncExitStack() as stack:
+        found = []
+        for fails in broken:
+            headers = {"X-Broken": "1"} if fails else {}
+            connecting = connect(url, subprotocols=PROTOCOLS, additional_headers=headers)
+            found.append(client := await stack.enter_async_context(connecting))
+            await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {user.token}"}}}}')
+            assert await client.recv() == ACKNOWLEDGED
+        yield found
+
+
+async def closed(clients: Sequence[ClientConnection]) -> list[int | None]:
+    """With which codes the server closes sockets."""
+    async with asyncio.timeout(40):
+        for client in clients:
+            await client.wait_closed()
+    return [client.close_code for client in clients]
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+async def test_one_connection_that_fails_concerns_no_other(
+    server: Server, alice: User, workers: tuple[str, ...]
+) -> None:
+    """Requests that come whole after SIGTERM are answered, sockets close with 1012, and the exit code is 0."""
+    body = b'{"query": "{ viewer { id } }"}'
+    head = request(
+        "POST /graphql HTTP/1.1", f"Authorization: Bearer {alice.token}", JSON, "{}", f"Content-Length: {len(body)}"
+    )
+    script = Path(__file__).parent / "broken.py"
+    with announced(python(script, "serve", "--port", "0", *workers, **environment(server)), has_demo=False) as served:
+        port = httpx.URL(served.url).port
+        async with opened(served, alice, [True, False, False, True, False]) as sockets:
+            requests = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+            for number, (_, writer) in enumerate(requests):
+                writer.write(head.replace(b"{}", b"X-Broken: 1" if number < 2 else b"X-Fine: 1"))
+            shake = request("POST /graphql HTTP/1.1", "Connection: Upgrade", "Upgrade: websocket", JSON, body=body)
+            assert statuses(await exchange(f"127.0.0.1:{port}", shake)) == [400]
+            await posted_by(served, alice)
+            served.process.send_signal(signal.SIGTERM)
+            codes = await closed(sockets)
+            for _, writer in requests:
+                writer.write(body)
+            answers = await asyncio.gather(*(reader.read() for reader, _ in requests[2:]))
+            for _, writer in requests:
+                writer.close()
+        assert await ended(served) == 0
+        assert [codes[number] for number in (1, 2, 4)] == [1012] * 3
+        assert [statuses(answer) for answer in answers] == [[200]] * 4
+        assert served.process.stderr
+        said = served.process.stderr.read()
+        assert "Traceback" not in said
+        assert "could not be closed in order: ZeroDivisionError" in said
+
+
+async def posted_by(served: Serving, user: User) -> None:
+    """A request that is answered: the server has read what came before."""
+    async with httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+        assert (await posted(http, user)).status_code == 200
+
+
+async def test_a_rolling_restart_survives_connections_that_fail(server: Server, alice: User) -> None:
+    """SIGHUP replaces the workers; all other sockets are told, and the server ends well afterwards."""
+    script = Path(__file__).parent / "broken.py"
+    command = python(script, "serve", "--port", "0", "--workers", "2", **environment(server))
+    with announced(command, has_demo=False) as served:
+        old = await workers(served, set())
+        async with opened(served, alice, [True, False] * 4) as sockets:
+            served.process.send_signal(signal.SIGHUP)
+            codes = await closed(sockets)
+        assert codes[1::2] == [1012] * 4
+        await workers(served, old)
+        await posted_by(served, alice)
+        served.process.send_signal(signal.SIGTERM)
+        assert await ended(served) == 0
+        assert served.process.stderr
+        assert "Traceback" not in served.process.stderr.read()
 
 
 class Load:

@@ -1,0 +1,196 @@
+"""WebSocket handshakes that fail: on any path and whatever is wrong, they are answered, closed, logged and counted."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import orjson
+import pytest
+from conftest import User
+from live import served
+from prometheus_client import REGISTRY
+from raw import exchange, headers, request, statuses
+from starlette.types import Receive, Scope, Send
+from websockets.asyncio.client import connect
+
+from app import heads, protocols, sockets
+from app.main import create_app
+from app.settings import Settings
+
+UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
+KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+ASKED = (*UPGRADE, KEY, "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Protocol: {sockets.SUBPROTOCOL}")
+JSON = "Content-Type: application/json"
+QUERY = b'{"query": "{ __typename }"}'
+WRONG = {
+    "a long line": (request("GET /graphql HTTP/1.1", *ASKED, "Cookie: " + "a" * heads.MOST_BYTES), 431),
+    "many lines": (request("GET /graphql HTTP/1.1", *ASKED, *["a: b"] * 20_000), 431),
+    "a long URL": (request(f"GET /graphql?{'a' * 70_000} HTTP/1.1", *ASKED), 431),
+    "a very long URL": (request(f"GET /graphql?{'a' * 120_000} HTTP/1.1", *ASKED), 431),
+    "POST": (request("POST /graphql HTTP/1.1", *ASKED), 405),
+    "PUT": (request("PUT /livez HTTP/1.1", *ASKED), 405),
+    "HEAD": (request("HEAD /graphql HTTP/1.1", *ASKED), 405),
+    "a body": (request("GET /graphql HTTP/1.1", *ASKED, body=b"12345"), 400),
+    "a POST with a body": (request("POST /graphql HTTP/1.1", *UPGRADE, JSON, body=QUERY), 400),
+    "chunks": (request("GET /nothing HTTP/1.1", *ASKED, "Transfer-Encoding: chunked") + b"0\r\n\r\n", 400),
+    "no key": (request("GET /graphql HTTP/1.1", *UPGRADE, "Sec-WebSocket-Version: 13"), 400),
+    "another key": (request("GET /graphql HTTP/1.1", *UPGRADE, "Sec-WebSocket-Key: a"), 400),
+    "no version": (request("GET /graphql HTTP/1.1", *UPGRADE, KEY), 400),
+    "another version": (request("GET /graphql HTTP/1.1", *UPGRADE, KEY, "Sec-WebSocket-Version: 8"), 400),
+    "two origins": (request("GET /graphql HTTP/1.1", *ASKED, "Origin: http://a", "Origin: http://b"), 400),
+    "no host": (request("GET /graphql HTTP/1.1", *ASKED).replace(b"Host: x\r\n", b""), 400),
+    "two hosts": (request("GET /graphql HTTP/1.1", *ASKED, "Host: y"), 400),
+    "after a request": (request("GET /livez HTTP/1.1") + request("GET /graphql HTTP/1.1", *ASKED), 400),
+}
+
+
+@pytest.fixture(scope="module")
+async def address(settings: Settings) -> AsyncIterator[str]:
+    async with served(create_app(settings)) as address:
+        yield address
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_wrong_handshake_is_answered_and_closed(
+    address: str, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts as an error and is logged once, with the id that it came with."""
+    sent, status = WRONG[wrong]
+    caplog.set_level("INFO", "app.refusals")
+    before = _counted()
+    said = await exchange(address, sent.replace(b"Host: x", b"X-Request-ID: mine\r\nHost: x"))
+
+    assert statuses(said)[-1] == status
+    head, _, body = said[said.rindex(b"HTTP/1.1 ") :].partition(b"\r\n\r\n")
+    assert headers(head)["connection"] == "close"
+    assert _counted() == before + 1
+    assert [record.levelname for record in caplog.records if record.name == "app.refusals"] == ["INFO"]
+    if wrong == "HEAD":
+        assert body == b""
+    else:
+        assert orjson.loads(body)["errors"][0]["extensions"]["code"]
+    if status == 405:
+        assert headers(head)["allow"] == "GET"
+
+
+def _counted() -> float:
+    samples = (metric.samples for metric in REGISTRY.collect() if metric.name == "taskql_errors")
+    return sum(sample.value for found in samples for sample in found)
+
+
+async def test_a_handshake_may_be_as_long_as_a_request(address: str, alice: User) -> None:
+    """Its lines and their number are bounded by the length of the head alone."""
+    more = [("Cookie", "a" * 60_000), *[(f"X-{number}", "b") for number in range(2_000)]]
+    uri = f"ws://{address}/graphql?{'a' * 10_000}"
+    async with connect(uri, subprotocols=[sockets.SUBPROTOCOL], additional_headers=more) as client:  # type: ignore[list-item]  # a NewType
+        await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
+        assert await client.recv() == '{"type":"connection_ack"}'
+
+
+@pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "websocket,", ", websocket"])
+async def test_what_is_a_handshake(address: str, upgrade: str) -> None:
+    """Names of protocols are compared without case; Connection may have several lines and elements."""
+    lines = ("Connection: keep-alive", "Connection: foo, UPGRADE", f"Upgrade: {upgrade}", *ASKED[2:])
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(request("GET /graphql HTTP/1.1", *lines, "Content-Length: 0"))
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).startswith(b"HTTP/1.1 101 ")
+    writer.close()
+
+
+async def test_frames_that_come_with_the_handshake(address: str) -> None:
+    """What follows the head in the same segment belongs to the socket."""
+    said = await exchange(address, request("GET /graphql HTTP/1.1", *ASKED) + b"\x88\x80\0\0\0\0")
+
+    assert statuses(said) == [101]
+    assert b"\x88" in said.partition(b"\r\n\r\n")[2]
+
+
+async def test_a_request_after_a_handshake_is_none(address: str) -> None:
+    """The connection is the socket's from then on."""
+    said = await exchange(address, request("GET /graphql HTTP/1.1", *ASKED) + request("GET /livez HTTP/1.1"))
+
+    assert statuses(said) == [101]
+
+
+async def test_a_handshake_on_a_connection_that_was_used(address: str) -> None:
+    """An idle connection may become a socket, which is not counted as idle any more."""
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(request("GET /livez HTTP/1.1"))
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+    writer.write(request("GET /graphql HTTP/1.1", *ASKED))
+    said = await asyncio.wait_for(reader.readuntil(b"101 Switching Protocols\r\n"), 30)
+    writer.close()
+
+    assert said.endswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+
+
+async def test_a_handshake_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ended after a while, although the application neither accepts nor refuses it."""
+    ended = asyncio.Event()
+
+    async def silent(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        ended.set()
+
+    monkeypatch.setattr(protocols, "HANDSHAKE_SECONDS", 0.1)
+    async with served(silent, lifespan="off") as address:
+        said = await exchange(address, request("GET /graphql HTTP/1.1", *ASKED))
+        await asyncio.wait_for(ended.wait(), 30)
+
+    assert statuses(said) == [503]
+
+
+@pytest.mark.parametrize(
+    "upgrade", ["h2c", "h2c, websocket", "websocket, h2c", "websocket/13", "TLS/1.2", '"websocket"']
+)
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_other_upgrades_are_ignored(address: str, upgrade: str, *, apart: bool, chunked: bool) -> None:
+    """The request is answered with its body, and its body is no request."""
+    smuggled = request("GET /graphql?query={smuggled:__typename} HTTP/1.1", "Accept: application/json")
+    body = QUERY + b" " * 10 + smuggled
+    coding = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    lines = ("Connection: Upgrade, HTTP2-Settings, close", f"Upgrade: {upgrade}", "HTTP2-Settings: AAMA", JSON, coding)
+    content = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    head = request("POST /graphql HTTP/1.1", *lines)
+    malformed = await exchange(address, head, content) if apart else await exchange(address, head + content)
+    good = request("POST /graphql HTTP/1.1", *lines[:-1], body=QUERY)
+
+    assert statuses(malformed) == [400]
+    assert b"is not valid JSON" in malformed
+    assert (await exchange(address, good)).endswith(b'{"data":{"__typename":"Query"}}')
+
+
+@pytest.mark.parametrize(
+    "upgrades", [["Upgrade: websocket", "Upgrade: websocket"], ["Upgrade: h2c", "Upgrade: websocket"]]
+)
+async def test_upgrades_on_several_lines(address: str, upgrades: list[str]) -> None:
+    """They are one list, which names more than WebSocket: the request is an ordinary one."""
+    lines = ("Connection: close", "Connection: upgrade", *upgrades, *ASKED[2:])
+
+    assert statuses(await exchange(address, request("GET /livez HTTP/1.1", *lines))) == [200]
+
+
+async def test_an_upgrade_by_http_1_0_is_ignored(address: str) -> None:
+    sent = request("POST /graphql HTTP/1.0", *ASKED, JSON, body=QUERY)
+
+    assert (await exchange(address, sent[:-10], sent[-10:])).endswith(b'{"data":{"__typename":"Query"}}')
+
+
+async def test_many_requests_with_upgrades_in_one_piece(address: str) -> None:
+    """They are answered one after the other, those without one among them."""
+    one = request("POST /graphql HTTP/1.1", "Connection: Upgrade", "Upgrade: h2c", JSON, body=QUERY)
+    other = request("POST /graphql HTTP/1.1", JSON, body=QUERY)
+    last = request("GET /livez HTTP/1.1", "Connection: close, upgrade", "Upgrade: h2c")
+    said = await exchange(address, (one + other) * 50 + last)
+
+    assert statuses(said) == [200] * 101
+    assert said.count(b'{"data":{"__typename":"Query"}}') == 100
+
+
+async def test_handshakes_that_fail_hold_nothing(address: str) -> None:
+    """Any number of them leaves the server as it was."""
+    await asyncio.gather(*(exchange(address, WRONG["a POST with a body"][0]) for _ in range(100)))
+    async with httpx.AsyncClient(base_url=f"http://{address}") as http:
+        assert (await http.get("/livez")).status_code == 200
