@@ -23,10 +23,9 @@ class Proxies:
 
     def see_through(self, scope: Any) -> None:
         """Give an ASGI scope its client's address, where a proxy tells of one."""
-        if FORWARDED_FOR in headers_of(scope):
-            given = [value for name, value in scope["headers"] if name == FORWARDED_FOR]
-            peer, port = scope.get("client") or ("", 0)
-            scope["client"] = self.client(peer, b",".join(given).decode("latin-1")), port
+        given = [value for name, value in scope["headers"] if name == FORWARDED_FOR]
+        peer, port = scope.get("client") or ("", 0)
+        scope["client"] = self.client(peer, b",".join(given).decode("latin-1")), port
 
     def client(self, peer: str, forwarded: str) -> str:
         """The client behind a peer; what is no address ends the chain, at the proxy that has told it."""

@@ -100,50 +100,42 @@ class GraphQLEndpoint:
         """Have clients leave: each answer from now on is the last of its connection."""
         self._is_stopping = True
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - a part of its own would be a coroutine more a request
         lines = scope["headers"]
         headers = headers_of(scope)
-        if len(headers) != len(lines):
-            headers = joined(lines)
         send = _closing(send) if self._is_stopping else send
         asked_as = request_id(headers.get(b"x-request-id"))
+        asked: GraphQLRequest | None = None
         try:
             if len(headers) != len(lines):
                 refuse_conflicts(lines)
+                headers = joined(lines)
             media_type = _media_type(scope["method"], headers)
             if media_type == HTML:
                 return await _respond(send, 200, _PAGE_HEADERS, page().encode())
             asked = await read(scope, headers, receive, asked_as, self._arrivals)
-        except Gone:
-            return None
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
-            return await self._refuse(send, await self._charged(error, scope), headers, asked_as)
-        try:
-            await self._answer(asked, media_type, headers, receive, send)
-        finally:
-            asked.leave()
-        return None
-
-    async def _answer(
-        self, asked: GraphQLRequest, media_type: str, headers: Headers, receive: Receive, send: Send
-    ) -> None:
-        """Run what a request asks for, and respond."""
-        try:
             answer = await self._execute(asked)
             if isinstance(answer, GraphQLAnswer):
                 body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
             else:
                 _demand_events(headers)
+        except Gone:
+            return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
-            return await self._refuse(send, error, headers, asked.request_id)
-        if isinstance(answer, ResponseStream) or media_type == EVENT_STREAM:
-            return await self._streams.send(answer, [_id_header(asked.request_id)], receive, send)
-        status = _status(answer, media_type)
-        if status in _HEADERS_OF:
-            more += [*_HEADERS_OF[status], *_headers_of(answer.entries["errors"][0])]
-        if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
-            body, more = await _compressed(body), [*more, *_COMPRESSED]
-        return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked.request_id), *more], body)
+            charged = error if asked else await self._charged(error, scope)
+            return await self._refuse(send, charged, headers, asked_as)
+        else:
+            if isinstance(answer, ResponseStream) or media_type == EVENT_STREAM:
+                return await self._streams.send(answer, [_id_header(asked_as)], receive, send)
+            status = _status(answer, media_type)
+            if status in _HEADERS_OF:
+                more += [*_HEADERS_OF[status], *_headers_of(answer.entries["errors"][0])]
+            if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
+                body, more = await _compressed(body), [*more, *_COMPRESSED]
+            return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
+        finally:
+            if asked is not None:
+                asked.leave()
 
     async def _charged(self, error: Exception, scope: Scope) -> Exception:
         """The same refusal, charged to the address that it goes to; or that the address has had too many."""

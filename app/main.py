@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
 from app import accounts, explorer, health, metrics
-from app.addresses import Proxies, networks
+from app.addresses import FORWARDED_FOR, Proxies, headers_of, networks
 from app.auth import Authenticator, Principal, Signer
 from app.compiling import Statements
 from app.connections import Spend
@@ -136,7 +136,7 @@ class Application(Starlette):
         self.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
+        if scope["type"] != "lifespan" and FORWARDED_FOR in headers_of(scope):
             self.proxies.see_through(scope)
         if scope["type"] == "http" and scope["path"] in self._addresses:
             await self.graphql(scope, receive, send)

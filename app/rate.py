@@ -34,16 +34,18 @@ ROWS, PAGES, TIME = "rows", "rows of changes", "seconds of database and server t
 # before may bring some along, so that one at a time is never refused.
 SECOND = 1_000_000
 SLACK = 10 * SECOND
+# Less is not worth counting, and is owed until it is more.
+LEAST_SECONDS = 0.005
 
 Clock = Callable[[], float]
 
 
 class Counters(Protocol):
-    """Counts that begin anew with each window of `expiry` seconds."""
+    """Counts that begin anew with each window of `expiry` seconds: of many callers, for each of some limits by name."""
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int | Awaitable[int]: ...
+    def incr(self, limit: str, caller: str, expiry: int, amount: int) -> int | Awaitable[int]: ...
 
-    async def remaining(self, key: str, expiry: int) -> float:
+    async def remaining(self, limit: str, caller: str) -> float:
         """Seconds until the window of a count ends."""
         ...
 
@@ -54,26 +56,27 @@ _OVER: tuple[float, dict[str, int]] = -math.inf, {}
 
 
 class Windows:
-    """Counts in memory. All windows of one length end together, so that nothing has to be searched for what is over.
+    """Counts in memory. All windows of a limit end together, so that nothing has to be searched for what is over.
 
     `clock` gives seconds and never goes back, as the time of day does.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._windows: dict[int, tuple[float, dict[str, int]]] = {}
+        self._windows: dict[str, tuple[float, dict[str, int]]] = {}
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        end, counts = self._windows.get(expiry, _OVER)
+    def incr(self, limit: str, caller: str, expiry: int, amount: int) -> int:
+        end, counts = self._windows.get(limit, _OVER)
         if (now := self._clock()) >= end:
-            _, counts = self._windows[expiry] = now + expiry, {}
-        if key not in counts and len(counts) >= MOST_CALLERS:
-            key = OTHERS
-        count = counts[key] = counts.get(key, 0) + amount
+            _, counts = self._windows[limit] = now + expiry, {}
+        known = counts.get(caller)
+        if known is None:
+            known, caller = (0, caller) if len(counts) < MOST_CALLERS else (counts.get(OTHERS, 0), OTHERS)
+        count = counts[caller] = known + amount
         return count
 
-    async def remaining(self, key: str, expiry: int) -> float:  # noqa: ARG002 - one end for all
-        return self._windows[expiry][0] - self._clock()
+    async def remaining(self, limit: str, caller: str) -> float:  # noqa: ARG002 - one end for all
+        return self._windows[limit][0] - self._clock()
 
     async def close(self) -> None:
         """Memory needs no closing."""
@@ -103,21 +106,21 @@ class SharedCounters:
         """Whether Redis answers."""
         return await self._shared.check()
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+    async def incr(self, limit: str, caller: str, expiry: int, amount: int) -> int:
         if time.monotonic() >= self._away_until:
             try:
-                return await self._shared.incr(key, expiry, amount)
+                return await self._shared.incr(limit + caller, expiry, amount)
             except StorageError:
                 if time.monotonic() >= self._away_until:
                     log.warning("rate limits: Redis cannot be reached; this process counts for itself")
                 self._away_until = time.monotonic() + REST_SECONDS
-        return self._own.incr(key, expiry, amount)
+        return self._own.incr(limit, caller, expiry, amount)
 
-    async def remaining(self, key: str, expiry: int) -> float:
+    async def remaining(self, limit: str, caller: str) -> float:
         if time.monotonic() >= self._away_until:
             with suppress(StorageError):
-                return await self._shared.get_expiry(key) - time.time()
-        return await self._own.remaining(key, expiry)
+                return await self._shared.get_expiry(limit + caller) - time.time()
+        return await self._own.remaining(limit, caller)
 
     async def close(self) -> None:
         await self._pool.disconnect()
@@ -135,13 +138,10 @@ class Rate:
         self._item, self._counters, self._what = item, counters, what
         self._most, self._seconds = item.amount * scale + slack, item.get_expiry()
         self._name = f"taskql/{what}/{item.amount}/{self._seconds}/"
-        self._owed: dict[str, int] = {}
 
     def charge(self, caller: str, amount: int) -> Awaitable[None] | None:
-        """Count an amount and what is owed. RateLimited beyond the limit, raised at once or by what is returned."""
-        if self._owed:
-            amount += self._owed.pop(caller, 0)
-        count = self._counters.incr(self._name + caller, self._seconds, amount)
+        """Count an amount. What is returned, if anything, has to be awaited: RateLimited beyond the limit."""
+        count = self._counters.incr(self._name, caller, self._seconds, amount)
         if type(count) is int and count <= self._most:
             return None
         return self._refuse_beyond(caller, count)
@@ -150,17 +150,42 @@ class Rate:
         """An amount, or what a whole window has where it is more: what may wait must not wait for ever."""
         return min(amount, self._most)
 
-    def owe(self, caller: str, amount: int) -> None:
-        """Have the next charge of this caller count more: what is known only afterwards."""
-        if len(self._owed) >= MOST_CALLERS:
-            self._owed.clear()
-        self._owed[caller] = self._owed.get(caller, 0) + amount
-
     async def _refuse_beyond(self, caller: str, count: int | Awaitable[int]) -> None:
         if (count if isinstance(count, int) else await count) <= self._most:
             return
-        seconds = max(1, ceil(await self._counters.remaining(self._name + caller, self._seconds)))
+        seconds = max(1, ceil(await self._counters.remaining(self._name, caller)))
         raise RateLimited(f"You have used more than {self._item} of {self._what}; try again in {seconds} s.", seconds)
+
+
+class TimeLimit:
+    """Seconds in a window for each caller, which are known only afterwards: a charge counts what is owed."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._owed: dict[str, float] = {}
+
+    def owe(self, caller: str, seconds: float) -> None:
+        """Have the next charge of a caller count the time that a request has taken."""
+        self._owed[caller] = self._owed.get(caller, 0.0) + seconds
+
+    def charge(self, caller: str) -> Awaitable[None] | None:
+        """Count what is owed, once it is worth while. What is returned, if anything, has to be awaited."""
+        owed = self._owed.get(caller, 0.0)
+        if owed < LEAST_SECONDS:
+            return None
+        del self._owed[caller]
+        if len(self._owed) >= MOST_CALLERS:  # who has left it so
+            self._owed.clear()
+        refused = self._rate.charge(caller, ceil(owed * SECOND))
+        return self._remembered(caller, refused) if refused else None
+
+    async def _remembered(self, caller: str, refused: Awaitable[None]) -> None:
+        """A refusal: a caller who owes something is asked again the next time."""
+        try:
+            await refused
+        except RateLimited:
+            self._owed[caller] = self._owed.get(caller, 0.0) + LEAST_SECONDS
+            raise
 
 
 class Rates:
@@ -180,19 +205,17 @@ class Rates:
         self._users = Rate(limits.parse(users), counts, ROWS) if users else None
         self._addresses = Rate(limits.parse(addresses), counts, ROWS) if addresses else None
         self._behind = Rate(_half(limits.parse(users)), counts, PAGES) if users else None
-        self._time = Rate(limits.parse(seconds), counts, TIME, scale=SECOND, slack=SLACK) if seconds else None
+        time_rate = Rate(limits.parse(seconds), counts, TIME, scale=SECOND, slack=SLACK) if seconds else None
+        self._time = TimeLimit(time_rate) if time_rate else None
+        # Has the next charge of a payer count the seconds that a request has taken.
+        self.spend: Callable[[str, float], None] = self._time.owe if self._time else _for_free
 
     def charge(self, payer: str, rows: int, *, is_user: bool) -> Awaitable[None] | None:
         """Count rows, and the time that is owed. RateLimited beyond a limit, at once or by what is returned."""
         limit = self._users if is_user else self._addresses
         waits = limit.charge(payer, rows) if limit else None
-        more = self._time.charge(payer, 0) if self._time else None
+        more = self._time.charge(payer) if self._time else None
         return _all(waits, more) if waits or more else None
-
-    def spend(self, payer: str, seconds: float) -> None:
-        """Have the next charge of a payer count the time that a request has taken."""
-        if self._time is not None:
-            self._time.owe(payer, ceil(seconds * SECOND))
 
     async def pace(self, payer: str, rows: int, *, is_behind: bool) -> None:
         """Count rows of a user; wait for the next window where they are too many.
@@ -207,6 +230,10 @@ class Rates:
 
     async def close(self) -> None:
         await self._counters.close()
+
+
+def _for_free(_payer: str, _seconds: float) -> None:
+    """What is not limited."""
 
 
 def _half(item: limits.RateLimitItem) -> limits.RateLimitItem:

@@ -122,6 +122,8 @@ class Operation:
     coercions: Coercions
     tokens: int
     variants: dict[tuple[Any, ...], Variant] = field(default_factory=dict)
+    # The one variant of an operation without conditions.
+    only: Variant | None = None
     single: SingleField | None = None
     answer: ExecutionResult | None = None
     name: str = ""
@@ -131,7 +133,7 @@ class Operation:
         self.name, self.kind = self.node.name.value if self.node.name else "", self.node.operation.value
         self.single = single_field(self.executor(VariableValues({}, {}), None), self.coercions)
         if not self.conditions:
-            self.collect(VariableValues({}, {}))
+            self.only = self.collect(VariableValues({}, {}))
 
     @property
     def introspects(self) -> bool:
@@ -155,7 +157,8 @@ class Operation:
 
     def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
         """What a root field asks of an object type."""
-        return self.collect(info.variable_values)[info.path.key, type_name]
+        variant = self.only or self.collect(info.variable_values)
+        return variant[info.path.key, type_name]
 
     def collect(self, variables: VariableValues) -> Variant:
         """What all root fields ask of their types; @skip and @include are all that variables change in it."""

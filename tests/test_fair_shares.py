@@ -92,8 +92,9 @@ async def timed(settings: Settings) -> AsyncIterator[Application]:
 def allow_nothing(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on callers may use a microsecond in a minute."""
     limit = application.app.state.rates._time  # noqa: SLF001 - no setting is so small
-    monkeypatch.setattr(limit, "_most", 1)
-    limit._counters._windows.clear()  # noqa: SLF001 - as above
+    monkeypatch.setattr(rate, "LEAST_SECONDS", 1e-9)
+    monkeypatch.setattr(limit._rate, "_most", 1)  # noqa: SLF001 - as above
+    limit._rate._counters._windows.clear()  # noqa: SLF001 - as above
     limit._owed.clear()  # noqa: SLF001 - as above
 
 

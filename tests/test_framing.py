@@ -220,7 +220,7 @@ async def test_pages_of_allowed_origins_may_read_refusals(
     assert statuses(allowed) == statuses(other) == [status]
     if status != 200:
         assert headers(allowed)["access-control-allow-origin"] == ORIGIN
-        assert headers(allowed)["access-control-expose-headers"].startswith("X-Request-ID")
+        assert headers(allowed)["access-control-expose-headers"].startswith("x-request-id")
         assert headers(allowed)["vary"] == headers(other)["vary"] == "origin"
     assert "access-control-allow-origin" not in headers(other)
 
