@@ -161,27 +161,41 @@ def row_security(connection: Connection) -> list[Finding]:
 
 def is_read_only(connection: Connection) -> bool:
     """Whether the database takes no writes of new sessions: a standby, or read-only by its settings."""
-    here = select(_databases.c.oid).where(_databases.c.datname == func.current_database()).scalar_subquery()
-    me = select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
-    stored = (
-        select(literal("yes"))
-        .where(_role_settings.c.setdatabase.in_([here, 0]), _role_settings.c.setrole.in_([me, 0]))
-        .where(_role_settings.c.setconfig.overlap([f"default_transaction_read_only={value}" for value in ON]))
-    )
     # What a session that began before does not show yet is in the catalog.
-    now = or_(func.pg_is_in_recovery(), func.current_setting("transaction_read_only") == "on", stored.exists())
+    stored = _read_only_settings().exists()
+    now = or_(func.pg_is_in_recovery(), func.current_setting("transaction_read_only") == "on", stored)
     return bool(connection.execute(select(now)).scalar_one())
 
 
+def _read_only_settings() -> Select[Any]:
+    """The settings of the database and of the connected role that make sessions read-only, as what ALTER names."""
+    database, role = func.quote_ident(func.current_database()), func.quote_ident(func.current_user())
+    here = select(_databases.c.oid).where(_databases.c.datname == func.current_database()).scalar_subquery()
+    me = select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
+    for_all, anywhere = _role_settings.c.setrole == 0, _role_settings.c.setdatabase == 0
+    place = case(
+        (for_all & anywhere, literal("ROLE ALL", Text)),
+        (for_all, func.concat("DATABASE ", database)),
+        (anywhere, func.concat("ROLE ", role)),
+        else_=func.concat("ROLE ", role, " IN DATABASE ", database),
+    )
+    return (
+        select(place)
+        .where(_role_settings.c.setdatabase.in_([here, 0]), _role_settings.c.setrole.in_([me, 0]))
+        .where(_role_settings.c.setconfig.overlap([f"default_transaction_read_only={value}" for value in ON]))
+    )
+
+
 def _read_only(connection: Connection) -> Finding:
-    if is_read_only(connection):
-        name = connection.execute(select(func.quote_ident(func.current_database()))).scalar_one()
-        mend = (
-            "If it is a standby, name the primary in DATABASE_URL; else as the owner of the database or a superuser:"
-            f" ALTER DATABASE {name} RESET default_transaction_read_only;"
-        )
-        return Finding("warning", "The database takes no writes", mend)
-    return Finding("ok", "The database takes writes")
+    if not is_read_only(connection):
+        return Finding("ok", "The database takes writes")
+    places = connection.execute(_read_only_settings()).scalars().all()
+    resets = "".join(f" ALTER {place} RESET default_transaction_read_only;" for place in places)
+    # The session that is to change it is read-only, too.
+    mend = f"As the owner of the database or a superuser: SET default_transaction_read_only = off;{resets}"
+    if not places:
+        mend = "If it is a standby, name the primary in DATABASE_URL; else see postgresql.conf."
+    return Finding("warning", "The database takes no writes", mend)
 
 
 def _restored(connection: Connection) -> list[Finding]:

@@ -252,16 +252,23 @@ async def test_a_database_open_to_all(stage: Stage) -> None:
     assert doctor(**in_order(stage))[0] == 0
 
 
-async def test_a_database_that_takes_no_writes(stage: Stage) -> None:
-    """It is a warning, whose SQL takes it away."""
+@pytest.mark.parametrize("place", ["DATABASE {database}", 'ROLE "{role}"', 'ROLE "{role}" IN DATABASE {database}'])
+async def test_a_database_that_takes_no_writes(stage: Stage, place: str) -> None:
+    """It is a warning, whose SQL takes it away, also in a session that is read-only itself."""
     name = await stage.owner.fetchval("SELECT current_database()")
-    await stage.owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    place = place.format(database=name, role=stage.role)
+    await stage.owner.execute(f"ALTER {place} SET default_transaction_read_only = on")
     code, lines = doctor(**in_order(stage))
 
     assert code == 1
     (warning,) = [line for line in lines if line.startswith("warning")]
     assert "takes no writes" in warning
-    await stage.owner.execute(warning[warning.index("ALTER DATABASE") :])
+    new_session = await connect(stage.database.owner_url)
+    try:
+        for statement in re.findall(r"(?:SET|ALTER) [^;]+;", warning):
+            await new_session.execute(statement)
+    finally:
+        await new_session.close()
     assert doctor(**in_order(stage))[0] == 0
 
 
