@@ -84,6 +84,7 @@ _functions = table(
     column("proowner"),
     column("prosecdef", Boolean),
     column("proconfig", ARRAY(Text)),
+    column("proacl"),
 )
 
 _MINE = "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
@@ -429,6 +430,10 @@ def _function(connection: Connection, name: str) -> Iterator[Finding]:
     if row.everybody and name not in FOR_EVERYBODY:
         mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC;"
         yield Finding("failure", f"Everybody may execute the function {name}", mend)
+    if name not in FOR_EVERYBODY:
+        for role in connection.execute(_others(name)).scalars():
+            mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM {role};"
+            yield Finding("failure", f"The role {role}, which is no server's, may execute the function {name}", mend)
     if name in DEFINERS and not row.sees_users:
         mend = f"As a superuser: ALTER FUNCTION {name} OWNER TO {row.owner_of_users};"
         yield Finding("failure", f"The function {name} belongs to another role than the table {USERS}", mend)
@@ -444,6 +449,22 @@ def _function_row(name: str) -> Select[Any]:
         .add_columns(_may_execute(_functions.c.oid, literal_column("'public'")).label("everybody"))
         .join_from(_functions, _roles, _roles.c.oid == _functions.c.proowner)
         .where(_functions.c.oid == func.to_regprocedure(name))
+    )
+
+
+def _others(name: str) -> Select[Any]:
+    """The roles that were given the right to execute a function, and do not write clocks as servers do."""
+    granted = func.aclexplode(_functions.c.proacl).table_valued("grantee").lateral()
+    writes_clocks: ColumnElement[bool] = func.has_table_privilege(
+        _roles.c.oid, func.to_regclass("task_clocks"), "UPDATE", type_=Boolean
+    )
+    return (
+        select(func.quote_ident(_roles.c.rolname))
+        .select_from(_functions)
+        .join(granted, true())
+        .join(_roles, _roles.c.oid == granted.c.grantee)
+        .where(_functions.c.oid == func.to_regprocedure(name), _roles.c.oid != _functions.c.proowner, ~writes_clocks)
+        .order_by(_roles.c.rolname)
     )
 
 

@@ -116,6 +116,8 @@ BREACHES = {
     "a function that runs as its owner": ["ALTER FUNCTION act_as(uuid) SECURITY DEFINER"],
     "a function for everybody": ["GRANT EXECUTE ON FUNCTION user_with_email(text) TO PUBLIC"],
     "a trigger for everybody": ["GRANT EXECUTE ON FUNCTION keep_task_tags() TO PUBLIC"],
+    "a function for a role that is no server's": ["GRANT EXECUTE ON FUNCTION users_after(uuid, integer) TO {other}"],
+    "all functions for a role that is no server's": ["GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {other}"],
     "a function of another owner": [
         "GRANT CREATE ON SCHEMA public TO {other}; ALTER FUNCTION users_after(uuid, integer) OWNER TO {other}",
     ],
@@ -146,6 +148,15 @@ async def test_a_mend_mends(stage: Stage, other: str, name: str) -> None:
 
     assert await stage.failures() == []
     await refuse_failures(stage.settings)
+
+
+async def test_a_migration_makes_no_server_of_another_role(stage: Stage, other: str) -> None:
+    """Whoever was given all functions of the schema, as administrators do, is given no rights on tasks."""
+    await stage.owner.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {other}")
+    await migrate(DatabaseURL(stage.database.owner_url), DatabaseURL(stage.database.app_url))
+
+    rights = "SELECT has_table_privilege($1, 'tasks', 'SELECT')"
+    assert [await stage.owner.fetchval(rights, role) for role in (stage.role, other.strip('"'))] == [True, False]
 
 
 async def test_membership_of_a_harmless_role(stage: Stage, other: str) -> None:
