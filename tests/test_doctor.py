@@ -294,6 +294,19 @@ async def test_a_failure(stage: Stage) -> None:
     assert any(line.startswith("ok") and "rights" in line for line in lines)
 
 
+@pytest.mark.parametrize("right", ["CONNECT ON DATABASE {database}", "SELECT ON alembic_version"])
+async def test_rights_that_a_restore_leaves_out(stage: Stage, right: str) -> None:
+    """Where the role may not even look, the line names the command that grants its rights again."""
+    database = await stage.owner.fetchval("SELECT current_database()")
+    await stage.owner.execute(f'REVOKE {right.format(database=database)} FROM "{stage.role}"')
+    code, lines = doctor(**in_order(stage))
+
+    assert code == 2
+    assert any(line.startswith("failure") and "`taskql migrate`" in line for line in lines)
+    await migrate(DatabaseURL(stage.database.owner_url), DatabaseURL(stage.database.app_url))
+    assert doctor(**in_order(stage))[0] == 0
+
+
 async def test_a_database_without_tables(empty: Server) -> None:
     """Missing migrations are named."""
     code, lines = doctor(DATABASE_URL=empty.app_url, DATABASE_OWNER_URL=empty.owner_url, AUTH_SECRET=SECRET)
