@@ -84,6 +84,7 @@ _functions = table(
     column("proowner"),
     column("prosecdef", Boolean),
     column("proconfig", ARRAY(Text)),
+    column("proacl"),
 )
 
 _MINE = "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
@@ -161,27 +162,41 @@ def row_security(connection: Connection) -> list[Finding]:
 
 def is_read_only(connection: Connection) -> bool:
     """Whether the database takes no writes of new sessions: a standby, or read-only by its settings."""
-    here = select(_databases.c.oid).where(_databases.c.datname == func.current_database()).scalar_subquery()
-    me = select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
-    stored = (
-        select(literal("yes"))
-        .where(_role_settings.c.setdatabase.in_([here, 0]), _role_settings.c.setrole.in_([me, 0]))
-        .where(_role_settings.c.setconfig.overlap([f"default_transaction_read_only={value}" for value in ON]))
-    )
     # What a session that began before does not show yet is in the catalog.
-    now = or_(func.pg_is_in_recovery(), func.current_setting("transaction_read_only") == "on", stored.exists())
+    stored = _read_only_settings().exists()
+    now = or_(func.pg_is_in_recovery(), func.current_setting("transaction_read_only") == "on", stored)
     return bool(connection.execute(select(now)).scalar_one())
 
 
+def _read_only_settings() -> Select[Any]:
+    """The settings of the database and of the connected role that make sessions read-only, as what ALTER names."""
+    database, role = func.quote_ident(func.current_database()), func.quote_ident(func.current_user())
+    here = select(_databases.c.oid).where(_databases.c.datname == func.current_database()).scalar_subquery()
+    me = select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
+    for_all, anywhere = _role_settings.c.setrole == 0, _role_settings.c.setdatabase == 0
+    place = case(
+        (for_all & anywhere, literal("ROLE ALL", Text)),
+        (for_all, func.concat("DATABASE ", database)),
+        (anywhere, func.concat("ROLE ", role)),
+        else_=func.concat("ROLE ", role, " IN DATABASE ", database),
+    )
+    return (
+        select(place)
+        .where(_role_settings.c.setdatabase.in_([here, 0]), _role_settings.c.setrole.in_([me, 0]))
+        .where(_role_settings.c.setconfig.overlap([f"default_transaction_read_only={value}" for value in ON]))
+    )
+
+
 def _read_only(connection: Connection) -> Finding:
-    if is_read_only(connection):
-        name = connection.execute(select(func.quote_ident(func.current_database()))).scalar_one()
-        mend = (
-            "If it is a standby, name the primary in DATABASE_URL; else as the owner of the database or a superuser:"
-            f" ALTER DATABASE {name} RESET default_transaction_read_only;"
-        )
-        return Finding("warning", "The database takes no writes", mend)
-    return Finding("ok", "The database takes writes")
+    if not is_read_only(connection):
+        return Finding("ok", "The database takes writes")
+    places = connection.execute(_read_only_settings()).scalars().all()
+    resets = "".join(f" ALTER {place} RESET default_transaction_read_only;" for place in places)
+    # The session that is to change it is read-only, too.
+    mend = f"As the owner of the database or a superuser: SET default_transaction_read_only = off;{resets}"
+    if not places:
+        mend = "If it is a standby, name the primary in DATABASE_URL; else see postgresql.conf."
+    return Finding("warning", "The database takes no writes", mend)
 
 
 def _restored(connection: Connection) -> list[Finding]:
@@ -415,6 +430,10 @@ def _function(connection: Connection, name: str) -> Iterator[Finding]:
     if row.everybody and name not in FOR_EVERYBODY:
         mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC;"
         yield Finding("failure", f"Everybody may execute the function {name}", mend)
+    if name not in FOR_EVERYBODY:
+        for role in connection.execute(_others(name)).scalars():
+            mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM {role};"
+            yield Finding("failure", f"The role {role}, which is no server's, may execute the function {name}", mend)
     if name in DEFINERS and not row.sees_users:
         mend = f"As a superuser: ALTER FUNCTION {name} OWNER TO {row.owner_of_users};"
         yield Finding("failure", f"The function {name} belongs to another role than the table {USERS}", mend)
@@ -430,6 +449,22 @@ def _function_row(name: str) -> Select[Any]:
         .add_columns(_may_execute(_functions.c.oid, literal_column("'public'")).label("everybody"))
         .join_from(_functions, _roles, _roles.c.oid == _functions.c.proowner)
         .where(_functions.c.oid == func.to_regprocedure(name))
+    )
+
+
+def _others(name: str) -> Select[Any]:
+    """The roles that were given the right to execute a function, and do not write clocks as servers do."""
+    granted = func.aclexplode(_functions.c.proacl).table_valued("grantee").lateral()
+    writes_clocks: ColumnElement[bool] = func.has_table_privilege(
+        _roles.c.oid, func.to_regclass("task_clocks"), "UPDATE", type_=Boolean
+    )
+    return (
+        select(func.quote_ident(_roles.c.rolname))
+        .select_from(_functions)
+        .join(granted, true())
+        .join(_roles, _roles.c.oid == granted.c.grantee)
+        .where(_functions.c.oid == func.to_regprocedure(name), _roles.c.oid != _functions.c.proowner, ~writes_clocks)
+        .order_by(_roles.c.rolname)
     )
 
 

@@ -205,7 +205,7 @@ class Rates:
         self._users = Rate(limits.parse(users), counts, ROWS) if users else None
         self._addresses = Rate(limits.parse(addresses), counts, ROWS) if addresses else None
         self._behind = Rate(_half(limits.parse(users)), counts, PAGES) if users else None
-        time_rate = Rate(limits.parse(seconds), counts, TIME, scale=SECOND, slack=SLACK) if seconds else None
+        time_rate = _time_rate(limits.parse(seconds), counts) if seconds else None
         self._time = TimeLimit(time_rate) if time_rate else None
         # Has the next charge of a payer count the seconds that a request has taken.
         self.spend: Callable[[str, float], None] = self._time.owe if self._time else _for_free
@@ -234,6 +234,12 @@ class Rates:
 
 def _for_free(_payer: str, _seconds: float) -> None:
     """What is not limited."""
+
+
+def _time_rate(item: limits.RateLimitItem, counters: Counters) -> Rate:
+    """Slack is for a limit that one request at a time must never reach; a lower one is kept as it is."""
+    slack = SLACK if item.amount >= item.get_expiry() else 0
+    return Rate(item, counters, TIME, scale=SECOND, slack=slack)
 
 
 def _half(item: limits.RateLimitItem) -> limits.RateLimitItem:

@@ -260,6 +260,8 @@ def _hint(url: DatabaseURL, error: BaseException) -> str:
             " `taskql migrate` with DATABASE_OWNER_URL makes the role that DATABASE_URL names; a role that is there"
             " keeps its password."
         )
+    if isinstance(error, asyncpg.InsufficientPrivilegeError) and url.variable == "DATABASE_URL":
+        return " `taskql migrate` with DATABASE_OWNER_URL grants the role what it needs."  # as after a restore
     if isinstance(error, ssl.SSLCertVerificationError):
         return " Name the certificate of its authority in the URL: sslmode=verify-full&sslrootcert=FILE."
     # PgBouncer tells itself by what it refuses.

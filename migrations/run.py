@@ -33,7 +33,8 @@ INI = Path(__file__).parent.parent / "alembic.ini"
 _SERVERS = text("""
     SELECT rolname FROM pg_proc CROSS JOIN LATERAL aclexplode(proacl) AS granted
     JOIN pg_roles ON pg_roles.oid = granted.grantee
-    WHERE pg_proc.oid = 'public.act_as(uuid)'::regprocedure AND granted.grantee <> proowner ORDER BY rolname
+    WHERE pg_proc.oid = 'public.act_as(uuid)'::regprocedure AND granted.grantee <> proowner
+    AND has_table_privilege(granted.grantee, 'public.task_clocks', 'UPDATE') ORDER BY rolname
 """)
 
 
@@ -107,7 +108,7 @@ def _migrate(
             _close_functions(connection)
         if server is not None and server.role and server.role != owner.role:
             _make(connection, server.role, server.password or "", SESSION | (ROLE_SETTINGS if citus else {}))
-            for role in _servers(connection):
+            for role in {server.role, *_servers(connection)}:
                 _grant(connection, role)
         connection.commit()
         return applied
@@ -143,7 +144,10 @@ def _make(connection: Connection, role: str, password: str, settings: Mapping[st
 
 
 def _servers(connection: Connection) -> Sequence[str]:
-    """The roles of servers: those that were given the right to act as users."""
+    """The roles that this has made for servers before.
+
+    The right to act as users alone does not tell: somebody may have granted EXECUTE on all functions of the schema.
+    """
     return connection.execute(_SERVERS).scalars().all()
 
 

@@ -116,6 +116,8 @@ BREACHES = {
     "a function that runs as its owner": ["ALTER FUNCTION act_as(uuid) SECURITY DEFINER"],
     "a function for everybody": ["GRANT EXECUTE ON FUNCTION user_with_email(text) TO PUBLIC"],
     "a trigger for everybody": ["GRANT EXECUTE ON FUNCTION keep_task_tags() TO PUBLIC"],
+    "a function for a role that is no server's": ["GRANT EXECUTE ON FUNCTION users_after(uuid, integer) TO {other}"],
+    "all functions for a role that is no server's": ["GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {other}"],
     "a function of another owner": [
         "GRANT CREATE ON SCHEMA public TO {other}; ALTER FUNCTION users_after(uuid, integer) OWNER TO {other}",
     ],
@@ -146,6 +148,15 @@ async def test_a_mend_mends(stage: Stage, other: str, name: str) -> None:
 
     assert await stage.failures() == []
     await refuse_failures(stage.settings)
+
+
+async def test_a_migration_makes_no_server_of_another_role(stage: Stage, other: str) -> None:
+    """Whoever was given all functions of the schema, as administrators do, is given no rights on tasks."""
+    await stage.owner.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {other}")
+    await migrate(DatabaseURL(stage.database.owner_url), DatabaseURL(stage.database.app_url))
+
+    rights = "SELECT has_table_privilege($1, 'tasks', 'SELECT')"
+    assert [await stage.owner.fetchval(rights, role) for role in (stage.role, other.strip('"'))] == [True, False]
 
 
 async def test_membership_of_a_harmless_role(stage: Stage, other: str) -> None:
@@ -252,16 +263,23 @@ async def test_a_database_open_to_all(stage: Stage) -> None:
     assert doctor(**in_order(stage))[0] == 0
 
 
-async def test_a_database_that_takes_no_writes(stage: Stage) -> None:
-    """It is a warning, whose SQL takes it away."""
+@pytest.mark.parametrize("place", ["DATABASE {database}", 'ROLE "{role}"', 'ROLE "{role}" IN DATABASE {database}'])
+async def test_a_database_that_takes_no_writes(stage: Stage, place: str) -> None:
+    """It is a warning, whose SQL takes it away, also in a session that is read-only itself."""
     name = await stage.owner.fetchval("SELECT current_database()")
-    await stage.owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    place = place.format(database=name, role=stage.role)
+    await stage.owner.execute(f"ALTER {place} SET default_transaction_read_only = on")
     code, lines = doctor(**in_order(stage))
 
     assert code == 1
     (warning,) = [line for line in lines if line.startswith("warning")]
     assert "takes no writes" in warning
-    await stage.owner.execute(warning[warning.index("ALTER DATABASE") :])
+    new_session = await connect(stage.database.owner_url)
+    try:
+        for statement in re.findall(r"(?:SET|ALTER) [^;]+;", warning):
+            await new_session.execute(statement)
+    finally:
+        await new_session.close()
     assert doctor(**in_order(stage))[0] == 0
 
 
@@ -274,6 +292,19 @@ async def test_a_failure(stage: Stage) -> None:
     (failure,) = [line for line in lines if line.startswith("failure")]
     assert "ALTER TABLE tasks ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;" in failure
     assert any(line.startswith("ok") and "rights" in line for line in lines)
+
+
+@pytest.mark.parametrize("right", ["CONNECT ON DATABASE {database}", "SELECT ON alembic_version"])
+async def test_rights_that_a_restore_leaves_out(stage: Stage, right: str) -> None:
+    """Where the role may not even look, the line names the command that grants its rights again."""
+    database = await stage.owner.fetchval("SELECT current_database()")
+    await stage.owner.execute(f'REVOKE {right.format(database=database)} FROM "{stage.role}"')
+    code, lines = doctor(**in_order(stage))
+
+    assert code == 2
+    assert any(line.startswith("failure") and "`taskql migrate`" in line for line in lines)
+    await migrate(DatabaseURL(stage.database.owner_url), DatabaseURL(stage.database.app_url))
+    assert doctor(**in_order(stage))[0] == 0
 
 
 async def test_a_database_without_tables(empty: Server) -> None:

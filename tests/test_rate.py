@@ -190,6 +190,20 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [await charged(limit, name, 6) > 0 for name in "abcdea"] == [False, False, False, False, True, True]
 
 
+async def test_a_low_limit_of_time_has_no_slack() -> None:
+    """What a window may inherit is allowed where one request at a time must never be refused, and nowhere else."""
+    for text, seconds, refused in (("1/minute", 2.0, True), ("60/minute", 62.0, False), ("60/minute", 71.0, True)):
+        rates = rate.Rates(None, None, text)
+        rates.spend("a", seconds)
+        waits = rates.charge("a", 1, is_user=True)
+        if refused:
+            assert waits
+            with pytest.raises(RateLimited):
+                await waits
+        else:
+            assert waits is None
+
+
 async def test_no_limit(settings: Settings, new_user: NewUser) -> None:
     """`off` is no limit, of users or of strangers, and each is a setting of its own."""
     for users, strangers in (("off", "1/minute"), ("1/minute", "off")):
