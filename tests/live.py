@@ -11,6 +11,7 @@ import strawberry
 import uvicorn
 from conftest import SECRET, Server, Serving, announced, python
 from orjson import Fragment
+from patience import PATIENCE_SECONDS, relax
 from starlette.types import ASGIApp
 
 from app import cli
@@ -39,7 +40,7 @@ class Watch:
             self._changed.notify_all()
 
     async def until(self, open_: int) -> None:
-        async with asyncio.timeout(10), self._changed:
+        async with asyncio.timeout(PATIENCE_SECONDS), self._changed:
             await self._changed.wait_for(lambda: self.open == open_)
 
 
@@ -147,5 +148,6 @@ def demo(data_dir: Path, **environment: str) -> AbstractContextManager[Serving]:
 
 
 if __name__ == "__main__":
+    relax(setattr)
     cli.create_app = partial(create_app, schema=schema)  # type: ignore[attr-defined]  # it imports the name for itself
     cli.main()

@@ -20,6 +20,7 @@ import jwt
 import pytest
 from alembic import command
 from conftest import CREATE, Server, Serving, connect, serving
+from patience import PATIENCE_SECONDS
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -129,11 +130,11 @@ def started(example: Path, database: str) -> Iterator[BetterAuth]:
         try:
             assert process.stdout
             assert process.stdout.readline().startswith("Better Auth serves ")
-            with httpx.Client(base_url=url, timeout=20) as http:
+            with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as http:
                 yield BetterAuth(http)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture

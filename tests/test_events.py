@@ -15,6 +15,7 @@ import live
 import pytest
 from conftest import CREATE, SECRET, Server, User
 from live import served, watch
+from patience import PATIENCE_SECONDS
 
 from app import events
 from app.auth import LEEWAY_SECONDS, Signer
@@ -42,7 +43,7 @@ async def address(settings: Settings) -> AsyncIterator[str]:
 @pytest.fixture
 async def http(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterator[httpx.AsyncClient]:
     """A client; whatever it does, the server has nothing to log."""
-    async with httpx.AsyncClient(base_url=address, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=PATIENCE_SECONDS) as client:
         yield client
     records = caplog.get_records("call")
     assert [record.getMessage() for record in records if record.levelno >= logging.WARNING] == []
@@ -244,7 +245,7 @@ def test_streams_end_when_the_server_stops(server: Server, alice: User) -> None:
     """At once and as unfinished, so that clients come again; the server has nothing to complain of."""
     with live.process(server) as process:
         url, asked = f"{process.url}/graphql", {"query": "subscription { tickThenSilence }"}
-        with httpx.stream("POST", url, json=asked, headers=headers(alice), timeout=10) as response:
+        with httpx.stream("POST", url, json=asked, headers=headers(alice), timeout=PATIENCE_SECONDS) as response:
             lines = response.iter_lines()
             assert [next(lines) for _ in range(3)] == ["event: next", 'data: {"data":{"tickThenSilence":1}}', ""]
             assert process.stop() == 0

@@ -28,13 +28,6 @@ ORDERED = "query ($by: [TaskOrder!]) { tasks(first: 1, orderBy: $by) { nodes { i
 NewUser = Callable[..., Awaitable[User]]
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statements that wait for a lock may do so for as long as a test takes."""
-    monkeypatch.setattr(database, "SESSION", {**database.SESSION, "lock_timeout": "30s", "statement_timeout": "30s"})
-    monkeypatch.setattr(database, "COMMAND_TIMEOUT", 30.0)
-
-
 def code(answer: dict[str, Any]) -> str:
     """The code of an answer's first error."""
     found: str = answer["errors"][0]["extensions"]["code"]

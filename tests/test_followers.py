@@ -16,6 +16,7 @@ import pytest
 from conftest import ALL_FIELDS, CREATE, SECRET, Server, User
 from live import served
 from mirror import Mirror
+from patience import PATIENCE_SECONDS
 from test_changes import purged
 from test_realtime import BRIEF, BRIEF_SINCE, CREATE_MANY, FOLLOW, Follower
 from test_sockets import PROTOCOLS, Client
@@ -42,7 +43,9 @@ class Site:
         self.address, self._stack = address, stack
 
     async def socket(self, user: User) -> Client:
-        connection = connect(f"ws://{self.address}/graphql", subprotocols=PROTOCOLS, compression=None)
+        connection = connect(
+            f"ws://{self.address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS, compression=None
+        )
         client = Client(await self._stack.enter_async_context(connection))
         await client.initialise(user)
         return client
@@ -53,7 +56,9 @@ class Site:
         return Follower(client)
 
     async def stream(self, user: User, query: str = FOLLOW, **variables: Any) -> "Stream":
-        http = await self._stack.enter_async_context(httpx.AsyncClient(base_url=f"http://{self.address}", timeout=20))
+        http = await self._stack.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://{self.address}", timeout=PATIENCE_SECONDS)
+        )
         headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {user.token}"}
         asked = http.stream("POST", "/graphql", json={"query": query, "variables": variables}, headers=headers)
         return Stream(await self._stack.enter_async_context(asked))

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from conftest import CREATE, SECRET, Application, Server, Serving, User, made_settings, running, serving
 from issuer import self_signed
+from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 
 from app import listener
@@ -98,7 +99,7 @@ def run(program: str, directory: Path, listen: int) -> Iterator[str]:
             yield f"postgresql://taskql_app@localhost:{listen}/taskql?sslmode=disable&application_name=pooled"
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE_SECONDS)
 
 
 def iter_until(lines: Iterable[str], words: str) -> Iterator[str]:
@@ -121,7 +122,7 @@ def served(server: Server, pooler: str) -> Iterator[Serving]:
 async def client(served: Serving) -> AsyncIterator[httpx.AsyncClient]:
     """A client that opens a connection for each request, so that all eight processes get some."""
     limits = httpx.Limits(max_keepalive_connections=0)
-    async with httpx.AsyncClient(base_url=served.url, timeout=30, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS, limits=limits) as client:
         yield client
 
 
@@ -226,7 +227,7 @@ async def test_listening_through_a_pooler(
     notify, heard = application.database.notify, lambda *_: None
     deaf = Listener(DatabaseURL(pooler, pooled=True), notify, {}, heard, begun.put_nowait)
     listening = asyncio.create_task(deaf.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         for _ in range(3):
             await begun.get()
     listening.cancel()

@@ -11,6 +11,7 @@ import limits
 import pytest
 from conftest import SECRET, Application, Server, Serving, User, running, serving
 from fakeredis import TcpFakeServer
+from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 
 from app import rate
@@ -288,7 +289,7 @@ def proxied(server: Server, settings: Settings) -> Callable[..., Any]:
 @pytest.mark.parametrize(("proxies", "told_apart"), [("127.0.0.1", True), ("192.0.2.1", False)])
 def test_the_address_behind_a_proxy(proxied: Callable[..., Any], proxies: str, told_apart: bool) -> None:  # noqa: FBT001 - of the table
     """A trusted proxy names the client; what anybody else writes into X-Forwarded-For is ignored."""
-    with proxied(proxies) as served, httpx.Client(base_url=served.url) as http:
+    with proxied(proxies) as served, httpx.Client(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
 
         def ask(address: str) -> bool:
             return limited(http.post("/graphql", json={"query": VIEWER}, headers={"X-Forwarded-For": address}))

@@ -17,6 +17,7 @@ import pytest
 from conftest import CREATE, SECRET, Application, Server, User, Wire, made_settings, serving
 from live import served
 from mirror import CHANGE, Mirror, stored
+from patience import PATIENCE_SECONDS
 from sqlalchemy import event
 from test_changes import purged
 from test_faults import Postgres, environment
@@ -104,7 +105,9 @@ async def follow(site: tuple[str, Wire]) -> AsyncIterator[Open]:
         async def make(
             user: User, query: str = FOLLOW, *, at: str = site[0], since: str | None = None, **options: Any
         ) -> Follower:
-            connection = connect(f"ws://{at}/graphql", subprotocols=PROTOCOLS, compression=None, **options)
+            connection = connect(
+                f"ws://{at}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS, compression=None, **options
+            )
             client = Client(await stack.enter_async_context(connection))
             await client.initialise(user)
             await client.subscribe("follow", query, **({"since": since} if "$since" in query else {}))
@@ -283,7 +286,7 @@ async def test_what_was_passed_on_is_not_kept(alice: User, follow: Open) -> None
     for _ in range(300):
         await follower.change()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while any(type(held) is realtime.Changes and len(held.items) == 100 for held in gc.get_objects()):  # noqa: ASYNC110 - nothing tells of memory
             await asyncio.sleep(0.05)
 
@@ -323,7 +326,7 @@ async def test_event_streams_follow_too(alice: User, bob: User, site: tuple[str,
     """The same over server-sent events."""
     mirror = Mirror(alice)
     await mirror.catch_up()
-    async with httpx.AsyncClient(base_url=f"http://{site[0]}", timeout=10) as http:
+    async with httpx.AsyncClient(base_url=f"http://{site[0]}", timeout=PATIENCE_SECONDS) as http:
         body = {"query": FOLLOW, "variables": {"since": mirror.token}}
         headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {alice.token}"}
         async with http.stream("POST", "/graphql", json=body, headers=headers) as response:
@@ -345,7 +348,7 @@ async def test_it_goes_on_with_the_next_token(alice: User, bob: User, follow: Op
     follower = await follow(short, since=mirror.token)
     await alice.add("In time")
     mirror.change(await follower.change())
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert (await follower.client.closed())[0] == 4403
 
     await bob.add("His")
@@ -517,7 +520,7 @@ async def test_one_connection_listens_while_anybody_follows(
 
 async def until(owner: "asyncpg.Connection[Any]", listening: int) -> None:
     """Wait until so many connections listen."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(await owner.fetch(LISTENERS)) != listening:  # noqa: ASYNC110 - PostgreSQL tells of no connection
             await asyncio.sleep(0.02)
 
@@ -544,7 +547,7 @@ async def apart(owner: "asyncpg.Connection[Any]", new_user: Callable[..., Awaita
 async def held(owner: "asyncpg.Connection[Any]", user: User, times: int) -> None:
     """Wait until so many processes share the lock of a user."""
     lock = await owner.fetchval(LOCK, user.id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await owner.fetchval(HELD, lock) != times:  # noqa: ASYNC110 - PostgreSQL tells of no lock
             await asyncio.sleep(0.02)
 
@@ -658,7 +661,10 @@ async def test_the_database_restarts(tmp_path: Path, follow: Open) -> None:
         user_id = await owner.fetchval("INSERT INTO users (email) VALUES ('a@example.com') RETURNING id")
         await owner.close()
         app = create_app(made_settings(postgres.server))
-        async with served(app) as address, httpx.AsyncClient(base_url=f"http://{address}") as http:
+        async with (
+            served(app) as address,
+            httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE_SECONDS) as http,
+        ):
             user = User(user_id, "", Signer(SECRET).token(user_id, timedelta(hours=1)), http)
             mirror = Mirror(user)
             await mirror.catch_up()

@@ -16,6 +16,7 @@ import orjson
 import pytest
 from conftest import CREATE, SECRET, Server, User
 from live import served, watch
+from patience import PATIENCE_SECONDS
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_in_thread
@@ -49,7 +50,7 @@ class Client:
         await self.connection.send(orjson.dumps(message).decode())
 
     async def receive(self) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             message: dict[str, Any] = orjson.loads(await self.connection.recv())
         return message
 
@@ -70,7 +71,7 @@ class Client:
 
     async def closed(self) -> tuple[int, str]:
         """The code and the reason with which the server ends the socket, whatever it says before."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await self.connection.wait_closed()
         assert self.connection.close_code
         return self.connection.close_code, self.connection.close_reason or ""
@@ -98,7 +99,9 @@ async def opened(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterato
 
     async def make(protocols: Any = PROTOCOLS, at: str = address, **options: Any) -> Client:
         options = {"compression": None, **options}
-        clients.append(await connect(f"ws://{at}/graphql", subprotocols=protocols, **options))
+        clients.append(
+            await connect(f"ws://{at}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=protocols, **options)
+        )
         return Client(clients[-1])
 
     yield make
@@ -259,7 +262,7 @@ async def test_a_token_that_cannot_be_verified(failure: Exception, code: int, ca
         raise failure
 
     async with served(SocketEndpoint(refuse, verify, Origins(()), 1)) as address:
-        client = Client(await connect(f"ws://{address}/graphql", subprotocols=PROTOCOLS))
+        client = Client(await connect(f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS))
         await client.send(type="connection_init")
         assert (await client.closed())[0] == code
     assert len(caplog.records) == (code == 1011)
@@ -273,7 +276,7 @@ async def test_a_bug_in_an_operation_is_masked(caplog: pytest.LogCaptureFixture)
         return Principal(UUID(int=1), time.time() + 60)
 
     async with served(SocketEndpoint(refuse, verify, Origins(()), 1)) as address:
-        client = Client(await connect(f"ws://{address}/graphql", subprotocols=PROTOCOLS))
+        client = Client(await connect(f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS))
         await client.send(type="connection_init")
         assert await client.receive() == {"type": "connection_ack"}
         await client.subscribe("a", VIEWER)
@@ -346,7 +349,10 @@ async def test_a_peer_that_does_not_answer_a_close(crowded: str) -> None:
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
         f"Sec-WebSocket-Protocol: {sockets.SUBPROTOCOL}\r\n\r\n".encode()
     )
-    clients = [await connect(f"ws://{crowded}/graphql", subprotocols=PROTOCOLS) for _ in range(2)]
+    clients = [
+        await connect(f"ws://{crowded}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS)
+        for _ in range(2)
+    ]
     async with asyncio.timeout(CLOSE_SECONDS + 5):
         said = await reader.read()
     writer.close()
@@ -619,7 +625,7 @@ async def test_pages_of_the_server_and_of_allowed_origins_are_served(
 async def test_other_addresses_have_no_sockets(address: str) -> None:
     """403 at the handshake."""
     with pytest.raises(InvalidStatus) as refused:
-        await connect(f"ws://{address}/livez", subprotocols=PROTOCOLS)
+        await connect(f"ws://{address}/livez", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS)
 
     assert refused.value.response.status_code == 403
 
@@ -655,7 +661,7 @@ async def test_what_nobody_reads_ends_its_connection(monkeypatch: pytest.MonkeyP
     with cli.listening(load(port=0)) as listener:
         async with await asyncio.get_running_loop().create_server(Flood, sock=listener):
             _, writer = await asyncio.open_connection(*listener.getsockname(), limit=1)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 assert isinstance(await lost, TimeoutError)
             writer.transport.abort()
 
@@ -671,7 +677,7 @@ async def test_a_client_that_is_silent_is_found_by_ping(settings: Settings) -> N
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Protocol: {sockets.SUBPROTOCOL}\r\n\r\n".encode()
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             said = await reader.read()
         writer.close()
 
@@ -682,12 +688,12 @@ def test_sigterm_closes_sockets_with_1012(server: Server, alice: User) -> None:
     """Clients know by the code that they shall come again."""
     with live.process(server) as process:
         address = process.url.replace("http", "ws") + "/graphql"
-        with connect_in_thread(address, subprotocols=PROTOCOLS) as connection:
+        with connect_in_thread(address, open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS) as connection:
             connection.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
-            assert connection.recv(10) == '{"type":"connection_ack"}'
+            assert connection.recv(PATIENCE_SECONDS) == '{"type":"connection_ack"}'
             assert process.stop() == 0
             with pytest.raises(ConnectionClosed) as end:
-                connection.recv(10)
+                connection.recv(PATIENCE_SECONDS)
 
     assert end.value.rcvd
     assert end.value.rcvd.code == 1012
