@@ -15,6 +15,7 @@ from app import (
     preparing,
     probe,
     protocols,
+    rate,
     realtime,
     sockets,
 )
@@ -32,6 +33,7 @@ LIMITS: Mapping[ModuleType, Sequence[str]] = {
     preparing: ["PATIENCE_SECONDS"],
     probe: ["PATIENCE"],
     protocols: ["DISCARD_SECONDS", "HANDSHAKE_SECONDS"],
+    rate: ["PATIENCE_SECONDS"],
     realtime: ["WATCHED_SECONDS"],
     sockets: ["INIT_SECONDS", "WRITE_SECONDS"],
 }

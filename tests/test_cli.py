@@ -104,7 +104,7 @@ def test_a_second_server_shares_the_database(tmp_path: Path) -> None:
 def test_several_workers_share_a_port(tmp_path: Path) -> None:
     """--workers starts that many processes behind one address."""
     with serving("--data-dir", tmp_path, "--workers", "2") as served:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while len(psutil.Process(served.process.pid).children()) < 3 and time.monotonic() < deadline:
             titles(served)
         assert len(titles(served)) == 5

@@ -1,7 +1,7 @@
 """Waiting for connections and for a user's other writes, and connections that nobody answers on any more."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,12 @@ async def proxied(server: Server, folder: Path) -> AsyncIterator[tuple[Proxy, Se
         await proxy.ended()
 
 
+async def connected(users: Sequence[User]) -> Sequence[User]:
+    """Users whose requests have taken a connection each, at the same time: one user gets no more than a share."""
+    await asyncio.gather(*(user.data(VIEWER) for user in users))
+    return users
+
+
 class Farewells:
     """How many open connections the driver takes leave of at the same time: it waits for an answer to each."""
 
@@ -107,7 +113,7 @@ def farewells(monkeypatch: pytest.MonkeyPatch) -> Farewells:
     return Farewells(monkeypatch)
 
 
-async def test_old_connections_on_which_nobody_answers(
+async def test_old_connections_on_which_nobody_answers(  # noqa: PLR0913, PLR0917 - a proxy and two things to watch
     server: Server,
     settings: Settings,
     new_user: Callable[..., Awaitable[User]],
@@ -118,8 +124,7 @@ async def test_old_connections_on_which_nobody_answers(
     """Connections that a network has dropped in a quiet time keep no request waiting for their end."""
     del settings
     async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=POOL)) as application:
-        alice = await new_user(application.http)
-        await asyncio.gather(*(alice.data(VIEWER) for _ in range(POOL)))
+        alice, *_ = await connected([await new_user(application.http) for _ in range(POOL)])
         proxy.silence()
         monkeypatch.setattr("app.connections.RECYCLE_AFTER_SECONDS", 0.0)
         assert (await alice.data(VIEWER))["viewer"]["id"] == str(alice.id)
@@ -137,8 +142,7 @@ async def test_a_server_stops_where_nobody_answers(
     del settings
     async with proxied(server, tmp_path) as (proxy, met), AsyncExitStack() as stack:
         application = await stack.enter_async_context(running(made_settings(met, db_pool_size=POOL)))
-        alice = await new_user(application.http)
-        await asyncio.gather(*(alice.data(VIEWER) for _ in range(POOL)))
+        await connected([await new_user(application.http) for _ in range(POOL)])
         proxy.silence()
         await stack.aclose()
         assert farewells.most == POOL

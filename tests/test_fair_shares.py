@@ -13,8 +13,8 @@ import pytest
 from conftest import Application, Server, User, made_settings, running
 from standstill import standstill, waiting
 
-from app import database, preparing, rate
 from app import http as http_module
+from app import preparing, rate
 from app.arrivals import Arrivals
 from app.errors import RateLimited
 from app.settings import Settings

@@ -5,13 +5,13 @@ import gc
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import live
 import pytest
 from conftest import ALL_FIELDS, CREATE, SECRET, Server, User
 from live import served
@@ -195,10 +195,10 @@ async def test_the_place_of_one_that_has_to_begin_anew(
     await fills(narrow, alice)
 
 
-async def test_the_place_of_one_whose_token_expires(narrow: Site, alice: User) -> None:
+async def test_the_place_of_one_whose_token_expires(narrow: Site, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a token ends its sockets and streams, and gives their places back."""
-    token = Signer(SECRET).token(alice.id, timedelta(seconds=2))
-    brief = User(alice.id, alice.email, token, alice.http)
+    live.brief(monkeypatch.setattr, 1)
+    brief = User(alice.id, alice.email, Signer(SECRET).token(alice.id, live.LIFE), alice.http)
     follower, stream = await narrow.follow(brief), await narrow.stream(brief)
 
     assert await stream.answer() is None

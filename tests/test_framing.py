@@ -212,7 +212,7 @@ async def test_pages_of_allowed_origins_may_read_refusals(
     address: str, start: str, rest: bytes, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which is to say that the page's script learns what is wrong."""
-    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
     allowed, other = [
         await exchange(address, request(f"{start}\r\nOrigin: {origin}", "Connection: close") + rest)
         for origin in (ORIGIN, "https://evil.example")

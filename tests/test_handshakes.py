@@ -84,8 +84,11 @@ async def test_a_handshake_may_be_as_long_as_a_request(address: str, alice: User
     more = [("Cookie", "a" * 60_000), *[(f"X-{number}", "b") for number in range(2_000)]]
     uri = f"ws://{address}/graphql?{'a' * 10_000}"
     async with connect(
-        uri, open_timeout=PATIENCE_SECONDS, subprotocols=[sockets.SUBPROTOCOL], additional_headers=more
-    ) as client:  # type: ignore[list-item]  # a NewType
+        uri,
+        open_timeout=PATIENCE_SECONDS,
+        subprotocols=[sockets.SUBPROTOCOL],  # type: ignore[list-item]  # a NewType
+        additional_headers=more,
+    ) as client:
         await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
         assert await client.recv() == '{"type":"connection_ack"}'
 

@@ -203,8 +203,10 @@ async def subscribing(settings: Settings) -> AsyncIterator[str]:
 async def test_sockets_and_subscriptions(subscribing: str, alice: User, scrape: Scrape) -> None:
     """Those that are open now."""
     async with connect(
-        f"ws://{subscribing}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=["graphql-transport-ws"]
-    ) as socket:  # type: ignore[list-item]  # a NewType
+        f"ws://{subscribing}/graphql",
+        open_timeout=PATIENCE_SECONDS,
+        subprotocols=["graphql-transport-ws"],  # type: ignore[list-item]  # a NewType
+    ) as socket:
         await socket.send(
             json.dumps({"type": "connection_init", "payload": {"Authorization": f"Bearer {alice.token}"}})
         )

@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
@@ -17,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import httpx
 import pytest
-from conftest import CREATE, SECRET, Application, Server, Serving, User, made_settings, running, serving
+from conftest import CREATE, SECRET, Application, Server, Serving, User, free_port, made_settings, running, serving
 from issuer import self_signed
 from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
@@ -73,8 +72,7 @@ def pooler(
     given = urlsplit(server.app_url)
     query = {name: values[0] for name, values in parse_qs(given.query).items()}
     directory = tmp_path_factory.mktemp("pgbouncer")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listen = free.getsockname()[1]
+    listen = free_port()
     (directory / "users").write_text('"taskql_app" ""\n')
     host, port = given.hostname or query["host"], given.port or query.get("port", 5432)
     text = CONFIGURATION.format(host=host, port=port, listen=listen, users=directory / "users", certificate=certificate)

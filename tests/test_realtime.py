@@ -13,11 +13,13 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
+import live
 import pytest
 from conftest import CREATE, SECRET, Application, Server, User, Wire, made_settings, serving
 from live import served
 from mirror import CHANGE, Mirror, stored
 from patience import PATIENCE_SECONDS
+from prometheus_client import REGISTRY
 from sqlalchemy import event
 from test_changes import purged
 from test_faults import Postgres, environment
@@ -26,7 +28,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app import listener, realtime, sockets
-from app.auth import LEEWAY_SECONDS, Signer
+from app.auth import Signer
 from app.embedded import EmbeddedPostgres
 from app.identifiers import uuid7
 from app.main import create_app
@@ -116,10 +118,17 @@ async def follow(site: tuple[str, Wire]) -> AsyncIterator[Open]:
         yield make
 
 
+async def begun(follower: Follower) -> None:
+    """What was sent before has been carried out once something that was sent after it is answered."""
+    await follower.client.send(type="ping")
+    assert await follower.client.receive() == {"type": "pong"}
+
+
 async def test_what_is_written_arrives(alice: User, bob: User, follow: Open) -> None:
     """A change of hers comes to each of her subscribers, as the query shows it; nothing of it to another user."""
     first, second, others = await follow(alice), await follow(alice, BRIEF), await follow(bob, BRIEF)
-    await asyncio.sleep(0.3)
+    for follower in (first, second, others):
+        await begun(follower)
     task = await alice.add("Seen")
     his = await bob.add("His")
     assert (await first.change())["task"] == task
@@ -200,7 +209,7 @@ async def test_without_a_token_it_begins_now(alice: User, follow: Open) -> None:
     while not found:
         task = await alice.add("After")
         with suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(0.2):  # as long as no change comes, another is written
                 found.append(await follower.change())
 
     assert found[0]["task"]["title"] == "After"
@@ -252,9 +261,12 @@ async def test_a_burst_is_coalesced(
     assert len(await site[1].statements()) < 1000
 
 
-async def test_one_read_serves_all_of_a_user(alice: User, bob: User, site: tuple[str, Wire], follow: Open) -> None:
+async def test_one_read_serves_all_of_a_user(
+    alice: User, bob: User, site: tuple[str, Wire], follow: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """20 sockets of a user cost a statement a change, whatever each of them is shown of it; idle ones cost none."""
     token, his = [(await user.data(CREATE, input={"title": "Before"}))["createTask"]["token"] for user in (alice, bob)]
+    monkeypatch.setattr(realtime, "KEPT_SECONDS", PATIENCE_SECONDS)
     same = [await follow(alice, since=token) for _ in range(10)]
     others = [
         await follow(alice, BRIEF_SINCE.replace("task {", f"task {{ a{n}: title"), since=token) for n in range(10)
@@ -340,21 +352,25 @@ async def test_event_streams_follow_too(alice: User, bob: User, site: tuple[str,
     assert mirror.tasks == {task["id"]: task}
 
 
-async def test_it_goes_on_with_the_next_token(alice: User, bob: User, follow: Open) -> None:
-    """A subscription ends with its access token, within a second; with a new one it misses nothing."""
+async def test_it_goes_on_with_the_next_token(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subscription ends with its access token; with a new one it misses nothing."""
+    live.brief(monkeypatch.setattr, 1)
     mirror = Mirror(alice)
     await mirror.catch_up()
-    short = replace(alice, token=Signer(SECRET).token(alice.id, timedelta(seconds=2 - LEEWAY_SECONDS)))
+    short = replace(alice, token=Signer(SECRET).token(alice.id, live.LIFE))
     follower = await follow(short, since=mirror.token)
     await alice.add("In time")
-    mirror.change(await follower.change())
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        assert (await follower.client.closed())[0] == 4403
+    with suppress(ConnectionClosed):
+        while True:
+            mirror.change(await follower.change())
+    assert (await follower.client.closed())[0] == 4403
 
     await bob.add("His")
     missed = await alice.add("Missed")
-    mirror.change(await (await follow(alice, since=mirror.token)).change())
-    assert mirror.tasks[missed["id"]] == missed
+    await (await follow(alice, since=mirror.token)).keep(mirror, missed["version"])
+    assert mirror.tasks == await stored(owner, alice)
 
 
 @pytest.mark.parametrize("kind", ["foreign", "garbage", "tampered"])
@@ -389,6 +405,13 @@ async def test_a_token_from_before_a_purge(
     assert mirror.tasks == {mirror_task["id"]: mirror_task}
 
 
+async def no_socket() -> None:
+    """Until the servers of this process have no open socket any more."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while REGISTRY.get_sample_value("taskql_sockets"):  # noqa: ASYNC110 - nobody tells when
+            await asyncio.sleep(0.02)
+
+
 async def test_who_takes_nothing_is_dropped_and_goes_on(
     alice: User, follow: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,10 +419,11 @@ async def test_who_takes_nothing_is_dropped_and_goes_on(
     monkeypatch.setattr(sockets, "WRITE_SECONDS", 0.3)
     token = (await alice.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
     taken: list[str] = []
+    await no_socket()
     stalled = await follow(alice, WIDE, since=token, max_queue=1)
     for _ in range(8):
         await alice.data(CREATE_MANY, inputs=[{"title": "T", "description": "x" * 900}] * 100)
-    await asyncio.sleep(1)
+    await no_socket()
     with suppress(ConnectionClosed):
         while True:
             change = await stalled.change()
@@ -576,12 +600,20 @@ async def test_writes_are_told_where_somebody_follows(
     assert await heard.get() == "the end"
 
 
-async def test_who_comes_while_a_write_is_under_way_gets_it(
-    server: Server, alice: User, apart: User, follow: Open, heard: "asyncio.Queue[str]"
+async def test_who_comes_while_a_write_is_under_way_gets_it(  # noqa: PLR0913, PLR0917 - two users and what they hear
+    server: Server,
+    site: tuple[str, Wire],
+    alice: User,
+    apart: User,
+    follow: Open,
+    heard: "asyncio.Queue[str]",
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The write tells nobody, since nobody followed when it ran; who begins to follow waits for its end, and reads."""
     mirror, (_, other) = Mirror(alice), await following(apart, follow)
     await mirror.catch_up()
+    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.1)
+    await site[1].statements()
     create = create_new(PAYLOAD, Change("create new", ("title",)))
     connection = await asyncpg.connect(server.app_url)
     async with connection.transaction():
@@ -589,7 +621,9 @@ async def test_who_comes_while_a_write_is_under_way_gets_it(
             create.text, *create.arguments({"user_id": alice.id, "id": uuid7(), "title": "Meanwhile", "quota": 1})
         )
         follower = await follow(alice, since=mirror.token)
-        await asyncio.sleep(2 * realtime.WATCHED_SECONDS)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not reads(await site[1].statements()):  # noqa: ASYNC110 - it has read, and found nothing
+                await asyncio.sleep(0.01)
     await connection.close()
 
     mirror.change(await follower.change())

@@ -145,8 +145,10 @@ async def test_what_takes_long_is_not_cut(
     async with (
         httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE_SECONDS) as http,
         connect(
-            f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=[sockets.SUBPROTOCOL]
-        ) as socket_,  # type: ignore[list-item]
+            f"ws://{address}/graphql",
+            open_timeout=PATIENCE_SECONDS,
+            subprotocols=[sockets.SUBPROTOCOL],  # type: ignore[list-item]
+        ) as socket_,
         http.stream("POST", "/graphql", json={"query": "subscription { silence }"}, headers=headers) as stream,
     ):
         await socket_.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
@@ -185,7 +187,7 @@ async def test_an_answer_must_be_taken(pause: float, whole: bool) -> None:  # no
     loop = asyncio.get_running_loop()
     async with served(large) as address:
         with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
             client.setblocking(False)  # noqa: FBT003 - the only way to say it
             host, port = address.split(":")
             await loop.sock_connect(client, (host, int(port)))
@@ -285,8 +287,10 @@ async def streamed(address: str, user: User, query: str) -> AsyncIterator[None]:
 async def by_socket(address: str, user: User, query: str) -> AsyncIterator[None]:
     """An operation on a socket that closes at the end."""
     async with connect(
-        f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=[sockets.SUBPROTOCOL]
-    ) as client:  # type: ignore[list-item]
+        f"ws://{address}/graphql",
+        open_timeout=PATIENCE_SECONDS,
+        subprotocols=[sockets.SUBPROTOCOL],  # type: ignore[list-item]
+    ) as client:
         await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {user.token}"}}}}')
         await client.send(orjson.dumps({"type": "subscribe", "id": "1", "payload": {"query": query}}).decode())
         yield
@@ -296,8 +300,10 @@ async def by_socket(address: str, user: User, query: str) -> AsyncIterator[None]
 async def completed(address: str, user: User, query: str) -> AsyncIterator[None]:
     """An operation on a socket, which is not wanted any more at the end."""
     async with connect(
-        f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=[sockets.SUBPROTOCOL]
-    ) as client:  # type: ignore[list-item]
+        f"ws://{address}/graphql",
+        open_timeout=PATIENCE_SECONDS,
+        subprotocols=[sockets.SUBPROTOCOL],  # type: ignore[list-item]
+    ) as client:
         await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {user.token}"}}}}')
         await client.send(orjson.dumps({"type": "subscribe", "id": "1", "payload": {"query": query}}).decode())
         yield
