@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from patience import relax
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app import cli
@@ -26,6 +27,7 @@ def _broken_end(self: WebSocketsSansIOProtocol) -> None:
     _end(self)
 
 
+relax(setattr)
 BoundedRequests._is_idle = _broken_is_idle  # type: ignore[method-assign]  # noqa: SLF001 - the same
 WebSocketsSansIOProtocol.shutdown = _broken_end  # type: ignore[method-assign]  # for this process
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import random
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,8 +16,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import hypothesis
 import pytest
 from partitions import partition
+from patience import PATIENCE_SECONDS, relax
 from pydantic import SecretStr
 from sqlalchemy import event
 from starlette.applications import Starlette
@@ -29,10 +33,25 @@ from app.url import DatabaseURL
 from migrations.run import migrate
 
 SECRET = "a secret of the tests, long enough for HS256"
-PATIENCE_SECONDS = 240
 IN_PARTS = "TEST_PARTITIONS" in os.environ
 # What goes over the wire for a write, by the first words.
 WRITE = ["BEGIN;", "WITH", "SELECT"] if IN_PARTS else ["WITH"]
+# An example may be many operations: it takes longer, and more choices, than Hypothesis has in mind.
+NEVER_CHECKED = (
+    hypothesis.HealthCheck.too_slow,
+    hypothesis.HealthCheck.data_too_large,
+    hypothesis.HealthCheck.large_base_example,
+)
+# The same examples every time, in any time: neither the machine nor chance decides a test.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=NEVER_CHECKED,
+)
+hypothesis.settings.load_profile("suite")
 
 
 @dataclass
@@ -88,6 +107,14 @@ CREATE = f"""
         createTask(input: $input) {{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}
     }}
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _generous() -> Iterator[None]:
+    """Applications in this process wait for as long as it takes, but where a test sets the limit that it is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        relax(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -254,13 +281,15 @@ class Serving:
 
     def ask(self, query: str, token: str | None = None, **variables: Any) -> dict[str, Any]:
         headers, body = {"Authorization": f"Bearer {token or self.token}"}, {"query": query, "variables": variables}
-        answer: dict[str, Any] = httpx.post(f"{self.url}/graphql", json=body, headers=headers, timeout=30).json()
+        answer: dict[str, Any] = httpx.post(
+            f"{self.url}/graphql", json=body, headers=headers, timeout=PATIENCE_SECONDS
+        ).json()
         return answer
 
     def stop(self) -> int:
         """End the server as a supervisor does; its exit code."""
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_SECONDS)
 
 
 def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
@@ -280,10 +309,18 @@ def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+def free_port() -> int:
+    """A port that is free, and that the kernel gives to nobody who asks it for any."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
+
+
 @contextmanager
 def serving(*arguments: str | Path, **environment: str) -> Iterator[Serving]:
-    """A server on a free port, for as long as this lasts."""
-    process = taskql("serve", "--port", "0", *arguments, **environment)
+    """A server on a free port, for as long as this lasts, whose limits no busy machine reaches."""
+    process = python(Path(__file__).parent / "patience.py", "serve", "--port", "0", *arguments, **environment)
     has_demo, has_metrics = "DATABASE_URL" not in environment, "METRICS_PORT" in environment
     with announced(process, has_demo=has_demo, has_metrics=has_metrics) as served:
         yield served
@@ -297,7 +334,7 @@ def announced(process: subprocess.Popen[str], *, has_demo: bool, has_metrics: bo
             yield _announced(process, has_demo=has_demo, has_metrics=has_metrics)
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(PATIENCE_SECONDS)
 
 
 def _announced(process: subprocess.Popen[str], *, has_demo: bool, has_metrics: bool) -> Serving:

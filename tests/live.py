@@ -1,8 +1,11 @@
 """Subscriptions to try the transports with; a server of them in the test's event loop, or in a process of its own."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,11 @@ import strawberry
 import uvicorn
 from conftest import SECRET, Server, Serving, announced, python
 from orjson import Fragment
+from patience import PATIENCE_SECONDS, relax
 from starlette.types import ASGIApp
 
-from app import cli
+from app import cli, events, sockets
+from app.auth import LEEWAY_SECONDS
 from app.errors import Unavailable
 from app.main import create_app
 from app.protocols import BoundedRequests, Connections
@@ -24,6 +29,27 @@ from schema.execution import Rendered
 from schema.mutations import Mutation
 from schema.queries import Query
 from schema.types import CONFIG, Task, User
+
+
+class Ahead:
+    """A clock that is ahead of the machine's."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def time(self) -> float:
+        return time.time() + self._seconds
+
+
+# How long a token lives that `brief` makes a brief one.
+LIFE = timedelta(minutes=30)
+
+
+def brief(patch: Callable[[Any, str, Any], None], seconds: float) -> None:
+    """Sockets and streams of such a token end so many seconds after they have begun, however long that takes."""
+    clock = Ahead((LIFE + timedelta(seconds=LEEWAY_SECONDS - seconds)).total_seconds())
+    for module in (events, sockets):
+        patch(module, "time", clock)
 
 
 class Watch:
@@ -39,7 +65,7 @@ class Watch:
             self._changed.notify_all()
 
     async def until(self, open_: int) -> None:
-        async with asyncio.timeout(10), self._changed:
+        async with asyncio.timeout(PATIENCE_SECONDS), self._changed:
             await self._changed.wait_for(lambda: self.open == open_)
 
 
@@ -147,5 +173,8 @@ def demo(data_dir: Path, **environment: str) -> AbstractContextManager[Serving]:
 
 
 if __name__ == "__main__":
+    relax(setattr)
+    if seconds := os.environ.get("BRIEF_SECONDS"):
+        brief(setattr, float(seconds))
     cli.create_app = partial(create_app, schema=schema)  # type: ignore[attr-defined]  # it imports the name for itself
     cli.main()

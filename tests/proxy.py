@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from urllib.parse import urlsplit
 
+from patience import PATIENCE_SECONDS
+
 _CONNECTION = re.compile(rb"(?im)^connection:[^\r]*\r\n")
 
 
@@ -18,10 +20,10 @@ def proxied(server: str, prefix: str, *, strips: bool) -> Iterator[str]:
     thread.start()
     proxy = _Proxy(server, prefix.encode(), strips=strips)
     try:
-        port = asyncio.run_coroutine_threadsafe(proxy.start(), loop).result(10)
+        port = asyncio.run_coroutine_threadsafe(proxy.start(), loop).result(PATIENCE_SECONDS)
         yield f"http://127.0.0.1:{port}"
     finally:
-        asyncio.run_coroutine_threadsafe(proxy.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(proxy.stop(), loop).result(PATIENCE_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-PATIENCE_SECONDS = 30
+from patience import PATIENCE_SECONDS
 
 
 async def exchange(address: str, *pieces: bytes, pause: float = 0.05) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 from conftest import Server, connect
+from patience import PATIENCE_SECONDS
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'"
 
@@ -24,6 +25,6 @@ async def standstill(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]
 
 async def waiting(watcher: "asyncpg.Connection[Any]", count: int) -> None:
     """Until so many statements of the server wait for a lock."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await watcher.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
             await asyncio.sleep(0.01)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ import httpx
 import jwt
 import pytest
 from alembic import command
-from conftest import CREATE, Server, Serving, connect, serving
+from conftest import CREATE, Server, Serving, connect, free_port, serving
+from patience import PATIENCE_SECONDS
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -114,8 +114,7 @@ async def shared(empty: Server) -> AsyncIterator[Shared]:
 @contextmanager
 def started(example: Path, database: str) -> Iterator[BetterAuth]:
     """Better Auth on a free port of this machine."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     environment = {
         "PATH": os.environ["PATH"],
         "DATABASE_OWNER_URL": database,
@@ -129,11 +128,11 @@ def started(example: Path, database: str) -> Iterator[BetterAuth]:
         try:
             assert process.stdout
             assert process.stdout.readline().startswith("Better Auth serves ")
-            with httpx.Client(base_url=url, timeout=20) as http:
+            with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as http:
                 yield BetterAuth(http)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture

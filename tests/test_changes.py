@@ -670,13 +670,7 @@ async def carol(server: Server, application: Application) -> AsyncIterator[Story
     await connection.close()
 
 
-@hypothesis.settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=120,
-    phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
-)
+@hypothesis.settings(max_examples=120, phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink])
 @hypothesis.given(steps=st.lists(STEPS, min_size=8, max_size=40))
 async def test_mirrors_of_any_story(carol: Story, steps: list[Step]) -> None:
     """After any writes, purges and pages of any size, a mirror with nothing more to come is exact."""

@@ -13,6 +13,7 @@ import jwt
 import psutil
 import pytest
 from conftest import SECRET, Server, Serving, serving, taskql
+from patience import PATIENCE_SECONDS
 
 TITLES = "{ tasks { nodes { title } } }"
 CREATE = 'mutation { createTask(input: { title: "Kept" }) { userErrors { code } } }'
@@ -22,7 +23,7 @@ VIEWER = "{ viewer { id email } }"
 def finished(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
     """The exit code of a command, and what it printed."""
     with taskql(*arguments, **environment) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, out, err
 
 
@@ -55,7 +56,7 @@ def test_the_explorers_page_holds_no_token(demo: Serving) -> None:
     """Not even for this machine: a proxy may ask for somebody else. The token is in the printed address alone."""
     assert demo.explorer == f"{demo.url}/graphql#token={demo.token}"
     for host in ("127.0.0.1", "localhost", "evil.example"):
-        page = httpx.get(f"{demo.url}/graphql", headers={"Accept": "text/html", "Host": host})
+        page = httpx.get(f"{demo.url}/graphql", headers={"Accept": "text/html", "Host": host}, timeout=PATIENCE_SECONDS)
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         assert "ey" not in page.text.replace("keyboard", "")
         assert page.headers["cache-control"] == "no-store"
@@ -81,7 +82,7 @@ def test_killing_everything_loses_nothing(tmp_path: Path) -> None:
         assert len(victims) > 1
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
-        first.process.wait(10)
+        first.process.wait(PATIENCE_SECONDS)
     with serving("--data-dir", tmp_path) as second:
         assert "Kept" in titles(second)
 
@@ -103,7 +104,7 @@ def test_a_second_server_shares_the_database(tmp_path: Path) -> None:
 def test_several_workers_share_a_port(tmp_path: Path) -> None:
     """--workers starts that many processes behind one address."""
     with serving("--data-dir", tmp_path, "--workers", "2") as served:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while len(psutil.Process(served.process.pid).children()) < 3 and time.monotonic() < deadline:
             titles(served)
         assert len(titles(served)) == 5
@@ -299,8 +300,8 @@ def test_a_closed_terminal_stops_the_database_too(tmp_path: Path) -> None:
         assert len(titles(served)) == 5
         postmaster = psutil.Process(postgres_of(tmp_path)[0])
         served.process.send_signal(signal.SIGHUP)
-        served.process.wait(20)
-        postmaster.wait(10)
+        served.process.wait(PATIENCE_SECONDS)
+        postmaster.wait(PATIENCE_SECONDS)
         assert not postmaster.is_running()
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ import live
 import pytest
 from conftest import SECRET, Server, Serving, User, run, serving
 
-from app.auth import LEEWAY_SECONDS, Signer
+from app.auth import Signer
 from app.settings import Settings
 
 pytestmark = pytest.mark.node
@@ -59,7 +58,7 @@ def run_there(folder: Path) -> Run:
 def process(server: Server, settings: Settings) -> Iterator[Serving]:
     """A server in a process of its own, on the tests' database."""
     del settings  # it is migrated
-    with live.process(server) as process:
+    with live.process(server, BRIEF_SECONDS="2") as process:
         yield process
 
 
@@ -90,7 +89,7 @@ def test_a_client_reads_writes_and_sees_errors(
     run_there: Run, process: Serving, alice: User, bob: User, client: str
 ) -> None:
     """As Alice and as Bob, and subscribes where it can; what is expected stands in the client's own script."""
-    expiring = Signer(SECRET).token(alice.id, timedelta(seconds=2 - LEEWAY_SECONDS))
+    expiring = Signer(SECRET).token(alice.id, live.LIFE)
     tokens = {"ALICE": alice.token, "BOB": bob.token, "EXPIRING": expiring}
 
     run_there("node", f"{client}.mjs", URL=f"{process.url}/graphql", **tokens)

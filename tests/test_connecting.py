@@ -13,6 +13,7 @@ import psutil
 import pytest
 from conftest import SECRET, Application, Server, User, connect, made_settings, running, taskql
 from live import served
+from patience import PATIENCE_SECONDS
 from sqlalchemy.ext.asyncio import AsyncEngine
 from test_sockets import PROTOCOLS, Client
 from websockets.asyncio.client import connect as websocket
@@ -31,7 +32,6 @@ FOLLOW = """
 """
 UNAVAILABLE = {"code": "UNAVAILABLE", "retryAfter": 1}
 END = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = 'taskql_app'"
-PATIENCE_SECONDS = 60
 WORKERS = 8
 
 
@@ -133,7 +133,10 @@ async def test_those_who_follow(
 ) -> None:
     """Subscriptions outlast a time in which no connection can be opened, and are told of what was written meanwhile."""
     app = create_app(made_settings(postgres.server))
-    async with served(app) as address, httpx.AsyncClient(base_url=f"http://{address}") as http:
+    async with (
+        served(app) as address,
+        httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE_SECONDS) as http,
+    ):
         alice = await new_user(postgres, http)
         await alice.add("Before")
         token = (await alice.data("{ taskChanges { token } }"))["taskChanges"]["token"]
@@ -160,7 +163,7 @@ async def test_those_who_follow(
 def purging(postgres: Postgres) -> tuple[int, str]:
     urls = {"DATABASE_URL": postgres.server.app_url, "AUTH_SECRET": SECRET}
     with taskql("purge", **urls) as process:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, said
 
 

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from conftest import SECRET, Server, connect, taskql
 from issuer import made_key, published
+from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 from test_rate import redis_server
 
@@ -204,7 +205,7 @@ async def test_settings_that_the_role_should_bring(stage: Stage) -> None:
 def doctor(**environment: str) -> tuple[int, list[str]]:
     """The exit code and lines of `taskql doctor`; no secret is among them."""
     with taskql("doctor", **environment) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert err == ""
     for secret in (SECRET, "s3cret", PASSWORD, PASSWORD.replace("%", "%25")):
         assert secret not in out

@@ -83,8 +83,8 @@ async def test_a_busy_connection_refuses(connection: "asyncpg.Connection[Any]") 
     """Two statements at a time are a bug, which is told; the first is not disturbed."""
     sleep = "SELECT pg_sleep($1)::text"
     await connection.fetchval(sleep, 0)
-    sleeping = asyncio.create_task(connection.fetchval(sleep, 0.2))
-    await asyncio.sleep(0.05)
+    sleeping = asyncio.create_task(connection.fetchval(sleep, 0.5))
+    await asyncio.sleep(0)
     with pytest.raises(asyncpg.InterfaceError, match="another operation is in progress"):
         await connection.fetchval(sleep, 0)
     assert await sleeping == ""

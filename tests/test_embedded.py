@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from patience import PATIENCE_SECONDS
 
 from app import embedded
 from app.embedded import EmbeddedPostgres, signing_secret
@@ -77,7 +78,7 @@ def is_stopped(data_dir: Path) -> bool:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -6,18 +6,17 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
 import httpx
-import jwt
 import live
 import pytest
 from conftest import CREATE, SECRET, Server, User
 from live import served, watch
+from patience import PATIENCE_SECONDS
 
 from app import events
-from app.auth import LEEWAY_SECONDS, Signer
+from app.auth import Signer
 from app.events import EventStreams
 from app.main import create_app
 from app.operations import GraphQLAnswer, ResponseStream
@@ -42,7 +41,7 @@ async def address(settings: Settings) -> AsyncIterator[str]:
 @pytest.fixture
 async def http(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterator[httpx.AsyncClient]:
     """A client; whatever it does, the server has nothing to log."""
-    async with httpx.AsyncClient(base_url=address, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=PATIENCE_SECONDS) as client:
         yield client
     records = caplog.get_records("call")
     assert [record.getMessage() for record in records if record.levelno >= logging.WARNING] == []
@@ -229,14 +228,17 @@ async def test_a_client_that_leaves_ends_its_subscription(http: httpx.AsyncClien
     await watch.until(0)
 
 
-async def test_a_stream_ends_with_its_token(http: httpx.AsyncClient, alice: User) -> None:
+async def test_a_stream_ends_with_its_token(
+    http: httpx.AsyncClient, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """But is not complete: clients come again with a new token."""
-    token = Signer(SECRET).token(alice.id, timedelta(seconds=2 - LEEWAY_SECONDS))
-    expires_at = jwt.decode(token, SECRET, algorithms=["HS256"], leeway=LEEWAY_SECONDS)["exp"] + LEEWAY_SECONDS
+    live.brief(monkeypatch.setattr, 1)
+    token = Signer(SECRET).token(alice.id, live.LIFE)
+    began = asyncio.get_running_loop().time()
     response = await sent(http, User(alice.id, alice.email, token, http), SILENCE)
 
     assert response.text == ""
-    assert time.time() >= expires_at
+    assert asyncio.get_running_loop().time() - began > 0.9
     await watch.until(0)
 
 
@@ -244,7 +246,7 @@ def test_streams_end_when_the_server_stops(server: Server, alice: User) -> None:
     """At once and as unfinished, so that clients come again; the server has nothing to complain of."""
     with live.process(server) as process:
         url, asked = f"{process.url}/graphql", {"query": "subscription { tickThenSilence }"}
-        with httpx.stream("POST", url, json=asked, headers=headers(alice), timeout=10) as response:
+        with httpx.stream("POST", url, json=asked, headers=headers(alice), timeout=PATIENCE_SECONDS) as response:
             lines = response.iter_lines()
             assert [next(lines) for _ in range(3)] == ["event: next", 'data: {"data":{"tickThenSilence":1}}', ""]
             assert process.stop() == 0

@@ -13,8 +13,8 @@ import pytest
 from conftest import Application, Server, User, made_settings, running
 from standstill import standstill, waiting
 
-from app import database, preparing, rate
 from app import http as http_module
+from app import preparing, rate
 from app.arrivals import Arrivals
 from app.errors import RateLimited
 from app.settings import Settings
@@ -26,13 +26,6 @@ FILTERED = "query ($filter: TaskFilter) { tasks(first: 1, filter: $filter) { nod
 ORDERED = "query ($by: [TaskOrder!]) { tasks(first: 1, orderBy: $by) { nodes { id } } }"
 
 NewUser = Callable[..., Awaitable[User]]
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statements that wait for a lock may do so for as long as a test takes."""
-    monkeypatch.setattr(database, "SESSION", {**database.SESSION, "lock_timeout": "30s", "statement_timeout": "30s"})
-    monkeypatch.setattr(database, "COMMAND_TIMEOUT", 30.0)
 
 
 def code(answer: dict[str, Any]) -> str:

@@ -1,19 +1,23 @@
 """What befalls databases, done to a real one of the tests' own, behind a real server process."""
 
 import asyncio
+import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
 import psutil
 import pytest
-from conftest import SECRET, Server, Serving, User, announced, connect, serving, taskql
+from conftest import SECRET, Server, Serving, User, announced, connect, python, serving, taskql
+from patience import PATIENCE_SECONDS, PROMISED
 from pydantic import SecretStr
 
 from app import startup
@@ -75,7 +79,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 @pytest.fixture(scope="module")
 def served(postgres: Postgres) -> Iterator[Serving]:
     """A server on it. Whatever befalls the database, nothing is logged but what was expected."""
-    with serving("--migrate", **environment(postgres.server)) as served:
+    process = taskql("serve", "--port", "0", "--migrate", **environment(postgres.server))
+    with announced(process, has_demo=False) as served:
         yield served
         served.stop()
         assert served.process.stderr
@@ -90,7 +95,7 @@ def environment(server: Server, **more: str) -> dict[str, str]:
 
 @pytest.fixture
 async def http(served: Serving) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
         yield http
 
 
@@ -108,7 +113,7 @@ async def create(user: User, task_id: UUID, title: str) -> httpx.Response:
 
 async def settled(user: User, task_id: UUID, title: str) -> None:
     """Send a write with its key until it is acknowledged, as a careful client does."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             response = await create(user, task_id, title)
             if response.status_code == 200:
@@ -125,7 +130,7 @@ async def titles(user: User) -> list[str]:
 
 async def busy(owner: "asyncpg.Connection[Any]") -> int:
     """The session of the server that waits for a lock, once one does."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (pid := await owner.fetchval(WAITING)) is None:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
             await asyncio.sleep(0.01)
     assert isinstance(pid, int)
@@ -182,13 +187,14 @@ async def test_a_write_whose_connection_is_closed_has_one_effect(
 
 
 async def test_a_database_that_stands_still(postgres: Postgres, new_user: Callable[..., Awaitable[User]]) -> None:
-    """Every request gets 503 within five seconds; when the database goes on, so does all else, within five more."""
+    """Every request gets 503 in the end; when the database goes on, so does all else."""
+    assert PROMISED["app.database.COMMAND_TIMEOUT"] < 5
     users = [await new_user() for _ in range(8)]
     await asyncio.gather(*(user.add("Before") for user in users))
     postgres.signal(signal.SIGSTOP)
     try:
         for _ in range(2):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 asked = [user.post(query) for user in users for query in (VIEWER, TITLES, ADD)]
                 answers = await asyncio.gather(*asked)
             assert {answer.status_code for answer in answers} == {503}
@@ -196,7 +202,7 @@ async def test_a_database_that_stands_still(postgres: Postgres, new_user: Callab
     finally:
         postgres.signal(signal.SIGCONT)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.gather(*(until_it_works(user) for user in users))
     for user in users:
         assert set(await titles(user)) <= {"Before", "Meanwhile"}
@@ -211,13 +217,13 @@ async def until_it_works(user: User) -> None:
 
 
 async def test_a_database_that_stops_and_starts(postgres: Postgres, served: Serving, alice: User) -> None:
-    """Meanwhile the server lives, is not ready and answers 503 soon; afterwards the same process serves again."""
+    """Meanwhile the server lives, is not ready and answers 503; afterwards the same process serves again."""
     await alice.add("Kept")
     postgres.stop()
     try:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert (await alice.http.get("/readyz")).status_code == 503
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             answers = await asyncio.gather(*(alice.post(query) for query in (VIEWER, TITLES, ADD)))
         assert {answer.status_code for answer in answers} == {503}
         assert [answer.headers["retry-after"] for answer in answers] == ["1"] * 3
@@ -225,7 +231,7 @@ async def test_a_database_that_stops_and_starts(postgres: Postgres, served: Serv
     finally:
         postgres.start()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await until_it_works(alice)
         while (await alice.http.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - nobody tells when
             await asyncio.sleep(0.05)
@@ -238,22 +244,23 @@ async def test_a_column_is_added_while_it_serves(
 ) -> None:
     """No request fails, whether its statements were prepared before or not."""
     users = [await new_user() for _ in range(6)]
-    altering = asyncio.create_task(altered(owner))
+    counts = [0 for _ in users]
+    altering = asyncio.create_task(altered(owner, counts))
 
-    async def work(user: User) -> int:
-        count = 0
+    async def work(place: int, user: User) -> None:
         while not altering.done():
-            await user.add(str(count))
-            count += 1
-            assert len(await titles(user)) == min(count, 100)
-        return count
+            await user.add(str(counts[place]))
+            counts[place] += 1
+            assert len(await titles(user)) == min(counts[place], 100)
 
-    counts = await asyncio.gather(*map(work, users))
-    assert min(counts) > 1
+    await asyncio.gather(*(work(*each) for each in enumerate(users)))
 
 
-async def altered(owner: "asyncpg.Connection[Any]") -> None:
-    for number in range(5):
+async def altered(owner: "asyncpg.Connection[Any]", counts: list[int]) -> None:
+    """Add a column and drop it several times, until each user has done something several times."""
+    number = 0
+    while number < 5 or min(counts) < 2:
+        number += 1
         await owner.execute(f"ALTER TABLE tasks ADD COLUMN extra{number} text NOT NULL DEFAULT ''")
         await asyncio.sleep(0.05)
         await owner.execute(f"ALTER TABLE tasks DROP COLUMN extra{number}")
@@ -271,16 +278,17 @@ async def old(empty: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return empty
 
 
-async def test_a_migration_lets_others_pass(old: Server) -> None:
+async def test_a_migration_lets_others_pass(old: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a long transaction is in the way it gives up for the moment, and is done when that has ended."""
     reader, other = await connect(old.owner_url), await connect(old.owner_url)
     async with reader.transaction():
         await reader.fetch("SELECT FROM tasks")
         with pytest.raises(StartupError, match="long transaction"):
             await migrate(DatabaseURL(old.owner_url), None)
+        monkeypatch.setattr(run, "PAUSES", [0.05] * 1000)
         migrating = asyncio.create_task(migrate(DatabaseURL(old.owner_url), None))
         await waits_for_lock(other)
-        await other.fetch("SELECT FROM tasks", timeout=2)
+        await other.fetch("SELECT FROM tasks", timeout=PATIENCE_SECONDS)
     assert (await migrating)[0] != OLD
     await reader.close()
     await other.close()
@@ -288,19 +296,32 @@ async def test_a_migration_lets_others_pass(old: Server) -> None:
 
 async def waits_for_lock(connection: "asyncpg.Connection[Any]") -> None:
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'relation' AND datname = current_database()"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await connection.fetchval(query):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
             await asyncio.sleep(0.001)
 
 
-async def test_a_server_waits_for_its_database(postgres: Postgres) -> None:
-    """One that is started before its database tries again and again for some seconds, and then serves."""
-    postgres.stop()
-    process = taskql("serve", "--port", "0", **environment(postgres.server))
-    await asyncio.sleep(1)  # long enough to be asked in vain
-    postgres.start()
+PATIENT = f"from app import cli, startup; startup.PATIENCE_SECONDS = {PATIENCE_SECONDS}; cli.main()"
+
+
+async def test_a_server_waits_for_its_database(postgres: Postgres, served: Serving, tmp_path: Path) -> None:
+    """One that is started before its database tries again and again for some time, and then serves."""
+    del served  # it has migrated
+    address, asked = tmp_path / ".s.PGSQL.5432", asyncio.Event()
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        asked.set()
+
+    folder, port = re.findall(r"host=([^&]+)&port=(\d+)", postgres.server.app_url)[0]
+    urls = [re.sub(r"host=.*", f"host={tmp_path}&port=5432", url) for url in astuple(postgres.server)]
+    async with await asyncio.start_unix_server(hang_up, address):
+        process = python("-c", PATIENT, "serve", "--port", "0", **environment(Server(*urls)))
+        await asked.wait()
+    address.unlink()
+    address.symlink_to(f"{unquote(folder)}/.s.PGSQL.{port}")
     with announced(process, has_demo=False) as served:
-        async with httpx.AsyncClient(base_url=served.url) as http:
+        async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
             assert (await http.get("/readyz")).status_code == 200
 
 
@@ -341,13 +362,13 @@ async def test_everything_is_killed(tmp_path: Path) -> None:
                     victim.kill()
 
         acknowledged = await created(first, tasks, kill)
-        first.process.wait(10)
+        first.process.wait(PATIENCE_SECONDS)
     with serving("--data-dir", tmp_path, RATE_LIMIT="off") as second:
         assert acknowledged <= Counter(stored(second)).keys()
         assert await created(second, tasks, lambda _: None) == set(tasks.values())
         assert Counter(stored(second)) == Counter(tasks.values())
     with taskql("doctor", "--data-dir", tmp_path) as doctor:
-        assert "The counters of tasks of all 1 users are right" in doctor.communicate(timeout=60)[0]
+        assert "The counters of tasks of all 1 users are right" in doctor.communicate(timeout=PATIENCE_SECONDS)[0]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -356,7 +377,7 @@ async def test_the_embedded_database_is_killed(tmp_path: Path, workers: str) -> 
     quiet = {"RATE_LIMIT": "off", "LOG_LEVEL": "error"}
     with serving("--data-dir", tmp_path, "--workers", workers, **quiet) as served:
         headers = {"Authorization": f"Bearer {served.token}"}
-        async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=30) as requests:
+        async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=PATIENCE_SECONDS) as requests:
             # Workers are ready some time after the address is announced.
             assert (await requests.post("/graphql", json={"query": VIEWER})).status_code == 200
             killed = _processes(tmp_path / "postgres")[0]
@@ -374,7 +395,7 @@ async def test_the_embedded_database_is_killed(tmp_path: Path, workers: str) -> 
 async def statuses_until(requests: httpx.AsyncClient, wanted: int) -> list[int]:
     """The statuses of reads and writes until both have the wanted one again, after one that had not."""
     statuses: list[int] = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(set(statuses)) < 2 or set(statuses[-2:]) != {wanted}:
             for query in (VIEWER, ADD):
                 answer = await requests.post("/graphql", json={"query": query})
@@ -397,7 +418,7 @@ async def created(served: Serving, tasks: dict[str, str], then: Callable[[int], 
             acknowledged.add(title)
             then(len(acknowledged))
 
-    async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=30) as requests:
+    async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=PATIENCE_SECONDS) as requests:
         ends = await asyncio.gather(*(client(requests) for _ in range(CLIENTS)), return_exceptions=True)
     assert all(end is None or isinstance(end, httpx.TransportError) for end in ends), ends
     return acknowledged

@@ -325,7 +325,7 @@ def nested(inner: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
 FILTERS = st.builds(or_, st.recursive(LEAVES, nested, max_leaves=8), st.sampled_from([{}, {}, {"trashed": True}]))
 
 
-@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@settings(max_examples=60)
 @given(asked=FILTERS)
 async def test_any_filter(user: User, asked: Filter) -> None:
     """Whatever conditions are nested in one another, the tasks are those that Python says they should be."""

@@ -5,17 +5,18 @@ import gc
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import live
 import pytest
 from conftest import ALL_FIELDS, CREATE, SECRET, Server, User
 from live import served
 from mirror import Mirror
+from patience import PATIENCE_SECONDS
 from test_changes import purged
 from test_realtime import BRIEF, BRIEF_SINCE, CREATE_MANY, FOLLOW, Follower
 from test_sockets import PROTOCOLS, Client
@@ -42,7 +43,9 @@ class Site:
         self.address, self._stack = address, stack
 
     async def socket(self, user: User) -> Client:
-        connection = connect(f"ws://{self.address}/graphql", subprotocols=PROTOCOLS, compression=None)
+        connection = connect(
+            f"ws://{self.address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS, compression=None
+        )
         client = Client(await self._stack.enter_async_context(connection))
         await client.initialise(user)
         return client
@@ -53,7 +56,9 @@ class Site:
         return Follower(client)
 
     async def stream(self, user: User, query: str = FOLLOW, **variables: Any) -> "Stream":
-        http = await self._stack.enter_async_context(httpx.AsyncClient(base_url=f"http://{self.address}", timeout=20))
+        http = await self._stack.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://{self.address}", timeout=PATIENCE_SECONDS)
+        )
         headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {user.token}"}
         asked = http.stream("POST", "/graphql", json={"query": query, "variables": variables}, headers=headers)
         return Stream(await self._stack.enter_async_context(asked))
@@ -190,10 +195,10 @@ async def test_the_place_of_one_that_has_to_begin_anew(
     await fills(narrow, alice)
 
 
-async def test_the_place_of_one_whose_token_expires(narrow: Site, alice: User) -> None:
+async def test_the_place_of_one_whose_token_expires(narrow: Site, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a token ends its sockets and streams, and gives their places back."""
-    token = Signer(SECRET).token(alice.id, timedelta(seconds=2))
-    brief = User(alice.id, alice.email, token, alice.http)
+    live.brief(monkeypatch.setattr, 1)
+    brief = User(alice.id, alice.email, Signer(SECRET).token(alice.id, live.LIFE), alice.http)
     follower, stream = await narrow.follow(brief), await narrow.stream(brief)
 
     assert await stream.answer() is None

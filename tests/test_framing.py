@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from conftest import User
 from live import protocol, served
+from patience import PATIENCE_SECONDS
 from raw import exchange, headers, request, statuses
 from starlette.types import Receive, Scope, Send
 
@@ -211,7 +212,7 @@ async def test_pages_of_allowed_origins_may_read_refusals(
     address: str, start: str, rest: bytes, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which is to say that the page's script learns what is wrong."""
-    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
     allowed, other = [
         await exchange(address, request(f"{start}\r\nOrigin: {origin}", "Connection: close") + rest)
         for origin in (ORIGIN, "https://evil.example")
@@ -289,7 +290,7 @@ async def test_the_answer_to_head_ends() -> None:
         reader, writer = await asyncio.open_connection(*address.split(":"))
         for _ in range(3):
             writer.write(request("HEAD / HTTP/1.1"))
-            assert b"HTTP/1.1 200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+            assert b"HTTP/1.1 200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
         writer.close()
         assert (await exchange(address, request("HEAD / HTTP/1.0"))).endswith(b"\r\n\r\n")
 
@@ -312,7 +313,7 @@ async def test_head(address: str, path: str, accept: str) -> None:
 async def test_the_refusal_is_not_lost(address: str) -> None:
     """A client that reads nothing until it has sent all gets it nevertheless."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         writer.write(WRONG["nonsense"])
         for _ in range(20):
             await asyncio.sleep(0.01)

@@ -29,9 +29,6 @@ def served(server: Server, settings: object) -> Iterator[Serving]:
 @FUZZED.parametrize()
 @hypothesis.settings(
     max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 async def test_no_operation_is_a_server_error(case: schemathesis.Case[Any], served: Serving, alice: User) -> None:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from conftest import User
 from live import served
+from patience import PATIENCE_SECONDS
 from prometheus_client import REGISTRY
 from raw import exchange, headers, request, statuses
 from starlette.types import Receive, Scope, Send
@@ -82,7 +83,12 @@ async def test_a_handshake_may_be_as_long_as_a_request(address: str, alice: User
     """Its lines and their number are bounded by the length of the head alone."""
     more = [("Cookie", "a" * 60_000), *[(f"X-{number}", "b") for number in range(2_000)]]
     uri = f"ws://{address}/graphql?{'a' * 10_000}"
-    async with connect(uri, subprotocols=[sockets.SUBPROTOCOL], additional_headers=more) as client:  # type: ignore[list-item]  # a NewType
+    async with connect(
+        uri,
+        open_timeout=PATIENCE_SECONDS,
+        subprotocols=[sockets.SUBPROTOCOL],  # type: ignore[list-item]  # a NewType
+        additional_headers=more,
+    ) as client:
         await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
         assert await client.recv() == '{"type":"connection_ack"}'
 
@@ -93,7 +99,7 @@ async def test_what_is_a_handshake(address: str, upgrade: str) -> None:
     lines = ("Connection: keep-alive", "Connection: foo, UPGRADE", f"Upgrade: {upgrade}", *ASKED[2:])
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(request("GET /graphql HTTP/1.1", *lines, "Content-Length: 0"))
-    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).startswith(b"HTTP/1.1 101 ")
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)).startswith(b"HTTP/1.1 101 ")
     writer.close()
 
 
@@ -116,9 +122,9 @@ async def test_a_handshake_on_a_connection_that_was_used(address: str) -> None:
     """An idle connection may become a socket, which is not counted as idle any more."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(request("GET /livez HTTP/1.1"))
-    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
     writer.write(request("GET /graphql HTTP/1.1", *ASKED))
-    said = await asyncio.wait_for(reader.readuntil(b"101 Switching Protocols\r\n"), 30)
+    said = await asyncio.wait_for(reader.readuntil(b"101 Switching Protocols\r\n"), PATIENCE_SECONDS)
     writer.close()
 
     assert said.endswith(b"HTTP/1.1 101 Switching Protocols\r\n")
@@ -136,7 +142,7 @@ async def test_a_handshake_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(protocols, "HANDSHAKE_SECONDS", 0.1)
     async with served(silent, lifespan="off") as address:
         said = await exchange(address, request("GET /graphql HTTP/1.1", *ASKED))
-        await asyncio.wait_for(ended.wait(), 30)
+        await asyncio.wait_for(ended.wait(), PATIENCE_SECONDS)
 
     assert statuses(said) == [503]
 
@@ -192,5 +198,5 @@ async def test_many_requests_with_upgrades_in_one_piece(address: str) -> None:
 async def test_handshakes_that_fail_hold_nothing(address: str) -> None:
     """Any number of them leaves the server as it was."""
     await asyncio.gather(*(exchange(address, WRONG["a POST with a body"][0]) for _ in range(100)))
-    async with httpx.AsyncClient(base_url=f"http://{address}") as http:
+    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE_SECONDS) as http:
         assert (await http.get("/livez")).status_code == 200

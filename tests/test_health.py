@@ -11,9 +11,11 @@ import asyncpg
 import pytest
 from conftest import Application, Server, User, Wire, connect, made_settings, running
 from issuer import AUDIENCE, NAME, made_key, published
+from patience import PROMISED
 from pydantic import SecretStr
 from sqlalchemy import event
 
+from app import health, probe
 from app.probe import AWAKE, DEEP, FRESH, Probe
 from app.settings import Settings
 from app.url import DatabaseURL
@@ -23,7 +25,6 @@ VIEWER = "{ viewer { id } }"
 ALL_WELL = {"database": "ok", "migrations": "ok", "row_security": "ok", "key_sets": "ok", "pool": "ok"}
 FAILED = "failed; the log says what mends it"
 SILENT = {"database": "does not answer", "migrations": "unknown", "row_security": "unknown"}
-PATIENCE_SECONDS = 2.0  # what a supervisor is promised
 ADDRESS = "postgresql://taskql@127.0.0.1:{}/taskql"
 
 
@@ -73,10 +74,10 @@ async def test_many_probes_at_once_are_one(settings: Settings) -> None:
     assert len([text for text in statements if "FROM alembic_version" in text]) == 1
 
 
-def statements_of(probe: Probe) -> list[str]:
+def statements_of(asking: Probe) -> list[str]:
     """What a probe sends through SQLAlchemy, whose prepared statements the driver does not tell of."""
     statements: list[str] = []
-    event.listen(probe.engine.sync_engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    event.listen(asking.engine.sync_engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
     return statements
 
 
@@ -99,17 +100,17 @@ def clock() -> Clock:
 async def probing(clock: Clock, settings: Settings) -> AsyncIterator[Callable[[], Awaitable[list[str]]]]:
     """What a probe sends to the database when it is asked for its states."""
     assert settings.database_url
-    probe, wire = Probe(DatabaseURL(settings.database_url.get_secret_value()), lambda: clock.last_used, clock), Wire()
-    event.listen(probe.engine.sync_engine, "connect", wire.watch)
-    prepared = statements_of(probe)
+    asking, wire = Probe(DatabaseURL(settings.database_url.get_secret_value()), lambda: clock.last_used, clock), Wire()
+    event.listen(asking.engine.sync_engine, "connect", wire.watch)
+    prepared = statements_of(asking)
 
     async def ask() -> list[str]:
         prepared.clear()
-        assert set((await probe.states()).values()) == {"ok"}
+        assert set((await asking.states()).values()) == {"ok"}
         return [*prepared, *await wire.statements()]
 
     yield ask
-    await probe.close()
+    await asking.close()
 
 
 Asking = Callable[[], Awaitable[list[str]]]
@@ -174,12 +175,18 @@ def unreachable(settings: Settings, port: int) -> Settings:
 
 async def test_no_database(settings: Settings) -> None:
     """Where nobody listens the answer is 503."""
-    async with running(unreachable(settings, 9)) as application, asyncio.timeout(PATIENCE_SECONDS):
+    async with running(unreachable(settings, 9)) as application:
         assert await readiness(application) == (503, {**ALL_WELL, **SILENT})
 
 
-async def test_a_silent_database(settings: Settings) -> None:
-    """Where somebody listens who does not answer, it is 503 as well, before a supervisor loses patience."""
+def test_a_supervisor_is_answered_within_two_seconds() -> None:
+    """What an answer waits for at most, the database and the key sets at the same time."""
+    assert max(PROMISED["app.probe.PATIENCE"], PROMISED["app.health.PATIENCE_SECONDS"]) < 2
+
+
+async def test_a_silent_database(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody listens who does not answer, it is 503 as well, once the probe has waited for its time."""
+    monkeypatch.setattr(probe, "PATIENCE", 0.2)
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -188,8 +195,7 @@ async def test_a_silent_database(settings: Settings) -> None:
     async with await asyncio.start_server(listen, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
         async with running(unreachable(settings, port)) as application:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                found = await readiness(application)
+            found = await readiness(application)
             silent.close()
 
     assert found == (503, {**ALL_WELL, **SILENT})
@@ -200,13 +206,13 @@ async def test_a_database_that_comes_back(
 ) -> None:
     """While it is away it is asked again and again, also when nobody else does; then all is well without a restart."""
     name = await migrated.fetchval("SELECT current_database()")
-    probe = Probe(DatabaseURL(empty.app_url), lambda: clock.last_used, clock)
+    asking = Probe(DatabaseURL(empty.app_url), lambda: clock.last_used, clock)
     await owner.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    away = await probe.states()
+    away = await asking.states()
     await owner.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     clock.now += 100 * AWAKE
-    back = await probe.states()
-    await probe.close()
+    back = await asking.states()
+    await asking.close()
 
     assert (away["database"], set(back.values())) == ("does not answer", {"ok"})
 
@@ -216,15 +222,15 @@ async def test_connections_that_the_database_closed(
 ) -> None:
     """One connection that was closed is replaced, and nobody hears of it."""
     assert settings.database_url
-    probe = Probe(DatabaseURL(settings.database_url.get_secret_value()), lambda: clock.last_used, clock)
-    await probe.states()
-    async with probe.engine.connect() as connection:
+    asking = Probe(DatabaseURL(settings.database_url.get_secret_value()), lambda: clock.last_used, clock)
+    await asking.states()
+    async with asking.engine.connect() as connection:
         driver: Any = (await connection.get_raw_connection()).driver_connection
         pid = driver.get_server_pid()
     await owner.execute("SELECT pg_terminate_backend($1, 5000)", pid)
     clock.now = clock.last_used = clock.now + 2 * FRESH
-    states = await probe.states()
-    await probe.close()
+    states = await asking.states()
+    await asking.close()
 
     assert set(states.values()) == {"ok"}
 
@@ -280,12 +286,15 @@ async def test_no_key_set(server: Server, settings: Settings) -> None:
             assert await readiness(application) == (503, {**ALL_WELL, "key_sets": "cannot be fetched"})
 
 
-async def test_an_issuer_that_does_not_answer(server: Server, settings: Settings) -> None:
+async def test_an_issuer_that_does_not_answer(
+    server: Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Waiting for it does not make the probe wait."""
     del settings
+    monkeypatch.setattr(health, "PATIENCE_SECONDS", 0.2)
     async with published() as issuer:
         issuer.answers.clear()
-        async with running(of_issuer(server, issuer.url)) as application, asyncio.timeout(PATIENCE_SECONDS):
+        async with running(of_issuer(server, issuer.url)) as application:
             assert (await readiness(application))[1]["key_sets"] == "cannot be fetched"
 
 

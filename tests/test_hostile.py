@@ -9,7 +9,7 @@ from typing import Any
 import hypothesis
 import hypothesis.strategies as st
 import pytest
-from conftest import User, Wire
+from conftest import NEVER_CHECKED, User, Wire
 from graphql import FieldNode, FragmentSpreadNode, GraphQLError, InlineFragmentNode, parse
 from graphql.language.visitor import Visitor, visit
 
@@ -20,13 +20,8 @@ from schema.size import Sizes
 
 GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
 GAUGE = Gauge(GRAPHQL_SCHEMA, Limits())
-RUN = hypothesis.settings(
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
-)
-"""The same examples in each run; the application and its user outlive them."""
+RUN = hypothesis.settings(suppress_health_check=[*NEVER_CHECKED, hypothesis.HealthCheck.function_scoped_fixture])
+"""The application and its user outlive the examples."""
 
 CODES = {"GRAPHQL_PARSE_FAILED", "GRAPHQL_VALIDATION_FAILED", "BAD_USER_INPUT", "LIMIT_EXCEEDED"}
 CODES |= {"PERSISTED_QUERY_NOT_FOUND"}

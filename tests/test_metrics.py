@@ -18,6 +18,7 @@ import live
 import psutil
 import pytest
 from conftest import SECRET, Application, Server, Serving, User, announced, running, serving, taskql
+from patience import PATIENCE_SECONDS
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
@@ -66,7 +67,7 @@ def value(found: Samples, name: str, **labels: str) -> float:
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Metrics tell nobody that they have changed, so they are read again and again."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await holds():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.05)
 
@@ -201,7 +202,11 @@ async def subscribing(settings: Settings) -> AsyncIterator[str]:
 
 async def test_sockets_and_subscriptions(subscribing: str, alice: User, scrape: Scrape) -> None:
     """Those that are open now."""
-    async with connect(f"ws://{subscribing}/graphql", subprotocols=["graphql-transport-ws"]) as socket:  # type: ignore[list-item]  # a NewType
+    async with connect(
+        f"ws://{subscribing}/graphql",
+        open_timeout=PATIENCE_SECONDS,
+        subprotocols=["graphql-transport-ws"],  # type: ignore[list-item]  # a NewType
+    ) as socket:
         await socket.send(
             json.dumps({"type": "connection_init", "payload": {"Authorization": f"Bearer {alice.token}"}})
         )
@@ -222,7 +227,7 @@ async def test_streams_and_deliveries(subscribing: str, alice: User, scrape: Scr
     before = await scrape()
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
     async with (
-        httpx.AsyncClient(base_url=f"http://{subscribing}", headers=headers) as http,
+        httpx.AsyncClient(base_url=f"http://{subscribing}", headers=headers, timeout=PATIENCE_SECONDS) as http,
         http.stream("POST", "/graphql", json={"query": SILENCE}),
     ):
         await live.watch.until(1)
@@ -265,8 +270,11 @@ def test_the_port_of_the_metrics(server: Server, shown: str, address: str) -> No
     """It is announced, and listens on loopback alone or where the server does; it shows metrics and nothing else."""
     with serving("--host", "0.0.0.0", **environment(server, METRICS=shown)) as served:  # noqa: S104 - all addresses
         taken = listening(served)
-        answer = httpx.get(served.metrics)
-        others = [httpx.get(served.metrics.replace("/metrics", path)) for path in ("/", "/graphql", "/livez")]
+        answer = httpx.get(served.metrics, timeout=PATIENCE_SECONDS)
+        others = [
+            httpx.get(served.metrics.replace("/metrics", path), timeout=PATIENCE_SECONDS)
+            for path in ("/", "/graphql", "/livez")
+        ]
         assert served.stop() == 0
 
     assert (address, urlsplit(served.metrics).port) in taken
@@ -292,7 +300,7 @@ def test_settings_that_do_not_fit(more: dict[str, str], words: str) -> None:
     """The server does not start without the metrics it was asked for, and says what to set."""
     url = "postgresql://nobody@127.0.0.1:1/none"
     with taskql("serve", "--port", "0", DATABASE_URL=url, AUTH_SECRET=SECRET, **more) as process:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 1
     assert err.startswith(f"taskql: {words}")
@@ -303,7 +311,7 @@ def test_a_port_of_metrics_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with taskql("serve", "--port", "0", "--data-dir", tmp_path, METRICS_PORT=port) as process:
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 1
     assert f"port {port}" in err
@@ -323,7 +331,7 @@ def workers(
 
 
 def of_workers(served: Serving) -> Samples:
-    return samples(httpx.get(served.metrics, timeout=30).text)
+    return samples(httpx.get(served.metrics, timeout=PATIENCE_SECONDS).text)
 
 
 def pids(folder: Path) -> set[int]:

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import hypothesis
 import hypothesis.strategies as st
-from conftest import ALL_FIELDS, User
+from conftest import ALL_FIELDS, NEVER_CHECKED, User
 
 ONE = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code field }} token }}"
 MANY = f"{{ tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code field }} token }}"
@@ -475,18 +475,10 @@ async def check_lists(user: User, model: Model) -> None:
 
 @hypothesis.settings(
     max_examples=120,
-    derandomize=True,
-    database=None,
-    deadline=None,
     # Made smaller, a sequence of this many steps takes minutes; the answer at fault and the steps say enough.
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     # new_user keeps nothing: each sequence makes two users of its own with it.
-    suppress_health_check=[
-        hypothesis.HealthCheck.function_scoped_fixture,
-        hypothesis.HealthCheck.too_slow,
-        hypothesis.HealthCheck.data_too_large,
-        hypothesis.HealthCheck.large_base_example,
-    ],
+    suppress_health_check=[*NEVER_CHECKED, hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.example(steps=ENDS)
 @hypothesis.given(steps=st.lists(STEPS, min_size=25, max_size=40))

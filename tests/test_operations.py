@@ -38,6 +38,7 @@ from conftest import (
     serving,
     taskql,
 )
+from patience import PATIENCE_SECONDS
 
 from app import embedded
 from app.auth import Signer
@@ -342,7 +343,7 @@ async def test_the_query_of_locks_names_the_holder(site: Site) -> None:
     async with holder.transaction():
         await holder.execute(lock)
         waiting = asyncio.create_task(waiter.execute(lock))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (rows := await monitor.fetch(query)):
                 pass
     await waiting
@@ -424,7 +425,7 @@ async def test_an_old_server_refuses_a_newer_database(site: Site) -> None:
     """A server that is started after the migration of a newer one ends, and names the revision."""
     await told(site, "UPDATE alembic_version SET version_num = 'newer_' || version_num")
     with taskql("serve", "--port", "0", **site.environment()) as process:
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
     await told(site, "UPDATE alembic_version SET version_num = substr(version_num, 7)")
 
     assert process.returncode == 1

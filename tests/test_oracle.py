@@ -122,15 +122,8 @@ SNIPPETS = [
     "ας",
 ]
 
-# The same operations every time. An example is several operations and takes longer, and more choices, than Hypothesis
-# has in mind: hence the health checks. It explains no failure, as that takes minutes; the message has it all.
-RUN = hypothesis.settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
-    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
-)
+# Hypothesis explains no failure, as that takes minutes; the message has it all.
+RUN = hypothesis.settings(phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink])
 
 
 def seeds(user_id: UUID, seed: int) -> list[dict[str, Any]]:

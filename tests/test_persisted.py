@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import SECRET, Application, User, running, taskql
+from patience import PATIENCE_SECONDS
 
 from app import persisted
 from app.errors import PersistedQueryNotFound
@@ -301,7 +302,7 @@ def test_a_manifest_that_cannot_be_answered(tmp_path: Path, content: str | None,
         path.write_text(content)
     arguments = ("serve", "--port", "0", "--trusted-documents", path)
     with taskql(*arguments, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none", AUTH_SECRET=SECRET) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert (process.returncode, out) == (1, "")
     assert err.startswith("taskql: TRUSTED_DOCUMENTS: ")

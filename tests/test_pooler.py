@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
@@ -17,8 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import httpx
 import pytest
-from conftest import CREATE, SECRET, Application, Server, Serving, User, made_settings, running, serving
+from conftest import CREATE, SECRET, Application, Server, Serving, User, free_port, made_settings, running, serving
 from issuer import self_signed
+from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 
 from app import listener
@@ -72,8 +72,7 @@ def pooler(
     given = urlsplit(server.app_url)
     query = {name: values[0] for name, values in parse_qs(given.query).items()}
     directory = tmp_path_factory.mktemp("pgbouncer")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listen = free.getsockname()[1]
+    listen = free_port()
     (directory / "users").write_text('"taskql_app" ""\n')
     host, port = given.hostname or query["host"], given.port or query.get("port", 5432)
     text = CONFIGURATION.format(host=host, port=port, listen=listen, users=directory / "users", certificate=certificate)
@@ -98,7 +97,7 @@ def run(program: str, directory: Path, listen: int) -> Iterator[str]:
             yield f"postgresql://taskql_app@localhost:{listen}/taskql?sslmode=disable&application_name=pooled"
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE_SECONDS)
 
 
 def iter_until(lines: Iterable[str], words: str) -> Iterator[str]:
@@ -121,7 +120,7 @@ def served(server: Server, pooler: str) -> Iterator[Serving]:
 async def client(served: Serving) -> AsyncIterator[httpx.AsyncClient]:
     """A client that opens a connection for each request, so that all eight processes get some."""
     limits = httpx.Limits(max_keepalive_connections=0)
-    async with httpx.AsyncClient(base_url=served.url, timeout=30, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS, limits=limits) as client:
         yield client
 
 
@@ -226,7 +225,7 @@ async def test_listening_through_a_pooler(
     notify, heard = application.database.notify, lambda *_: None
     deaf = Listener(DatabaseURL(pooler, pooled=True), notify, {}, heard, begun.put_nowait)
     listening = asyncio.create_task(deaf.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         for _ in range(3):
             await begun.get()
     listening.cancel()

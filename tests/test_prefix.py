@@ -9,6 +9,7 @@ import httpx
 import live
 import pytest
 from conftest import SECRET, Server, Serving, User, announced, python
+from patience import PATIENCE_SECONDS
 from proxy import proxied
 from websockets.sync.client import connect
 
@@ -42,18 +43,18 @@ def base(request: pytest.FixtureRequest, prefixed: Serving) -> Iterator[str]:
 
 def test_what_the_page_loads(base: str) -> None:
     """The page names its files relative to its own address, and they are there."""
-    page = httpx.get(f"{base}/graphql", headers=HTML)
+    page = httpx.get(f"{base}/graphql", headers=HTML, timeout=PATIENCE_SECONDS)
     files = re.findall(r'(?:src|href)="((?!data:)[^"]+)"', page.text)
 
     assert page.status_code == 200
     for file in files:
-        assert httpx.get(urljoin(f"{base}/graphql", file)).status_code == 200
+        assert httpx.get(urljoin(f"{base}/graphql", file), timeout=PATIENCE_SECONDS).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["", "/"])
 def test_the_way_to_the_page(base: str, path: str) -> None:
     """What is opened without a path leads to the page, below the prefix."""
-    answer = httpx.get(base + path, headers=HTML)
+    answer = httpx.get(base + path, headers=HTML, timeout=PATIENCE_SECONDS)
 
     assert answer.status_code == 307
     assert answer.headers["location"] == f"{PREFIX}/graphql"
@@ -63,8 +64,8 @@ def test_operations(base: str, alice: User) -> None:
     """By POST, and by GET."""
     headers = {"Authorization": f"Bearer {alice.token}"}
     answers = [
-        httpx.post(f"{base}/graphql", json={"query": VIEWER}, headers=headers),
-        httpx.get(f"{base}/graphql", params={"query": VIEWER}, headers=headers),
+        httpx.post(f"{base}/graphql", json={"query": VIEWER}, headers=headers, timeout=PATIENCE_SECONDS),
+        httpx.get(f"{base}/graphql", params={"query": VIEWER}, headers=headers, timeout=PATIENCE_SECONDS),
     ]
 
     assert [answer.json() for answer in answers] == 2 * [{"data": {"viewer": {"id": str(alice.id)}}}]
@@ -72,31 +73,35 @@ def test_operations(base: str, alice: User) -> None:
 
 def test_sockets(base: str, alice: User) -> None:
     """A subscription runs."""
-    with connect(f"{base.replace('http', 'ws', 1)}/graphql", subprotocols=PROTOCOLS) as socket:
+    with connect(
+        f"{base.replace('http', 'ws', 1)}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS
+    ) as socket:
         socket.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
-        assert socket.recv(10) == '{"type":"connection_ack"}'
+        assert socket.recv(PATIENCE_SECONDS) == '{"type":"connection_ack"}'
         socket.send('{"type": "subscribe", "id": "a", "payload": {"query": "subscription { ticks(count: 1) }"}}')
-        assert socket.recv(10) == '{"id":"a","type":"next","payload":{"data":{"ticks":1}}}'
+        assert socket.recv(PATIENCE_SECONDS) == '{"id":"a","type":"next","payload":{"data":{"ticks":1}}}'
 
 
 def test_event_streams(base: str, alice: User) -> None:
     """A subscription runs."""
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
-    answer = httpx.post(f"{base}/graphql", json={"query": "subscription { ticks(count: 1) }"}, headers=headers)
+    answer = httpx.post(
+        f"{base}/graphql", json={"query": "subscription { ticks(count: 1) }"}, headers=headers, timeout=PATIENCE_SECONDS
+    )
 
     assert '{"data":{"ticks":1}}' in answer.text
 
 
 def test_probes_and_what_is_not_there(base: str) -> None:
     """Every address is below the prefix, and nothing else is."""
-    assert httpx.get(f"{base}/livez").json() == {"status": "ok"}
-    assert httpx.get(f"{base}/nothing").status_code == 404
-    assert httpx.get(f"{base}/graphql/graphql").status_code == 404
+    assert httpx.get(f"{base}/livez", timeout=PATIENCE_SECONDS).json() == {"status": "ok"}
+    assert httpx.get(f"{base}/nothing", timeout=PATIENCE_SECONDS).status_code == 404
+    assert httpx.get(f"{base}/graphql/graphql", timeout=PATIENCE_SECONDS).status_code == 404
 
 
 def test_a_prefix_of_a_prefix(prefixed: Serving) -> None:
     """A path that begins with the same letters is another path."""
-    assert httpx.get(f"{prefixed.url}{PREFIX}s/graphql").status_code == 404
+    assert httpx.get(f"{prefixed.url}{PREFIX}s/graphql", timeout=PATIENCE_SECONDS).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import live
 import pytest
 from conftest import User
 from live import served
+from patience import PATIENCE_SECONDS
 from starlette.types import Receive, Scope, Send
 
 from app import events, heads, protocols
@@ -38,7 +39,7 @@ async def said(address: str, head: str, rest: str) -> str:
     """What the server says until it hangs up; a head that is whole it tells to go on."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             writer.write(head.encode())
             if head:
                 assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -70,7 +71,7 @@ async def test_without_end(address: str, head: str, start: str, more: str) -> No
 async def test_a_long_url(address: str) -> None:
     """A URL that is nearly as long as the parser of HTTP takes is answered, on a connection that stays."""
     url = f"http://{address}/graphql?query=%7B__typename%7D" + "," * 65_000
-    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=1)) as http:
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=1), timeout=PATIENCE_SECONDS) as http:
         answers = [(await http.get(url)).json() for _ in range(3)]
 
     assert answers == [{"data": {"__typename": "Query"}}] * 3
@@ -103,7 +104,7 @@ async def test_a_flood_of_frames_takes_turns(address: str, monkeypatch: pytest.M
     monkeypatch.setattr(protocols.BoundedSockets, "_read_on", counted)
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(HANDSHAKE)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
         writer.write(PONG * 20_000 + PING)
         assert await reader.readexactly(127) == b"\x8a\x7d" + b"x" * 125
@@ -113,7 +114,7 @@ async def test_a_flood_of_frames_takes_turns(address: str, monkeypatch: pytest.M
 
 
 async def sent(client: socket.socket, data: bytes) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.get_running_loop().sock_sendall(client, data)
 
 
@@ -152,7 +153,7 @@ async def test_an_answer_is_one_write(address: str, writes: list[bytes]) -> None
     """Head and body go out together, also of those that were asked for at once, and of a refusal."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write((QUERY.format("") * 2 + "PUT /graphql HTTP/1.1\r\nHost: x\r\n\r\n" + QUERY.format(CLOSE)).encode())
-    answers = await asyncio.wait_for(reader.read(), 5)
+    answers = await asyncio.wait_for(reader.read(), PATIENCE_SECONDS)
     writer.close()
 
     assert b"".join(writes) == answers
@@ -166,9 +167,9 @@ async def test_what_has_no_body_is_not_held_back(address: str, writes: list[byte
     """The answer to HEAD is its head alone, and the connection goes on."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
     writer.write(QUERY.format(CLOSE).encode())
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_SECONDS)
     writer.close()
 
     assert head.startswith(b"HTTP/1.1 200 OK")
@@ -177,15 +178,16 @@ async def test_what_has_no_body_is_not_held_back(address: str, writes: list[byte
     assert len(writes) == 2
 
 
-async def test_a_stream_begins_at_once(settings: Settings, alice: User) -> None:
-    """The head of an event stream does not wait for the first event."""
+async def test_a_stream_begins_at_once(settings: Settings, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of an event stream does not wait for the first event, nor for the first comment."""
+    monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 2.0 * PATIENCE_SECONDS)
     async with served(create_app(settings, schema=live.schema)) as address:
         reader, writer = await asyncio.open_connection(*address.split(":"))
         writer.write(
             "GET /graphql?query=subscription%7Bsilence%7D HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n"
             f"Authorization: Bearer {alice.token}\r\n\r\n".encode()
         )
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), events.KEEP_ALIVE_SECONDS / 2)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
         writer.close()
 
     assert head.startswith(b"HTTP/1.1 200 OK")
@@ -201,7 +203,7 @@ async def test_an_answer_that_would_be_read_as_another(header: tuple[bytes, byte
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async with served(wrong) as address, httpx.AsyncClient() as http:
+    async with served(wrong) as address, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         answer = await http.get(f"http://{address}/")
 
     assert answer.status_code == 500
@@ -224,7 +226,7 @@ async def test_an_answer_to_nobody(caplog: pytest.LogCaptureFixture, monkeypatch
         await send({"type": "http.response.body", "body": b"ok"})
 
     monkeypatch.setattr(protocols.BoundedRequests, "connection_made", noted)
-    async with served(late, lifespan="off") as address, httpx.AsyncClient() as http:
+    async with served(late, lifespan="off") as address, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get(f"http://{address}/")
 

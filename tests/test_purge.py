@@ -7,6 +7,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from conftest import SECRET, Server, User, connect, taskql, untold
+from patience import PATIENCE_SECONDS
 
 from app import purge as purging
 from app.database import Database
@@ -22,7 +23,7 @@ RESTORE = "mutation ($id: ID!) { restoreTask(id: $id) { task { id } userErrors {
 def purge(server: Server, older_than: str) -> tuple[int, str]:
     environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
     with taskql("purge", "--older-than", older_than, **environment) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, out + err
 
 

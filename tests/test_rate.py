@@ -1,5 +1,6 @@
 """How much a caller may ask for in a time: by user, by address, by cost, alone or shared."""
 
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import limits
 import pytest
 from conftest import SECRET, Application, Server, Serving, User, running, serving
 from fakeredis import TcpFakeServer
+from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 
 from app import rate
@@ -265,14 +267,14 @@ async def test_each_counts_for_itself_while_redis_is_away(
     settings: Settings, new_user: NewUser, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without its Redis a server goes on and still limits; the log says so once, without the password of the URL."""
-    with redis_server() as port:
-        pass
-    gone = sharing(settings, port).model_copy(
-        update={"rate_limit_redis_url": SecretStr(f"redis://:hidden@127.0.0.1:{port}")}
-    )
-    async with running(gone) as application:
-        alice = await new_user(application.http)
-        answers = [limited(await alice.post(PAGE, {"first": 100})) for _ in range(3)]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        url = SecretStr(f"redis://:hidden@127.0.0.1:{port}")
+        gone = sharing(settings, port).model_copy(update={"rate_limit_redis_url": url})
+        async with running(gone) as application:
+            alice = await new_user(application.http)
+            answers = [limited(await alice.post(PAGE, {"first": 100})) for _ in range(3)]
 
     assert answers == [False, False, True]
     (record,) = [record for record in caplog.records if record.name == "app.rate"]
@@ -302,7 +304,7 @@ def proxied(server: Server, settings: Settings) -> Callable[..., Any]:
 @pytest.mark.parametrize(("proxies", "told_apart"), [("127.0.0.1", True), ("192.0.2.1", False)])
 def test_the_address_behind_a_proxy(proxied: Callable[..., Any], proxies: str, told_apart: bool) -> None:  # noqa: FBT001 - of the table
     """A trusted proxy names the client; what anybody else writes into X-Forwarded-For is ignored."""
-    with proxied(proxies) as served, httpx.Client(base_url=served.url) as http:
+    with proxied(proxies) as served, httpx.Client(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
 
         def ask(address: str) -> bool:
             return limited(http.post("/graphql", json={"query": VIEWER}, headers={"X-Forwarded-For": address}))

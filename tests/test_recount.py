@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from conftest import SECRET, Application, Server, User, connect, made_settings, taskql
+from patience import PATIENCE_SECONDS
 from test_doctor import doctor
 
 from app import startup
@@ -45,7 +46,7 @@ class Counted:
     def doctor(self, *options: str) -> tuple[int, str, str]:
         """The exit code, the line about the counters, and what goes to standard error."""
         with taskql("doctor", *options, **self.environment) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE_SECONDS)
         (line,) = [line for line in out.splitlines() if "counters of tasks" in line]
         return process.returncode, line, err
 

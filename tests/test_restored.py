@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from conftest import SECRET, Application, Server, User, connect, made_settings, run, running, serving, taskql
 from mirror import CHANGES, Mirror, stored
+from patience import PATIENCE_SECONDS
 
 from app import embedded, functions, restored
 from app.auth import Signer
@@ -55,7 +56,7 @@ class Place:
         """The exit code of a command here, and what it printed."""
         urls = {"DATABASE_URL": self.server.app_url, "DATABASE_OWNER_URL": self.server.owner_url}
         process = taskql(*arguments, **{**urls, "AUTH_SECRET": SECRET, **environment})
-        out, err = await asyncio.to_thread(process.communicate, timeout=120)
+        out, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE_SECONDS)
         return process.returncode, out + err
 
     async def restored(self) -> str:
@@ -300,13 +301,13 @@ async def test_those_who_follow(before: Place) -> None:
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
     following = asyncio.create_task(alice.http.post("/graphql", json=body, headers=headers))
     name = await before.owner.fetchval("SELECT current_database()")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await before.owner.fetchval(LOCKS, name):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
             await asyncio.sleep(0.01)
 
     await before.restored()
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert "FULL_SYNC_REQUIRED" in (await following).text
     assert (await copy.catch_up())[0]["fullSync"] is True
     assert copy.tasks == await stored(before.owner, alice)
@@ -449,7 +450,7 @@ async def test_one_answer_for_all_tokens_that_do_not_lead_on(before: Place) -> N
         assert page["fullSync"] is True, token
         assert {change["task"]["title"] for change in page["changes"]} == {"A task"}
         body = {"query": FOLLOW, "variables": {"since": token}}
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             answer = (await alice.http.post("/graphql", json=body, headers=headers)).text
         assert '"code":"FULL_SYNC_REQUIRED"' in answer.replace(" ", ""), token
 

@@ -11,6 +11,7 @@ import asyncpg
 import httpx
 import pytest
 from conftest import ALL_FIELDS, CREATE, SECRET, Server, User, connect, serving
+from patience import PATIENCE_SECONDS
 
 from app.settings import Settings
 
@@ -62,7 +63,7 @@ async def clients(server: Server, settings: Settings) -> AsyncIterator[list[http
     environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
     with serving(**environment) as first, serving(**environment) as second:
         async with AsyncExitStack() as stack:
-            made = [httpx.AsyncClient(base_url=served.url, timeout=30) for served in (first, second)]
+            made = [httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS) for served in (first, second)]
             yield [await stack.enter_async_context(client) for client in made]
 
 
@@ -188,7 +189,7 @@ async def test_versions_are_committed_in_their_order(
             return payload
 
     created = await at_once([create(place) for place in range(200)])
-    await asyncio.wait_for(watching, 10)
+    await asyncio.wait_for(watching, PATIENCE_SECONDS)
 
     assert sorted(payload["task"]["version"] for payload in created) == list(range(1, 201))
     assert len({payload["token"] for payload in created}) == 200

@@ -14,11 +14,12 @@ import pytest
 from conftest import Server, User, made_settings
 from conftest import connect as connect_as
 from live import served
+from patience import PATIENCE_SECONDS
 from prometheus_client import REGISTRY
 from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 
-from app import database, events, protocols, sockets
+from app import events, protocols, sockets
 from app.main import create_app
 from app.settings import Settings
 
@@ -39,7 +40,6 @@ HALVES = {
     "empty lines": (f"{WHOLE}\r\n", "HTTP/1.1 200 OK"),
     "a body that was refused": (f"{REFUSED}x", "HTTP/1.1 405 Method Not Allowed"),
 }
-MOST_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ async def last_word(address: str, start: str, more: str = "", pause: float = 0.0
     writer.write(start.encode())
     reading = asyncio.ensure_future(reader.read())
     try:
-        async with asyncio.timeout(MOST_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while more and not reading.done():
                 writer.write(more.encode())
                 await asyncio.wait({reading}, timeout=pause)
@@ -72,7 +72,7 @@ async def last_word(address: str, start: str, more: str = "", pause: float = 0.0
 
 
 async def test_silent_clients_of_a_real_server(server: Server, settings: Settings) -> None:
-    """Within ten seconds `taskql serve` closes what sends nothing, half a request, or one byte now and then."""
+    """`taskql serve` closes what sends nothing, half a request, or one byte now and then."""
     del settings
     with live.process(server, KEEP_ALIVE_SECONDS="3") as process:
         address = process.url.removeprefix("http://")
@@ -102,20 +102,29 @@ async def test_a_late_request_is_told_so(address: str) -> None:
     assert orjson.loads(body)["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
-    ("start", "code"),
+    ("start", "code", "look"),
     [
-        (f"{HEAD}X-Request-ID: mine\r\n{LENGTH}{{", "BAD_USER_INPUT"),
-        (f"{HEAD}X-Request-ID: mine\r\n{CHUNKED}" + "1\r\n \r\n" * (protocols.MOST_PARTS + 1), "LIMIT_EXCEEDED"),
-        ("NONSENSE\r\n\r\n", "BAD_USER_INPUT"),
+        (f"{HEAD}X-Request-ID: mine\r\n{LENGTH}{{", "BAD_USER_INPUT", 0.01),
+        (
+            f"{HEAD}X-Request-ID: mine\r\n{CHUNKED}" + "1\r\n \r\n" * (protocols.MOST_PARTS + 1),
+            "LIMIT_EXCEEDED",
+            PATIENCE_SECONDS,
+        ),
+        ("NONSENSE\r\n\r\n", "BAD_USER_INPUT", PATIENCE_SECONDS),
     ],
     ids=["late", "crumbs", "malformed"],
 )
-async def test_what_the_protocol_refuses_is_told(
-    address: str, start: str, code: str, caplog: pytest.LogCaptureFixture
+async def test_what_the_protocol_refuses_is_told(  # noqa: PLR0913, PLR0917 - three parameters and three fixtures
+    address: str,
+    start: str,
+    code: str,
+    look: float,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It counts as an error, and has an id, its own or a new one, in its answer and in the log."""
+    monkeypatch.setattr(protocols, "LOOK_SECONDS", look)
     caplog.set_level("INFO", "app.refusals")
     before = REGISTRY.get_sample_value("taskql_errors_total", {"code": code}) or 0
     head, _, _ = (await last_word(address, start)).partition("\r\n\r\n")
@@ -134,8 +143,12 @@ async def test_what_takes_long_is_not_cut(
     monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 0.2)
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
     async with (
-        httpx.AsyncClient(base_url=f"http://{address}", timeout=10) as http,
-        connect(f"ws://{address}/graphql", subprotocols=[sockets.SUBPROTOCOL]) as socket_,  # type: ignore[list-item]
+        httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE_SECONDS) as http,
+        connect(
+            f"ws://{address}/graphql",
+            open_timeout=PATIENCE_SECONDS,
+            subprotocols=[sockets.SUBPROTOCOL],  # type: ignore[list-item]
+        ) as socket_,
         http.stream("POST", "/graphql", json={"query": "subscription { silence }"}, headers=headers) as stream,
     ):
         await socket_.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
@@ -174,7 +187,7 @@ async def test_an_answer_must_be_taken(pause: float, whole: bool) -> None:  # no
     loop = asyncio.get_running_loop()
     async with served(large) as address:
         with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
             client.setblocking(False)  # noqa: FBT003 - the only way to say it
             host, port = address.split(":")
             await loop.sock_connect(client, (host, int(port)))
@@ -232,10 +245,7 @@ WAITING = """
 async def narrow(server: Server, settings: Settings) -> AsyncIterator[str]:
     """A server with one connection, on which nothing but its client ends a statement that waits."""
     del settings
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database, "SESSION", {**database.SESSION, "lock_timeout": "0", "statement_timeout": "0"})
-        patch.setattr(database, "COMMAND_TIMEOUT", 60.0)
-        app = create_app(made_settings(server, db_pool_size=POOL), schema=live.schema)
+    app = create_app(made_settings(server, db_pool_size=POOL), schema=live.schema)
     async with served(app) as address:
         yield address
 
@@ -250,7 +260,7 @@ async def watcher(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
 
 async def waiting(watcher: "asyncpg.Connection[Any]", count: int) -> None:
     """Until so many statements of the server wait for a lock."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await watcher.fetchval(WAITING) != count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
             await asyncio.sleep(0.01)
 
@@ -276,7 +286,11 @@ async def streamed(address: str, user: User, query: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def by_socket(address: str, user: User, query: str) -> AsyncIterator[None]:
     """An operation on a socket that closes at the end."""
-    async with connect(f"ws://{address}/graphql", subprotocols=[sockets.SUBPROTOCOL]) as client:  # type: ignore[list-item]
+    async with connect(
+        f"ws://{address}/graphql",
+        open_timeout=PATIENCE_SECONDS,
+        subprotocols=[sockets.SUBPROTOCOL],  # type: ignore[list-item]
+    ) as client:
         await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {user.token}"}}}}')
         await client.send(orjson.dumps({"type": "subscribe", "id": "1", "payload": {"query": query}}).decode())
         yield
@@ -285,7 +299,11 @@ async def by_socket(address: str, user: User, query: str) -> AsyncIterator[None]
 @asynccontextmanager
 async def completed(address: str, user: User, query: str) -> AsyncIterator[None]:
     """An operation on a socket, which is not wanted any more at the end."""
-    async with connect(f"ws://{address}/graphql", subprotocols=[sockets.SUBPROTOCOL]) as client:  # type: ignore[list-item]
+    async with connect(
+        f"ws://{address}/graphql",
+        open_timeout=PATIENCE_SECONDS,
+        subprotocols=[sockets.SUBPROTOCOL],  # type: ignore[list-item]
+    ) as client:
         await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {user.token}"}}}}')
         await client.send(orjson.dumps({"type": "subscribe", "id": "1", "payload": {"query": query}}).decode())
         yield
@@ -314,7 +332,7 @@ async def test_a_client_that_leaves_takes_its_read_along(
         async with way(narrow, alice, TITLES):
             await waiting(watcher, 1)
         await waiting(watcher, 0)
-    async with httpx.AsyncClient(base_url=f"http://{narrow}") as alice.http:
+    async with httpx.AsyncClient(base_url=f"http://{narrow}", timeout=PATIENCE_SECONDS) as alice.http:
         assert (await alice.data(TITLES))["tasks"]["nodes"] == [{"title": "Read"}]
 
 
@@ -329,6 +347,6 @@ async def test_a_client_that_leaves_takes_its_write_along(
         async with way(narrow, alice, 'mutation { createTask(input: { title: "Left" }) { token } }'):
             await waiting(watcher, 1)
         await waiting(watcher, 0)
-    async with httpx.AsyncClient(base_url=f"http://{narrow}") as alice.http:
+    async with httpx.AsyncClient(base_url=f"http://{narrow}", timeout=PATIENCE_SECONDS) as alice.http:
         await alice.add("Second")
         assert {node["title"] for node in (await alice.data(TITLES))["tasks"]["nodes"]} == {"First", "Second"}

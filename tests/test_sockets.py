@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +15,7 @@ import orjson
 import pytest
 from conftest import CREATE, SECRET, Server, User
 from live import served, watch
+from patience import PATIENCE_SECONDS
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_in_thread
@@ -26,7 +26,6 @@ from app.errors import Unavailable
 from app.main import create_app
 from app.operations import GraphQLAnswer, GraphQLRequest
 from app.origins import Origins
-from app.protocols import CLOSE_SECONDS
 from app.settings import Settings, load
 from app.sockets import SocketEndpoint
 
@@ -49,7 +48,7 @@ class Client:
         await self.connection.send(orjson.dumps(message).decode())
 
     async def receive(self) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             message: dict[str, Any] = orjson.loads(await self.connection.recv())
         return message
 
@@ -70,7 +69,7 @@ class Client:
 
     async def closed(self) -> tuple[int, str]:
         """The code and the reason with which the server ends the socket, whatever it says before."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await self.connection.wait_closed()
         assert self.connection.close_code
         return self.connection.close_code, self.connection.close_reason or ""
@@ -98,7 +97,9 @@ async def opened(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterato
 
     async def make(protocols: Any = PROTOCOLS, at: str = address, **options: Any) -> Client:
         options = {"compression": None, **options}
-        clients.append(await connect(f"ws://{at}/graphql", subprotocols=protocols, **options))
+        clients.append(
+            await connect(f"ws://{at}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=protocols, **options)
+        )
         return Client(clients[-1])
 
     yield make
@@ -238,16 +239,15 @@ async def test_two_origins_in_one_handshake(opened: Callable[..., Awaitable[Clie
         assert refused.value.response.status_code == 400
 
 
-async def test_a_socket_ends_with_its_token(fresh: Client, alice: User) -> None:
+async def test_a_socket_ends_with_its_token(fresh: Client, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the token is no longer accepted, the socket ends with 4403, upon which clients return with a new one."""
-    token = Signer(SECRET).token(alice.id, timedelta(seconds=3 - LEEWAY_SECONDS))
-    expires_at = jwt.decode(token, SECRET, algorithms=["HS256"], leeway=LEEWAY_SECONDS)["exp"] + LEEWAY_SECONDS
+    live.brief(monkeypatch.setattr, 2)
+    token = Signer(SECRET).token(alice.id, live.LIFE)
     await fresh.send(type="connection_init", payload={"Authorization": f"Bearer {token}"})
     await fresh.subscribe("a", SILENCE)
     await watch.until(1)
 
     assert await fresh.closed() == (4403, "Expired: The token has expired; get a new one.")
-    assert time.time() >= expires_at
     await watch.until(0)
 
 
@@ -259,7 +259,7 @@ async def test_a_token_that_cannot_be_verified(failure: Exception, code: int, ca
         raise failure
 
     async with served(SocketEndpoint(refuse, verify, Origins(()), 1)) as address:
-        client = Client(await connect(f"ws://{address}/graphql", subprotocols=PROTOCOLS))
+        client = Client(await connect(f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS))
         await client.send(type="connection_init")
         assert (await client.closed())[0] == code
     assert len(caplog.records) == (code == 1011)
@@ -273,7 +273,7 @@ async def test_a_bug_in_an_operation_is_masked(caplog: pytest.LogCaptureFixture)
         return Principal(UUID(int=1), time.time() + 60)
 
     async with served(SocketEndpoint(refuse, verify, Origins(()), 1)) as address:
-        client = Client(await connect(f"ws://{address}/graphql", subprotocols=PROTOCOLS))
+        client = Client(await connect(f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS))
         await client.send(type="connection_init")
         assert await client.receive() == {"type": "connection_ack"}
         await client.subscribe("a", VIEWER)
@@ -346,8 +346,11 @@ async def test_a_peer_that_does_not_answer_a_close(crowded: str) -> None:
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
         f"Sec-WebSocket-Protocol: {sockets.SUBPROTOCOL}\r\n\r\n".encode()
     )
-    clients = [await connect(f"ws://{crowded}/graphql", subprotocols=PROTOCOLS) for _ in range(2)]
-    async with asyncio.timeout(CLOSE_SECONDS + 5):
+    clients = [
+        await connect(f"ws://{crowded}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS)
+        for _ in range(2)
+    ]
+    async with asyncio.timeout(PATIENCE_SECONDS):
         said = await reader.read()
     writer.close()
     for client in clients:
@@ -619,7 +622,7 @@ async def test_pages_of_the_server_and_of_allowed_origins_are_served(
 async def test_other_addresses_have_no_sockets(address: str) -> None:
     """403 at the handshake."""
     with pytest.raises(InvalidStatus) as refused:
-        await connect(f"ws://{address}/livez", subprotocols=PROTOCOLS)
+        await connect(f"ws://{address}/livez", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS)
 
     assert refused.value.response.status_code == 403
 
@@ -655,7 +658,7 @@ async def test_what_nobody_reads_ends_its_connection(monkeypatch: pytest.MonkeyP
     with cli.listening(load(port=0)) as listener:
         async with await asyncio.get_running_loop().create_server(Flood, sock=listener):
             _, writer = await asyncio.open_connection(*listener.getsockname(), limit=1)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 assert isinstance(await lost, TimeoutError)
             writer.transport.abort()
 
@@ -671,7 +674,7 @@ async def test_a_client_that_is_silent_is_found_by_ping(settings: Settings) -> N
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Protocol: {sockets.SUBPROTOCOL}\r\n\r\n".encode()
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             said = await reader.read()
         writer.close()
 
@@ -682,12 +685,12 @@ def test_sigterm_closes_sockets_with_1012(server: Server, alice: User) -> None:
     """Clients know by the code that they shall come again."""
     with live.process(server) as process:
         address = process.url.replace("http", "ws") + "/graphql"
-        with connect_in_thread(address, subprotocols=PROTOCOLS) as connection:
+        with connect_in_thread(address, open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS) as connection:
             connection.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {alice.token}"}}}}')
-            assert connection.recv(10) == '{"type":"connection_ack"}'
+            assert connection.recv(PATIENCE_SECONDS) == '{"type":"connection_ack"}'
             assert process.stop() == 0
             with pytest.raises(ConnectionClosed) as end:
-                connection.recv(10)
+                connection.recv(PATIENCE_SECONDS)
 
     assert end.value.rcvd
     assert end.value.rcvd.code == 1012

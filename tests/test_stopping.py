@@ -18,10 +18,10 @@ import psutil
 import pytest
 from conftest import SECRET, Server, Serving, User, announced, python, serving
 from conftest import connect as connect_as
+from patience import PATIENCE_SECONDS
 from raw import exchange, request, statuses
 from websockets.asyncio.client import ClientConnection, connect
 
-from app import cli
 from app.settings import Settings
 from app.sockets import SUBPROTOCOL
 
@@ -41,7 +41,7 @@ def environment(server: Server, **more: str) -> dict[str, str]:
 
 
 async def ended(served: Serving) -> int:
-    return await asyncio.to_thread(served.process.wait, 20)
+    return await asyncio.to_thread(served.process.wait, PATIENCE_SECONDS)
 
 
 async def posted(http: httpx.AsyncClient, user: User, query: str = VIEWER) -> httpx.Response:
@@ -51,10 +51,10 @@ async def posted(http: httpx.AsyncClient, user: User, query: str = VIEWER) -> ht
 async def test_it_says_that_it_is_not_ready_before_it_leaves(server: Server, alice: User) -> None:
     """After SIGTERM /readyz says 503 while requests are still answered, each for the last time on its connection."""
     with serving(**environment(server, DRAIN_SECONDS="300")) as served:
-        async with httpx.AsyncClient(base_url=served.url, timeout=10) as http:
+        async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
             assert (await posted(http, alice)).headers.get("connection") is None
             served.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while (await http.get("/readyz")).status_code == 200:
                     pass
             last = await posted(http, alice)
@@ -69,11 +69,11 @@ async def test_what_is_under_way_is_finished(server: Server, alice: User, owner:
     await alice.add("First")
     watcher = await connect_as(server.owner_url)
     with serving(**environment(server)) as served:
-        async with httpx.AsyncClient(base_url=served.url, timeout=10) as http:
+        async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
             async with owner.transaction():
                 await owner.execute("SELECT FROM task_clocks WHERE user_id = $1 FOR UPDATE", alice.id)
                 writing = asyncio.create_task(posted(http, alice, ADD))
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     while not await watcher.fetchval(WAITING):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
                         await asyncio.sleep(0.01)
                 served.process.send_signal(signal.SIGTERM)
@@ -87,7 +87,7 @@ async def test_what_is_under_way_is_finished(server: Server, alice: User, owner:
 async def refused(served: Serving) -> None:
     """Until the server takes no new connections."""
     loop, port = asyncio.get_running_loop(), httpx.URL(served.url).port
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         with suppress(ConnectionError):
             while True:
                 with socket.socket() as client:
@@ -96,16 +96,15 @@ async def refused(served: Serving) -> None:
 
 
 async def test_half_a_request_does_not_keep_it(server: Server, settings: Settings) -> None:
-    """It leaves within its grace period although a body never comes whole, and has nothing to complain of."""
+    """It leaves although a body never comes whole, and has nothing to complain of: its grace period is not over."""
     del settings
     with serving(**environment(server)) as served:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(served.url).port)
         writer.write(HALF)
-        async with httpx.AsyncClient(base_url=served.url) as http:
+        async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
             assert (await http.get("/livez")).status_code == 200
         served.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(cli.GRACE_SECONDS):
-            assert await ended(served) == 0
+        assert await ended(served) == 0
         assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
         writer.close()
         assert served.process.stderr
@@ -123,7 +122,7 @@ async def opened(served: Serving, user: User, broken: Sequence[bool]) -> AsyncIt
         found = []
         for fails in broken:
             headers = {"X-Broken": "1"} if fails else {}
-            connecting = connect(url, subprotocols=PROTOCOLS, additional_headers=headers)
+            connecting = connect(url, open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS, additional_headers=headers)
             found.append(client := await stack.enter_async_context(connecting))
             await client.send(f'{{"type": "connection_init", "payload": {{"Authorization": "Bearer {user.token}"}}}}')
             assert await client.recv() == ACKNOWLEDGED
@@ -132,7 +131,7 @@ async def opened(served: Serving, user: User, broken: Sequence[bool]) -> AsyncIt
 
 async def closed(clients: Sequence[ClientConnection]) -> list[int | None]:
     """With which codes the server closes sockets."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         for client in clients:
             await client.wait_closed()
     return [client.close_code for client in clients]
@@ -175,7 +174,7 @@ async def test_one_connection_that_fails_concerns_no_other(
 
 async def posted_by(served: Serving, user: User) -> None:
     """A request that is answered: the server has read what came before."""
-    async with httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
         assert (await posted(http, user)).status_code == 200
 
 
@@ -213,7 +212,7 @@ class Load:
 
     async def _client(self, number: int, until: "asyncio.Task[None]") -> None:
         keeps = httpx.Limits(max_keepalive_connections=number % 2)
-        async with httpx.AsyncClient(base_url=self._url, limits=keeps, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=self._url, limits=keeps, timeout=PATIENCE_SECONDS) as http:
             count = 0
             while not until.done():
                 await self._ask(http, f"{number} {count}")
@@ -256,7 +255,7 @@ async def test_a_rolling_restart_is_given_up(server: Server, settings: Settings)
     with serving("--workers", "2", **environment(server, DRAIN_SECONDS="1")) as served:
         old = await workers(served, set())
         served.process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while _workers(served) <= old:  # noqa: ASYNC110 - nobody tells when
                 await asyncio.sleep(0.01)
         served.process.send_signal(signal.SIGTERM)
@@ -277,14 +276,14 @@ def test_workers_end_with_their_terminal(server: Server, settings: Settings) -> 
         assert process.stdout
         assert process.stdout.readline().startswith(b"TaskQL serves ")
         process.send_signal(signal.SIGHUP)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
     os.close(terminal)
     os.close(seen)
 
 
 async def workers(served: Serving, gone: set[int]) -> set[int]:
     """The two workers that serve, once none of those that shall be gone is left."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             found = _workers(served)
             if len(found) == 2 and not found & gone:
@@ -307,7 +306,6 @@ def _is_worker(process: psutil.Process) -> bool:
 
 SWALLOWED = """
 import signal, sys
-from app import cli
 
 class Finalized:
     def __del__(self):
@@ -329,7 +327,7 @@ def test_it_stops_whenever_it_is_told(server: Server, settings: Settings, moment
     """Also where Python swallows what a signal raises: while it finalizes an object."""
     del settings
     with python("-c", SWALLOWED, moment, **environment(server)) as process:
-        said, complained = process.communicate(timeout=20)
+        said, complained = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 0
     assert said.startswith("TaskQL serves ") is serves

@@ -18,6 +18,7 @@ import pytest
 from conftest import SECRET, Server, Serving, User, announced, connect, python, running, serving
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from patience import PATIENCE_SECONDS
 
 from app.logs import MOST_AT_ONCE, RequestLog
 from app.main import create_app
@@ -188,7 +189,7 @@ asyncio.run(main())
 def test_what_libraries_log(format_: str) -> None:
     """It looks like ours, without the texts of errors and without what they tell only developers."""
     process = python("-c", LIBRARIES, LOG_LEVEL="debug", LOG_FORMAT=format_)
-    text = process.communicate(timeout=60)[1]
+    text = process.communicate(timeout=PATIENCE_SECONDS)[1]
 
     assert "secret" not in text
     for line in ("A line of uvicorn", "A line of Alembic", "A line of ours", "Task exception was never retrieved"):
@@ -224,7 +225,9 @@ async def provoke(served: Serving, user: User) -> None:
     served.ask(f'mutation {{ createTask(input: {{ title: "{TEXT}" }}) {{ nothing }} }}', user.token)
     served.ask(f'{{ viewer(name: "{TEXT}"', user.token)
     served.ask(NOBODY % TEXT, user.token)
-    async with httpx.AsyncClient(base_url=served.url, headers={"Authorization": f"Bearer {user.token}"}) as http:
+    async with httpx.AsyncClient(
+        base_url=served.url, headers={"Authorization": f"Bearer {user.token}"}, timeout=PATIENCE_SECONDS
+    ) as http:
         await http.get("/graphql", params={"query": VIEWER, "variables": json.dumps({"a": VARIABLE})})
         await http.post("/graphql", content=f'{{"query": "{TEXT}', headers={"Content-Type": "application/json"})
         await http.post(f"/nothing/{VARIABLE}?token={user.token}")
@@ -352,7 +355,7 @@ print("opentelemetry" in sys.modules)
 
 def test_traces_that_nobody_asks_for(server: Server) -> None:
     """What is not used is not even imported."""
-    assert python("-c", UNASKED, **environment(server)).communicate(timeout=60)[0] == "False\n"
+    assert python("-c", UNASKED, **environment(server)).communicate(timeout=PATIENCE_SECONDS)[0] == "False\n"
 
 
 def test_traces_without_opentelemetry(

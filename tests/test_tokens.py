@@ -16,6 +16,7 @@ import pytest
 from conftest import SECRET, Application, Server, User, running, taskql
 from issuer import AUDIENCE, NAME, Published, SigningKey, claims, confused, made_key, published, shared_key, token
 from jwt.utils import base64url_decode, base64url_encode
+from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 
 from app.auth import LEEWAY_SECONDS
@@ -477,7 +478,7 @@ def test_tokens_of_others_are_not_made_here(server: Server, settings: Settings, 
     """Where an issuer alone can make tokens, `taskql token` says so."""
     del settings
     with taskql("token", "--email", "a@example.com", DATABASE_URL=server.app_url, **auth) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert (process.returncode, out) == (1, "")
     assert "AUTH_ISSUER makes the tokens" in err
@@ -488,8 +489,10 @@ def test_no_demo_token_beside_an_issuer(tmp_path: Path) -> None:
     with taskql("serve", "--port", "0", "--data-dir", tmp_path, **ISSUED) as process:
         assert process.stdout
         url = process.stdout.readline().split()[-1]
-        page = httpx.get(url, headers={"Accept": "text/html"}).text
-        answer = httpx.post(url, json={"query": VIEWER}, headers={"Authorization": "Bearer a.b.c"})
+        page = httpx.get(url, headers={"Accept": "text/html"}, timeout=PATIENCE_SECONDS).text
+        answer = httpx.post(
+            url, json={"query": VIEWER}, headers={"Authorization": "Bearer a.b.c"}, timeout=PATIENCE_SECONDS
+        )
         process.terminate()
         rest = process.stdout.read()
 

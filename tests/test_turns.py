@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from app.turns import Turns
 
@@ -50,7 +51,7 @@ async def test_who_leaves_loses_no_place(is_given_before: bool) -> None:  # noqa
     else:
         first.cancel()
         turns.give("a")
-    await asyncio.wait_for(second, 1)
+    await asyncio.wait_for(second, PATIENCE_SECONDS)
 
     assert first.cancelled()
     turns.give("a")

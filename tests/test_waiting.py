@@ -10,7 +10,8 @@ import live
 import pytest
 from conftest import User, made_settings
 from live import protocol, served
-from raw import PATIENCE_SECONDS, request, statuses
+from patience import PATIENCE_SECONDS
+from raw import request, statuses
 from starlette.types import Receive, Scope, Send
 
 from app import protocols

@@ -10,6 +10,7 @@ import httpx
 import live
 import pytest
 from conftest import User
+from patience import PATIENCE_SECONDS
 from websockets.asyncio.client import connect
 
 from app.main import create_app
@@ -143,7 +144,7 @@ TICKS = [{"query": "subscription Q($v: Int!) { ticks(count: $v) }", "variables":
 async def test_by_event_stream(address: str, alice: User) -> None:
     """Also of subscriptions."""
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
-    async with httpx.AsyncClient(base_url=f"http://{address}", headers=headers) as http:
+    async with httpx.AsyncClient(base_url=f"http://{address}", headers=headers, timeout=PATIENCE_SECONDS) as http:
         for request in [*SOME, *bad_ticks()]:
             response = await http.post("/graphql", json=request)
             for data in re.findall("^data: (.+)$", response.text, re.MULTILINE):
@@ -158,7 +159,7 @@ def bad_ticks() -> list[dict[str, Any]]:
 async def test_by_socket(address: str, alice: User) -> None:
     """Also of subscriptions."""
     protocols: Any = ["graphql-transport-ws"]
-    async with connect(f"ws://{address}/graphql", subprotocols=protocols) as socket:
+    async with connect(f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=protocols) as socket:
         init = {"type": "connection_init", "payload": {"Authorization": f"Bearer {alice.token}"}}
         await socket.send(json.dumps(init))
         await socket.recv()

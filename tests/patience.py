@@ -1,0 +1,57 @@
+"""Limits of time that a busy machine does not reach. Run as a program it is `taskql` with these, its workers too."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from app import (
+    cli,
+    connections,
+    database,
+    events,
+    health,
+    jwks,
+    listener,
+    preparing,
+    probe,
+    protocols,
+    rate,
+    realtime,
+    sockets,
+)
+
+# For what must not hang, in seconds: so long that it decides no test.
+PATIENCE_SECONDS = 240
+# Of the server's own limits, those that an honest request may exceed where other processes take the CPU.
+LIMITS: Mapping[ModuleType, Sequence[str]] = {
+    connections: ["PATIENCE_SECONDS"],
+    database: ["COMMAND_TIMEOUT"],
+    events: ["WRITE_SECONDS"],
+    health: ["PATIENCE_SECONDS"],
+    jwks: ["FETCH_TIMEOUT"],
+    listener: ["ECHO_SECONDS"],
+    preparing: ["PATIENCE_SECONDS"],
+    probe: ["PATIENCE"],
+    protocols: ["DISCARD_SECONDS", "HANDSHAKE_SECONDS"],
+    rate: ["PATIENCE_SECONDS"],
+    realtime: ["WATCHED_SECONDS"],
+    sockets: ["INIT_SECONDS", "WRITE_SECONDS"],
+}
+PROMISED = {f"{module.__name__}.{name}": getattr(module, name) for module, names in LIMITS.items() for name in names}
+"""What they are outside of tests."""
+
+
+def relax(patch: Callable[[Any, str, Any], None]) -> None:
+    """Set the limits, in the way of `setattr`."""
+    for module, names in LIMITS.items():
+        for name in names:
+            patch(module, name, float(PATIENCE_SECONDS))
+    limits = {"statement_timeout": f"{PATIENCE_SECONDS}s", "lock_timeout": f"{PATIENCE_SECONDS}s"}
+    for module in (database, probe):
+        patch(module, "SESSION", {**database.SESSION, **limits})
+
+
+if __name__ in {"__main__", "__mp_main__"}:
+    relax(setattr)
+if __name__ == "__main__":
+    cli.main()
