@@ -294,7 +294,7 @@ class BoundedRequests(HttpToolsProtocol):
         method, version, asked = self.parser.get_method(), self.parser.get_http_version(), self.scope["headers"]
         if method == b"CONNECT":
             self._refuse(NO_TUNNEL)
-        elif heads.asks_for_socket(version, asked):  # type: ignore[arg-type]  # uvicorn makes a list of them
+        elif self.ws_protocol_class is not None and heads.asks_for_socket(version, asked):  # type: ignore[arg-type]  # uvicorn makes a list of them
             self._open_socket(method, rest)
         else:
             self.parser = HttpRequestParser(self)
