@@ -8,12 +8,13 @@ import gzip
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -79,6 +80,11 @@ _HEADERS_OF: dict[int, list[Header]] = {
 }
 _CONTENT_TYPE: dict[str, Header] = {name: (b"content-type", name.encode() + b"; charset=utf-8") for name in PAGES}
 _COMPRESSED: list[Header] = [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
+_ASSET_HEADERS = {
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "X-Content-Type-Options": "nosniff",
+    "Vary": "Accept-Encoding",
+}
 _PAGE_HEADERS: list[Header] = [
     _CONTENT_TYPE[HTML],
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
@@ -245,10 +251,31 @@ async def failure(_request: Request, _error: Exception) -> Response:
 
 
 class ExplorerFiles(StaticFiles):
-    """The explorer's assets: their addresses change with what they hold, so that browsers may keep them."""
+    """The explorer's assets: their addresses change with what they hold, so that browsers may keep them.
 
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
+    Strangers ask for them as often as they like: each is compressed once, on a thread.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory=directory)
+        self._compressed: dict[tuple[Path, str], asyncio.Task[bytes]] = {}
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        asked = headers_of(scope)
+        if not isinstance(response, FileResponse):
+            return response
+        response.headers.update(_ASSET_HEADERS)
+        if b"range" in asked or not takes_gzip(asked.get(b"accept-encoding", b"")):
+            return response
+        headers = {**response.headers, "content-encoding": "gzip"}
+        del headers["content-length"], headers["accept-ranges"]
+        return Response(await self._gzipped(Path(response.path), headers["etag"]), headers=headers)
+
+    async def _gzipped(self, file: Path, etag: str) -> bytes:
+        key = file, etag  # a file that was built anew has another
+        if key not in self._compressed:
+            compressing = asyncio.to_thread(lambda: gzip.compress(file.read_bytes()))
+            self._compressed[key] = asyncio.create_task(compressing)
+        # Shielded: a client that leaves must not take the work of all others along.
+        return await asyncio.shield(self._compressed[key])
