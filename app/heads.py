@@ -15,6 +15,7 @@ LONG_URL = too_long("The URL", LONGEST_URL)
 OTHER_VERSION = malformed("The version of HTTP must be 1.1 or 1.0.")
 _HOST = malformed("A request has exactly one Host header, which names a host.")
 _TARGET = malformed("The host of the URL must be that of the Host header.")
+_SCHEME = malformed("The scheme of the URL must be http or https.")
 _CODING = malformed("The only Transfer-Encoding is chunked, with HTTP/1.1.")
 
 # RFC 3986's host and port, without the comma: two Host headers that a proxy has joined are two.
@@ -51,6 +52,8 @@ def _values(headers: list[Header], wanted: bytes) -> list[bytes]:
 def _origin_form(url: bytes, hosts: list[bytes]) -> bytes:
     absolute = _ABSOLUTE.fullmatch(url)
     if absolute is None:
+        if not url.startswith(b"/") and b"://" in url:
+            raise RequestRefused(_SCHEME)
         return url
     authority, rest = absolute.groups()
     if hosts and authority.lower() != hosts[0].lower():

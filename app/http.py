@@ -8,12 +8,13 @@ import gzip
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -41,8 +42,10 @@ from app.requests import Gone, Header, Headers, Note, Refused, joined, read, ref
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
 WORTH_COMPRESSING = 14_000
 FASTEST = 1
-# A caller who has used up its share waits a little for that answer: most send the next request when they have it.
+# A caller who is not known, has used up its share or came at a bad time waits a little for that answer: most send the
+# next request when they have it.
 PAUSE_SECONDS = 0.25
+PAUSED = (401, 429, 503)
 # A request that cannot be read costs a stranger as much as so many rows.
 ROWS_OF_A_REFUSAL = 5
 # Requests whose body has not come whole, of a process and of one address.
@@ -79,6 +82,11 @@ _HEADERS_OF: dict[int, list[Header]] = {
 }
 _CONTENT_TYPE: dict[str, Header] = {name: (b"content-type", name.encode() + b"; charset=utf-8") for name in PAGES}
 _COMPRESSED: list[Header] = [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
+_ASSET_HEADERS = {
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "X-Content-Type-Options": "nosniff",
+    "Vary": "Accept-Encoding",
+}
 _PAGE_HEADERS: list[Header] = [
     _CONTENT_TYPE[HTML],
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
@@ -129,6 +137,7 @@ class GraphQLEndpoint:
                 return await self._streams.send(answer, [_id_header(asked_as)], receive, send)
             status = _status(answer, media_type)
             if status in _HEADERS_OF:
+                asked.leave()
                 more += [*_HEADERS_OF[status], *_headers_of(answer.entries["errors"][0])]
             if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
                 body, more = await _compressed(body), [*more, *_COMPRESSED]
@@ -224,7 +233,7 @@ def _closing(send: Send) -> Send:
 
 async def _respond(send: Send, status: int, headers: list[Header], body: bytes) -> None:
     length = (b"content-length", b"%d" % len(body))
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
+    if status in PAUSED:
         await asyncio.sleep(PAUSE_SECONDS)
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
@@ -245,10 +254,31 @@ async def failure(_request: Request, _error: Exception) -> Response:
 
 
 class ExplorerFiles(StaticFiles):
-    """The explorer's assets: their addresses change with what they hold, so that browsers may keep them."""
+    """The explorer's assets: their addresses change with what they hold, so that browsers may keep them.
 
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
+    Strangers ask for them as often as they like: each is compressed once, on a thread.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory=directory)
+        self._compressed: dict[tuple[Path, str], asyncio.Task[bytes]] = {}
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        asked = headers_of(scope)
+        if not isinstance(response, FileResponse):
+            return response
+        response.headers.update(_ASSET_HEADERS)
+        if b"range" in asked or not takes_gzip(asked.get(b"accept-encoding", b"")):
+            return response
+        headers = {**response.headers, "content-encoding": "gzip"}
+        del headers["content-length"], headers["accept-ranges"]
+        return Response(await self._gzipped(Path(response.path), headers["etag"]), headers=headers)
+
+    async def _gzipped(self, file: Path, etag: str) -> bytes:
+        key = file, etag  # a file that was built anew has another
+        if key not in self._compressed:
+            compressing = asyncio.to_thread(lambda: gzip.compress(file.read_bytes()))
+            self._compressed[key] = asyncio.create_task(compressing)
+        # Shielded: a client that leaves must not take the work of all others along.
+        return await asyncio.shield(self._compressed[key])

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from graphql import ExecutionResult, GraphQLError, OperationType, located_error
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -155,7 +154,7 @@ def _below(root_path: str, scope: Scope) -> Scope:
 
 
 def _routes(sockets: ASGIApp, root_path: str) -> list[BaseRoute]:
-    files = GZipMiddleware(ExplorerFiles(directory=explorer.ASSETS)) if explorer.ASSETS.is_dir() else None
+    files = ExplorerFiles(explorer.ASSETS) if explorer.ASSETS.is_dir() else None
     return [
         Route("/", RedirectResponse(root_path + GRAPHQL)),
         WebSocketRoute(GRAPHQL, sockets),

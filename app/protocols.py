@@ -104,6 +104,10 @@ class _Answer:
                 await self._pass_on(head)
             await self._pass_on(message)
 
+    def give_up(self) -> None:
+        """Have the cycle not miss the answer: uvicorn marks only the last of several pipelined requests as ended."""
+        self._cycle.disconnected = True
+
     async def _pass_on(self, message: Any) -> None:
         cycle, begins = self._cycle, message["type"] == "http.response.start"
         if cycle.scope["method"] == "HEAD":
@@ -290,7 +294,7 @@ class BoundedRequests(HttpToolsProtocol):
         method, version, asked = self.parser.get_method(), self.parser.get_http_version(), self.scope["headers"]
         if method == b"CONNECT":
             self._refuse(NO_TUNNEL)
-        elif heads.asks_for_socket(version, asked):  # type: ignore[arg-type]  # uvicorn makes a list of them
+        elif self.ws_protocol_class is not None and heads.asks_for_socket(version, asked):  # type: ignore[arg-type]  # uvicorn makes a list of them
             self._open_socket(method, rest)
         else:
             self.parser = HttpRequestParser(self)
@@ -390,6 +394,7 @@ class BoundedRequests(HttpToolsProtocol):
         except asyncio.CancelledError:
             if self._refusal is None and not self.transport.is_closing():
                 raise
+            answer.give_up()
 
     def on_response_complete(self) -> None:
         """As uvicorn has it, but with no timer for each request: the looks end idle connections too."""
@@ -461,7 +466,7 @@ class BoundedRequests(HttpToolsProtocol):
     def _awaits_client(self) -> bool:
         """Whether the client's turn it is: to send a request or the rest of one, or to read the answer."""
         if self.pipeline:
-            return False
+            return self.flow.write_paused
         return self._is_idle() or self.cycle.more_body or self.flow.write_paused
 
     def _give_up(self) -> None:

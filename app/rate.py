@@ -154,7 +154,9 @@ class Rate:
         if (count if isinstance(count, int) else await count) <= self._most:
             return
         seconds = max(1, ceil(await self._counters.remaining(self._name, caller)))
-        raise RateLimited(f"You have used more than {self._item} of {self._what}; try again in {seconds} s.", seconds)
+        window = f"{self._item.multiples} {self._item.GRANULARITY.name}".removeprefix("1 ")
+        used = f"You have used more than {self._item.amount:,} {self._what} in one {window}"
+        raise RateLimited(f"{used}; try again in {seconds} s.", seconds)
 
 
 class TimeLimit:

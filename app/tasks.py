@@ -298,8 +298,8 @@ def _taken(place: int | str) -> Problem:
 
 def _too_many(owned: int, quota: int, field: str) -> Problem:
     text = (
-        f"You own {owned:,} tasks, those in the trash included, and may own {quota:,}: nothing was created. Ask the"
-        " operator to remove what is in the trash (taskql purge) or to raise the limit (LIMIT_TASKS)."
+        f"You own {owned:,} tasks, those in the trash included, and may own {quota:,}: nothing was created. Create"
+        " fewer, or ask who runs this server to empty the trash or to raise the limit."
     )
     return Problem("LIMIT_EXCEEDED", text, (field,))
 

@@ -65,6 +65,8 @@ WRONG = {
     "a host with a user": LIVE.replace(b"Host: x", b"Host: a@x"),
     "a host with a wrong port": LIVE.replace(b"Host: x", b"Host: x:y"),
     "another host in the URL": request("GET http://y/livez HTTP/1.1"),
+    "a URL of another scheme": request("GET ftp://y/livez HTTP/1.1"),
+    "a URL of a scheme that nobody knows": request("POST x://y/graphql HTTP/1.1") + EMPTY,
     "HTTP/0.9": b"GET /livez\r\n\r\n",
     "HTTP/2": request("GET /livez HTTP/2.0"),
     "HTTP/2 by prior knowledge": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

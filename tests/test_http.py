@@ -8,6 +8,7 @@ import re
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from uuid import uuid4
 
 import asyncpg
@@ -247,6 +248,25 @@ async def test_the_explorers_files_are_compressed(
 
     assert script.headers["content-encoding"] == "gzip"
     assert script.text == "function explore() {}\n" * 10_000
+
+
+async def test_the_explorers_files_are_compressed_once(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers may ask for them without end: that costs as little as possible, and a new file comes as it is."""
+    file, compressing = tmp_path / "explorer.js", Mock(wraps=gzip.compress)
+    monkeypatch.setattr("app.explorer.ASSETS", tmp_path)
+    monkeypatch.setattr("gzip.compress", compressing)
+    async with running(settings) as application:
+        for text in ("old\n" * 10_000, "new script\n" * 10_000):
+            file.write_text(text)
+            asking = [application.http.get("/explorer/explorer.js") for _ in range(10)]
+            answers = await asyncio.gather(*asking)
+            assert {(answer.headers["content-encoding"], answer.text) for answer in answers} == {("gzip", text)}
+        part = await application.http.get("/explorer/explorer.js", headers={"Range": "bytes=0-2"})
+
+    assert compressing.call_count == 2
+    assert (part.status_code, part.text) == (206, "new")
 
 
 @pytest.mark.parametrize(

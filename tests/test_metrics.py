@@ -275,11 +275,14 @@ def test_the_port_of_the_metrics(server: Server, shown: str, address: str) -> No
             httpx.get(served.metrics.replace("/metrics", path), timeout=PATIENCE_SECONDS)
             for path in ("/", "/graphql", "/livez")
         ]
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        no_socket = httpx.get(served.metrics, headers=upgrade, timeout=PATIENCE_SECONDS)
         assert served.stop() == 0
 
     assert (address, urlsplit(served.metrics).port) in taken
     assert len(taken) == 2
     assert "taskql_pool_size 15.0" in answer.text
+    assert "taskql_pool_size 15.0" in no_socket.text  # what would be a handshake elsewhere
     assert {other.status_code for other in others} == {404}
 
 
