@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 # What comes byte by byte costs far more than what it holds.
 MOST_PARTS = 5_000
+# Requests that wait for the answers to those before them on their connection: reading thousands in one segment would
+# hold up the event loop.
+MOST_AHEAD = 100
 # More than the largest answer, which may be on its way when a ping comes.
 MOST_UNSENT = 5_000_000
 LARGE_READ = 30_000
@@ -54,6 +57,7 @@ _CLOSE = b"connection", b"close"
 _NO_HOST = b"\n"  # what no header can be
 _END: Any = {"type": "http.response.body", "body": b""}
 
+_MANY_AHEAD = refusals.many_ahead(MOST_AHEAD)
 _MANY_PARTS = refusals.many_parts(MOST_PARTS)
 _EARLY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A handshake must wait for the answers to earlier requests.")
 _WITH_BODY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A WebSocket handshake is a GET without a body.")
@@ -231,6 +235,8 @@ class BoundedRequests(HttpToolsProtocol):
             self._waits = None
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MOST_AHEAD:
+            raise RequestRefused(_MANY_AHEAD)
         headers = self.headers
         names = dict(headers)
         if (

@@ -62,6 +62,12 @@ def many_parts(most: int) -> Refusal:
     return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message, LimitExceeded.code)
 
 
+def many_ahead(most: int) -> Refusal:
+    """A refusal of more than `most` requests that are sent before the one under way is answered."""
+    message = f"At most {most} requests may be sent ahead on a connection; send the others again."
+    return Refusal(HTTPStatus.BAD_REQUEST, message, LimitExceeded.code)
+
+
 def malformed(message: str) -> Refusal:
     """A refusal of what is not HTTP/1.1 as its RFCs define it."""
     return Refusal(HTTPStatus.BAD_REQUEST, message)

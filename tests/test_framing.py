@@ -98,6 +98,15 @@ async def test_what_came_before_is_answered_first(address: str, wrong: str) -> N
     assert statuses(await exchange(address, LIVE, WRONG[wrong], LIVE)) == [200, 400]
 
 
+@pytest.mark.parametrize("more", [(), ("Connection: Upgrade", "Upgrade: h2c")])
+async def test_requests_that_are_sent_ahead(address: str, more: tuple[str, ...]) -> None:
+    """A hundred may wait for the one under way. All are answered, and what comes beyond them is not even read."""
+    one, last = request("GET /livez HTTP/1.1", *more), request("GET /livez HTTP/1.1", *more, "Connection: close")
+    most = protocols.MOST_AHEAD
+    assert statuses(await exchange(address, one * most + last)) == [200] * (most + 1)
+    assert statuses(await exchange(address, one * most + one * 3000)) == [200] * (most + 1) + [400]
+
+
 async def test_a_slow_answer_comes_before_the_refusal() -> None:
     """Also where it is still being made when the wrong request has come, and the client sends on."""
     began, refused, asked = asyncio.Event(), asyncio.Event(), []
