@@ -91,7 +91,7 @@ def refused(payload: dict[str, Any], field: str, owned: int = QUOTA, quota: int 
     assert payload.get("task") is None
     assert payload.get("tasks", []) == []
     assert payload.get("affectedCount", 0) == 0
-    for words in (f"own {owned} tasks", f"own {quota}", "taskql purge", "LIMIT_TASKS"):
+    for words in (f"own {owned} tasks", f"own {quota}", "Create fewer", "empty the trash"):
         assert words in error["message"]
     return (error["code"], error["field"]) == ("LIMIT_EXCEEDED", [field])
 
