@@ -24,6 +24,10 @@ PATIENCE_SECONDS = 1.5
 RECYCLE_AFTER_SECONDS = 300.0
 # One user's part of all connections.
 SHARE = 3
+# A user with a statement that takes so many seconds has fewer connections for a while: a few that are slow take all of
+# the database's processors, however many connections are left.
+SLOW_SECONDS, SLOW_FOR_SECONDS = 0.25, 10.0
+SLOW_OF_A_USER = 2
 # Before opening a connection a second and a third time, in seconds.
 CONNECT_PAUSES = (0.02, 0.1)
 
@@ -44,7 +48,10 @@ class Connections:
 
     def __init__(self, engine: AsyncEngine, most: int, spend: Spend) -> None:
         self._engine, self.spend = engine, spend
-        self._turns = Turns[Owner](most, max(1, most // SHARE))
+        share = max(1, most // SHARE)
+        self._turns, self._slow_turns = Turns[Owner](most, share), Turns[Owner](share, min(share, SLOW_OF_A_USER))
+        # Until when users count as slow.
+        self._slow: dict[Owner, float] = {}
         self._idle: list[Connection] = []
         self._closing: set[asyncio.Task[None]] = set()
         self._trusted_since = -math.inf
@@ -58,6 +65,8 @@ class Connections:
     def idle(self, owner: Owner) -> "Connection | None":
         """A connection that is there and seems open, if one is: nearly always, and it costs less than to await it."""
         now = monotonic()
+        if self._slow and owner in self._slow:
+            return None
         if not (self._idle and self._is_usable(self._idle[-1], now) and self._turns.take(owner)):
             return None
         self.last_lent = now
@@ -67,6 +76,20 @@ class Connections:
     async def take(self, owner: Owner) -> "Connection":
         """A connection that is open as far as can be told without asking; TimeoutError after some time in line."""
         self.last_lent = now = monotonic()
+        if not self._is_slow(owner, now):
+            return await self._lend(owner, now)
+        if not self._slow_turns.take(owner):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._slow_turns.wait(owner)
+        try:
+            connection = await self._lend(owner, now)
+        except BaseException:
+            self._slow_turns.give(owner)
+            raise
+        connection.is_slow = True
+        return connection
+
+    async def _lend(self, owner: Owner, now: float) -> "Connection":
         if not self._turns.take(owner):
             await self._turn(owner)
         tally.connections += 1
@@ -105,6 +128,27 @@ class Connections:
     def _release(self, owner: Owner) -> None:
         self._turns.give(owner)
         tally.connections -= 1
+
+    def _is_slow(self, owner: Owner, now: float) -> bool:
+        until = self._slow.get(owner)
+        if until is not None and until <= now:
+            del self._slow[owner]
+            return False
+        return until is not None
+
+    def used(self, connection: "Connection", seconds: float) -> None:
+        """A user has had a connection for so long."""
+        owner = connection.owner
+        if owner is None:
+            return
+        self.spend(str(owner), seconds)
+        if seconds > SLOW_SECONDS:
+            now = monotonic()
+            self._slow = {one: until for one, until in self._slow.items() if until > now}
+            self._slow[owner] = now + SLOW_FOR_SECONDS
+        if connection.is_slow:
+            connection.is_slow = False
+            self._slow_turns.give(owner)
 
     def distrust(self) -> None:
         """Lend no connection again that was opened until now: the server has closed one of them."""
@@ -147,14 +191,14 @@ class Connection:
     Then it is given back, or thrown away where its state is unknown, and its user is charged for the time.
     """
 
-    __slots__ = ("_connections", "_record", "_since", "driver", "opened", "owner", "pooled", "socket")
+    __slots__ = ("_connections", "_record", "_since", "driver", "is_slow", "opened", "owner", "pooled", "socket")
 
     _record: Record | None
     _since: float
     owner: Owner
 
     def __init__(self, connections: Connections, pooled: PoolProxiedConnection) -> None:
-        self._connections, self.pooled, self.opened = connections, pooled, monotonic()
+        self._connections, self.pooled, self.opened, self.is_slow = connections, pooled, monotonic(), False
         driver: Any = pooled.driver_connection
         self.driver, self.socket = driver, select.poll()
         self.socket.register(driver._transport.get_extra_info("socket"), select.POLLIN)  # noqa: SLF001 - it has no public name
@@ -171,11 +215,10 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.owner is not None:
-            seconds = monotonic() - self._since
-            self._connections.spend(str(self.owner), seconds)
-            if self._record is not None:
-                self._record.database_seconds += seconds
+        seconds = monotonic() - self._since
+        self._connections.used(self, seconds)
+        if self._record is not None:
+            self._record.database_seconds += seconds
         # What PostgreSQL refuses leaves the connection in order; without a reset, since each use ends its transaction.
         if error is None or isinstance(error, asyncpg.PostgresError):
             self._connections.give_back(self)

@@ -11,10 +11,10 @@ from uuid import uuid4
 import httpx
 import pytest
 from conftest import Application, Server, User, made_settings, running
-from standstill import standstill, waiting
+from standstill import WAITING, standstill, waiting
 
+from app import connections, preparing, rate
 from app import http as http_module
-from app import preparing, rate
 from app.arrivals import Arrivals
 from app.errors import RateLimited
 from app.settings import Settings
@@ -70,6 +70,30 @@ async def test_a_flood_takes_a_third_of_the_connections(
             for task in flood:
                 task.cancel()
         await asyncio.wait(flood)
+
+
+async def test_a_user_of_slow_statements_has_fewer_connections(
+    server: Server, settings: Settings, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a while after a statement that took long, its user has two connections; others have their whole share."""
+    del settings
+    monkeypatch.setattr(connections, "SLOW_SECONDS", 0.0)
+    async with running(made_settings(server, db_pool_size=12)) as application:
+        alice.http = bob.http = application.http
+        await alice.data(TITLES)
+        monkeypatch.setattr(connections, "SLOW_SECONDS", 3600.0)
+        async with standstill(server) as watcher:
+            flood = [asyncio.create_task(user.ask(TITLES)) for user in (alice, bob) for _ in range(4)]
+            await waiting(watcher, 2 + 4)
+            assert (await application.http.get("/livez")).status_code == 200
+            assert not any(task.done() for task in flood)
+            assert await watcher.fetchval(WAITING) == 2 + 4
+        await asyncio.gather(*flood)
+        monkeypatch.setattr("app.connections.monotonic", lambda: time.monotonic() + 11)
+        async with standstill(server) as watcher:
+            flood = [asyncio.create_task(alice.ask(TITLES)) for _ in range(4)]
+            await waiting(watcher, 4)
+        await asyncio.gather(*flood)
 
 
 # Time
