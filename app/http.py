@@ -159,6 +159,8 @@ class GraphQLEndpoint:
     async def _refuse(self, send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
         """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
         if isinstance(error, Refused):
+            # What it refers to, such as the body, must not be kept while its answer waits.
+            error.__traceback__ = error.__context__ = None
             status, more = error.status, error.headers
             shown = {"message": str(error), "extensions": {"code": error.code}}
             self._note(asked_as, status, error.code)
