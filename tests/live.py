@@ -5,11 +5,12 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import jwt
 import strawberry
 import uvicorn
 from conftest import SECRET, Server, Serving, announced, python
@@ -31,25 +32,30 @@ from schema.queries import Query
 from schema.types import CONFIG, Task, User
 
 
-class Ahead:
-    """A clock that is ahead of the machine's."""
+class Still:
+    """A clock that stands still."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, now: float) -> None:
+        self._now = now
 
     def time(self) -> float:
-        return time.time() + self._seconds
+        return self._now
 
 
-# How long a token lives that `brief` makes a brief one.
-LIFE = timedelta(minutes=30)
+def soon() -> int:
+    """When a token may expire that is to be brief: later than a test ends, and before those of users."""
+    return int(time.time()) + 1800
 
 
-def brief(patch: Callable[[Any, str, Any], None], seconds: float) -> None:
-    """Sockets and streams of such a token end so many seconds after they have begun, however long that takes."""
-    clock = Ahead((LIFE + timedelta(seconds=LEEWAY_SECONDS - seconds)).total_seconds())
+def brief(patch: Callable[[Any, str, Any], None], until: int, seconds: float) -> None:
+    """Sockets and streams of a token that expires at `until` end so many seconds after they began, whenever that is."""
+    clock = Still(until + LEEWAY_SECONDS - seconds)
     for module in (events, sockets):
         patch(module, "time", clock)
+
+
+def expiring(user_id: UUID, until: int) -> str:
+    return jwt.encode({"sub": str(user_id), "iat": 1, "exp": until}, SECRET)
 
 
 class Watch:
@@ -174,7 +180,7 @@ def demo(data_dir: Path, **environment: str) -> AbstractContextManager[Serving]:
 
 if __name__ == "__main__":
     relax(setattr)
-    if seconds := os.environ.get("BRIEF_SECONDS"):
-        brief(setattr, float(seconds))
+    if given := os.environ.get("BRIEF_UNTIL"):
+        brief(setattr, int(given), 2)
     cli.create_app = partial(create_app, schema=schema)  # type: ignore[attr-defined]  # it imports the name for itself
     cli.main()

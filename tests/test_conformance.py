@@ -15,7 +15,6 @@ import live
 import pytest
 from conftest import SECRET, Server, Serving, User, run, serving
 
-from app.auth import Signer
 from app.settings import Settings
 
 pytestmark = pytest.mark.node
@@ -55,10 +54,16 @@ def run_there(folder: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def process(server: Server, settings: Settings) -> Iterator[Serving]:
+def until() -> int:
+    """When the token expires that a client finds expired on its way."""
+    return live.soon()
+
+
+@pytest.fixture(scope="module")
+def process(server: Server, settings: Settings, until: int) -> Iterator[Serving]:
     """A server in a process of its own, on the tests' database."""
     del settings  # it is migrated
-    with live.process(server, BRIEF_SECONDS="2") as process:
+    with live.process(server, BRIEF_UNTIL=str(until)) as process:
         yield process
 
 
@@ -85,11 +90,11 @@ def test_the_official_audits_pass(run_there: Run, process: Serving) -> None:
 
 @pytest.mark.usefixtures("_relay_artifacts")
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_client_reads_writes_and_sees_errors(
-    run_there: Run, process: Serving, alice: User, bob: User, client: str
+def test_a_client_reads_writes_and_sees_errors(  # noqa: PLR0913, PLR0917 - two users, a server and a client
+    run_there: Run, process: Serving, alice: User, bob: User, client: str, until: int
 ) -> None:
     """As Alice and as Bob, and subscribes where it can; what is expected stands in the client's own script."""
-    expiring = Signer(SECRET).token(alice.id, live.LIFE)
+    expiring = live.expiring(alice.id, until)
     tokens = {"ALICE": alice.token, "BOB": bob.token, "EXPIRING": expiring}
 
     run_there("node", f"{client}.mjs", URL=f"{process.url}/graphql", **tokens)

@@ -11,12 +11,11 @@ from typing import Any
 import httpx
 import live
 import pytest
-from conftest import CREATE, SECRET, Server, User
+from conftest import CREATE, Server, User
 from live import served, watch
 from patience import PATIENCE_SECONDS
 
 from app import events
-from app.auth import Signer
 from app.events import EventStreams
 from app.main import create_app
 from app.operations import GraphQLAnswer, ResponseStream
@@ -232,8 +231,8 @@ async def test_a_stream_ends_with_its_token(
     http: httpx.AsyncClient, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But is not complete: clients come again with a new token."""
-    live.brief(monkeypatch.setattr, 1)
-    token = Signer(SECRET).token(alice.id, live.LIFE)
+    live.brief(monkeypatch.setattr, until := live.soon(), 1)
+    token = live.expiring(alice.id, until)
     began = asyncio.get_running_loop().time()
     response = await sent(http, User(alice.id, alice.email, token, http), SILENCE)
 

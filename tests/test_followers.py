@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 import live
 import pytest
-from conftest import ALL_FIELDS, CREATE, SECRET, Server, User
+from conftest import ALL_FIELDS, CREATE, Server, User
 from live import served
 from mirror import Mirror
 from patience import PATIENCE_SECONDS
@@ -23,7 +23,6 @@ from test_sockets import PROTOCOLS, Client
 from websockets.asyncio.client import connect
 
 from app import rate, realtime
-from app.auth import Signer
 from app.errors import LimitExceeded
 from app.main import create_app
 from app.rate import Rates, Windows
@@ -197,8 +196,8 @@ async def test_the_place_of_one_that_has_to_begin_anew(
 
 async def test_the_place_of_one_whose_token_expires(narrow: Site, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a token ends its sockets and streams, and gives their places back."""
-    live.brief(monkeypatch.setattr, 1)
-    brief = User(alice.id, alice.email, Signer(SECRET).token(alice.id, live.LIFE), alice.http)
+    live.brief(monkeypatch.setattr, until := live.soon(), 1)
+    brief = User(alice.id, alice.email, live.expiring(alice.id, until), alice.http)
     follower, stream = await narrow.follow(brief), await narrow.stream(brief)
 
     assert await stream.answer() is None
@@ -206,8 +205,9 @@ async def test_the_place_of_one_whose_token_expires(narrow: Site, alice: User, m
     await fills(narrow, alice)
 
 
-async def test_the_place_is_taken_before_anything_is_read(server: Server) -> None:
+async def test_the_place_is_taken_before_anything_is_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is refused has cost no statement."""
+    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.0)
     live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 1)
     user, begun = uuid4(), list[str]()
 

@@ -356,10 +356,10 @@ async def test_it_goes_on_with_the_next_token(
     alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A subscription ends with its access token; with a new one it misses nothing."""
-    live.brief(monkeypatch.setattr, 1)
+    live.brief(monkeypatch.setattr, until := live.soon(), 1)
     mirror = Mirror(alice)
     await mirror.catch_up()
-    short = replace(alice, token=Signer(SECRET).token(alice.id, live.LIFE))
+    short = replace(alice, token=live.expiring(alice.id, until))
     follower = await follow(short, since=mirror.token)
     await alice.add("In time")
     with suppress(ConnectionClosed):

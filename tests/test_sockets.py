@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_in_thread
 
 from app import cli, sockets
-from app.auth import LEEWAY_SECONDS, Principal, Signer
+from app.auth import LEEWAY_SECONDS, Principal
 from app.errors import Unavailable
 from app.main import create_app
 from app.operations import GraphQLAnswer, GraphQLRequest
@@ -241,8 +241,8 @@ async def test_two_origins_in_one_handshake(opened: Callable[..., Awaitable[Clie
 
 async def test_a_socket_ends_with_its_token(fresh: Client, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the token is no longer accepted, the socket ends with 4403, upon which clients return with a new one."""
-    live.brief(monkeypatch.setattr, 2)
-    token = Signer(SECRET).token(alice.id, live.LIFE)
+    live.brief(monkeypatch.setattr, until := live.soon(), 2)
+    token = live.expiring(alice.id, until)
     await fresh.send(type="connection_init", payload={"Authorization": f"Bearer {token}"})
     await fresh.subscribe("a", SILENCE)
     await watch.until(1)
