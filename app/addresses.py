@@ -47,9 +47,11 @@ class Proxies:
 
 def headers_of(scope: Any) -> Mapping[bytes, bytes]:
     """The headers of an ASGI scope by name, the last of each; our HTTP protocol leaves them there."""
-    state = scope.get("state")
-    known: Mapping[bytes, bytes] | None = state.get("headers") if state else None
-    return dict(scope["headers"]) if known is None else known
+    try:
+        known: Mapping[bytes, bytes] = scope["state"]["headers"]
+    except KeyError:
+        return dict(scope["headers"])
+    return known
 
 
 def address(text: str) -> Address | None:

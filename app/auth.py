@@ -93,8 +93,8 @@ class Authenticator:
         return self._known(authorization[len(_USUAL) :])
 
     def _known(self, token: str) -> Principal | None:
-        known = self._verified.peek(_digest(token))
-        return known.principal if known and known.holds() else None
+        known = self._verified.entries.get(_digest(token))
+        return known.value.principal if known and known.value.holds() else None
 
     async def keys_had(self) -> None:
         """Unavailable when no keys are to be had of an issuer."""

@@ -26,20 +26,21 @@ class FairCache(Generic[K, V]):
 
     def __init__(self, most: int, forget: Callable[[K], None] | None = None) -> None:
         self._most, self._forget = most, forget
-        self._entries: dict[K, _Entry[K, V]] = {}
+        # For who looks a value up with every request, as `peek` does.
+        self.entries: dict[K, _Entry[K, V]] = {}
         self._held: dict[str, OrderedDict[K, None]] = {}
         self._weights: dict[str, int] = {}
         self._weight = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def __iter__(self) -> Iterator[K]:
-        return iter(self._entries)
+        return iter(self.entries)
 
     def get(self, key: K) -> V | None:
         """The value of a key, which counts as used now."""
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         if entry is None:
             return None
         entry.held.move_to_end(key)
@@ -47,7 +48,7 @@ class FairCache(Generic[K, V]):
 
     def peek(self, key: K) -> V | None:
         """The value of a key, at less cost: its place in the line of what is dropped stays."""
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         return None if entry is None else entry.value
 
     def put(self, key: K, value: V, holder: str, weight: int = 1) -> None:
@@ -57,7 +58,7 @@ class FairCache(Generic[K, V]):
             return
         held = self._held.setdefault(holder, OrderedDict())
         held[key] = None
-        self._entries[key] = _Entry(value, weight, holder, held)
+        self.entries[key] = _Entry(value, weight, holder, held)
         self._weights[holder] = self._weights.get(holder, 0) + weight
         self._weight += weight
         while self._weight > self._most:
@@ -65,7 +66,7 @@ class FairCache(Generic[K, V]):
 
     def drop(self, key: K) -> V | None:
         """Forget a key, and give what it had."""
-        entry = self._entries.pop(key, None)
+        entry = self.entries.pop(key, None)
         if entry is None:
             return None
         del entry.held[key]

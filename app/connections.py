@@ -136,12 +136,9 @@ class Connections:
             return False
         return until is not None
 
-    def used(self, connection: "Connection", seconds: float) -> None:
-        """A user has had a connection for so long."""
+    def was_slow(self, connection: "Connection", seconds: float) -> None:
+        """A user has had a connection for long, or counts as slow."""
         owner = connection.owner
-        if owner is None:
-            return
-        self.spend(str(owner), seconds)
         if seconds > SLOW_SECONDS:
             now = monotonic()
             self._slow = {one: until for one, until in self._slow.items() if until > now}
@@ -216,7 +213,10 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         seconds = monotonic() - self._since
-        self._connections.used(self, seconds)
+        if self.owner is not None:
+            self._connections.spend(str(self.owner), seconds)
+            if seconds > SLOW_SECONDS or self.is_slow:
+                self._connections.was_slow(self, seconds)
         if self._record is not None:
             self._record.database_seconds += seconds
         # What PostgreSQL refuses leaves the connection in order; without a reset, since each use ends its transaction.

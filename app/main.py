@@ -178,8 +178,8 @@ def executing(door: Admission, authenticator: Authenticator, places: Places, ser
         request.payer = network(request.address) if user_id is None else str(user_id)
         try:
             places.take(request, is_user=user_id is not None)
-            operation, rows = await door.admit(request, caller)
-            record.operation, record.kind, record.rows = operation.name, operation.kind, rows
+            operation, record.rows = await door.admit(request, caller)
+            record.operation, record.kind = operation.name, operation.kind
             context = Context(caller, request.payer, operation, services)
             if operation.node.operation is OperationType.SUBSCRIPTION:
                 request.leave()  # it has places of its own

@@ -164,20 +164,17 @@ class TimeLimit:
 
     def __init__(self, rate: Rate) -> None:
         self._rate = rate
-        self._owed: dict[str, float] = {}
+        self.owed: dict[str, float] = {}
 
     def owe(self, caller: str, seconds: float) -> None:
         """Have the next charge of a caller count the time that a request has taken."""
-        self._owed[caller] = self._owed.get(caller, 0.0) + seconds
+        self.owed[caller] = self.owed.get(caller, 0.0) + seconds
 
     def charge(self, caller: str) -> Awaitable[None] | None:
-        """Count what is owed, once it is worth while. What is returned, if anything, has to be awaited."""
-        owed = self._owed.get(caller, 0.0)
-        if owed < LEAST_SECONDS:
-            return None
-        del self._owed[caller]
-        if len(self._owed) >= MOST_CALLERS:  # who has left it so
-            self._owed.clear()
+        """Count what is owed. What is returned, if anything, has to be awaited."""
+        owed = self.owed.pop(caller, 0.0)
+        if len(self.owed) >= MOST_CALLERS:  # who has left it so
+            self.owed.clear()
         refused = self._rate.charge(caller, ceil(owed * SECOND))
         return self._remembered(caller, refused) if refused else None
 
@@ -186,7 +183,7 @@ class TimeLimit:
         try:
             await refused
         except RateLimited:
-            self._owed[caller] = self._owed.get(caller, 0.0) + LEAST_SECONDS
+            self.owed[caller] = self.owed.get(caller, 0.0) + LEAST_SECONDS
             raise
 
 
@@ -216,7 +213,8 @@ class Rates:
         """Count rows, and the time that is owed. RateLimited beyond a limit, at once or by what is returned."""
         limit = self._users if is_user else self._addresses
         waits = limit.charge(payer, rows) if limit else None
-        more = self._time.charge(payer) if self._time else None
+        time = self._time
+        more = time.charge(payer) if time and time.owed.get(payer, 0.0) >= LEAST_SECONDS else None
         return _all(waits, more) if waits or more else None
 
     async def pace(self, payer: str, rows: int, *, is_behind: bool) -> None:

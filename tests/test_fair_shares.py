@@ -112,7 +112,7 @@ def allow_nothing(application: Application, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(rate, "LEAST_SECONDS", 1e-9)
     monkeypatch.setattr(limit._rate, "_most", 1)  # noqa: SLF001 - as above
     limit._rate._counters._windows.clear()  # noqa: SLF001 - as above
-    limit._owed.clear()  # noqa: SLF001 - as above
+    limit.owed.clear()
 
 
 async def test_the_time_of_statements_is_charged(
