@@ -33,7 +33,7 @@ LIMITS: Mapping[ModuleType, Sequence[str]] = {
     listener: ["ECHO_SECONDS"],
     preparing: ["PATIENCE_SECONDS"],
     probe: ["PATIENCE"],
-    protocols: ["DISCARD_SECONDS", "HANDSHAKE_SECONDS"],
+    protocols: ["HANDSHAKE_SECONDS"],
     rate: ["PATIENCE_SECONDS"],
     realtime: ["WATCHED_SECONDS"],
     sockets: ["INIT_SECONDS", "WRITE_SECONDS"],

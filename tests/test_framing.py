@@ -321,8 +321,9 @@ async def test_head(address: str, path: str, accept: str) -> None:
     assert third.startswith(b"200 ")
 
 
-async def test_the_refusal_is_not_lost(address: str) -> None:
+async def test_the_refusal_is_not_lost(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that reads nothing until it has sent all gets it nevertheless."""
+    monkeypatch.setattr(protocols, "DISCARD_SECONDS", PATIENCE_SECONDS)
     reader, writer = await asyncio.open_connection(*address.split(":"))
     async with asyncio.timeout(PATIENCE_SECONDS):
         writer.write(WRONG["nonsense"])

@@ -306,6 +306,7 @@ def _is_worker(process: psutil.Process) -> bool:
 
 SWALLOWED = """
 import signal, sys
+from app import cli
 
 class Finalized:
     def __del__(self):
