@@ -196,12 +196,12 @@ async def test_an_answer_must_be_taken(pause: float, whole: bool, requests: int)
     loop = asyncio.get_running_loop()
     async with served(large) as address:
         with socket.socket() as client:
-            if not whole:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.setblocking(False)  # noqa: FBT003 - the only way to say it
             host, port = address.split(":")
             await loop.sock_connect(client, (host, int(port)))
-            await loop.sock_sendall(client, (WHOLE * requests).encode())
+            last = WHOLE.replace("Host", "Connection: close\r\nHost")
+            await loop.sock_sendall(client, (WHOLE * (requests - 1) + last).encode())
             assert await _taken(client, pause) is whole
 
 
