@@ -15,10 +15,9 @@ import live
 import pytest
 from conftest import ALL_FIELDS, CREATE, Server, User
 from live import served
-from mirror import Mirror
 from patience import PATIENCE_SECONDS
 from test_changes import purged
-from test_realtime import BRIEF, BRIEF_SINCE, CREATE_MANY, FOLLOW, Follower
+from test_realtime import BRIEF, BRIEF_SINCE, CREATE_MANY, FOLLOW, Follower, now
 from test_sockets import PROTOCOLS, Client
 from websockets.asyncio.client import connect
 
@@ -89,13 +88,6 @@ async def narrow(settings: Settings) -> AsyncIterator[Site]:
     """A server where a user may have two subscriptions."""
     async with site(settings, limit_subscriptions=2) as narrow:
         yield narrow
-
-
-async def now(user: User) -> str | None:
-    """The token of a user's history as it is."""
-    mirror = Mirror(user)
-    await mirror.catch_up()
-    return mirror.token
 
 
 # Places

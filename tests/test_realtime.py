@@ -59,7 +59,11 @@ BRIEF_SINCE = """
         taskChanges(since: $since) { ... on TaskUpserted { task { id } } ... on TaskRemoved { taskId } }
     }
 """
-BRIEF = "subscription { taskChanges { ... on TaskUpserted { task { id title } } ... on TaskRemoved { taskId } } }"
+BRIEF = """
+    subscription ($since: SyncToken) {
+        taskChanges(since: $since) { ... on TaskUpserted { task { id title } } ... on TaskRemoved { taskId } }
+    }
+"""
 
 
 class Follower:
@@ -118,17 +122,18 @@ async def follow(site: tuple[str, Wire]) -> AsyncIterator[Open]:
         yield make
 
 
-async def begun(follower: Follower) -> None:
-    """What was sent before has been carried out once something that was sent after it is answered."""
-    await follower.client.send(type="ping")
-    assert await follower.client.receive() == {"type": "pong"}
+async def now(user: User) -> str | None:
+    """The token of a user's history as it is."""
+    mirror = Mirror(user)
+    await mirror.catch_up()
+    return mirror.token
 
 
 async def test_what_is_written_arrives(alice: User, bob: User, follow: Open) -> None:
     """A change of hers comes to each of her subscribers, as the query shows it; nothing of it to another user."""
-    first, second, others = await follow(alice), await follow(alice, BRIEF), await follow(bob, BRIEF)
-    for follower in (first, second, others):
-        await begun(follower)
+    hers, his_own = await now(alice), await now(bob)
+    first, second = await follow(alice, since=hers), await follow(alice, BRIEF, since=hers)
+    others = await follow(bob, BRIEF, since=his_own)
     task = await alice.add("Seen")
     his = await bob.add("His")
     assert (await first.change())["task"] == task
@@ -672,7 +677,7 @@ async def test_two_processes(server: Server, settings: Settings, alice: User, bo
         mirror = Mirror(alice)
         await mirror.catch_up()
         at_first = await follow(alice, at=first.url.removeprefix("http://"), since=mirror.token)
-        other = await follow(bob, at=second.url.removeprefix("http://"))
+        other = await follow(bob, at=second.url.removeprefix("http://"), since=await now(bob))
         task = second.ask(CREATE, alice.token, input={"title": "On the other"})["data"]["createTask"]["task"]
         mirror.change(await at_first.change())
         assert mirror.tasks[task["id"]]["title"] == "On the other"
