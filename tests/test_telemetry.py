@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from patience import PATIENCE_SECONDS
 
+from app import connections
 from app.logs import MOST_AT_ONCE, RequestLog
 from app.main import create_app
 from app.operations import GraphQLAnswer, GraphQLRequest
@@ -84,12 +85,13 @@ async def test_refusals(telling: Settings, capsys: pytest.CaptureFixture[str]) -
 
 
 async def test_trouble_is_told_where_answers_are_not(
-    settings: Settings, new_user: NewUser, capsys: pytest.CaptureFixture[str]
+    settings: Settings, new_user: NewUser, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the level `warning` there is a line for an outage and none for an answer."""
     async with running(settings.model_copy(update={"log_format": "json", "db_pool_size": 1})) as application:
         user = await new_user(application.http)
         await user.data(VIEWER)
+        monkeypatch.setattr(connections, "PATIENCE_SECONDS", 0.1)
         with await application.database.connections.take(uuid4()):
             await user.ask(VIEWER)
 
