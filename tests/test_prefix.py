@@ -14,7 +14,7 @@ from proxy import proxied
 from websockets.sync.client import connect
 
 from app.errors import StartupError
-from app.settings import load
+from app.settings import Settings, load
 
 PREFIX = "/team/tasks"
 HTML = {"Accept": "text/html"}
@@ -23,8 +23,9 @@ PROTOCOLS: Any = ["graphql-transport-ws"]
 
 
 @pytest.fixture(scope="module")
-def prefixed(server: Server) -> Iterator[Serving]:
+def prefixed(server: Server, settings: Settings) -> Iterator[Serving]:
     """A server with a prefix, on the tests' database."""
+    del settings  # it is migrated
     environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
     arguments = ("serve", "--port", "0")
     with announced(python(live.__file__, *arguments, ROOT_PATH=PREFIX, **environment), has_demo=False) as served:
