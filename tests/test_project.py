@@ -14,6 +14,8 @@ from graphql import (
     GraphQLScalarType,
     is_introspection_type,
     is_specified_scalar_type,
+    parse,
+    validate,
 )
 
 from app.settings import Settings, variable
@@ -145,9 +147,7 @@ def test_the_readme_is_short(repository: Path) -> None:
 def test_every_document_is_listed(repository: Path) -> None:
     """The README links to every page of docs, and the index of decisions to every decision, in order."""
     pages = {f"docs/{path.name}" for path in (repository / "docs").glob("*.md")}
-    linked = re.findall(
-        r"\]\((docs/[a-z]+\.md)\)", (repository / "README.md").read_text().partition("## Documentation")[2]
-    )
+    listed = (repository / "README.md").read_text().partition("## Documentation")[2]
     decisions = sorted((repository / "docs" / "decisions").glob("[0-9]*.md"))
     titles = [path.read_text().partition("\n")[0].removeprefix("# ").partition(". ") for path in decisions]
     index = (repository / "docs" / "decisions" / "README.md").read_text().splitlines()
@@ -170,6 +170,18 @@ def test_links_lead_somewhere(repository: Path) -> None:
                 broken.append(f"{document.relative_to(repository)}: {link}")
 
     assert broken == []
+
+
+def test_documented_operations_fit_the_schema(repository: Path) -> None:
+    """Every operation that a document shows can be sent as it is."""
+    blocks = [
+        block
+        for document in documents(repository)
+        for block in re.findall(r"^```graphql\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+
+    assert len(blocks) > 3
+    assert [error for block in blocks for error in validate(GRAPHQL_SCHEMA, parse(block))] == []
 
 
 def test_the_committed_schema_is_the_schema(repository: Path) -> None:
