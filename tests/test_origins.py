@@ -108,6 +108,7 @@ async def test_a_preflight(shared: Application) -> None:
     assert "origin" in allowed.headers["vary"]
     assert "access-control-allow-credentials" not in allowed.headers
     assert foreign.status_code == 403
+    assert is_refusal(foreign)
     assert cors(foreign) == []
     assert "CORS_ORIGINS" in foreign.text
 
@@ -130,6 +131,11 @@ REFUSALS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "no address": (404, "GET", "/nothing", {}),
     "no metrics": (404, "GET", "/metrics", {}),
     "no file": (404, "GET", "/explorer/nothing.js", {}),
+    "a folder": (404, "GET", "/explorer/", {}),
+    "no name of a file": (404, "GET", "/explorer/%00", {}),
+    "a long name of a file": (404, "GET", "/explorer/" + "a" * 5_000, {}),
+    "another method of a file": (405, "POST", "/explorer/explorer.js", {}),
+    "another method of a redirect": (405, "DELETE", "/", {}),
     "another method": (405, "PUT", "/graphql", {}),
     "another method of a probe": (405, "POST", "/livez", {}),
     "nothing to accept": (406, "POST", "/graphql", {"json": {"query": VIEWER}, "headers": {"Accept": "image/png"}}),
@@ -139,6 +145,17 @@ REFUSALS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "a probe": (200, "GET", "/livez", {}),
     "a redirect": (307, "GET", "/", {}),
 }
+
+
+def is_refusal(answer: httpx.Response) -> bool:
+    """Whether it has the form that all refusals have."""
+    (error,) = answer.json()["errors"]
+    assert error["extensions"]["code"]
+    assert len(error["message"]) > 20
+    assert answer.headers["content-type"].startswith("application/")
+    assert answer.headers["x-request-id"]
+    assert (answer.status_code == 405) == ("allow" in answer.headers)
+    return True
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -153,10 +170,35 @@ async def test_refusals_can_be_read(shared: Application, name: str) -> None:
     ]
 
     assert {answer.status_code for answer in answers} == {status}
+    for answer in answers if status >= 400 else []:
+        assert is_refusal(answer)
     assert answers[0].headers["access-control-allow-origin"] == APP
     assert "retry-after" in answers[0].headers["access-control-expose-headers"]
     assert [cors(answer) for answer in answers[1:]] == [[], []]
     assert all("origin" in answer.headers["vary"].lower() for answer in answers)
+
+
+async def test_a_refusal_is_logged_with_its_id(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    """The id that the request came with, if it may stand in a log."""
+    caplog.set_level("INFO", "app.refusals")
+    answers = [await http.get("/nothing", headers={"X-Request-ID": id_}) for id_ in ("mine", "no id")]
+
+    assert answers[0].headers["x-request-id"] == "mine"
+    assert answers[1].headers["x-request-id"] != "no id"
+    for answer in answers:
+        assert f"request {answer.headers['x-request-id']} was refused with 404" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["bytes=0-9", "bytes=x", "bytes=99999999999-", "lines=1-2"])
+async def test_parts_of_files_are_not_served(http: httpx.AsyncClient, part: str) -> None:
+    """A Range is ignored, whatever it says."""
+    for coding in ("gzip", "identity"):
+        plain = await http.get("/explorer/explorer.js", headers={"Accept-Encoding": coding})
+        answer = await http.get("/explorer/explorer.js", headers={"Accept-Encoding": coding, "Range": part})
+
+        assert answer.status_code == 200
+        assert answer.content == plain.content
+        assert "accept-ranges" not in answer.headers
 
 
 async def test_a_rate_limited_page(settings: Settings, shared: Application, alice: User) -> None:
@@ -206,6 +248,7 @@ async def test_a_bug_can_be_read(shared: Application, monkeypatch: pytest.Monkey
     assert answer.status_code == 500
     assert answer.headers["access-control-allow-origin"] == APP
     assert answer.json()["errors"][0]["extensions"]["code"] == "INTERNAL"
+    assert answer.headers["x-request-id"]
     assert "secret" not in answer.text
 
 
