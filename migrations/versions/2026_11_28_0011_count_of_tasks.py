@@ -85,6 +85,12 @@ FORGET = """
 REMOVED = ",\n            tasks = greatest(clock.tasks - gone.number, 0)"
 
 
+def make_functions() -> None:
+    """Replace both functions; also for who goes back to this revision."""
+    op.execute(STAMP.format(settings=BY_INDEX, variables=KNOWN, clock=CLOCK_COUNTS, given_away=GIVEN_AWAY))
+    op.execute(FORGET.format(removed=REMOVED))
+
+
 def upgrade() -> None:
     # Statements of servers may lock the two tables in the other order. After a second PostgreSQL would take that for a
     # deadlock and end one of them: this gives way before, and `taskql migrate` tries again.
@@ -93,8 +99,7 @@ def upgrade() -> None:
     for table in ("task_clocks", "tasks"):
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     op.add_column("task_clocks", sa.Column("tasks", sa.Integer(), server_default=sa.text("0"), nullable=False))
-    op.execute(STAMP.format(settings=BY_INDEX, variables=KNOWN, clock=CLOCK_COUNTS, given_away=GIVEN_AWAY))
-    op.execute(FORGET.format(removed=REMOVED))
+    make_functions()
     op.execute("""
         UPDATE task_clocks AS clock SET tasks = counted.number
         FROM (SELECT user_id, count(*) AS number FROM tasks GROUP BY user_id) AS counted
