@@ -22,7 +22,6 @@ from starlette.types import Receive, Scope, Send
 from app.addresses import headers_of
 from app.arrivals import Arrivals
 from app.errors import (
-    BadUserInput,
     MethodNotAllowed,
     PersistedQueryNotFound,
     PersistedQueryNotSupported,

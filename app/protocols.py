@@ -330,7 +330,7 @@ class BoundedRequests(HttpToolsProtocol):
         self._timer.cancel()
         self._wait(None)
         # uvicorn makes one of it for this handshake, and tells it nothing else.
-        self.ws_protocol_class = partial(BoundedSockets, self.scope["headers"], self._shared.origins)  # type: ignore[assignment]  # it is only called
+        self.ws_protocol_class = partial(BoundedSockets, list(self.scope["headers"]), self._shared.origins)  # type: ignore[assignment]  # it is only called
         self.handle_websocket_upgrade()
         if rest:
             self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]  # it is uvicorn's for sockets

@@ -194,7 +194,8 @@ def test_a_start_that_takes_longer_than_it_is_waited_for(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log says once that PostgreSQL runs again, also where that was seen only later."""
-    ensure_running, starting = embedded._Cluster.ensure_running, []  # noqa: SLF001 - a slow machine, as it were
+    ensure_running = embedded._Cluster.ensure_running  # noqa: SLF001 - a slow machine, as it were
+    starting: list[Thread] = []
 
     def late(cluster: Any, **options: Any) -> None:
         if not starting:

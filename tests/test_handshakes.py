@@ -101,9 +101,7 @@ async def test_a_refused_handshake_is_answered_like_a_request(
         monkeypatch.setattr(protocols, "HANDSHAKE_SECONDS", 0.1)
     lines = (*ASKED, "X-Request-ID: mine", f"Origin: {origin}", *(["Content-Length: 5"] if kind == "a body" else []))
     before = _counted()
-    async with served(
-        other or create_app(shared), http=protocol(shared), lifespan="off" if other else "on"
-    ) as address:
+    async with served(other or create_app(shared), http=protocol(shared), lifespan="off" if other else "on") as address:
         said = await exchange(address, request(f"GET {path} HTTP/1.1", *lines))
 
     head, _, body = said.partition(b"\r\n\r\n")

@@ -81,7 +81,8 @@ async def left_by(connection: "asyncpg.Connection[Any]") -> dict[str, Any]:
     rows = await connection.fetch("""
         SELECT 'function ' || oid::regprocedure, regexp_replace(prosrc, '[[:space:]]+', ' ', 'g'),
             concat_ws(' ', prosecdef, provolatile, proisstrict, proparallel, proconfig,
-                coalesce(proacl, acldefault('f', proowner)))
+                (SELECT string_agg(item::text, ' ' ORDER BY item::text)
+                 FROM unnest(coalesce(proacl, acldefault('f', proowner))) AS item))
         FROM pg_proc WHERE pronamespace = 'public'::regnamespace
         UNION ALL SELECT 'trigger ' || tgname, pg_get_triggerdef(oid), tgenabled::text
         FROM pg_trigger WHERE NOT tgisinternal

@@ -71,7 +71,7 @@ FORGET = """
                 clock.purged_through, gone.through, (clock.version + 1) * gone.live::integer
             ){removed}
         FROM (
-            SELECT user_id, max(version) AS through, bool_or(deleted_at IS NULL) AS live, count(*) AS number
+            SELECT user_id, max(version) AS through, bool_or(deleted_at IS NULL) AS live{number}
             FROM gone GROUP BY user_id
         ) AS gone
         WHERE clock.user_id = gone.user_id;
@@ -81,6 +81,7 @@ FORGET = """
     END
     $$
 """
+NUMBER = ", count(*) AS number"
 # Never below 0, where tasks were not counted when they came.
 REMOVED = ",\n            tasks = greatest(clock.tasks - gone.number, 0)"
 
@@ -88,7 +89,7 @@ REMOVED = ",\n            tasks = greatest(clock.tasks - gone.number, 0)"
 def make_functions() -> None:
     """Replace both functions; also for who goes back to this revision."""
     op.execute(STAMP.format(settings=BY_INDEX, variables=KNOWN, clock=CLOCK_COUNTS, given_away=GIVEN_AWAY))
-    op.execute(FORGET.format(removed=REMOVED))
+    op.execute(FORGET.format(number=NUMBER, removed=REMOVED))
 
 
 def upgrade() -> None:
@@ -110,6 +111,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute(FORGET.format(removed=""))
+    op.execute(FORGET.format(number="", removed=""))
     op.execute(STAMP.format(settings="", variables="", clock=CLOCK_BEFORE, given_away=""))
     op.drop_column("task_clocks", "tasks")
