@@ -1,20 +1,21 @@
 """Requests and WebSocket handshakes that are refused: each gets one GraphQL error, whichever layer refuses it."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
-from starlette.types import Scope, Send
 
 from app.errors import BadUserInput, LimitExceeded, MethodNotAllowed, RequestError, Unavailable
 from app.masking import MASKED
 from app.origins import Header, Origins
-from app.requests import request_id
+from app.requests import Scope, request_id
 from app.telemetry import ERRORS
 
 log = logging.getLogger(__name__)
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Refusal(NamedTuple):
