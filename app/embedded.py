@@ -124,9 +124,12 @@ class EmbeddedPostgres:
             watching.join()
 
     def _watch(self, ended: Event) -> None:
-        pause, started = _FIRST_PAUSE, -math.inf
+        pause, started, problem = _FIRST_PAUSE, -math.inf, ""
         while not ended.wait(_LOOK_SECONDS):
             if self._cluster.postmaster_lives():
+                if problem:  # a start that took longer than it was waited for
+                    log.error("the embedded PostgreSQL has ended: it was started again")
+                problem = ""
                 continue
             if time.monotonic() - started > _STABLE_SECONDS:
                 pause = _FIRST_PAUSE

@@ -6,7 +6,8 @@ The endpoint is plain ASGI: each request passes it, so what it does not make nee
 import asyncio
 import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,28 @@ from typing import Any
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from app.addresses import headers_of
 from app.arrivals import Arrivals
 from app.errors import (
-    BadUserInput,
     MethodNotAllowed,
     PersistedQueryNotFound,
     PersistedQueryNotSupported,
     RateLimited,
-    RequestError,
     Unauthenticated,
     Unavailable,
 )
 from app.events import EventStreams
 from app.explorer import CONTENT_SECURITY_POLICY, page
-from app.masking import MASKED, masked
+from app.masking import masked
 from app.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.origins import Origins
 from app.rate import Rates, network
+from app.refusals import FAILED, Refusal, no_address, no_method
 from app.requests import Gone, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
@@ -241,24 +241,35 @@ async def _respond(send: Send, status: int, headers: list[Header], body: bytes) 
     await send({"type": "http.response.body", "body": body})
 
 
-async def refusal(_request: Request, error: Exception) -> Response:
-    """A GraphQL error for what no route takes."""
+def handlers(address: str) -> dict[Any, Callable[[Request, Exception], Any]]:
+    """Starlette's handlers of exceptions, which refuse what the routes do not answer; `address` is named for use."""
+    return {HTTPException: partial(_refusal, no_address(address)), Exception: _failure}
+
+
+async def _refusal(nowhere: Refusal, request: Request, error: Exception) -> Response:
+    """A GraphQL error for what no route takes: 404, 405, or a file that may not be read."""
     assert isinstance(error, HTTPException)  # noqa: S101 - the handler of that class
-    code = MethodNotAllowed.code if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else BadUserInput.code
-    shown = {"message": error.detail, "extensions": {"code": code}}
-    return JSONResponse({"errors": [shown]}, error.status_code, error.headers)
+    is_method = error.status_code == HTTPStatus.METHOD_NOT_ALLOWED
+    return _answer(no_method((error.headers or {}).get("Allow", "GET, HEAD")) if is_method else nowhere, request)
 
 
-async def failure(_request: Request, _error: Exception) -> Response:
+async def _failure(request: Request, _error: Exception) -> Response:
     """The GraphQL error for a bug in anything but the endpoint; uvicorn logs it."""
-    shown = {"message": MASKED, "extensions": {"code": RequestError.code}}
-    return JSONResponse({"errors": [shown]}, 500)
+    return _answer(FAILED, request)
+
+
+def _answer(refusal: Refusal, request: Request) -> Response:
+    headers, body = refusal.told(request.scope["headers"])
+    response = Response(body, refusal.status)
+    response.raw_headers = headers
+    return response
 
 
 class ExplorerFiles(StaticFiles):
     """The explorer's assets: their addresses change with what they hold, so that browsers may keep them.
 
-    Strangers ask for them as often as they like: each is compressed once, on a thread.
+    Strangers ask for them as often as they like: each is compressed once, on a thread. A Range is ignored: Starlette
+    refuses malformed ones in plain text.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -266,15 +277,17 @@ class ExplorerFiles(StaticFiles):
         self._compressed: dict[tuple[Path, str], asyncio.Task[bytes]] = {}
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        # The response looks for the header by itself.
+        scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
         response = await super().get_response(path, scope)
-        asked = headers_of(scope)
         if not isinstance(response, FileResponse):
             return response
         response.headers.update(_ASSET_HEADERS)
-        if b"range" in asked or not takes_gzip(asked.get(b"accept-encoding", b"")):
+        del response.headers["accept-ranges"]
+        if not takes_gzip(headers_of(scope).get(b"accept-encoding", b"")):
             return response
         headers = {**response.headers, "content-encoding": "gzip"}
-        del headers["content-length"], headers["accept-ranges"]
+        del headers["content-length"]
         return Response(await self._gzipped(Path(response.path), headers["etag"]), headers=headers)
 
     async def _gzipped(self, file: Path, etag: str) -> bytes:

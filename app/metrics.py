@@ -8,21 +8,22 @@ from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
 from app import telemetry
-from app.http import refusal
+from app.http import handlers
 from app.protocols import BoundedRequests, Connections
 from app.settings import Settings
+
+METRICS = "/metrics"
 
 
 def application(settings: Settings) -> Starlette:
     """Answers at /metrics in Prometheus' text format; with several worker processes for all of them."""
-    return Starlette(routes=[Route("/metrics", partial(_show, settings))], exception_handlers={HTTPException: refusal})
+    return Starlette(routes=[Route(METRICS, partial(_show, settings))], exception_handlers=handlers(METRICS))
 
 
 async def _show(settings: Settings, _request: Request) -> Response:

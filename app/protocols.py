@@ -23,8 +23,8 @@ from websockets.server import ServerProtocol
 from app import heads, refusals
 from app.heads import LONG_HEAD, LONGEST_URL, MOST_BYTES
 from app.masking import outline
-from app.origins import Origins
-from app.refusals import LATE, MALFORMED, NO_TUNNEL, STALLED, Refusal, RequestRefused
+from app.origins import Header, Origins
+from app.refusals import LATE, MALFORMED, NO_TUNNEL, STALLED, STOPPING, Refusal, RequestRefused
 from app.settings import Settings
 from app.waiting import Waiting
 
@@ -51,6 +51,10 @@ CLOSE_SECONDS = 1.0
 # A connection that is closed while its client still sends is reset, and the client may lose the answer: for this long
 # what comes after a refusal is read and thrown away.
 DISCARD_SECONDS = 1.0
+# Larger reads are parsed piece by piece: the parser does not tell where in a piece a head or a chunk has ended.
+LARGEST_PIECE = 50_000
+# Of a head that is not whole, what is kept of its end: an Origin line fits in.
+ENOUGH_OF_END = 1_000
 # How long the application may take to accept a socket or refuse it.
 HANDSHAKE_SECONDS = 9.0
 _CLOSE = b"connection", b"close"
@@ -168,6 +172,7 @@ class BoundedRequests(HttpToolsProtocol):
     __slots__ = (
         "_answering",
         "_direct",
+        "_end",
         "_held",
         "_host",
         "_idle",
@@ -191,6 +196,7 @@ class BoundedRequests(HttpToolsProtocol):
         # those of the piece that is read.
         self._held = self._tail = self._piece = 0
         self._parts = self._looks = self._unsent = 0
+        self._end = b""  # of a head that is not whole, or of what the parser could not read
         self._stopping = False
         self._host = _NO_HOST  # the last one that was found valid
         self._refusal: Refusal | None = None
@@ -212,9 +218,11 @@ class BoundedRequests(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
-            return
-        self._piece = len(data)
-        self._held += self._piece
+            return None
+        self._piece = size = len(data)
+        if size > LARGEST_PIECE:
+            return self._receive_pieces(data)
+        self._held += size
         while True:
             try:
                 self.parser.feed_data(data)
@@ -222,17 +230,25 @@ class BoundedRequests(HttpToolsProtocol):
             except HttpParserUpgrade as upgrade:
                 data = self._after_upgrade(data[upgrade.args[0] :])
                 if not data:
-                    return
+                    return None
             except HttpParserError as error:
-                self._refuse(_reason(error))
-                return
+                self._end += data
+                return self._refuse(_reason(error))
         if self._held > MOST_BYTES:
+            self._end += data
             self._refuse(LONG_HEAD)
         elif (cycle := self.cycle) is None or cycle.more_body or cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
             self._wait(self._place())
+            self._end = (self._end + data)[-ENOUGH_OF_END:] if self._is_partial() else b""
         elif self._waits is not None:  # as `_place` has it; for each request
             del self._waits[self]
             self._waits = None
+        return None
+
+    def _receive_pieces(self, data: bytes) -> None:
+        for start in range(0, len(data), LARGEST_PIECE):
+            # It is another protocol once a socket was opened.
+            self.transport.get_protocol().data_received(data[start : start + LARGEST_PIECE])  # type: ignore[attr-defined]  # both are uvicorn's
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MOST_AHEAD:
@@ -313,6 +329,8 @@ class BoundedRequests(HttpToolsProtocol):
             return self._refuse(refusal)
         self._timer.cancel()
         self._wait(None)
+        # uvicorn makes one of it for this handshake, and tells it nothing else.
+        self.ws_protocol_class = partial(BoundedSockets, list(self.scope["headers"]), self._shared.origins)  # type: ignore[assignment]  # it is only called
         self.handle_websocket_upgrade()
         if rest:
             self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]  # it is uvicorn's for sockets
@@ -353,6 +371,9 @@ class BoundedRequests(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.more_body and self.cycle.response_started:  # type: ignore[redundant-expr]  # None at first
             return False
         asked = list(self.scope["headers"]) if self.scope else []  # type: ignore[redundant-expr]  # None at first
+        # The parser gives a header when the next one begins, which perhaps never came or is malformed.
+        if self._is_partial() and b"origin" not in dict(asked) and (origin := heads.origin_in(self._end)):
+            asked.append((b"origin", origin))
         has_body = self.parser.get_method() != b"HEAD"
         self.transport.write(refusal.answer(asked, self._shared.origins, has_body=has_body))
         return True
@@ -526,7 +547,9 @@ class BoundedSockets(WebSocketsSansIOProtocol):
     handshakes that BoundedRequests has found valid, and ends those that the application does not answer.
     """
 
-    _early = b""
+    def __init__(self, asked: list[Header], origins: Origins, **options: Any) -> None:
+        super().__init__(**options)
+        self._asked, self._origins, self._early = asked, origins, b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -572,11 +595,29 @@ class BoundedSockets(WebSocketsSansIOProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         if not self.transport.is_closing():
-            self.transport.write(refusal.answer([], Origins(())))
+            self.transport.write(refusal.answer(self._asked, self._origins))
             self.transport.close()
+
+    async def run_asgi(self) -> None:
+        self.app = partial(self._run, self.app)
+        await super().run_asgi()
+
+    async def _run(
+        self, app: ASGI3Application, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        await app(scope, receive, send)
+        # uvicorn forgets that a handshake is complete which was refused with a body, and logs an error.
+        self.handshake_complete = self.handshake_complete or self.close_sent
+
+    def send_500_response(self) -> None:
+        """What uvicorn calls for a handshake that the application has left without an answer."""
+        if self.initial_response is None and not self.handshake_complete:
+            self._refuse(refusals.FAILED)
 
     def shutdown(self) -> None:
         with _alone(self.transport):
+            if not self.handshake_complete:
+                self._refuse(STOPPING)
             super().shutdown()
 
     def handle_ping(self) -> None:

@@ -24,6 +24,7 @@ from app.masking import masked
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
 from app.origins import Origins, is_same
 from app.rate import network
+from app.refusals import FOREIGN
 from app.requests import Refused, refuse_conflicts
 from app.telemetry import SOCKETS
 
@@ -84,7 +85,7 @@ class _Callers:
 
 
 class SocketEndpoint:
-    """The ASGI endpoint. Pages of other origins than the server's own and those of `origins` get 403.
+    """The ASGI endpoint. Pages of other origins than the server's own and those of `origins` are refused with 403.
 
     A user may have `most` sockets open.
     """
@@ -95,20 +96,17 @@ class SocketEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         if not self._is_welcome(Headers(scope=scope)):
-            await send({"type": "websocket.close"})
-            return
+            return await FOREIGN.send(scope, send, self._origins.headers_for(None))
         chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": chosen})
         if chosen is None:
-            await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
-            return
+            return await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
         try:
             refuse_conflicts(scope["headers"])
         except Refused as refusal:
-            await send(_close(_Closing(4400, str(refusal))))
-            return
+            return await send(_close(_Closing(4400, str(refusal))))
         with SOCKETS.track_inprogress():
-            await _Socket(self._execute, self._callers, scope, receive, send).serve()
+            return await _Socket(self._execute, self._callers, scope, receive, send).serve()
 
     def _is_welcome(self, headers: Headers) -> bool:
         origin = headers.get("origin")

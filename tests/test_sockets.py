@@ -620,11 +620,11 @@ async def test_pages_of_the_server_and_of_allowed_origins_are_served(
 
 
 async def test_other_addresses_have_no_sockets(address: str) -> None:
-    """403 at the handshake."""
+    """404 at the handshake."""
     with pytest.raises(InvalidStatus) as refused:
         await connect(f"ws://{address}/livez", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS)
 
-    assert refused.value.response.status_code == 403
+    assert refused.value.response.status_code == 404
 
 
 async def test_a_client_that_stops_reading_is_dropped(
