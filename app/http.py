@@ -48,8 +48,8 @@ PAUSE_SECONDS = 0.25
 PAUSED = (401, 429, 503)
 # A request that cannot be read costs a stranger as much as so many rows.
 ROWS_OF_A_REFUSAL = 5
-# Requests whose body has not come whole, of a process and of one address.
-MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 100
+# Requests whose body comes in parts or is large, of a process and of one address: each may have 100 KB in memory.
+MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 200
 
 ANSWERS = (GRAPHQL_JSON, JSON)
 PAGES = (HTML, *ANSWERS)
@@ -130,6 +130,9 @@ class GraphQLEndpoint:
         except Gone:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
+            if isinstance(error, Refused):
+                # What it refers to, such as the body and what was read of it, must not be kept while its answer waits.
+                error.__traceback__ = error.__context__ = None
             charged = error if asked else await self._charged(error, scope)
             return await self._refuse(send, charged, headers, asked_as)
         else:
@@ -138,6 +141,7 @@ class GraphQLEndpoint:
             status = _status(answer, media_type)
             if status in _HEADERS_OF:
                 asked.leave()
+                asked = None  # its variables must not be kept while its answer waits
                 more += [*_HEADERS_OF[status], *_headers_of(answer.entries["errors"][0])]
             if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
                 body, more = await _compressed(body), [*more, *_COMPRESSED]
@@ -159,8 +163,6 @@ class GraphQLEndpoint:
     async def _refuse(self, send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
         """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
         if isinstance(error, Refused):
-            # What it refers to, such as the body, must not be kept while its answer waits.
-            error.__traceback__ = error.__context__ = None
             status, more = error.status, error.headers
             shown = {"message": str(error), "extensions": {"code": error.code}}
             self._note(asked_as, status, error.code)

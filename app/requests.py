@@ -17,6 +17,8 @@ from app.operations import GraphQLRequest
 from app.rate import network
 
 MOST_BYTES = 100_000
+# A body that is no longer is read as soon as it has come: a thousand of them at once are no burden.
+SMALL_BYTES = 16_000
 MOST_PARAMETERS = 20
 _RETRY, _CLOSE = (b"retry-after", b"%d" % RETRY_AFTER_SECONDS), (b"connection", b"close")
 
@@ -63,15 +65,13 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
     """The request of a body, or of a query string. Anything but JSON is what a foreign page's form could send."""
     safe, client, authorization = scope["method"] != "POST", scope.get("client"), headers.get(b"authorization")
     address = client[0] if client else ""
-    size = inf
     if safe:
-        members = _parameters(scope["query_string"])
+        members, size = _parameters(scope["query_string"]), len(scope["query_string"])
     elif b"content-encoding" in headers and not is_identity(headers[b"content-encoding"]):
         message = "The body must come as it is, without a Content-Encoding such as gzip."
         raise Refused(415, message, BadUserInput.code, (b"accept-encoding", b"identity"))
     elif is_json(headers.get(b"content-type", b"")):
-        body = await _body(receive, address, arrivals)
-        members, size = _json(body, "The body"), len(body)
+        members, size = await _members(receive, address, arrivals)
     else:
         raise Refused(415, "The Content-Type must be application/json, in UTF-8.")
     if type(members) is not dict:
@@ -85,19 +85,29 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
     return asked
 
 
-async def _body(receive: Receive, address: str, arrivals: Arrivals) -> bytes | bytearray:
-    """The body. Most come in one piece; all others need a place until they are complete."""
+async def _members(receive: Receive, address: str, arrivals: Arrivals) -> tuple[Any, int]:
+    """What a body holds, and its length. Most are small and come in one piece; all others need a place until then."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
-        if len(body) <= MOST_BYTES:
-            return body
+        if len(body) <= SMALL_BYTES:
+            return _json(body, "The body"), len(body)
     try:
-        async with arrivals.place(network(address)):
-            return await _parts(message, receive)
+        return await _large_members(message, receive, network(address), arrivals)
     except TimeoutError:
-        many = "Too many incomplete requests come from your address; send a request at once, and try again."
+        many = "Too many incomplete or large requests come from your address; send a request at once, and try again."
         raise Refused(503, many, Unavailable.code, _RETRY, _CLOSE) from None
+
+
+async def _large_members(
+    message: MutableMapping[str, Any], receive: Receive, address: str, arrivals: Arrivals
+) -> tuple[Any, int]:
+    async with arrivals.place(address):
+        parts = await _parts(message, receive)
+        try:
+            return await arrivals.json(address, parts), len(parts)
+        except orjson.JSONDecodeError:
+            raise _no_json("The body") from None
 
 
 async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearray:
@@ -132,7 +142,11 @@ def _json(text: bytes | bytearray | str, what: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise Refused(400, f"{what} is not valid JSON.") from None
+        raise _no_json(what) from None
+
+
+def _no_json(what: str) -> Refused:
+    return Refused(400, f"{what} is not valid JSON.")
 
 
 def request_id(given: bytes | None) -> str:
