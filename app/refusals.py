@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import orjson
 
-from app.errors import BadUserInput, LimitExceeded, MethodNotAllowed, RequestError, Unavailable
+from app.errors import RETRY_AFTER_SECONDS, BadUserInput, LimitExceeded, MethodNotAllowed, RequestError, Unavailable
 from app.masking import MASKED
 from app.origins import Header, Origins
 from app.requests import request_id
@@ -91,5 +91,11 @@ NO_TUNNEL = Refusal(
 )
 STALLED = Refusal(
     HTTPStatus.SERVICE_UNAVAILABLE, "The socket could not be opened in time; try again.", Unavailable.code
+)
+CROWDED = Refusal(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The server has too many requests with long heads; send a shorter one, or try again.",
+    Unavailable.code,
+    ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),),
 )
 FAILED = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, MASKED, RequestError.code)
