@@ -289,12 +289,12 @@ def _bound(host: str, port: int, setting: str) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)  # its connections inherit it
-        return listener
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         advice = f"Choose another with {setting} (0: a free one)."
         raise StartupError(f"Cannot listen on {host} port {port}: {reason}. {advice}") from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)  # its connections inherit it
+    return listener
 
 
 async def _prepared(settings: Settings, *, embedded: bool, migrate: bool) -> UUID | None:

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.addresses import headers_of
 from app.arrivals import Arrivals
@@ -36,7 +36,7 @@ from app.masking import MASKED, masked
 from app.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.origins import Origins
-from app.rate import Rates, network
+from app.rate import OtherRequests, Rates, network
 from app.requests import Gone, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
@@ -46,6 +46,8 @@ FASTEST = 1
 # next request when they have it.
 PAUSE_SECONDS = 0.25
 PAUSED = (401, 429, 503)
+# Nobody needs more of these than may be had.
+LONG_PAUSE_SECONDS = 1.0
 # A request that cannot be read costs a stranger as much as so many rows.
 ROWS_OF_A_REFUSAL = 5
 # Requests whose body comes in parts or is large, of a process and of one address: each may have 100 KB in memory.
@@ -130,9 +132,6 @@ class GraphQLEndpoint:
         except Gone:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
-            if isinstance(error, Refused):
-                # What it refers to, such as the body and what was read of it, must not be kept while its answer waits.
-                error.__traceback__ = error.__context__ = None
             charged = error if asked else await self._charged(error, scope)
             return await self._refuse(send, charged, headers, asked_as)
         else:
@@ -153,6 +152,8 @@ class GraphQLEndpoint:
     async def _charged(self, error: Exception, scope: Scope) -> Exception:
         """The same refusal, charged to the address that it goes to; or that the address has had too many."""
         client = scope.get("client")
+        if isinstance(error, Refused):
+            error.forget()
         try:
             if waits := self._rates.charge(network(client[0] if client else ""), ROWS_OF_A_REFUSAL, is_user=False):
                 await waits
@@ -163,6 +164,7 @@ class GraphQLEndpoint:
     async def _refuse(self, send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
         """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
         if isinstance(error, Refused):
+            error.forget()
             status, more = error.status, error.headers
             shown = {"message": str(error), "extensions": {"code": error.code}}
             self._note(asked_as, status, error.code)
@@ -241,6 +243,23 @@ async def _respond(send: Send, status: int, headers: list[Header], body: bytes) 
         await asyncio.sleep(PAUSE_SECONDS)
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
+
+
+def limited(app: ASGIApp, requests: OtherRequests) -> ASGIApp:
+    """An application without operations, whose requests are refused where a client address sends too many."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            client = scope.get("client")
+            try:
+                await requests.charge(client[0] if client else "")
+            except RateLimited as error:
+                body = orjson.dumps({"errors": [{"message": str(error), "extensions": error.extensions}]})
+                await asyncio.sleep(LONG_PAUSE_SECONDS - PAUSE_SECONDS)
+                return await _respond(send, 429, [_CONTENT_TYPE[JSON], (b"retry-after", b"%d" % error.seconds)], body)
+        return await app(scope, receive, send)
+
+    return call
 
 
 async def refusal(_request: Request, error: Exception) -> Response:

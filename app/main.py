@@ -27,14 +27,14 @@ from app.database import Database, for_free
 from app.errors import RequestError, StartupError
 from app.events import EventStreams
 from app.health import Readiness
-from app.http import ExplorerFiles, GraphQLEndpoint, failure, refusal
+from app.http import ExplorerFiles, GraphQLEndpoint, failure, limited, refusal
 from app.operations import GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.origins import Origins
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
 from app.places import Places
 from app.preparing import Preparation
 from app.probe import Probe
-from app.rate import Rates, SharedCounters, Windows, network
+from app.rate import OtherRequests, Rates, SharedCounters, Windows, network
 from app.realtime import Realtime
 from app.settings import OFF, Settings
 from app.sockets import SocketEndpoint
@@ -129,7 +129,7 @@ class Application(Starlette):
     def place(self, graphql: ASGIApp, origins: Origins, root_path: str) -> None:
         """Serve GraphQL with `graphql`, all of it to pages of `origins` too, and also below `root_path`."""
         self.graphql = CrossOrigin(graphql, origins) if origins else graphql
-        self._others = CrossOrigin(super().__call__, origins)
+        self._others = CrossOrigin(limited(super().__call__, OtherRequests()), origins)
         self._root_path, self._addresses = root_path, {GRAPHQL, root_path + GRAPHQL}
         # They name the Host header, which a proxy may have changed.
         self.router.redirect_slashes = False

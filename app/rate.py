@@ -37,6 +37,10 @@ SLACK = 10 * SECOND
 # Less is not worth counting, and is owed until it is more.
 LEAST_SECONDS = 0.005
 
+# Requests to other addresses than GraphQL's that one client address may send in a window. Probes send a few a second,
+# and the explorer asks for a hundred files. Each process counts for itself: a probe must not wait for Redis.
+OTHER_REQUESTS = "6000/minute"
+
 Clock = Callable[[], float]
 
 
@@ -157,6 +161,32 @@ class Rate:
         window = f"{self._item.multiples} {self._item.GRANULARITY.name}".removeprefix("1 ")
         used = f"You have used more than {self._item.amount:,} {self._what} in one {window}"
         raise RateLimited(f"{used}; try again in {seconds} s.", seconds)
+
+
+class OtherRequests:
+    """Requests of each client address that run no operation, such as probes: none is charged in rows."""
+
+    def __init__(self, limit: str = OTHER_REQUESTS) -> None:
+        self._rate = Rate(limits.parse(limit), Windows(), "requests that run no operation")
+
+    async def charge(self, address: str) -> None:
+        """Count one; RateLimited beyond the limit."""
+        if waits := self._rate.charge(network(address), 1):
+            await waits
+
+
+class Pace:
+    """`each` seconds between two events of a key: a burst of them may come at once, all further ones wait."""
+
+    def __init__(self, each: float, burst: int, clock: Clock = time.monotonic) -> None:
+        self._each, self._ahead, self._clock = each, each * burst, clock
+        self._free = -math.inf  # when the last event would have been due, had none come early
+
+    def delay(self) -> float:
+        """Count one event, and how many seconds it has to wait."""
+        now = self._clock()
+        self._free = max(self._free, now) + self._each
+        return max(0.0, self._free - now - self._ahead)
 
 
 class TimeLimit:

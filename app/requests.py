@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from math import inf
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -36,6 +35,10 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, code: str = BadUserInput.code, *headers: Header) -> None:
         super().__init__(message)
         self.status, self.code, self.headers = status, code, headers
+
+    def forget(self) -> None:
+        """Let go of what led here: the body, and what was read of it, must not be kept while the answer waits."""
+        self.__traceback__ = self.__context__ = None
 
 
 # Headers that have one value; all others of several lines are lists.
