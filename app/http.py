@@ -245,14 +245,17 @@ async def _respond(send: Send, status: int, headers: list[Header], body: bytes) 
     await send({"type": "http.response.body", "body": body})
 
 
-def limited(app: ASGIApp, requests: OtherRequests) -> ASGIApp:
-    """An application without operations, whose requests are refused where a client address sends too many."""
+def limited(app: ASGIApp, requests: OtherRequests, probes: tuple[str, ...]) -> ASGIApp:
+    """An application without operations, whose requests are refused where a client address sends too many.
+
+    `probes` are the ends of the paths that probes ask.
+    """
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             client = scope.get("client")
             try:
-                await requests.charge(client[0] if client else "")
+                await requests.charge(client[0] if client else "", is_probe=scope["path"].endswith(probes))
             except RateLimited as error:
                 body = orjson.dumps({"errors": [{"message": str(error), "extensions": error.extensions}]})
                 await asyncio.sleep(LONG_PAUSE_SECONDS - PAUSE_SECONDS)

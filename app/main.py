@@ -129,7 +129,7 @@ class Application(Starlette):
     def place(self, graphql: ASGIApp, origins: Origins, root_path: str) -> None:
         """Serve GraphQL with `graphql`, all of it to pages of `origins` too, and also below `root_path`."""
         self.graphql = CrossOrigin(graphql, origins) if origins else graphql
-        self._others = CrossOrigin(limited(super().__call__, OtherRequests()), origins)
+        self._others = CrossOrigin(limited(super().__call__, OtherRequests(), health.PATHS), origins)
         self._root_path, self._addresses = root_path, {GRAPHQL, root_path + GRAPHQL}
         # They name the Host header, which a proxy may have changed.
         self.router.redirect_slashes = False

@@ -37,9 +37,10 @@ SLACK = 10 * SECOND
 # Less is not worth counting, and is owed until it is more.
 LEAST_SECONDS = 0.005
 
-# Requests to other addresses than GraphQL's that one client address may send in a window. Probes send a few a second,
-# and the explorer asks for a hundred files. Each process counts for itself: a probe must not wait for Redis.
-OTHER_REQUESTS = "6000/minute"
+# Requests to other addresses than GraphQL's that one client address may send in a window, and as many probes. Those come
+# a few a second, and the explorer asks for a hundred files. Each process counts for itself: a probe must not wait for
+# Redis.
+OTHER_REQUESTS = "1000/10 seconds"
 
 Clock = Callable[[], float]
 
@@ -158,20 +159,29 @@ class Rate:
         if (count if isinstance(count, int) else await count) <= self._most:
             return
         seconds = max(1, ceil(await self._counters.remaining(self._name, caller)))
-        window = f"{self._item.multiples} {self._item.GRANULARITY.name}".removeprefix("1 ")
-        used = f"You have used more than {self._item.amount:,} {self._what} in one {window}"
+        multiples, unit = self._item.multiples, self._item.GRANULARITY.name
+        window = f"one {unit}" if multiples == 1 else f"{multiples} {unit}s"
+        used = f"You have used more than {self._item.amount:,} {self._what} in {window}"
         raise RateLimited(f"{used}; try again in {seconds} s.", seconds)
 
 
 class OtherRequests:
-    """Requests of each client address that run no operation, such as probes: none is charged in rows."""
+    """Requests of each client address that run no operation: none is charged in rows.
 
-    def __init__(self, limit: str = OTHER_REQUESTS) -> None:
-        self._rate = Rate(limits.parse(limit), Windows(), "requests that run no operation")
+    Probes are counted apart: behind a proxy that is not trusted they have the address of everybody's requests.
+    """
 
-    async def charge(self, address: str) -> None:
+    def __init__(self) -> None:
+        item, windows = limits.parse(OTHER_REQUESTS), Windows()
+        self._probes, self._others = (
+            Rate(item, windows, "probes"),
+            Rate(item, windows, "requests that run no operation"),
+        )
+
+    async def charge(self, address: str, *, is_probe: bool) -> None:
         """Count one; RateLimited beyond the limit."""
-        if waits := self._rate.charge(network(address), 1):
+        rate = self._probes if is_probe else self._others
+        if waits := rate.charge(network(address), 1):
             await waits
 
 
