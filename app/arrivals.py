@@ -9,6 +9,9 @@ import orjson
 
 from app.turns import Turns
 
+# Large bodies that are read in one round of the loop.
+MOST_READ = 4
+
 
 class Arrivals:
     """Requests whose body has not come whole or not been read. Where they are too many, one of them gives way.
@@ -20,7 +23,7 @@ class Arrivals:
     def __init__(self, most: int, share: int) -> None:
         self._most, self._share, self._count = most, share, 0
         self._waiting: dict[str, dict[asyncio.Timeout, None]] = {}
-        self._reading = Turns[str](1, 1)
+        self._reading = Turns[str](MOST_READ, 1)
 
     @asynccontextmanager
     async def place(self, address: str) -> AsyncIterator[None]:
@@ -37,8 +40,8 @@ class Arrivals:
     async def json(self, address: str, body: bytes | bytearray) -> Any:
         """What a body holds; orjson.JSONDecodeError where it is no JSON.
 
-        One is read at a time, by turns of addresses, and the loop serves others in between: what is read of 100 KB may
-        take 3 MB, and a millisecond.
+        An address has one read at a time, and the loop serves others in between: what is read of 100 KB may take 3 MB,
+        and a millisecond.
         """
         async with self._reading.turn(address):
             await asyncio.sleep(0)

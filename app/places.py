@@ -8,7 +8,7 @@ from app.turns import Turns
 SHARE = 4
 # What is read of a large request may take thirty times its bytes: of a process and of one caller these many.
 LARGE_BYTES = 16_000
-MOST_LARGE, LARGE_OF_A_CALLER = 100, 30
+MOST_LARGE, LARGE_OF_A_CALLER = 50, 16
 
 
 class Places:

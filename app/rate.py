@@ -37,9 +37,8 @@ SLACK = 10 * SECOND
 # Less is not worth counting, and is owed until it is more.
 LEAST_SECONDS = 0.005
 
-# Requests to other addresses than GraphQL's that one client address may send in a window, and as many probes. Those come
-# a few a second, and the explorer asks for a hundred files. Each process counts for itself: a probe must not wait for
-# Redis.
+# Requests to other addresses than GraphQL's that one client address may send in a window, and as many probes. The
+# explorer asks for a hundred files, probes are a few a second. Each process counts: a probe must not wait for Redis.
 OTHER_REQUESTS = "1000/10 seconds"
 
 Clock = Callable[[], float]

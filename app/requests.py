@@ -1,8 +1,10 @@
 """GraphQL requests as they come over HTTP: bodies, query strings, and what is refused of them."""
 
+import asyncio
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,6 +20,8 @@ from app.rate import network
 MOST_BYTES = 100_000
 # A body that is no longer is read as soon as it has come: a thousand of them at once are no burden.
 SMALL_BYTES = 16_000
+# How long the rest of a body is thrown away that had to give way, before that is answered.
+THROW_AWAY_SECONDS = 0.25
 MOST_PARAMETERS = 20
 _RETRY, _CLOSE = (b"retry-after", b"%d" % RETRY_AFTER_SECONDS), (b"connection", b"close")
 
@@ -98,8 +102,17 @@ async def _members(receive: Receive, address: str, arrivals: Arrivals) -> tuple[
     try:
         return await _large_members(message, receive, network(address), arrivals)
     except TimeoutError:
+        await _throw_away(receive)
         many = "Too many incomplete or large requests come from your address; send a request at once, and try again."
         raise Refused(503, many, Unavailable.code, _RETRY, _CLOSE) from None
+
+
+async def _throw_away(receive: Receive) -> None:
+    """Keep nothing of what still comes while a refusal waits."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(THROW_AWAY_SECONDS):
+            while (await receive()).get("more_body"):
+                pass
 
 
 async def _large_members(
