@@ -182,8 +182,8 @@ def executing(door: Admission, authenticator: Authenticator, places: Places, ser
             record.operation, record.kind = operation.name, operation.kind
             context = Context(caller, request.payer, operation, services)
             if operation.node.operation is OperationType.SUBSCRIPTION:
-                request.leave()  # it has places of its own
                 results = engine.subscribe(operation, request.variables, context)
+                request.leave()  # it has places of its own
                 return ResponseStream(
                     _answers(results, request, partial(record.cost, limit)), context.principal.expires_at
                 )

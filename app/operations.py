@@ -35,7 +35,11 @@ class GraphQLRequest:
     large_places: Turns[str] | None = None
 
     def leave(self) -> None:
-        """Give up the place of a request that was answered."""
+        """Give up the place of a request that was answered, and what it has brought along.
+
+        The tracebacks of refusals are in cycles, and may refer to the request until garbage is collected.
+        """
+        self.variables = None
         if self.places is not None:
             self.places.give(self.payer)
             self.places = None

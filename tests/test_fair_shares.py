@@ -1,6 +1,7 @@
 """No caller takes the server away from the others: shares of what there is, turns, and a price for what is caused."""
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -434,6 +435,41 @@ async def test_nothing_is_kept_of_what_is_refused(
         monkeypatch.undo()
 
     assert answer.status_code == (400 if limit == "off" else 429)
+    assert kept == [False]
+
+
+@pytest.mark.parametrize("query", [VIEWER, "{ nothing }"])
+@pytest.mark.parametrize("known", [True, False])
+async def test_nothing_is_kept_of_variables(
+    settings: Settings,
+    alice: User,
+    monkeypatch: pytest.MonkeyPatch,
+    query: str,
+    known: bool,  # noqa: FBT001 - a case
+) -> None:
+    """Once a request was answered they are gone, though tracebacks of a refusal may wait for garbage collection."""
+
+    class Read(list[Any]):
+        """A value that can be watched."""
+
+    watched: list[weakref.ref[Any]] = []
+
+    def loads(_: object) -> Any:
+        read = Read()
+        watched.append(weakref.ref(read))
+        return {"query": query, "variables": {"unused": read}}
+
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {alice.token}"} if known else {})}
+    async with running(settings) as application:
+        gc.disable()
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(orjson, "loads", loads)
+                await application.http.post("/graphql", content=b"{}", headers=headers)
+            kept = [one() is not None for one in watched]
+        finally:
+            gc.enable()
+
     assert kept == [False]
 
 
