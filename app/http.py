@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.addresses import headers_of
 from app.arrivals import Arrivals
@@ -35,8 +35,8 @@ from app.masking import masked
 from app.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.origins import Origins
-from app.rate import Rates, network
-from app.refusals import FAILED, Refusal, no_address, no_method
+from app.rate import OtherRequests, Rates, network
+from app.refusals import FAILED, Refusal, no_address, no_method, too_many
 from app.requests import Gone, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
@@ -46,10 +46,12 @@ FASTEST = 1
 # next request when they have it.
 PAUSE_SECONDS = 0.25
 PAUSED = (401, 429, 503)
+# Nobody needs more of these than may be had.
+LONG_PAUSE_SECONDS = 1.0
 # A request that cannot be read costs a stranger as much as so many rows.
 ROWS_OF_A_REFUSAL = 5
-# Requests whose body has not come whole, of a process and of one address.
-MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 100
+# Requests whose body comes in parts or is large, of a process and of one address: each may have 100 KB in memory.
+MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 200
 
 ANSWERS = (GRAPHQL_JSON, JSON)
 PAGES = (HTML, *ANSWERS)
@@ -138,6 +140,7 @@ class GraphQLEndpoint:
             status = _status(answer, media_type)
             if status in _HEADERS_OF:
                 asked.leave()
+                asked = None  # its variables must not be kept while its answer waits
                 more += [*_HEADERS_OF[status], *_headers_of(answer.entries["errors"][0])]
             if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
                 body, more = await _compressed(body), [*more, *_COMPRESSED]
@@ -149,6 +152,8 @@ class GraphQLEndpoint:
     async def _charged(self, error: Exception, scope: Scope) -> Exception:
         """The same refusal, charged to the address that it goes to; or that the address has had too many."""
         client = scope.get("client")
+        if isinstance(error, Refused):
+            error.forget()
         try:
             if waits := self._rates.charge(network(client[0] if client else ""), ROWS_OF_A_REFUSAL, is_user=False):
                 await waits
@@ -159,8 +164,7 @@ class GraphQLEndpoint:
     async def _refuse(self, send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
         """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
         if isinstance(error, Refused):
-            # What it refers to, such as the body, must not be kept while its answer waits.
-            error.__traceback__ = error.__context__ = None
+            error.forget()
             status, more = error.status, error.headers
             shown = {"message": str(error), "extensions": {"code": error.code}}
             self._note(asked_as, status, error.code)
@@ -239,6 +243,25 @@ async def _respond(send: Send, status: int, headers: list[Header], body: bytes) 
         await asyncio.sleep(PAUSE_SECONDS)
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
+
+
+def limited(app: ASGIApp, requests: OtherRequests, probes: tuple[str, ...]) -> ASGIApp:
+    """An application without operations, whose requests are refused where a client address sends too many.
+
+    `probes` are the ends of the paths that probes ask.
+    """
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            client = scope.get("client")
+            try:
+                await requests.charge(client[0] if client else "", is_probe=scope["path"].endswith(probes))
+            except RateLimited as error:
+                await asyncio.sleep(LONG_PAUSE_SECONDS)
+                return await too_many(error).send(scope, send, ())
+        return await app(scope, receive, send)
+
+    return call
 
 
 def handlers(address: str) -> dict[Any, Callable[[Request, Exception], Any]]:

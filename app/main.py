@@ -26,14 +26,14 @@ from app.database import Database, for_free
 from app.errors import RequestError, StartupError
 from app.events import EventStreams
 from app.health import Readiness
-from app.http import ExplorerFiles, GraphQLEndpoint, handlers
+from app.http import ExplorerFiles, GraphQLEndpoint, handlers, limited
 from app.operations import GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.origins import Origins
 from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
 from app.places import Places
 from app.preparing import Preparation
 from app.probe import Probe
-from app.rate import Rates, SharedCounters, Windows, network
+from app.rate import OtherRequests, Rates, SharedCounters, Windows, network
 from app.realtime import Realtime
 from app.refusals import no_address
 from app.settings import OFF, Settings
@@ -129,7 +129,7 @@ class Application(Starlette):
         """Serve GraphQL with `graphql` and `sockets`, to pages of `origins` too, and also below `root_path`."""
         self.graphql = CrossOrigin(graphql, origins) if origins else graphql
         self._sockets, self._origins = sockets, origins
-        self._others = CrossOrigin(super().__call__, origins)
+        self._others = CrossOrigin(limited(super().__call__, OtherRequests(), health.PATHS), origins)
         self._root_path, self._addresses = root_path, {GRAPHQL, root_path + GRAPHQL}
         # They name the Host header, which a proxy may have changed.
         self.router.redirect_slashes = False
@@ -189,8 +189,8 @@ def executing(door: Admission, authenticator: Authenticator, places: Places, ser
             record.operation, record.kind = operation.name, operation.kind
             context = Context(caller, request.payer, operation, services)
             if operation.node.operation is OperationType.SUBSCRIPTION:
-                request.leave()  # it has places of its own
                 results = engine.subscribe(operation, request.variables, context)
+                request.leave()  # it has places of its own
                 return ResponseStream(
                     _answers(results, request, partial(record.cost, limit)), context.principal.expires_at
                 )

@@ -21,10 +21,10 @@ from websockets.exceptions import InvalidHeader, InvalidMethod
 from websockets.server import ServerProtocol
 
 from app import heads, refusals
-from app.heads import LONG_HEAD, LONGEST_URL, MOST_BYTES
+from app.heads import LONG_HEAD, MOST_BYTES
 from app.masking import outline
 from app.origins import Header, Origins
-from app.refusals import LATE, MALFORMED, NO_TUNNEL, STALLED, STOPPING, Refusal, RequestRefused
+from app.refusals import CROWDED, LATE, MALFORMED, NO_TUNNEL, STALLED, STOPPING, Refusal, RequestRefused
 from app.settings import Settings
 from app.waiting import Waiting
 
@@ -35,6 +35,10 @@ MOST_PARTS = 5_000
 # Requests that wait for the answers to those before them on their connection: reading thousands in one segment would
 # hold up the event loop.
 MOST_AHEAD = 100
+# A head of more bytes is long. These connections of a process may have sent one: it is kept until the next request, and
+# what is made of it while it is answered takes as much again.
+LONG_BYTES = 16_000
+MOST_LONG = 100
 # More than the largest answer, which may be on its way when a ping comes.
 MOST_UNSENT = 5_000_000
 LARGE_READ = 30_000
@@ -73,7 +77,8 @@ http11.MAX_LINE_LENGTH = http11.MAX_NUM_HEADERS = 2 * MOST_BYTES
 class Connections:
     """What the connections of a process share: who may read refusals, and which of them wait for their clients.
 
-    `idle` ones are between two requests; on `incomplete` ones a request, perhaps the first, has not come whole.
+    `idle` ones are between two requests; on `incomplete` ones a request, perhaps the first, has not come whole; `long`
+    ones have sent a long head.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -82,7 +87,7 @@ class Connections:
         most = settings.limit_idle_connections
         if descriptors != resource.RLIM_INFINITY:
             most = min(most, descriptors // 4)
-        self.idle, self.incomplete = Waiting(most), Waiting(most)
+        self.idle, self.incomplete, self.long = Waiting(most), Waiting(most), Waiting(MOST_LONG)
         self.origins = Origins(settings.cors_origins)
         self.keep_alive_seconds = settings.keep_alive_seconds
 
@@ -160,6 +165,17 @@ class _Answer:
         cycle.on_response()
 
 
+class _LongHead:
+    """A connection that has sent a long head, among those that have: as such it gives way with another refusal."""
+
+    def __init__(self, connection: "BoundedRequests") -> None:
+        self._connection = connection
+
+    def give_way(self) -> None:
+        """End, for another long head needs the room."""
+        self._connection.end(CROWDED)
+
+
 class BoundedRequests(HttpToolsProtocol):
     """uvicorn's protocol for HTTP, which ends what goes on and on, what stands still, and what nobody waits for.
 
@@ -176,6 +192,7 @@ class BoundedRequests(HttpToolsProtocol):
         "_held",
         "_host",
         "_idle",
+        "_long",
         "_looks",
         "_parts",
         "_piece",
@@ -201,6 +218,7 @@ class BoundedRequests(HttpToolsProtocol):
         self._host = _NO_HOST  # the last one that was found valid
         self._refusal: Refusal | None = None
         self._waits: Waiting | None = None
+        self._long: _LongHead | None = None
         self._seen: tuple[RequestResponseCycle | None, bool] = None, False
         self._answering: asyncio.Task[None] | None = None
 
@@ -213,6 +231,8 @@ class BoundedRequests(HttpToolsProtocol):
         super().connection_lost(exc)
         self._timer.cancel()
         self._wait(None)
+        if self._long is not None:
+            self._shared.long.pop(self._long, None)
         if self._answering is not None and not self._is_idle():
             self._answering.cancel()
 
@@ -234,9 +254,9 @@ class BoundedRequests(HttpToolsProtocol):
             except HttpParserError as error:
                 self._end += data
                 return self._refuse(_reason(error))
-        if self._held > MOST_BYTES:
+        if self._held > LONG_BYTES:
             self._end += data
-            self._refuse(LONG_HEAD)
+            self._read_long()
         elif (cycle := self.cycle) is None or cycle.more_body or cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
             self._wait(self._place())
             self._end = (self._end + data)[-ENOUGH_OF_END:] if self._is_partial() else b""
@@ -258,7 +278,7 @@ class BoundedRequests(HttpToolsProtocol):
         if (
             names.get(b"host") != self._host
             or len(names) != len(headers)
-            or self._held + self._tail > LONGEST_URL
+            or self._held + self._tail > LONG_BYTES
             or b"transfer-encoding" in names
             or self.url[:1] != b"/"
         ):
@@ -271,9 +291,29 @@ class BoundedRequests(HttpToolsProtocol):
         if self.scope["http_version"] != "1.1":
             self._treat_as_old()
 
+    def _read_long(self) -> None:
+        """Go on with a head that is long, and not whole."""
+        if self._held > MOST_BYTES:
+            self._refuse(LONG_HEAD)
+        else:
+            self._wait(self._place())
+            self._count_long()
+
+    def _count_long(self) -> None:
+        """Be the last of the connections with a long head to give way."""
+        if self._long is None:
+            self._long = _LongHead(self)
+        long = self._shared.long
+        long.pop(self._long, None)
+        long[self._long] = None
+        long.shorten()
+
     def _examine(self, names: dict[bytes, bytes]) -> None:
-        if heads.size(self.parser.get_method(), self.url, self.headers) > MOST_BYTES:
+        size = heads.size(self.parser.get_method(), self.url, self.headers)
+        if size > MOST_BYTES:
             raise RequestRefused(LONG_HEAD)
+        if size > LONG_BYTES:
+            self._count_long()
         self.url = heads.check(self.parser.get_http_version(), self.url, self.headers)
         self._host = names.get(b"host", _NO_HOST)
 
@@ -368,7 +408,8 @@ class BoundedRequests(HttpToolsProtocol):
 
     def _tell(self, refusal: Refusal) -> bool:
         """Whether the refusal was sent: a second answer to the same request would be taken for that to the next."""
-        if self.cycle is not None and self.cycle.more_body and self.cycle.response_started:  # type: ignore[redundant-expr]  # None at first
+        cycle = self.cycle
+        if cycle is not None and cycle.response_started and (cycle.more_body or not cycle.response_complete):  # type: ignore[redundant-expr]  # None at first
             return False
         asked = list(self.scope["headers"]) if self.scope else []  # type: ignore[redundant-expr]  # None at first
         # The parser gives a header when the next one begins, which perhaps never came or is malformed.
@@ -379,12 +420,18 @@ class BoundedRequests(HttpToolsProtocol):
         return True
 
     def give_way(self) -> None:
-        """End, for another connection needs the room; at once, for many may come in no time."""
+        """End, for another connection needs the room."""
         self._waits = None
+        self.end(LATE)
+
+    def end(self, refusal: Refusal) -> None:
+        """End with a refusal where a request is not answered; at once, for many may come in no time."""
+        self._wait(None)
         if self._refusal is None and self._is_awaited() and not self.transport.is_closing():
-            self._refusal = LATE
+            self._refusal = refusal
             self._abandon()
-            self._tell(LATE)
+            if not self.pipeline:
+                self._tell(refusal)
         self.transport.close()
 
     def _place(self) -> Waiting | None:

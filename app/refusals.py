@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.errors import BadUserInput, LimitExceeded, MethodNotAllowed, RequestError, Unavailable
+from app.errors import (
+    RETRY_AFTER_SECONDS,
+    BadUserInput,
+    LimitExceeded,
+    MethodNotAllowed,
+    RateLimited,
+    RequestError,
+    Unavailable,
+)
 from app.masking import MASKED
 from app.origins import Header, Origins
 from app.requests import Scope, request_id
@@ -107,6 +115,12 @@ def no_method(allowed: str) -> Refusal:
     )
 
 
+def too_many(error: RateLimited) -> Refusal:
+    """A refusal of an address that has sent too many requests."""
+    again = (b"retry-after", b"%d" % error.seconds)
+    return Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error), error.code, (again,))
+
+
 FOREIGN = Refusal(
     HTTPStatus.FORBIDDEN, "Pages of this origin may not call this server; CORS_ORIGINS lists those that may."
 )
@@ -123,5 +137,11 @@ STALLED = Refusal(
 )
 STOPPING = Refusal(
     HTTPStatus.SERVICE_UNAVAILABLE, "This server stops; open the socket again to reach another.", Unavailable.code
+)
+CROWDED = Refusal(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The server has too many requests with long heads; send a shorter one, or try again.",
+    Unavailable.code,
+    ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),),
 )
 FAILED = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, MASKED, RequestError.code)

@@ -224,8 +224,9 @@ async def test_pages_of_allowed_origins_may_read_refusals(
 ) -> None:
     """Which is to say that the page's script learns what is wrong."""
     monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
+    line, *more = start.split("\r\n")
     allowed, other = [
-        await exchange(address, request(f"{start}\r\nOrigin: {origin}", "Connection: close") + rest)
+        await exchange(address, request(line, f"Origin: {origin}", *more, "Connection: close") + rest)
         for origin in (ORIGIN, "https://evil.example")
     ]
 

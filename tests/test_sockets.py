@@ -26,6 +26,7 @@ from app.errors import Unavailable
 from app.main import create_app
 from app.operations import GraphQLAnswer, GraphQLRequest
 from app.origins import Origins
+from app.rate import Pace
 from app.settings import Settings, load
 from app.sockets import SocketEndpoint
 
@@ -715,3 +716,34 @@ async def test_a_user_has_so_many_sockets(
                 break
 
     assert (code, reason) == (1013, "A user has at most 2 sockets here; close others, or try again later.")
+
+
+async def test_messages_that_are_not_charged_have_a_pace(
+    opened: Callable[..., Awaitable[Client]], alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each counts, on all sockets of a user together; operations that run do not, and no other user's messages."""
+    counted: list[object] = []
+
+    def delay(pace: Pace) -> float:
+        counted.append(pace)
+        return 0.0
+
+    monkeypatch.setattr(Pace, "delay", delay)
+    first, second, other = [await opened() for _ in range(3)]
+    for client, user in ((first, alice), (second, alice), (other, bob)):
+        await client.initialise(user)
+    await first.send(type="pong")
+    await first.send(type="complete", id="none")
+    await second.send(type="ping")
+    assert await second.receive() == {"type": "pong"}
+    await second.subscribe("one", "{ nothing }")
+    assert (await second.receive())["type"] == "error"
+    assert await first.data(VIEWER) == {"data": {"viewer": {"id": str(alice.id)}}}
+    hers = list(counted)
+    await other.send(type="ping")
+    assert await other.receive() == {"type": "pong"}
+    await other.data(VIEWER)
+
+    assert (len(hers), len(set(hers))) == (4, 1)
+    assert len(counted) == len(hers) + 1
+    assert counted[-1] is not hers[0]
