@@ -27,24 +27,27 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Refusal(NamedTuple):
-    """A status, a message and a code; `headers` are those beyond what every refusal has."""
+    """A status, a message and a code; `headers` are those beyond what all have, `retry_after` is in seconds."""
 
     status: HTTPStatus
     message: str
     code: str = BadUserInput.code
     headers: tuple[Header, ...] = ()
+    retry_after: int | None = None
 
     def told(self, asked: Iterable[Header]) -> tuple[list[Header], bytes]:
         """The headers and the body for a request with the headers `asked`; the refusal is logged and counted here."""
         asked_as = request_id(dict(asked).get(b"x-request-id"))
         ERRORS.labels(self.code).inc()
         log.info("request %s was refused with %d: %s", asked_as, self.status, self.message)
-        body = orjson.dumps({"errors": [{"message": self.message, "extensions": {"code": self.code}}]})
+        again = {} if self.retry_after is None else {"retryAfter": self.retry_after}
+        body = orjson.dumps({"errors": [{"message": self.message, "extensions": {"code": self.code, **again}}]})
         headers = [
             (b"content-type", b"application/json; charset=utf-8"),
             (b"x-request-id", asked_as.encode()),
             (b"content-length", b"%d" % len(body)),
             *self.headers,
+            *([(b"retry-after", b"%d" % self.retry_after)] if again else []),
         ]
         return headers, body
 
@@ -117,8 +120,7 @@ def no_method(allowed: str) -> Refusal:
 
 def too_many(error: RateLimited) -> Refusal:
     """A refusal of an address that has sent too many requests."""
-    again = (b"retry-after", b"%d" % error.seconds)
-    return Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error), error.code, (again,))
+    return Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error), error.code, retry_after=error.seconds)
 
 
 FOREIGN = Refusal(
@@ -142,6 +144,6 @@ CROWDED = Refusal(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The server has too many requests with long heads; send a shorter one, or try again.",
     Unavailable.code,
-    ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),),
+    retry_after=RETRY_AFTER_SECONDS,
 )
 FAILED = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, MASKED, RequestError.code)
