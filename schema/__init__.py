@@ -2,7 +2,7 @@
 
 import strawberry
 
-from schema.direct import direct
+from schema.engine.direct import direct
 from schema.mutations import Mutation
 from schema.queries import Query
 from schema.subscriptions import Subscription

@@ -14,9 +14,9 @@ from raw import exchange, headers, request, statuses
 from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 
-from app import heads, protocols, sockets
 from app.main import create_app
 from app.settings import Settings
+from app.web import heads, protocols, sockets
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
@@ -57,7 +57,7 @@ async def test_a_wrong_handshake_is_answered_and_closed(
 ) -> None:
     """It counts as an error and is logged once, with the id that it came with."""
     sent, status = WRONG[wrong]
-    caplog.set_level("INFO", "app.refusals")
+    caplog.set_level("INFO", "app.web.refusals")
     before = _counted()
     said = await exchange(address, sent.replace(b"Host: x", b"X-Request-ID: mine\r\nHost: x"))
 
@@ -65,7 +65,7 @@ async def test_a_wrong_handshake_is_answered_and_closed(
     head, _, body = said[said.rindex(b"HTTP/1.1 ") :].partition(b"\r\n\r\n")
     assert headers(head)["connection"] == "close"
     assert _counted() == before + 1
-    assert [record.levelname for record in caplog.records if record.name == "app.refusals"] == ["INFO"]
+    assert [record.levelname for record in caplog.records if record.name == "app.web.refusals"] == ["INFO"]
     if wrong == "HEAD":
         assert body == b""
     else:

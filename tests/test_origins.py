@@ -196,7 +196,7 @@ async def test_a_bug_can_be_read(shared: Application, monkeypatch: pytest.Monkey
     def broken(*_args: object) -> None:
         raise RuntimeError("a secret of the house")
 
-    monkeypatch.setattr("schema.execution.Engine.known", broken)
+    monkeypatch.setattr("schema.engine.execution.Engine.known", broken)
     monkeypatch.setattr("starlette.routing.Route.handle", broken)
     transport = httpx.ASGITransport(shared.app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:

@@ -19,9 +19,17 @@ from graphql import (
 from app.settings import Settings, variable
 from schema import schema, sdl
 
-LEAVES = {"app.errors", "app.identifiers", "app.explorer", "app.origins"}
-OUTERMOST = {"app.main", "app.http", "app.sockets", "app.events", "app.protocols", "app.cli", "app.__main__"}
-OUTERMOST |= {"app.health", "app.tracing", "app.cors", "app.metrics"}
+LEAVES = {"app.errors", "app.identifiers", "app.web.explorer", "app.origins"}
+OUTERMOST = {
+    "app.main",
+    "app.web.endpoint",
+    "app.web.sockets",
+    "app.web.event_streams",
+    "app.web.protocols",
+    "app.cli",
+    "app.__main__",
+}
+OUTERMOST |= {"app.web.health", "app.observability.tracing", "app.web.cors", "app.web.metrics_port"}
 GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
 
 
