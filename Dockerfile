@@ -15,7 +15,7 @@ COPY alembic.ini pyproject.toml README.md ./
 COPY app/ app/
 COPY schema/ schema/
 COPY migrations/ migrations/
-COPY --from=explorer /build/dist/ app/static/explorer/
+COPY --from=explorer /build/dist/ app/web/static/explorer/
 # Compiled here: the server may write nothing but temporary files.
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . && python -m compileall -q app schema migrations
 USER 10001

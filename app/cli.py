@@ -21,18 +21,21 @@ from graphql import GraphQLError, GraphQLSchema, build_schema, find_breaking_cha
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from app import checks, garbage, logs, startup, telemetry
-from app import purge as purging
-from app import restored as restoring
 from app import settings as configuration
-from app.accounts import demo_user, user_with_email
-from app.checks import Finding
-from app.database import FAILURES, Database
+from app import startup
+from app.database import checks
+from app.database.checks import Finding
+from app.database.database import FAILURES, Database
+from app.database.url import owner_url
 from app.errors import RequestError, StartupError
+from app.identity.accounts import demo_user, user_with_email
 from app.main import DEMO_TOKEN_LIFETIME, connect, create_app, engine_of, signer
-from app.protocols import BoundedRequests, BoundedSockets, Connections
+from app.observability import logs, metrics
 from app.settings import Settings
-from app.url import owner_url
+from app.sharing import garbage
+from app.tasks import purge as purging
+from app.tasks import restored as restoring
+from app.web.protocols import BoundedRequests, BoundedSockets, Connections
 from schema import sdl
 
 log = logging.getLogger(__name__)
@@ -117,7 +120,7 @@ def serve(*, migrate: bool, **options: object) -> None:
         run = _server(settings, listener, metrics_listener)
         if not stop.asked:
             _announce(settings, listener, metrics_listener, demo)
-            with telemetry.shared_directory(settings):
+            with metrics.shared_directory(settings):
                 run()
 
 

@@ -16,39 +16,40 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
-from app import accounts, explorer, health, metrics
 from app.addresses import FORWARDED_FOR, Proxies, headers_of, networks
-from app.auth import Authenticator, Principal, Signer
-from app.compiling import Statements
-from app.connections import Spend
-from app.cors import CrossOrigin
-from app.database import Database, for_free
+from app.database.compiling import Statements
+from app.database.connections import Spend
+from app.database.database import Database, for_free
+from app.database.url import server_url
 from app.errors import RequestError, StartupError
-from app.events import EventStreams
-from app.health import Readiness
-from app.http import ExplorerFiles, GraphQLEndpoint, handlers, limited
+from app.identity import accounts
+from app.identity.tokens import Authenticator, Principal, Signer
+from app.live.followers import Realtime
+from app.observability.metrics import Record, Recorded, Telemetry
 from app.operations import GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.origins import Origins
-from app.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
-from app.places import Places
-from app.preparing import Preparation
-from app.probe import Probe
-from app.rate import OtherRequests, Rates, SharedCounters, Windows, network
-from app.realtime import Realtime
-from app.refusals import no_address
 from app.settings import OFF, Settings
-from app.sockets import SocketEndpoint
-from app.stopping import before_stopping
-from app.telemetry import Record, Recorded, Telemetry
-from app.url import server_url
+from app.sharing.places import Places
+from app.sharing.preparing import Preparation
+from app.sharing.rate_limits import OtherRequests, Rates, SharedCounters, Windows, network
+from app.web import explorer, health, metrics_port
+from app.web.cors import CrossOrigin
+from app.web.endpoint import ExplorerFiles, GraphQLEndpoint, handlers, limited
+from app.web.event_streams import EventStreams
+from app.web.health import Readiness
+from app.web.probe import Probe
+from app.web.refusals import no_address
+from app.web.sockets import SocketEndpoint
+from app.web.stopping import before_stopping
 from schema import schema as taskql
-from schema.admission import Admission
 from schema.context import Context, Services
-from schema.execution import MOST_ERRORS, Engine, RequestErrors, formatted
-from schema.limits import Limits
+from schema.engine.admission import Admission
+from schema.engine.document_limits import Limits
+from schema.engine.execution import MOST_ERRORS, Engine, RequestErrors, formatted
+from schema.engine.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
 
 if TYPE_CHECKING:
-    from app.tracing import Tracing
+    from app.observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def create_app(settings: Settings, metrics_listener: socket.socket | None = None
     ends = [realtime.close, authenticator.close, preparation.close, rates.close, probe.close, database.close]
     last = [telemetry.close, *([tracing.close] if tracing else [])]
     routes = [*health.routes(readiness), *_routes(settings.root_path)]
-    lifespan = _lifespan(told, ends, last, partial(metrics.exposed, settings, metrics_listener))
+    lifespan = _lifespan(told, ends, last, partial(metrics_port.exposed, settings, metrics_listener))
     app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers(settings.root_path + GRAPHQL))
     app.proxies = Proxies(networks(settings.forwarded_allow_ips), settings.forwarded_hops)
     app.state.database, app.state.probe, app.state.readiness, app.state.rates = database, probe, readiness, rates
@@ -282,7 +283,7 @@ def _tracing(settings: Settings) -> "Tracing | None":
     if settings.traces == "none":
         return None
     try:
-        from app.tracing import Tracing  # noqa: PLC0415 - not installed everywhere
+        from app.observability.tracing import Tracing  # noqa: PLC0415 - not installed everywhere
     except ImportError:
         log.warning("traces are asked for, but OpenTelemetry is not installed: pip install -e '.[otel]'")
         return None

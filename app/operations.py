@@ -3,10 +3,16 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 from app.errors import BadUserInput
-from app.turns import Turns
+
+
+class Places(Protocol):
+    """Where a request has its place."""
+
+    def give(self, key: str) -> None:
+        """Give the place of this payer back."""
 
 
 @dataclass(slots=True)
@@ -31,8 +37,8 @@ class GraphQLRequest:
     size: float = inf
     payer: str = ""
     is_large: bool = False
-    places: Turns[str] | None = None
-    large_places: Turns[str] | None = None
+    places: Places | None = None
+    large_places: Places | None = None
 
     def leave(self) -> None:
         """Give up the place of a request that was answered, and what it has brought along.

@@ -14,17 +14,17 @@ from sqlalchemy.exc import EmulatedDBAPIException, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app import checks
-from app.checks import Finding
-from app.connections import CannotConnect
-from app.database import FAILURES, SESSION, Database, failure
-from app.driver import driver_error, is_passing
+from app.database import checks
+from app.database.checks import Finding
+from app.database.connections import CannotConnect
+from app.database.database import FAILURES, SESSION, Database, failure
+from app.database.driver import driver_error, is_passing
+from app.database.url import DatabaseURL, owner_url, server_url
 from app.errors import RequestError, StartupError, Unavailable
-from app.jwks import FetchFailed, fetched
-from app.rate import SharedCounters
-from app.recount import recount
+from app.identity.key_sets import FetchFailed, fetched
 from app.settings import Issuer, Settings
-from app.url import DatabaseURL, owner_url, server_url
+from app.sharing.rate_limits import SharedCounters
+from app.tasks.recount import recount
 from migrations.run import migrate, missing
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ def database_settings(settings: Settings, *, create: bool = True) -> Iterator[Se
     if settings.database_url is not None:
         yield settings
         return
-    from app.embedded import SECRET_FILE, EmbeddedPostgres, signing_secret  # noqa: PLC0415 - not installed in production
+    from app.database.embedded import SECRET_FILE, EmbeddedPostgres, signing_secret  # noqa: PLC0415 - not installed in production
 
     with EmbeddedPostgres.start(settings.data_dir, create=create) as embedded, embedded.supervised():
         update = {

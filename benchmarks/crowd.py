@@ -17,8 +17,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import OKPAlgorithm
 
-from app.embedded import EmbeddedPostgres
-from app.url import DatabaseURL
+from app.database.embedded import EmbeddedPostgres
+from app.database.url import DatabaseURL
 from benchmarks import data
 from migrations.run import migrate
 

@@ -14,10 +14,10 @@ from uuid import UUID
 import asyncpg
 import click
 
-from app.auth import Signer
-from app.embedded import EmbeddedPostgres
+from app.database.embedded import EmbeddedPostgres
+from app.database.url import DatabaseURL
+from app.identity.tokens import Signer
 from app.models import PRIORITIES
-from app.url import DatabaseURL
 from migrations.run import migrate
 
 SECRET = "signs the tokens of the benchmark alone"  # noqa: S105 - made up

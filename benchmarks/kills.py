@@ -21,9 +21,9 @@ import asyncpg
 import click
 import httpx
 
-from app.embedded import EmbeddedPostgres
+from app.database.embedded import EmbeddedPostgres
+from app.database.url import DatabaseURL
 from app.models import PRIORITIES
-from app.url import DatabaseURL
 from benchmarks import data
 from benchmarks.following import BROKEN, Copy
 from benchmarks.realtime import distribution

@@ -24,7 +24,7 @@ import httpx
 import orjson
 import psutil
 
-from app.embedded import EmbeddedPostgres
+from app.database.embedded import EmbeddedPostgres
 from benchmarks import crowd, data, steps
 from benchmarks.attacks import ATTACKS, Attack
 from benchmarks.servers import ROOT

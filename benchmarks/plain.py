@@ -30,7 +30,7 @@ from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
 from strawberry.extensions import ParserCache, ValidationCache
 
-from app.url import DatabaseURL
+from app.database.url import DatabaseURL
 
 Instant: TypeAlias = Annotated[datetime, mapped_column(DateTime(timezone=True))]
 

@@ -24,9 +24,9 @@ import click
 import psutil
 import uvloop
 
-from app.embedded import EmbeddedPostgres
-from app.statements import begin
-from app.url import DatabaseURL
+from app.database.embedded import EmbeddedPostgres
+from app.database.statements import begin
+from app.database.url import DatabaseURL
 from benchmarks import data, load, report, servers, workloads
 from benchmarks.sent import Sent, sent
 from benchmarks.servers import Server

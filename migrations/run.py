@@ -16,12 +16,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app import identity
-from app.database import SESSION
-from app.driver import driver_error
+from app.database import fingerprint
+from app.database.database import SESSION
+from app.database.driver import driver_error
+from app.database.functions import ALL, FOR_EVERYBODY, FOR_THE_SERVER
+from app.database.url import DatabaseURL
 from app.errors import StartupError
-from app.functions import ALL, FOR_EVERYBODY, FOR_THE_SERVER
-from app.url import DatabaseURL
 from migrations.citus import ROLE_SETTINGS, distribute
 
 LOCK = 7_236_815_240  # any number of ours: migrations of one database wait for one another
@@ -119,8 +119,8 @@ def _migrate(
 
 def _note(connection: Connection) -> None:
     """Note which database this is; not where another was seen, for then it was restored: see `taskql restored`."""
-    if identity.seen(connection) is None:
-        identity.remember(connection)
+    if fingerprint.seen(connection) is None:
+        fingerprint.remember(connection)
 
 
 def _close_functions(connection: Connection) -> None:

@@ -1,8 +1,12 @@
-"""The GraphQL schema of TaskQL."""
+"""The GraphQL API: types, inputs, queries, mutations, subscriptions.
+
+Start at `queries` and `mutations`: a resolver calls the domain by its `context` and holds no SQL. `engine` executes
+what this package declares. May import `app.tasks` and what is below, and is imported by `app.main` and `app.cli` alone.
+"""
 
 import strawberry
 
-from schema.direct import direct
+from schema.engine.direct import direct
 from schema.mutations import Mutation
 from schema.queries import Query
 from schema.subscriptions import Subscription

@@ -7,14 +7,14 @@ from typing import TypeVar
 
 import strawberry
 
-from app.auth import Principal
-from app.compiling import Statements
+from app.database.compiling import Statements
+from app.database.rendering import Selection
 from app.errors import RequestError
-from app.preparing import Preparation
-from app.realtime import Change, Realtime
-from app.rendering import Selection
-from app.tasks import Database, Tasks
-from schema.execution import Operation
+from app.identity.tokens import Principal
+from app.live.followers import Change, Realtime
+from app.sharing.preparing import Preparation
+from app.tasks.repository import Database, Tasks
+from schema.engine.execution import Operation
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from strawberry import UNSET, Maybe, Some
 
 from app.errors import BadUserInput
 from app.models import PRIORITIES
-from app.ordering import OrderBy
+from app.tasks.ordering import OrderBy
 from schema.types import TaskPriority
 
 T = TypeVar("T")

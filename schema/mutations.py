@@ -6,7 +6,7 @@ import strawberry
 from strawberry import UNSET
 
 from schema.context import Info
-from schema.execution import Rendered
+from schema.engine.execution import Rendered
 from schema.inputs import CreateTaskInput, MoveTarget, TaskSelector, UpdateTaskInput, given
 from schema.payloads import payload
 from schema.queries import Id

@@ -5,11 +5,11 @@ from uuid import UUID
 
 from orjson import Fragment
 
-from app.cursor import sync_token
-from app.rendering import TYPE_NAME, Field, Selection
-from app.tasks import Written
-from app.validation import Problem
-from schema.execution import Rendered
+from app.database.rendering import TYPE_NAME, Field, Selection
+from app.tasks.cursors import sync_token
+from app.tasks.problems import Problem
+from app.tasks.repository import Written
+from schema.engine.execution import Rendered
 
 
 def payload(selection: Selection, written: Written, owner: UUID) -> Rendered:

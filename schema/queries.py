@@ -6,9 +6,9 @@ import strawberry
 from orjson import Fragment
 from strawberry import UNSET
 
-from app.tasks import DEFAULT_CHANGE_PAGE, Window
+from app.tasks.repository import DEFAULT_CHANGE_PAGE, Window
 from schema.context import Info
-from schema.execution import Rendered
+from schema.engine.execution import Rendered
 from schema.inputs import TaskFilter, TaskOrder, given, tree
 from schema.types import Node, SyncToken, Task, TaskChangePage, TaskConnection, User
 

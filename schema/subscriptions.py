@@ -8,8 +8,8 @@ import strawberry
 from strawberry import UNSET
 
 from schema.context import Info
-from schema.execution import Rendered
-from schema.following import shown
+from schema.engine.execution import Rendered
+from schema.engine.following import shown
 from schema.inputs import given
 from schema.types import SyncToken, TaskChange
 

@@ -24,12 +24,12 @@ from pydantic import SecretStr
 from sqlalchemy import event
 from starlette.applications import Starlette
 
-from app.auth import Signer
-from app.database import Database
-from app.embedded import EmbeddedPostgres
+from app.database.database import Database
+from app.database.embedded import EmbeddedPostgres
+from app.database.url import DatabaseURL
+from app.identity.tokens import Signer
 from app.main import create_app
 from app.settings import Settings
-from app.url import DatabaseURL
 from migrations.run import migrate
 
 SECRET = "a secret of the tests, long enough for HS256"

@@ -18,15 +18,16 @@ from orjson import Fragment
 from patience import PATIENCE_SECONDS, relax
 from starlette.types import ASGIApp
 
-from app import cli, events, sockets
-from app.auth import LEEWAY_SECONDS
+from app import cli
 from app.errors import Unavailable
+from app.identity.tokens import LEEWAY_SECONDS
 from app.main import create_app
-from app.protocols import BoundedRequests, Connections
 from app.settings import Settings, load
+from app.web import event_streams, sockets
+from app.web.protocols import BoundedRequests, Connections
 from schema.context import Info
-from schema.direct import direct
-from schema.execution import Rendered
+from schema.engine.direct import direct
+from schema.engine.execution import Rendered
 from schema.mutations import Mutation
 from schema.queries import Query
 from schema.types import CONFIG, Task, User
@@ -50,7 +51,7 @@ def soon() -> int:
 def brief(patch: Callable[[Any, str, Any], None], until: int, seconds: float) -> None:
     """Sockets and streams of a token that expires at `until` end so many seconds after they began, whenever that is."""
     clock = Still(until + LEEWAY_SECONDS - seconds)
-    for module in (events, sockets):
+    for module in (event_streams, sockets):
         patch(module, "time", clock)
 
 

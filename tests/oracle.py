@@ -34,9 +34,9 @@ from graphql import (
 from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from app.database.url import DatabaseURL
 from app.errors import BadUserInput, LimitExceeded
 from app.models import PRIORITIES, Task, TaskClock, User
-from app.url import DatabaseURL
 from schema import sdl
 
 Json = dict[str, Any]

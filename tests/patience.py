@@ -4,22 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from app import (
-    cli,
-    connections,
-    database,
-    events,
-    health,
-    http,
-    jwks,
-    listener,
-    preparing,
-    probe,
-    protocols,
-    rate,
-    realtime,
-    sockets,
-)
+from app import cli
+from app.database import connections, database
+from app.identity import key_sets
+from app.live import followers, listener
+from app.sharing import preparing, rate_limits
+from app.web import endpoint, event_streams, health, probe, protocols, sockets
 
 # For what must not hang, in seconds: so long that it decides no test.
 PATIENCE_SECONDS = 240
@@ -27,15 +17,15 @@ PATIENCE_SECONDS = 240
 LIMITS: Mapping[ModuleType, Sequence[str]] = {
     connections: ["PATIENCE_SECONDS"],
     database: ["COMMAND_TIMEOUT"],
-    events: ["WRITE_SECONDS"],
+    event_streams: ["WRITE_SECONDS"],
     health: ["PATIENCE_SECONDS"],
-    jwks: ["FETCH_TIMEOUT"],
+    key_sets: ["FETCH_TIMEOUT"],
     listener: ["ECHO_SECONDS"],
     preparing: ["PATIENCE_SECONDS"],
     probe: ["PATIENCE"],
     protocols: ["HANDSHAKE_SECONDS"],
-    rate: ["PATIENCE_SECONDS"],
-    realtime: ["WATCHED_SECONDS"],
+    rate_limits: ["PATIENCE_SECONDS"],
+    followers: ["WATCHED_SECONDS"],
     sockets: ["INIT_SECONDS", "WRITE_SECONDS"],
 }
 PROMISED = {f"{module.__name__}.{name}": getattr(module, name) for module, names in LIMITS.items() for name in names}
@@ -47,7 +37,7 @@ def relax(patch: Callable[[Any, str, Any], None]) -> None:
     for module, names in LIMITS.items():
         for name in names:
             patch(module, name, float(PATIENCE_SECONDS))
-    patch(http, "PAUSE_SECONDS", 0.0)  # refusals make callers wait, which would add up
+    patch(endpoint, "PAUSE_SECONDS", 0.0)  # refusals make callers wait, which would add up
     limits = {"statement_timeout": f"{PATIENCE_SECONDS}s", "lock_timeout": f"{PATIENCE_SECONDS}s"}
     for module in (database, probe):
         patch(module, "SESSION", {**database.SESSION, **limits})

@@ -14,7 +14,7 @@ from conftest import Application, Server, User, running
 from issuer import AUDIENCE, NAME, SigningKey, claims, made_key, published, token
 from pydantic import SecretStr
 
-from app.accounts import user_with_email
+from app.identity.accounts import user_with_email
 from app.settings import Settings
 
 VIEWER = "{ viewer { id email name } }"

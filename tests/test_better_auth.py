@@ -23,7 +23,7 @@ from patience import PATIENCE_SECONDS
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.url import DatabaseURL
+from app.database.url import DatabaseURL
 from migrations.run import config, migrate
 
 pytestmark = pytest.mark.node

@@ -1,6 +1,6 @@
 """A cache that callers share: nobody evicts what others use."""
 
-from app.caches import FairCache
+from app.sharing.caches import FairCache
 
 
 def test_the_largest_holder_gives_way() -> None:

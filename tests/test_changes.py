@@ -17,9 +17,9 @@ import pytest
 from conftest import SECRET, Application, Server, User, Wire, connect, untold
 from mirror import CHANGES, Json, Mirror, stored
 
-from app.auth import Signer
-from app.cursor import sync_token
-from app.purge import purge
+from app.identity.tokens import Signer
+from app.tasks.cursors import sync_token
+from app.tasks.purge import purge
 
 CREATE_MANY = """
     mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { tasks { id } userErrors { code } token } }

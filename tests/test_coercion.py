@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schema import schema
-from schema.coercion import Coercions
+from schema.engine.coercion import Coercions
 
 CORE = schema._schema  # noqa: SLF001 - as the server takes it
 INPUTS = sorted(name for name, type_ in CORE.type_map.items() if is_input_object_type(type_))

@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from test_sockets import PROTOCOLS, Client
 from websockets.asyncio.client import connect as websocket
 
-from app.auth import Signer
-from app.embedded import EmbeddedPostgres
+from app.database.embedded import EmbeddedPostgres
+from app.database.url import DatabaseURL
+from app.identity.tokens import Signer
 from app.main import create_app
-from app.url import DatabaseURL
 from migrations.run import migrate
 
 VIEWER = "{ viewer { id } }"
@@ -264,7 +264,7 @@ async def test_sessions_that_were_read_only(
     await owner.execute(END)
     await asyncio.gather(*(alice.data(VIEWER) for _ in range(3)))
     await owner.execute("ALTER DATABASE taskql RESET ALL")
-    monkeypatch.setattr("app.database.YOUNG", 0.0)
+    monkeypatch.setattr("app.database.database.YOUNG", 0.0)
 
     for query in (ADD, UPDATE):
         assert "errors" not in await alice.ask(query, **({"id": task["id"]} if query is UPDATE else {}))

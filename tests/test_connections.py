@@ -14,8 +14,8 @@ from patience import PATIENCE_SECONDS
 from prometheus_client import REGISTRY
 from sqlalchemy import URL
 
+from app.database.url import DatabaseURL
 from app.settings import Settings
-from app.url import DatabaseURL
 
 VIEWER = "{ viewer { id } }"
 ONE = 'mutation { createTask(input: {title: "One"}) { token } }'
@@ -126,7 +126,7 @@ async def test_old_connections_on_which_nobody_answers(  # noqa: PLR0913, PLR091
     async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=POOL)) as application:
         alice, *_ = await connected([await new_user(application.http) for _ in range(POOL)])
         proxy.silence()
-        monkeypatch.setattr("app.connections.RECYCLE_AFTER_SECONDS", 0.0)
+        monkeypatch.setattr("app.database.connections.RECYCLE_AFTER_SECONDS", 0.0)
         assert (await alice.data(VIEWER))["viewer"]["id"] == str(alice.id)
         assert farewells.most == 0
 
@@ -164,7 +164,7 @@ async def test_no_more_sessions_than_turns(
         left = asyncio.create_task(alice.post(VIEWER))
         await proxy.swallowed.wait()
         left.cancel()
-        monkeypatch.setattr("app.connections.PATIENCE_SECONDS", 0.2)
+        monkeypatch.setattr("app.database.connections.PATIENCE_SECONDS", 0.2)
         assert (await alice.post(VIEWER)).status_code == 503
         async with asyncio.timeout(PATIENCE_SECONDS):
             while (await alice.post(VIEWER)).status_code != 200:
@@ -186,7 +186,7 @@ async def test_a_write_in_line_for_a_silent_database(
         proxy.silence()
         first = asyncio.create_task(alice.post(ONE))
         await proxy.swallowed.wait()
-        monkeypatch.setattr("app.database.COMMAND_TIMEOUT", 0.2)
+        monkeypatch.setattr("app.database.database.COMMAND_TIMEOUT", 0.2)
         assert (await alice.post(ONE)).status_code == 503
         assert not first.done()
         first.cancel()
@@ -206,11 +206,11 @@ async def test_a_turn_that_came_late(
         await alice.data(VIEWER)
         async with asyncio.timeout(PATIENCE_SECONDS):
             with await application.database.connections.take(uuid4()):
-                monkeypatch.setattr("app.database.COMMAND_TIMEOUT", 1.0)
+                monkeypatch.setattr("app.database.database.COMMAND_TIMEOUT", 1.0)
                 late = asyncio.create_task(alice.post(VIEWER))
                 while not REGISTRY.get_sample_value("taskql_pool_waiting"):  # noqa: ASYNC110 - nobody tells when
                     await asyncio.sleep(0)
-                monkeypatch.setattr("app.database.COMMAND_TIMEOUT", 2.0 * PATIENCE_SECONDS)
+                monkeypatch.setattr("app.database.database.COMMAND_TIMEOUT", 2.0 * PATIENCE_SECONDS)
                 proxy.silence()
             assert (await late).status_code == 503
 
@@ -237,7 +237,7 @@ async def test_a_write_right_after_another_gets_in_line(
                 one = asyncio.create_task(alice.ask(ONE))
                 locking = asyncio.create_task(second.fetchval(LOCK, alice.id))
                 await waiting(owner, 2)
-                monkeypatch.setattr("app.database.COMMAND_TIMEOUT", 0.1)
+                monkeypatch.setattr("app.database.database.COMMAND_TIMEOUT", 0.1)
             await locking
             [error] = (await two)["errors"]
         assert (error["path"], error["extensions"]["code"]) == (["b"], "UNAVAILABLE")

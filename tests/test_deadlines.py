@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from patience import PATIENCE_SECONDS
 
-from app.deadlines import LOOK_SECONDS, Deadline, Deadlines
+from app.database.deadlines import LOOK_SECONDS, Deadline, Deadlines
 
 
 async def test_what_is_late_is_ended() -> None:

@@ -16,14 +16,14 @@ from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 from test_rate import redis_server
 
-from app import checks, embedded
-from app.checks import Finding
-from app.embedded import EmbeddedPostgres
+from app.database import checks, embedded
+from app.database.checks import Finding
+from app.database.embedded import EmbeddedPostgres
+from app.database.functions import FIRED
+from app.database.url import DatabaseURL
 from app.errors import StartupError
-from app.functions import FIRED
 from app.settings import Settings
 from app.startup import findings, refuse_failures, report
-from app.url import DatabaseURL
 from migrations.run import migrate
 
 PASSWORD = "pass'w%rd of the role"

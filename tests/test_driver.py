@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from conftest import Server
 
-from app.driver import Driver
+from app.database.driver import Driver
 
 VALUES = "SELECT * FROM driven WHERE number >= $1 ORDER BY number"
 CHANGE = "ALTER TABLE driven ADD COLUMN IF NOT EXISTS more text DEFAULT 'more'"

@@ -21,8 +21,8 @@ import psutil
 import pytest
 from patience import PATIENCE_SECONDS
 
-from app import embedded
-from app.embedded import EmbeddedPostgres, signing_secret
+from app.database import embedded
+from app.database.embedded import EmbeddedPostgres, signing_secret
 from app.errors import StartupError
 
 REPOSITORY = Path(__file__).parent.parent
@@ -30,7 +30,7 @@ ROOT = os.geteuid() == 0
 HOLD = """
 import sys
 from pathlib import Path
-from app.embedded import EmbeddedPostgres
+from app.database.embedded import EmbeddedPostgres
 with EmbeddedPostgres.start(Path(sys.argv[1])) as postgres:
     print(postgres.owner_url, flush=True)
     sys.stdin.read()
@@ -421,7 +421,7 @@ def test_unreadable_signing_secret(tmp_path: Path) -> None:
 ACCOUNTS = """
 import pwd, sys, types
 from pathlib import Path
-from app import embedded
+from app.database import embedded
 
 accounts, lock = map(Path, sys.argv[1:3])
 

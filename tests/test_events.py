@@ -1,4 +1,4 @@
-"""GraphQL over server-sent events, on a real server."""
+"""GraphQL over server-sent event_streams, on a real server."""
 
 import asyncio
 import json
@@ -15,11 +15,11 @@ from conftest import CREATE, Server, User
 from live import served, watch
 from patience import PATIENCE_SECONDS
 
-from app import events
-from app.events import EventStreams
 from app.main import create_app
 from app.operations import GraphQLAnswer, ResponseStream
 from app.settings import Settings
+from app.web import event_streams
+from app.web.event_streams import EventStreams
 
 VIEWER = "{ viewer { id } }"
 TICKS = "subscription Ticks($count: Int!) { ticks(count: $count) }"
@@ -214,7 +214,7 @@ async def test_silence_is_broken_by_comments(
     http: httpx.AsyncClient, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that nothing on the way takes the connection for dead."""
-    monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_SECONDS", 0.05)
     async with streamed(http, alice, SILENCE) as lines:
         assert [await anext(lines) for _ in range(4)] == [":", "", ":", ""]
 
@@ -258,7 +258,7 @@ async def test_a_client_that_stops_reading_is_dropped(
     address: str, alice: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The source is not asked for more than fits on the way, and is closed soon after."""
-    monkeypatch.setattr(events, "WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(event_streams, "WRITE_SECONDS", 0.2)
     url = httpx.URL(address)
     reader, writer = await asyncio.open_connection(url.host, url.port, limit=1)
     body = json.dumps({"query": FLOOD})
@@ -305,4 +305,4 @@ async def test_only_subscriptions_are_cut_off() -> None:
         await asyncio.sleep(0)
         end.set()
         await sending
-        assert (events.COMPLETE not in written) == is_cut_off
+        assert (event_streams.COMPLETE not in written) == is_cut_off

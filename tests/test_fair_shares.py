@@ -17,15 +17,18 @@ import pytest
 from conftest import Application, Server, User, made_settings, running
 from standstill import WAITING, standstill, waiting
 
-from app import cli, connections, preparing, rate, requests
-from app import http as http_module
-from app.arrivals import Arrivals
+from app import cli
+from app.database import connections
 from app.errors import RateLimited, Unavailable
 from app.operations import GraphQLRequest
-from app.places import LARGE_BYTES, LARGE_OF_A_CALLER, MOST_LARGE, Places
-from app.rate import Pace
 from app.settings import Settings, load
-from schema.execution import Engine
+from app.sharing import preparing, rate_limits
+from app.sharing.places import LARGE_BYTES, LARGE_OF_A_CALLER, MOST_LARGE, Places
+from app.sharing.rate_limits import Pace
+from app.web import endpoint as http_module
+from app.web import requests
+from app.web.arrivals import Arrivals
+from schema.engine.execution import Engine
 
 VIEWER = "{ viewer { id } }"
 TITLES = "{ tasks { nodes { title } } }"
@@ -96,7 +99,7 @@ async def test_a_user_of_slow_statements_has_fewer_connections(
             assert not any(task.done() for task in flood)
             assert await watcher.fetchval(WAITING) == 2 + 4
         await asyncio.gather(*flood)
-        monkeypatch.setattr("app.connections.monotonic", lambda: time.monotonic() + 11)
+        monkeypatch.setattr("app.database.connections.monotonic", lambda: time.monotonic() + 11)
         async with standstill(server) as watcher:
             flood = [asyncio.create_task(alice.ask(TITLES)) for _ in range(4)]
             await waiting(watcher, 4)
@@ -116,7 +119,7 @@ async def timed(settings: Settings) -> AsyncIterator[Application]:
 def allow_nothing(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on callers may use a microsecond in a minute."""
     limit = application.app.state.rates._time  # noqa: SLF001 - no setting is so small
-    monkeypatch.setattr(rate, "LEAST_SECONDS", 1e-9)
+    monkeypatch.setattr(rate_limits, "LEAST_SECONDS", 1e-9)
     monkeypatch.setattr(limit._rate, "_most", 1)  # noqa: SLF001 - as above
     limit._rate._counters._windows.clear()  # noqa: SLF001 - as above
     limit.owed.clear()
@@ -155,7 +158,7 @@ async def test_the_time_of_documents_is_charged(
 
 async def test_one_request_at_a_time_is_never_refused() -> None:
     """A minute of one request after the other takes a minute, and what the last request before it brought along."""
-    limit = rate.Rates(None, None, "60/minute")
+    limit = rate_limits.Rates(None, None, "60/minute")
     limit.spend("alice", 4.3)
     for _ in range(60):
         limit.spend("alice", 1)
@@ -168,7 +171,7 @@ async def test_one_request_at_a_time_is_never_refused() -> None:
 
 async def test_the_time_of_day_may_jump(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows are measured by a clock that only goes forward."""
-    limit = rate.Rates("10/minute", None)
+    limit = rate_limits.Rates("10/minute", None)
     assert limit.charge("alice", 10, is_user=True) is None
     monkeypatch.setattr(time, "time", lambda now=time.time: now() - 3600)
 
@@ -526,8 +529,8 @@ async def test_a_user_evicts_her_own(
 ) -> None:
     """A user who asks for ever new documents and shapes loses her own first."""
     del settings
-    monkeypatch.setattr("schema.execution.MOST_TOKENS", 500)
-    monkeypatch.setattr("app.compiling.MOST_TEXT", 20_000)
+    monkeypatch.setattr("schema.engine.execution.MOST_TOKENS", 500)
+    monkeypatch.setattr("app.database.compiling.MOST_TEXT", 20_000)
     async with running(made_settings(server)) as application:
         alice, mallory = await new_user(application.http), await new_user(application.http)
         await alice.data(FILTERED, filter={"completed": True})
@@ -592,7 +595,7 @@ async def test_what_cannot_be_read_is_charged(settings: Settings) -> None:
 
 async def test_other_addresses_have_a_limit(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests that run no operation are refused where one client sends too many. Probes are counted apart."""
-    monkeypatch.setattr(rate, "OTHER_REQUESTS", "3/10 minutes")
+    monkeypatch.setattr(rate_limits, "OTHER_REQUESTS", "3/10 minutes")
     monkeypatch.setattr(http_module, "LONG_PAUSE_SECONDS", 0)
     async with (
         running(settings) as application,

@@ -21,10 +21,10 @@ from patience import PATIENCE_SECONDS, PROMISED
 from pydantic import SecretStr
 
 from app import startup
-from app.embedded import EmbeddedPostgres
+from app.database.embedded import EmbeddedPostgres
+from app.database.url import DatabaseURL
 from app.errors import StartupError
 from app.settings import Settings
-from app.url import DatabaseURL
 from migrations import run
 from migrations.run import migrate
 
@@ -188,7 +188,7 @@ async def test_a_write_whose_connection_is_closed_has_one_effect(
 
 async def test_a_database_that_stands_still(postgres: Postgres, new_user: Callable[..., Awaitable[User]]) -> None:
     """Every request gets 503 in the end; when the database goes on, so does all else."""
-    assert PROMISED["app.database.COMMAND_TIMEOUT"] < 5
+    assert PROMISED["app.database.database.COMMAND_TIMEOUT"] < 5
     users = [await new_user() for _ in range(8)]
     await asyncio.gather(*(user.add("Before") for user in users))
     postgres.signal(signal.SIGSTOP)

@@ -12,7 +12,7 @@ from conftest import SECRET, Application, Server, User, Wire, connect
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.auth import Signer
+from app.identity.tokens import Signer
 
 FIND = """
     query Find($filter: TaskFilter) {

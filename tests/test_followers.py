@@ -21,14 +21,15 @@ from test_realtime import BRIEF, BRIEF_SINCE, CREATE_MANY, FOLLOW, Follower, now
 from test_sockets import PROTOCOLS, Client
 from websockets.asyncio.client import connect
 
-from app import rate, realtime
+from app.database.url import DatabaseURL
 from app.errors import LimitExceeded
+from app.live import followers
+from app.live.followers import Change, Changes, Realtime
 from app.main import create_app
-from app.rate import Rates, Windows
-from app.realtime import Change, Changes, Realtime
 from app.settings import Settings
-from app.steps import Steps
-from app.url import DatabaseURL
+from app.sharing import rate_limits
+from app.sharing.rate_limits import Rates, Windows
+from app.sharing.steps import Steps
 
 DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { token } }"
 NO_RATES = Rates(None, None)
@@ -199,7 +200,7 @@ async def test_the_place_of_one_whose_token_expires(narrow: Site, alice: User, m
 
 async def test_the_place_is_taken_before_anything_is_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is refused has cost no statement."""
-    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 1)
     user, begun = uuid4(), list[str]()
 
@@ -254,14 +255,14 @@ def following(live: Realtime, user: UUID, token: str, reads: Reads) -> AsyncGene
 
 async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one user's reads hold all they can get, however many wait, another's is carried out."""
-    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 100)
     attacker, victim, held, free = uuid4(), uuid4(), Reads(), Reads()
     free.may_go.set()
     async with AsyncExitStack() as stack:
         flood = [following(live, attacker, str(number), held) for number in range(100)]
         waiting = [asyncio.create_task(anext(await stack.enter_async_context(aclosing(one)))) for one in flood]
-        while len(held.begun) < realtime.READS_OF_A_USER:  # noqa: ASYNC110 - nothing tells of a read
+        while len(held.begun) < followers.READS_OF_A_USER:  # noqa: ASYNC110 - nothing tells of a read
             await asyncio.sleep(0)
         for _ in range(100):
             await asyncio.sleep(0)
@@ -269,7 +270,7 @@ async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.Monk
         change = await anext(await stack.enter_async_context(aclosing(following(live, victim, "7", free))))
 
         assert change == {"token": "7"}
-        assert len(held.begun) == realtime.READS_OF_A_USER
+        assert len(held.begun) == followers.READS_OF_A_USER
         held.may_go.set()
         assert await asyncio.gather(*waiting) == [{"token": str(number)} for number in range(100)]
     await live.close()
@@ -277,13 +278,13 @@ async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.Monk
 
 async def test_a_page_is_read_once_for_a_user_and_a_token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two followers at one place share a read; another user at the same place has her own."""
-    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live, reads = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 100), Reads()
     reads.may_go.set()
     one, other = uuid4(), uuid4()
     async with AsyncExitStack() as stack:
-        followers = [following(live, user, "7", reads) for user in (one, one, other)]
-        opened = [await stack.enter_async_context(aclosing(follower)) for follower in followers]
+        opening = [following(live, user, "7", reads) for user in (one, one, other)]
+        opened = [await stack.enter_async_context(aclosing(follower)) for follower in opening]
         await asyncio.gather(*map(anext, opened))
     await live.close()
 
@@ -292,8 +293,8 @@ async def test_a_page_is_read_once_for_a_user_and_a_token(server: Server, monkey
 
 async def test_few_pages_are_kept(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who catches up fast leaves no more than the last few pages in memory, however long they are kept."""
-    monkeypatch.setattr(realtime, "KEPT_SECONDS", 3600.0)
-    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(followers, "KEPT_SECONDS", 3600.0)
+    monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 1)
 
     async def read(token: str) -> Changes:
@@ -305,11 +306,11 @@ async def test_few_pages_are_kept(server: Server, monkeypatch: pytest.MonkeyPatc
 
     async with aclosing(live.follow(uuid4(), start, read)) as changes:
         async for change in changes:
-            if change["page"] == 5 * realtime.MOST_KEPT:
+            if change["page"] == 5 * followers.MOST_KEPT:
                 break
         gc.collect()
         pages = [held for held in gc.get_objects() if type(held) is Changes and len(held.items) == 7]
-        assert len(pages) <= realtime.MOST_KEPT + 2
+        assert len(pages) <= followers.MOST_KEPT + 2
     await live.close()
 
 
@@ -421,7 +422,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(rate, "sleep", clock.sleep)
+    monkeypatch.setattr(rate_limits, "sleep", clock.sleep)
     return clock
 
 
@@ -495,7 +496,7 @@ async def test_so_many_steps_in_a_turn() -> None:
 
 async def test_a_long_page_leaves_turns_to_others(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's followers together are given a few changes in each turn of the loop."""
-    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 20)
     given, ends = 0, 0
 
@@ -523,7 +524,7 @@ async def test_a_long_page_leaves_turns_to_others(server: Server, monkeypatch: p
     await live.close()
 
     assert given == 1000
-    assert most <= realtime.STEPS_OF_A_USER
+    assert most <= followers.STEPS_OF_A_USER
 
 
 # What each is shown

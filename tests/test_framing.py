@@ -10,10 +10,10 @@ from patience import PATIENCE_SECONDS
 from raw import exchange, headers, request, statuses
 from starlette.types import Receive, Scope, Send
 
-from app import heads, protocols
 from app.main import create_app
 from app.origins import Origins
 from app.settings import Settings, load
+from app.web import heads, protocols
 
 LIVE = request("GET /livez HTTP/1.1")
 LAST = request("GET /livez HTTP/1.1", "Connection: close")

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 from conftest import Server, connect
 
-from app import functions
-from app.url import DatabaseURL
+from app.database import functions
+from app.database.url import DatabaseURL
 from migrations.run import migrate
 
 OURS = """

@@ -14,9 +14,9 @@ from raw import exchange, headers, request, statuses
 from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.asyncio.client import connect
 
-from app import heads, protocols, sockets
 from app.main import create_app
 from app.settings import Settings
+from app.web import heads, protocols, sockets
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
@@ -51,7 +51,7 @@ APP = "https://app.example"
 @pytest.fixture(autouse=True)
 def logged(caplog: pytest.LogCaptureFixture) -> None:
     """Refusals are logged for information."""
-    caplog.set_level("INFO", "app.refusals")
+    caplog.set_level("INFO", "app.web.refusals")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ async def test_a_refused_handshake_is_answered_like_a_request(
     assert told.get("access-control-allow-origin") == (APP if origin == APP else None)
     assert int(told["content-length"]) == len(body)
     assert _counted() == before + 1
-    refused = [record.getMessage() for record in caplog.records if record.name == "app.refusals"]
+    refused = [record.getMessage() for record in caplog.records if record.name == "app.web.refusals"]
     assert len([message for message in refused if f"request mine was refused with {status}" in message]) == 1
     if status < 500:
         assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
@@ -154,7 +154,7 @@ async def test_a_wrong_handshake_is_answered_and_closed(
     head, _, body = said[said.rindex(b"HTTP/1.1 ") :].partition(b"\r\n\r\n")
     assert headers(head)["connection"] == "close"
     assert _counted() == before + 1
-    assert [record.levelname for record in caplog.records if record.name == "app.refusals"] == ["INFO"]
+    assert [record.levelname for record in caplog.records if record.name == "app.web.refusals"] == ["INFO"]
     if wrong == "HEAD":
         assert body == b""
     else:

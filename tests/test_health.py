@@ -15,10 +15,10 @@ from patience import PROMISED
 from pydantic import SecretStr
 from sqlalchemy import event
 
-from app import health, probe
-from app.probe import AWAKE, DEEP, FRESH, Probe
+from app.database.url import DatabaseURL
 from app.settings import Settings
-from app.url import DatabaseURL
+from app.web import health, probe
+from app.web.probe import AWAKE, DEEP, FRESH, Probe
 from migrations.run import migrate
 
 VIEWER = "{ viewer { id } }"
@@ -181,7 +181,7 @@ async def test_no_database(settings: Settings) -> None:
 
 def test_a_supervisor_is_answered_within_two_seconds() -> None:
     """What an answer waits for at most, the database and the key sets at the same time."""
-    assert max(PROMISED["app.probe.PATIENCE"], PROMISED["app.health.PATIENCE_SECONDS"]) < 2
+    assert max(PROMISED["app.web.probe.PATIENCE"], PROMISED["app.web.health.PATIENCE_SECONDS"]) < 2
 
 
 async def test_a_silent_database(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +264,7 @@ async def test_the_log_says_what_mends_it(
     await migrated.execute("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY")
 
     async with running(made_settings(empty)) as application:
-        with caplog.at_level(logging.WARNING, "app.probe"):
+        with caplog.at_level(logging.WARNING, "app.web.probe"):
             await readiness(application)
             application.app.state.probe._asked_at = 0.0  # noqa: SLF001 - as if a moment had passed
             await readiness(application)

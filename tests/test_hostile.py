@@ -15,8 +15,8 @@ from graphql.language.visitor import Visitor, visit
 
 from app.errors import LimitExceeded
 from schema import schema
-from schema.limits import Gauge, Limits
-from schema.size import Sizes
+from schema.engine.document_limits import Gauge, Limits
+from schema.engine.document_size import Sizes
 
 GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
 GAUGE = Gauge(GRAPHQL_SCHEMA, Limits())
@@ -234,7 +234,7 @@ def test_the_pass_is_linear(query: str) -> None:
     _Steps.steps, selections = 0, _Selections()
     visit(document, selections)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("schema.limits.Sizes", _Steps)
+        patch.setattr("schema.engine.document_limits.Sizes", _Steps)
         with suppress(LimitExceeded):
             GAUGE.check(document)
 

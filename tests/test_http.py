@@ -17,10 +17,10 @@ import jwt
 import pytest
 from conftest import SECRET, User, Wire, running
 
-from app.auth import LEEWAY_SECONDS
 from app.errors import Unavailable
-from app.requests import MOST_BYTES
+from app.identity.tokens import LEEWAY_SECONDS
 from app.settings import Settings
+from app.web.requests import MOST_BYTES
 
 VIEWER = "{ viewer { id } }"
 TASK = '{ task(id: "01890a5d-ac96-774b-bcce-b302099a8057") { id } }'
@@ -242,7 +242,7 @@ async def test_the_explorers_files_are_compressed(
 ) -> None:
     """The explorer's script is megabytes, and comes as gzip to every browser."""
     (tmp_path / "explorer.js").write_text("function explore() {}\n" * 10_000)
-    monkeypatch.setattr("app.explorer.ASSETS", tmp_path)
+    monkeypatch.setattr("app.web.explorer.ASSETS", tmp_path)
     async with running(settings) as application:
         script = await application.http.get("/explorer/explorer.js", headers={"Accept-Encoding": "gzip"})
 
@@ -255,7 +255,7 @@ async def test_the_explorers_files_are_compressed_once(
 ) -> None:
     """Strangers may ask for them without end: that costs as little as possible, and a new file comes as it is."""
     file, compressing = tmp_path / "explorer.js", Mock(wraps=gzip.compress)
-    monkeypatch.setattr("app.explorer.ASSETS", tmp_path)
+    monkeypatch.setattr("app.web.explorer.ASSETS", tmp_path)
     monkeypatch.setattr("gzip.compress", compressing)
     async with running(settings) as application:
         for text in ("old\n" * 10_000, "new script\n" * 10_000):
@@ -509,7 +509,7 @@ async def test_a_bug_is_masked_and_logged_once(
     async def broken(*_args: object) -> None:
         raise RuntimeError("a secret of the house")
 
-    monkeypatch.setattr("app.database.Database.read", broken)
+    monkeypatch.setattr("app.database.database.Database.read", broken)
     with caplog.at_level(logging.INFO):
         answer = await alice.ask("query ($v: ID!) { task(id: $v) { title } }", v=str(uuid4()))
 
@@ -532,7 +532,7 @@ async def test_a_bug_before_execution_is_masked_and_logged_once(
     def broken(*_args: object) -> None:
         raise RuntimeError("a secret of the house")
 
-    monkeypatch.setattr("schema.execution.Engine.known", broken)
+    monkeypatch.setattr("schema.engine.execution.Engine.known", broken)
     with caplog.at_level(logging.INFO):
         response = await post(http, json.dumps({"query": VIEWER}))
 
@@ -561,7 +561,7 @@ async def test_an_outage_is_503(alice: User, monkeypatch: pytest.MonkeyPatch) ->
     async def down(*_args: object) -> None:
         raise Unavailable("The database cannot be reached; try again.")
 
-    monkeypatch.setattr("app.database.Database.read", down)
+    monkeypatch.setattr("app.database.database.Database.read", down)
     for query in (VIEWER, TASK):
         response = await alice.post(query)
 

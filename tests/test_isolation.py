@@ -13,10 +13,10 @@ from mirror import CHANGES
 from sqlalchemy import ColumnElement, FromClause, true
 from starlette.datastructures import Headers
 
-from app import writing
-from app.auth import Authenticator
+from app.database.statements import Reader
+from app.identity.tokens import Authenticator
 from app.models import TASKS
-from app.statements import Reader
+from app.tasks import writing
 from schema import schema
 
 Case = Callable[[User, User, dict[str, Any]], Awaitable[None]]

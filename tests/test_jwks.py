@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from issuer import Published, SigningKey, claims, made_key, published, self_signed, token
 
-from app import jwks
-from app.auth import Authenticator
 from app.errors import RequestError, Unauthenticated, Unavailable
-from app.jwks import COOLDOWN, FRESH, FetchFailed, Key, KeySet, fetched
+from app.identity import key_sets
+from app.identity.key_sets import COOLDOWN, FRESH, FetchFailed, Key, KeySet, fetched
+from app.identity.tokens import Authenticator
 from app.settings import Issuer
 
 ALICE = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -46,7 +46,7 @@ class FakeIssuer:
         await self.answers.wait()
         if not self.keys:
             raise FetchFailed("none")
-        found = tuple(key for key in (jwks._key(dict(key.published)) for key in self.keys) if key)  # noqa: SLF001 - as published
+        found = tuple(key for key in (key_sets._key(dict(key.published)) for key in self.keys) if key)  # noqa: SLF001 - as published
         assert len(found) == len(self.keys)
         return found
 
@@ -306,8 +306,8 @@ async def test_keys_and_tokens_without_a_name() -> None:
 
 async def test_too_many_that_wait_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unknown keys cannot pile up requests without bound, and one address leaves room for the others."""
-    monkeypatch.setattr(jwks, "MOST_WAITING", 4)
-    monkeypatch.setattr(jwks, "WAITING_OF_AN_ADDRESS", 3)
+    monkeypatch.setattr(key_sets, "MOST_WAITING", 4)
+    monkeypatch.setattr(key_sets, "WAITING_OF_AN_ADDRESS", 3)
     stage = Stage(OLD)
     await stage.outcome(OLD)
     stage.clock.pass_(COOLDOWN)
@@ -369,7 +369,7 @@ async def test_what_does_not_suspend() -> None:
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many tokens come, no more than the bound are kept, and none of their text."""
-    monkeypatch.setattr("app.auth.MOST_VERIFIED", 10)
+    monkeypatch.setattr("app.identity.tokens.MOST_VERIFIED", 10)
     stage = Stage(OLD)
     for _ in range(25):
         assert await stage.outcome(OLD) == ALICE
@@ -419,7 +419,7 @@ async def test_fetching(issuer: Published) -> None:
         (b"[" * 100_000, "no key set"),
         (b'{"keys": []}', "none of its 0 keys"),
         (b'{"keys": [1, null, "a", [], {}]}', "none of its 5 keys"),
-        (b" " * (jwks.MOST_BYTES + 1), "longer than"),
+        (b" " * (key_sets.MOST_BYTES + 1), "longer than"),
     ],
 )
 async def test_what_is_no_key_set(issuer: Published, body: bytes, words: str) -> None:
@@ -444,18 +444,18 @@ async def test_https_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     certificate = self_signed(tmp_path)
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificate)
-    jwks._tls.cache_clear()  # noqa: SLF001 - what this machine trusts is read once
+    key_sets._tls.cache_clear()  # noqa: SLF001 - what this machine trusts is read once
     async with published(OLD, tls=server) as issuer:
         with pytest.raises(FetchFailed, match="certificate verify failed"):
             await fetched(issuer.url)
         assert issuer.fetches == 0
 
-        jwks._tls.cache_clear()  # noqa: SLF001 - the same
+        key_sets._tls.cache_clear()  # noqa: SLF001 - the same
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert [key.kid for key in await fetched(issuer.url)] == ["old"]
         with pytest.raises(FetchFailed, match="certificate verify failed"):
             await fetched(issuer.url.replace("localhost", "127.0.0.1"))
-    jwks._tls.cache_clear()  # noqa: SLF001 - the same
+    key_sets._tls.cache_clear()  # noqa: SLF001 - the same
 
 
 async def turns_of_fetch(keys: KeySet) -> None:
@@ -492,7 +492,7 @@ async def test_redirects_are_refused(issuer: Published) -> None:
 
 async def test_an_issuer_that_hangs(issuer: Published, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch ends in time, whatever the issuer does."""
-    monkeypatch.setattr(jwks, "FETCH_TIMEOUT", 0.05)
+    monkeypatch.setattr(key_sets, "FETCH_TIMEOUT", 0.05)
     issuer.answers.clear()
 
     with pytest.raises(FetchFailed, match="no answer"):

@@ -9,12 +9,13 @@ import pytest
 from conftest import Application, User, Wire, running
 from graphql import get_introspection_query, parse
 
-from app.persisted import LEAST_TOKENS
-from app.requests import MOST_BYTES
 from app.settings import Settings
-from schema import execution, schema
-from schema.limits import Gauge, Limits
-from schema.size import Sizes
+from app.web.requests import MOST_BYTES
+from schema import schema
+from schema.engine import execution
+from schema.engine.document_limits import Gauge, Limits
+from schema.engine.document_size import Sizes
+from schema.engine.persisted import LEAST_TOKENS
 
 GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
 SCHEMA = "{ __schema { queryType { name } } }"

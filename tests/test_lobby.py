@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from functools import partial
 
-from app.lobby import Lobby
+from app.web.lobby import Lobby
 
 
 def test_the_oldest_gives_way() -> None:

@@ -22,9 +22,10 @@ from patience import PATIENCE_SECONDS
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
-from app import metrics, telemetry
 from app.main import create_app
+from app.observability import metrics
 from app.settings import Settings
+from app.web import metrics_port
 
 NAMED = "query {} {{ viewer {{ id }} }}"
 VIEWER = "{ viewer { id } }"
@@ -47,7 +48,7 @@ def samples(text: str) -> Samples:
 @pytest.fixture
 async def scrape(settings: Settings) -> AsyncIterator[Callable[[], Awaitable[Samples]]]:
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(metrics.application(settings)), base_url="http://127.0.0.1"
+        transport=httpx.ASGITransport(metrics_port.application(settings)), base_url="http://127.0.0.1"
     ) as http:
 
         async def read() -> Samples:
@@ -103,7 +104,7 @@ async def test_names_of_strangers(http: httpx.AsyncClient, scrape: Scrape) -> No
 
 async def test_names_without_end(alice: User, scrape: Scrape, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who makes up names gets no more labels than there are."""
-    monkeypatch.setattr(telemetry, "MOST_OPERATIONS", len(telemetry._latencies) + 2)  # noqa: SLF001 - what other tests have left
+    monkeypatch.setattr(metrics, "MOST_OPERATIONS", len(metrics._latencies) + 2)  # noqa: SLF001 - what other tests have left
     mine = f"Mine{uuid4().hex}"
     for number in range(10):
         await alice.data(NAMED.format(f"{mine}{number}"))
@@ -243,7 +244,7 @@ async def test_no_data_of_users(alice: User, scrape: Scrape) -> None:
     await alice.data(CREATE, title="A private matter")
 
     text = str(await scrape())
-    for private in (str(alice.id), alice.email, alice.token, "private matter", telemetry.hashed(alice.id)):
+    for private in (str(alice.id), alice.email, alice.token, "private matter", metrics.hashed(alice.id)):
         assert private not in text
 
 

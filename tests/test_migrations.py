@@ -13,11 +13,11 @@ from conftest import Server, User, connect, made_settings
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app import checks
+from app.database import checks
+from app.database.url import DatabaseURL
 from app.errors import StartupError
 from app.settings import Settings
 from app.startup import findings, refuse_failures
-from app.url import DatabaseURL
 from migrations.run import config, migrate, missing
 
 REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013"]

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from conftest import ALL_FIELDS, CREATE, WRITE, User, Wire
 
-from app import database
+from app.database import database
 
 PAYLOAD = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}"
 UPDATE = f"""

@@ -40,9 +40,9 @@ from conftest import (
 )
 from patience import PATIENCE_SECONDS
 
-from app import embedded
-from app.auth import Signer
-from app.embedded import EmbeddedPostgres
+from app.database import embedded
+from app.database.embedded import EmbeddedPostgres
+from app.identity.tokens import Signer
 
 PAGE = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
 PROGRAMS = embedded._binaries()  # noqa: SLF001 - psql and its like, of the embedded server's version

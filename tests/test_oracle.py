@@ -36,7 +36,7 @@ from graphql import (
 from graphql.language.visitor import Visitor, visit
 from oracle import NEWEST_FIRST, SCHEMA, Answer, Oracle, Term
 
-from app.auth import Signer
+from app.identity.tokens import Signer
 from app.models import PRIORITIES
 from schema import sdl
 

@@ -179,7 +179,7 @@ async def test_refusals_can_be_read(shared: Application, name: str) -> None:
 
 async def test_a_refusal_is_logged_with_its_id(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     """The id that the request came with, if it may stand in a log."""
-    caplog.set_level("INFO", "app.refusals")
+    caplog.set_level("INFO", "app.web.refusals")
     answers = [await http.get("/nothing", headers={"X-Request-ID": id_}) for id_ in ("mine", "no id")]
 
     assert answers[0].headers["x-request-id"] == "mine"
@@ -192,7 +192,7 @@ async def test_a_refusal_is_logged_with_its_id(http: httpx.AsyncClient, caplog: 
 async def files(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]:
     """An application with one file of an explorer."""
     (tmp_path / "explorer.js").write_text("x" * 1_000)
-    monkeypatch.setattr("app.explorer.ASSETS", tmp_path)
+    monkeypatch.setattr("app.web.explorer.ASSETS", tmp_path)
     async with running(settings) as application:
         yield application
 
@@ -257,7 +257,7 @@ async def test_a_bug_can_be_read(shared: Application, monkeypatch: pytest.Monkey
     def broken(*_args: object) -> None:
         raise RuntimeError("a secret of the house")
 
-    monkeypatch.setattr("schema.execution.Engine.known", broken)
+    monkeypatch.setattr("schema.engine.execution.Engine.known", broken)
     monkeypatch.setattr("starlette.routing.Route.handle", broken)
     transport = httpx.ASGITransport(shared.app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:

@@ -13,7 +13,7 @@ from patience import PATIENCE_SECONDS, PROMISED
 from prometheus_client import REGISTRY
 from standstill import standstill, waiting
 
-from app import connections, database
+from app.database import connections, database
 from app.main import create_app
 from app.settings import Settings
 
@@ -28,7 +28,7 @@ async def test_no_connection_is_free(
 ) -> None:
     """A caller who gets no connection in time is told to come again; the others are answered in the end."""
     del settings
-    assert PROMISED["app.connections.PATIENCE_SECONDS"] < 2
+    assert PROMISED["app.database.connections.PATIENCE_SECONDS"] < 2
     async with running(made_settings(server, db_pool_size=2)) as application:
         alice.http = application.http
         async with standstill(server) as watcher:

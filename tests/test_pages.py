@@ -18,18 +18,18 @@ import asyncpg
 import pytest
 from conftest import SECRET, Application, Server, User, Wire, connect
 
-from app.auth import Principal, Signer
-from app.compiling import Statements
-from app.database import SESSION
-from app.preparing import Preparation
-from app.rate import Rates
-from app.realtime import Realtime
-from app.statements import Statement
-from app.tasks import Database
-from app.url import DatabaseURL
+from app.database.compiling import Statements
+from app.database.database import SESSION
+from app.database.statements import Statement
+from app.database.url import DatabaseURL
+from app.identity.tokens import Principal, Signer
+from app.live.followers import Realtime
+from app.sharing.preparing import Preparation
+from app.sharing.rate_limits import Rates
+from app.tasks.repository import Database
 from schema import schema
 from schema.context import Context, Services
-from schema.execution import Engine
+from schema.engine.execution import Engine
 
 ARGUMENTS = "$filter: TaskFilter, $orderBy: [TaskOrder!], $first: Int, $after: String, $last: Int, $before: String"
 TASKS = "tasks(filter: $filter, orderBy: $orderBy, first: $first, after: $after, last: $last, before: $before)"

@@ -21,9 +21,9 @@ from partitions import PARTS, TABLES, partition
 from sqlalchemy import event
 from test_pages import Sent, owning
 
-from app.auth import Signer
-from app.purge import purge
-from app.url import DatabaseURL
+from app.database.url import DatabaseURL
+from app.identity.tokens import Signer
+from app.tasks.purge import purge
 from migrations.run import migrate
 
 CONNECTION = f"""{{

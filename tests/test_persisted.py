@@ -11,10 +11,10 @@ import pytest
 from conftest import SECRET, Application, User, running, taskql
 from patience import PATIENCE_SECONDS
 
-from app import persisted
 from app.errors import PersistedQueryNotFound
-from app.persisted import PersistedQueries
 from app.settings import Settings
+from schema.engine import persisted
+from schema.engine.persisted import PersistedQueries
 
 GRAPHQL_JSON = "application/graphql-response+json"
 VIEWER = "query Viewer { viewer { email } }"
@@ -268,7 +268,7 @@ async def test_trusted_documents_are_prepared_at_start(
         raise AssertionError("parsed at a request")
 
     alice = await new_user(trusting.http)
-    monkeypatch.setattr("schema.execution.parse", parse)
+    monkeypatch.setattr("schema.engine.execution.parse", parse)
     for name in (None, "Viewer"):
         assert (await send(alice, documentId=sha256(VIEWER), operationName=name)).json()["data"]
     assert (await send(alice, documentId="two", operationName="A")).json()["data"]

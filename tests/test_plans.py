@@ -33,9 +33,9 @@ from test_pages import (
 )
 
 from app import models
-from app.cursor import sync_token
+from app.database.statements import Reader, Statement, compiled, read, user_id
 from app.models import PRIORITIES
-from app.statements import Reader, Statement, compiled, read, user_id
+from app.tasks.cursors import sync_token
 
 VIEWER = "{ viewer { id email } }"
 STATS = "{ viewer { email taskStats { total open completed overdue } } }"

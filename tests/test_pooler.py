@@ -21,15 +21,15 @@ from issuer import self_signed
 from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 
-from app import listener
-from app.auth import Signer
-from app.embedded import _account
+from app.database.embedded import _account
+from app.database.url import DatabaseURL
 from app.errors import StartupError
-from app.listener import Listener
-from app.probe import DEEP, Probe
+from app.identity.tokens import Signer
+from app.live import listener
+from app.live.listener import Listener
 from app.settings import Settings
 from app.startup import bring_up_to_date, findings
-from app.url import DatabaseURL
+from app.web.probe import DEEP, Probe
 
 VIEWER = "{ viewer { id } }"
 TITLES = "{ tasks(first: 100) { totalCount nodes { title } } }"

@@ -13,9 +13,9 @@ from live import served
 from patience import PATIENCE_SECONDS
 from starlette.types import Receive, Scope, Send
 
-from app import events, heads, protocols
 from app.main import create_app
 from app.settings import Settings
+from app.web import event_streams, heads, protocols
 
 CHUNKED = (
     "POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
@@ -180,7 +180,7 @@ async def test_what_has_no_body_is_not_held_back(address: str, writes: list[byte
 
 async def test_a_stream_begins_at_once(settings: Settings, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     """The head of an event stream does not wait for the first event, nor for the first comment."""
-    monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 2.0 * PATIENCE_SECONDS)
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_SECONDS", 2.0 * PATIENCE_SECONDS)
     async with served(create_app(settings, schema=live.schema)) as address:
         reader, writer = await asyncio.open_connection(*address.split(":"))
         writer.write(

@@ -9,10 +9,10 @@ import pytest
 from conftest import SECRET, Server, User, connect, taskql, untold
 from patience import PATIENCE_SECONDS
 
-from app import purge as purging
-from app.database import Database
+from app.database.database import Database
+from app.database.url import DatabaseURL
 from app.errors import StartupError
-from app.url import DatabaseURL
+from app.tasks import purge as purging
 from migrations.run import migrate
 
 DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { task { id version } } }"

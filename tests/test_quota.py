@@ -12,11 +12,11 @@ import pytest
 from conftest import ALL_FIELDS, CREATE, Application, Server, User, connect, running, untold
 from test_purge import purge
 
+from app.database.rendering import Field, Selection
 from app.identifiers import uuid7
-from app.rendering import Field, Selection
+from app.live.watching import WATCH
 from app.settings import Settings
-from app.watching import WATCH
-from app.writing import Change, create_new
+from app.tasks.writing import Change, create_new
 
 QUOTA = 5
 CREATE_MANY = f"""

@@ -15,11 +15,11 @@ from fakeredis import TcpFakeServer
 from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 
-from app import rate
 from app import settings as configuration
 from app.errors import RateLimited, StartupError
-from app.rate import Rate, Windows
 from app.settings import Settings
+from app.sharing import rate_limits
+from app.sharing.rate_limits import Rate, Windows
 
 VIEWER = "{ viewer { id } }"
 PAGE = "query ($first: Int) { tasks(first: $first) { nodes { id } } }"
@@ -139,7 +139,7 @@ async def test_a_network_of_ipv6_is_one_address(strict: Application) -> None:
 )
 def test_who_pays_for_an_address(address: str, payer: str) -> None:
     """An address of IPv4 is itself, also where it is written as one of IPv6; what is no address is left as it is."""
-    assert rate.network(address) == payer
+    assert rate_limits.network(address) == payer
 
 
 async def test_a_token_that_does_not_hold_is_charged_to_the_address(strict: Application) -> None:
@@ -186,7 +186,7 @@ async def test_a_new_window_begins_anew() -> None:
 
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many callers come, no more are told apart than there is room for; the rest share one count."""
-    monkeypatch.setattr(rate, "MOST_CALLERS", 3)
+    monkeypatch.setattr(rate_limits, "MOST_CALLERS", 3)
     limit = Rate(limits.parse("10/minute"), Windows(), "rows")
 
     assert [await charged(limit, name, 6) > 0 for name in "abcdea"] == [False, False, False, False, True, True]
@@ -195,7 +195,7 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_low_limit_of_time_has_no_slack() -> None:
     """What a window may inherit is allowed where one request at a time must never be refused, and nowhere else."""
     for text, seconds, refused in (("1/minute", 2.0, True), ("60/minute", 62.0, False), ("60/minute", 71.0, True)):
-        rates = rate.Rates(None, None, text)
+        rates = rate_limits.Rates(None, None, text)
         rates.spend("a", seconds)
         waits = rates.charge("a", 1, is_user=True)
         if refused:
@@ -277,7 +277,7 @@ async def test_each_counts_for_itself_while_redis_is_away(
             answers = [limited(await alice.post(PAGE, {"first": 100})) for _ in range(3)]
 
     assert answers == [False, False, True]
-    (record,) = [record for record in caplog.records if record.name == "app.rate"]
+    (record,) = [record for record in caplog.records if record.name == "app.sharing.rate_limits"]
     assert "Redis" in record.getMessage()
     assert "hidden" not in caplog.text
 

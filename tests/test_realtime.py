@@ -27,16 +27,17 @@ from test_sockets import PROTOCOLS, Client
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from app import listener, realtime, sockets
-from app.auth import Signer
-from app.embedded import EmbeddedPostgres
+from app.database.embedded import EmbeddedPostgres
+from app.database.rendering import Field, Selection
+from app.database.url import DatabaseURL
 from app.identifiers import uuid7
+from app.identity.tokens import Signer
+from app.live import followers, listener
+from app.live.watching import LOCKS, SPACE
 from app.main import create_app
-from app.rendering import Field, Selection
 from app.settings import Settings
-from app.url import DatabaseURL
-from app.watching import LOCKS, SPACE
-from app.writing import Change, create_new
+from app.tasks.writing import Change, create_new
+from app.web import sockets
 from migrations.run import migrate
 
 FOLLOW = f"subscription Follow($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
@@ -271,7 +272,7 @@ async def test_one_read_serves_all_of_a_user(
 ) -> None:
     """20 sockets of a user cost a statement a change, whatever each of them is shown of it; idle ones cost none."""
     token, his = [(await user.data(CREATE, input={"title": "Before"}))["createTask"]["token"] for user in (alice, bob)]
-    monkeypatch.setattr(realtime, "KEPT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(followers, "KEPT_SECONDS", PATIENCE_SECONDS)
     same = [await follow(alice, since=token) for _ in range(10)]
     others = [
         await follow(alice, BRIEF_SINCE.replace("task {", f"task {{ a{n}: title"), since=token) for n in range(10)
@@ -304,7 +305,7 @@ async def test_what_was_passed_on_is_not_kept(alice: User, follow: Open) -> None
         await follower.change()
 
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while any(type(held) is realtime.Changes and len(held.items) == 100 for held in gc.get_objects()):  # noqa: ASYNC110 - nothing tells of memory
+        while any(type(held) is followers.Changes and len(held.items) == 100 for held in gc.get_objects()):  # noqa: ASYNC110 - nothing tells of memory
             await asyncio.sleep(0.05)
 
 
@@ -332,7 +333,7 @@ async def test_nobody_reads_for_those_who_have_left(
     last = await (await follow(alice, BRIEF_SINCE, since=tokens[-1])).change()
 
     assert last == {"task": {"id": task["id"]}}
-    assert len(reads(await site[1].statements())) <= realtime.READS_OF_A_USER + 1
+    assert len(reads(await site[1].statements())) <= followers.READS_OF_A_USER + 1
 
 
 def reads(statements: list[str]) -> list[str]:
@@ -537,13 +538,13 @@ async def test_one_connection_listens_while_anybody_follows(
     settings: Settings, owner: "asyncpg.Connection[Any]", alice: User, follow: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process listens once, from its first follower on, and rests when the last has left."""
-    monkeypatch.setattr(realtime, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(followers, "LINGER_SECONDS", 0.0)
     before = len(await owner.fetch(LISTENERS))
     async with served(create_app(settings)) as address:
         assert len(await owner.fetch(LISTENERS)) == before
-        followers = [await follow(alice, at=address) for _ in range(10)]
+        following = [await follow(alice, at=address) for _ in range(10)]
         await until(owner, before + 1)
-        for follower in followers:
+        for follower in following:
             await follower.client.connection.close()
         await until(owner, before)
 
@@ -618,7 +619,7 @@ async def test_who_comes_while_a_write_is_under_way_gets_it(  # noqa: PLR0913, P
     """The write tells nobody, since nobody followed when it ran; who begins to follow waits for its end, and reads."""
     mirror, (_, other) = Mirror(alice), await following(apart, follow)
     await mirror.catch_up()
-    monkeypatch.setattr(realtime, "WATCHED_SECONDS", 0.1)
+    monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.1)
     await site[1].statements()
     create = create_new(PAYLOAD, Change("create new", ("title",)))
     connection = await asyncpg.connect(server.app_url)

@@ -12,8 +12,8 @@ from patience import PATIENCE_SECONDS
 from test_doctor import doctor
 
 from app import startup
-from app.recount import recount
-from app.url import DatabaseURL
+from app.database.url import DatabaseURL
+from app.tasks.recount import recount
 from migrations.run import migrate
 
 VERSIONS = "SELECT user_id, version FROM task_clocks WHERE version > 0 ORDER BY 1"

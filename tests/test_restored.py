@@ -15,11 +15,12 @@ from conftest import SECRET, Application, Server, User, connect, made_settings, 
 from mirror import CHANGES, Mirror, stored
 from patience import PATIENCE_SECONDS
 
-from app import embedded, functions, restored
-from app.auth import Signer
-from app.database import Database
+from app.database import embedded, functions
+from app.database.database import Database
+from app.database.url import DatabaseURL
+from app.identity.tokens import Signer
 from app.startup import findings
-from app.url import DatabaseURL
+from app.tasks import restored
 from migrations.run import migrate
 
 PROGRAMS = embedded._binaries()  # noqa: SLF001 - pg_dump and pg_restore

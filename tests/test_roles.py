@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from conftest import Server, connect
 
-from app.url import DatabaseURL
+from app.database.url import DatabaseURL
 from migrations.run import migrate
 
 ALL = "SELECT, INSERT, UPDATE, DELETE"

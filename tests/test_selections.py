@@ -12,12 +12,14 @@ import pytest
 from conftest import ALL_FIELDS, Server, User, Wire
 from oracle import Answer, Oracle
 
-from app import reading, statements
-from app.rendering import Selection
-from app.statements import Statement
-from schema import execution, schema
-from schema.execution import Engine
-from schema.limits import Limits
+from app.database import statements
+from app.database.rendering import Selection
+from app.database.statements import Statement
+from app.tasks import reading
+from schema import schema
+from schema.engine import execution
+from schema.engine.document_limits import Limits
+from schema.engine.execution import Engine
 
 PAYLOAD_FIELDS = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}"
 TASKS_PAYLOAD = f"{{ all: tasks {{ {ALL_FIELDS} }} some: tasks {{ kind: __typename title }} affectedCount }}"

@@ -19,9 +19,9 @@ from prometheus_client import REGISTRY
 from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 
-from app import events, protocols, sockets
 from app.main import create_app
 from app.settings import Settings
+from app.web import event_streams, protocols, sockets
 
 VIEWER = "{ viewer { id } }"
 TITLES = "{ tasks { nodes { title } } }"
@@ -133,14 +133,16 @@ async def test_what_the_protocol_refuses_is_told(  # noqa: PLR0913, PLR0917 - th
 ) -> None:
     """It counts as an error, and has an id, its own or a new one, in its answer and in the log."""
     monkeypatch.setattr(protocols, "LOOK_SECONDS", look)
-    caplog.set_level("INFO", "app.refusals")
+    caplog.set_level("INFO", "app.web.refusals")
     before = REGISTRY.get_sample_value("taskql_errors_total", {"code": code}) or 0
     head, _, _ = (await last_word(address, start)).partition("\r\n\r\n")
 
     assert REGISTRY.get_sample_value("taskql_errors_total", {"code": code}) == before + 1
     request_id = head.partition("x-request-id: ")[2].partition("\r\n")[0]
     assert request_id == "mine" if "mine" in start else request_id
-    assert [request_id in record.getMessage() for record in caplog.records if record.name == "app.refusals"] == [True]
+    assert [request_id in record.getMessage() for record in caplog.records if record.name == "app.web.refusals"] == [
+        True
+    ]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -148,7 +150,7 @@ async def test_what_takes_long_is_not_cut(
     address: str, alice: User, owner: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A statement that waits, an event stream and a socket outlive any number of looks."""
-    monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 0.2)
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_SECONDS", 0.2)
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
     async with (
         httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE_SECONDS) as http,

@@ -20,15 +20,16 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_in_thread
 
-from app import cli, sockets
-from app.auth import LEEWAY_SECONDS, Principal
+from app import cli
 from app.errors import Unavailable
+from app.identity.tokens import LEEWAY_SECONDS, Principal
 from app.main import create_app
 from app.operations import GraphQLAnswer, GraphQLRequest
 from app.origins import Origins
-from app.rate import Pace
 from app.settings import Settings, load
-from app.sockets import SocketEndpoint
+from app.sharing.rate_limits import Pace
+from app.web import sockets
+from app.web.sockets import SocketEndpoint
 
 VIEWER = "{ viewer { id } }"
 TICKS = "subscription Ticks($count: Int!) { ticks(count: $count) }"

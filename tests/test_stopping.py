@@ -23,7 +23,7 @@ from raw import exchange, request, statuses
 from websockets.asyncio.client import ClientConnection, connect
 
 from app.settings import Settings
-from app.sockets import SUBPROTOCOL
+from app.web.sockets import SUBPROTOCOL
 
 ADD = 'mutation { createTask(input: { title: "In flight" }) { task { title } } }'
 VIEWER = "{ viewer { id } }"

@@ -29,8 +29,8 @@ from test_pages import (
 )
 from test_plans import Plan, faults, nodes
 
-from app.tags import FEW
-from app.url import DatabaseURL
+from app.database.url import DatabaseURL
+from app.tasks.tags import FEW
 from migrations.run import migrate
 
 PAGE = (

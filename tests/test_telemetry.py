@@ -20,12 +20,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from patience import PATIENCE_SECONDS
 
-from app import connections
-from app.logs import MOST_AT_ONCE, RequestLog
+from app.database import connections
 from app.main import create_app
+from app.observability.logs import MOST_AT_ONCE, RequestLog
+from app.observability.metrics import Record, Telemetry
 from app.operations import GraphQLAnswer, GraphQLRequest
 from app.settings import Settings
-from app.telemetry import Record, Telemetry
 
 CREATE = "mutation Make($title: String!) { createTask(input: { title: $title }) { task { id } userErrors { code } } }"
 VIEWER = "query Who { viewer { id } }"
@@ -160,7 +160,7 @@ async def test_lines_of_processes_do_not_mix(telling: Settings, monkeypatch: pyt
 
 LIBRARIES = """
 import asyncio, gc, logging
-from app.logs import configure
+from app.observability.logs import configure
 from app.settings import load
 
 configure(load())
@@ -168,7 +168,7 @@ logging.getLogger("uvicorn.error").error("A line of uvicorn\\nsecret")
 logging.getLogger("alembic.runtime.migration").warning("A line of Alembic")
 logging.getLogger("websockets").info("secret")
 logging.getLogger("httpx").debug("secret")
-logging.getLogger("app.tasks").debug("A line of ours")
+logging.getLogger("app.tasks.repository").debug("A line of ours")
 try:
     raise ValueError("secret")
 except ValueError:
@@ -364,7 +364,7 @@ def test_traces_without_opentelemetry(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Platforms set its variables for everybody: a server without it says what is missing, and serves."""
-    monkeypatch.setitem(sys.modules, "app.tracing", None)
+    monkeypatch.setitem(sys.modules, "app.observability.tracing", None)
 
     create_app(settings.model_copy(update={"otel_traces_exporter": "otlp"}))
 

@@ -19,8 +19,8 @@ from jwt.utils import base64url_decode, base64url_encode
 from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 
-from app.auth import LEEWAY_SECONDS
 from app.errors import Unauthenticated
+from app.identity.tokens import LEEWAY_SECONDS
 from app.settings import Settings
 
 VIEWER = "{ viewer { id email } }"
@@ -80,7 +80,7 @@ async def by_keys(server: Server, settings: Settings, issuer: Published) -> Asyn
     """Here the key set may be fetched for each unknown key at once, so that no test waits for a cooldown."""
     del settings
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.jwks.COOLDOWN", 0)
+        patch.setattr("app.identity.key_sets.COOLDOWN", 0)
         async with running(settings_for(server, auth_jwks_url=issuer.url)) as application:
             yield Mode("keys", application, ED)
 
@@ -404,11 +404,11 @@ async def test_a_remembered_token_expires(by_secret: Mode, alice: User, monkeypa
     assert (await by_secret.bearing(bearer)).status_code == 200
 
     clock = Clock(expires + LEEWAY_SECONDS - 1)
-    monkeypatch.setattr("app.auth.time", clock)
+    monkeypatch.setattr("app.identity.tokens.time", clock)
     assert (await by_secret.bearing(bearer)).status_code == 200
     clock.now += 1
     # PyJWT has a clock of its own, by which the token would still hold: it is asked again, as for a new one.
-    monkeypatch.setattr("app.auth._unverified", refuse_everything)
+    monkeypatch.setattr("app.identity.tokens._unverified", refuse_everything)
     assert (await by_secret.bearing(bearer)).status_code == 401
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from patience import PATIENCE_SECONDS
 
-from app.turns import Turns
+from app.sharing.turns import Turns
 
 
 async def turns_pass() -> None:

@@ -9,10 +9,10 @@ from issuer import made_key
 from pydantic import SecretStr
 
 from app import settings as configuration
-from app.database import SESSION
+from app.database.database import SESSION
+from app.database.url import CONNECT_TIMEOUT, DatabaseURL, owner_url, server_url
 from app.errors import StartupError
 from app.settings import Issuer, Settings
-from app.url import CONNECT_TIMEOUT, DatabaseURL, owner_url, server_url
 
 NEON = "postgresql://neondb_owner:npg_abc@ep-cool-rain-123.eu-central-1.aws.neon.tech/neondb"
 NEON_POOLED = "postgresql://neondb_owner:npg_abc@ep-cool-rain-123-pooler.eu-central-1.aws.neon.tech/neondb"

@@ -14,9 +14,9 @@ from patience import PATIENCE_SECONDS
 from raw import headers, request, statuses
 from starlette.types import Receive, Scope, Send
 
-from app import protocols
 from app.main import create_app
 from app.settings import Settings
+from app.web import protocols
 
 LIVE = request("GET /livez HTTP/1.1")
 HALF = b"GET /livez HTTP/1.1\r\nHos"

@@ -1,0 +1,512 @@
+"""What must hold of a database and of the role that serves from it: `serve` refuses without, `doctor` explains."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ssl import SSLContext
+from typing import Any, Literal
+
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    case,
+    cast,
+    column,
+    false,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    table,
+    true,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from app.database import fingerprint
+from app.database.database import SESSION
+from app.database.functions import ALL as FUNCTIONS
+from app.database.functions import CONFIGURED, DEFINERS, FIRED, FOR_EVERYBODY, FOR_THE_SERVER
+from app.database.url import DatabaseURL
+from app.models import STATE
+from app.settings import LOOPBACK
+
+OLDEST_SERVER = 150000
+# From here on CREATEROLE alone changes no role that somebody else made.
+ADMIN_OPTION_NEEDED = 160000
+ON = ("on", "true", "yes", "1", "t", "y")
+PUBLIC = 0  # among the oids of a policy's roles
+# Row security holds their owner, too.
+FORCED = ("tasks", "task_clocks", "task_tags")
+# Their owner signs users up, and so do roles that do not act as users.
+USERS = "users"
+WALLED = (*FORCED, USERS)
+RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+_roles = table(
+    "pg_roles",
+    column("oid"),
+    column("rolname"),
+    column("rolsuper", Boolean),
+    column("rolbypassrls", Boolean),
+    column("rolcreaterole", Boolean),
+)
+_members = table("pg_auth_members", column("roleid"), column("member"))
+_classes = table(
+    "pg_class",
+    column("oid"),
+    column("relname", Text),
+    column("relowner"),
+    column("relkind"),
+    column("relrowsecurity", Boolean),
+    column("relforcerowsecurity", Boolean),
+)
+
+_policy_rows = table(
+    "pg_policy",
+    column("polname", Text),
+    column("polrelid"),
+    column("polcmd"),
+    column("polpermissive", Boolean),
+    column("polroles"),
+    column("polqual"),
+    column("polwithcheck"),
+)
+
+_role_settings = table("pg_db_role_setting", column("setdatabase"), column("setrole"), column("setconfig", ARRAY(Text)))
+_databases = table("pg_database", column("oid"), column("datname", Text))
+
+_functions = table(
+    "pg_proc",
+    column("oid"),
+    column("proowner"),
+    column("prosecdef", Boolean),
+    column("proconfig", ARRAY(Text)),
+    column("proacl"),
+)
+
+_triggers = table(
+    "pg_trigger", column("tgrelid"), column("tgname", Text), column("tgenabled"), column("tgisinternal", Boolean)
+)
+# pg_trigger.tgenabled of triggers that fire for the sessions of servers: ordinary ones, and those that always fire.
+FIRES = ("O", "A")
+_CORRECT = "Then run `taskql doctor --recount`, and `taskql restored`: what was written meanwhile was not noted."
+
+_MINE = "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
+_MINE_IN_CATALOG = "(user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
+_ME = (
+    "id = nullif(current_setting('app.user_id', true), '')::uuid"
+    " OR NOT has_function_privilege('public.act_as(uuid)'::regprocedure, 'EXECUTE')"
+)
+_ME_IN_CATALOG = (
+    "((id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
+    " OR (NOT has_function_privilege(('act_as(uuid)'::regprocedure)::oid, 'EXECUTE'::text)))"
+)
+
+
+_ANOTHER_ROLE = (
+    "Name another role in DATABASE_URL and this one in DATABASE_OWNER_URL: `taskql migrate` then makes that role."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of a report: how it stands, what was seen, and what mends it."""
+
+    level: Literal["ok", "warning", "failure"]
+    seen: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.seen}. {self.mend}" if self.mend else f"{self.seen}."
+
+
+FAILURE = 2
+
+
+def worst(findings: Iterable[Finding]) -> int:
+    """0 where all is well, 1 with a warning, 2 (FAILURE) with a failure."""
+    return max(("ok", "warning", "failure").index(finding.level) for finding in findings)
+
+
+def encryption(url: DatabaseURL) -> Finding:
+    """How the line to the database is protected."""
+    if url.host in LOOPBACK or not url.host or url.host.startswith("/"):
+        return Finding("ok", "The line to the database stays on this machine")
+    if isinstance(url.tls, SSLContext):
+        return Finding("ok", f"The line to {url.host} is encrypted, and its certificate verified")
+    mend = "Add sslmode=verify-full to DATABASE_URL, with sslrootcert=FILE where the authority is not a public one."
+    if url.tls == "require":
+        return Finding("warning", f"The line to {url.host} is encrypted, but to whoever answers", mend)
+    return Finding("warning", f"The line to {url.host} need not be encrypted", mend)
+
+
+def way_around_pooler(server: DatabaseURL, owner: DatabaseURL) -> Finding:
+    """Whether what needs a session finds the database itself."""
+    if owner.pooled or server.direct.pooled:
+        return Finding(
+            "warning",
+            "DATABASE_URL leads through a pooler, and nothing leads around it",
+            "Name the database itself in DATABASE_DIRECT_URL, and as its owner in DATABASE_OWNER_URL.",
+        )
+    return Finding("ok", "Migrations and live changes go to the database itself")
+
+
+def database(connection: Connection, missing: list[str], url: DatabaseURL) -> list[Finding]:
+    """Everything about a database as the connected role sees it."""
+    findings = [_version(connection), _pooler(connection, url), _read_only(connection), migrations(missing)]
+    if missing:
+        return [*findings, *_role(connection)]
+    return [*findings, *row_security(connection), _session(connection), *_restored(connection)]
+
+
+def row_security(connection: Connection) -> list[Finding]:
+    """Whether row security stands, and the connected role cannot walk through it."""
+    return [*_role(connection), *_walls(connection)]
+
+
+def is_read_only(connection: Connection) -> bool:
+    """Whether the database takes no writes of new sessions: a standby, or read-only by its settings."""
+    # What a session that began before does not show yet is in the catalog.
+    stored = _read_only_settings().exists()
+    now = or_(func.pg_is_in_recovery(), func.current_setting("transaction_read_only") == "on", stored)
+    return bool(connection.execute(select(now)).scalar_one())
+
+
+def _read_only_settings() -> Select[Any]:
+    """The settings of the database and of the connected role that make sessions read-only, as what ALTER names."""
+    database, role = func.quote_ident(func.current_database()), func.quote_ident(func.current_user())
+    here = select(_databases.c.oid).where(_databases.c.datname == func.current_database()).scalar_subquery()
+    me = select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
+    for_all, anywhere = _role_settings.c.setrole == 0, _role_settings.c.setdatabase == 0
+    place = case(
+        (for_all & anywhere, literal("ROLE ALL", Text)),
+        (for_all, func.concat("DATABASE ", database)),
+        (anywhere, func.concat("ROLE ", role)),
+        else_=func.concat("ROLE ", role, " IN DATABASE ", database),
+    )
+    return (
+        select(place)
+        .where(_role_settings.c.setdatabase.in_([here, 0]), _role_settings.c.setrole.in_([me, 0]))
+        .where(_role_settings.c.setconfig.overlap([f"default_transaction_read_only={value}" for value in ON]))
+    )
+
+
+def _read_only(connection: Connection) -> Finding:
+    if not is_read_only(connection):
+        return Finding("ok", "The database takes writes")
+    places = connection.execute(_read_only_settings()).scalars().all()
+    resets = "".join(f" ALTER {place} RESET default_transaction_read_only;" for place in places)
+    # The session that is to change it is read-only, too.
+    mend = f"As the owner of the database or a superuser: SET default_transaction_read_only = off;{resets}"
+    if not places:
+        mend = "If it is a standby, name the primary in DATABASE_URL; else see postgresql.conf."
+    return Finding("warning", "The database takes no writes", mend)
+
+
+def _restored(connection: Connection) -> list[Finding]:
+    """Whether it is the database that was last seen, where the role may know."""
+    if not connection.execute(select(func.has_table_privilege(STATE.name, "SELECT"))).scalar_one():
+        return []
+    if not fingerprint.differs(connection):
+        return [Finding("ok", "The database is the one that was last seen")]
+    seen = "The database was restored or copied, or a standby took over, since it was last seen"
+    mend = (
+        "If any write may be lost by that, run `taskql restored`, so that copies on clients begin anew; if none is, as"
+        " after pg_upgrade, run `taskql restored --nothing-lost`."
+    )
+    return [Finding("warning", seen, mend)]
+
+
+def _version(connection: Connection) -> Finding:
+    number = _version_number(connection)
+    shown = f"PostgreSQL {number // 10000}.{number % 10000}"
+    if number < OLDEST_SERVER:
+        return Finding("failure", f"The server is {shown}", "TaskQL needs PostgreSQL 15 or newer.")
+    return Finding("ok", f"The server is {shown}")
+
+
+def _version_number(connection: Connection) -> int:
+    return int(connection.execute(select(func.current_setting("server_version_num"))).scalar_one())
+
+
+def migrations(missing: list[str]) -> Finding:
+    """Whether the database is at the newest revision."""
+    if missing:
+        return Finding(
+            "failure",
+            f"The database lacks the revisions {', '.join(missing)}",
+            "Run `taskql migrate`, or start with `taskql serve --migrate`.",
+        )
+    return Finding("ok", "The database is at the newest revision")
+
+
+def _pooler(connection: Connection, url: DatabaseURL) -> Finding:
+    """A pooler gives each client a process id of its own making; so does Neon, also without its pooler."""
+    if url.pooled:
+        return Finding("ok", "DATABASE_URL leads through a transaction pooler, which is known")
+    driver: Any = connection.connection.driver_connection
+    if driver.get_server_pid() == connection.execute(select(func.pg_backend_pid())).scalar() or url.is_neon:
+        return Finding("ok", "DATABASE_URL leads to the database itself")
+    mend = "If it pools transactions, set DB_POOLER=1, and name the database itself in DATABASE_DIRECT_URL."
+    return Finding("warning", "A pooler seems to stand before the database", mend)
+
+
+def _session(connection: Connection) -> Finding:
+    """Settings that statements count on; behind a transaction pooler the role brings them."""
+    names = list(SESSION)
+    values = connection.execute(select(*(func.current_setting(name) for name in names))).one()
+    other = [name for name, value in zip(names, values, strict=True) if value != SESSION[name]]
+    if not other:
+        return Finding("ok", "Sessions have the settings they need")
+    return Finding(
+        "warning", f"Sessions lack the settings {', '.join(other)}", "Run `taskql migrate`: the role then brings them."
+    )
+
+
+def _role(connection: Connection) -> list[Finding]:
+    rights: Select[Any] = select(func.quote_ident(_roles.c.rolname), _roles.c.rolsuper, _roles.c.rolbypassrls)
+    role, superuser, bypasses = connection.execute(rights.where(_roles.c.rolname == func.current_user())).one()
+    mend = f"{_ANOTHER_ROLE} Or, as a superuser: ALTER ROLE {{}} {{}};"
+    if superuser:
+        seen = f"The role {role} is a superuser, whom row security does not hold"
+        return [Finding("failure", seen, mend.format(role, "NOSUPERUSER NOBYPASSRLS"))]
+    if bypasses:
+        seen = f"The role {role} has BYPASSRLS: row security does not hold it"
+        return [Finding("failure", seen, mend.format(role, "NOBYPASSRLS"))]
+    memberships = [
+        Finding(
+            "failure",
+            f"The role {role} is a member of {other}, and so could become one that row security does not hold",
+            f"As a superuser: REVOKE {other} FROM {role};",
+        )
+        for other in connection.execute(_memberships()).scalars()
+    ]
+    return memberships or [Finding("ok", f"The role {role} is held by row security")]
+
+
+def _memberships() -> Select[Any]:
+    """The roles granted to this one through which it can become a superuser, BYPASSRLS, or the tables' owner."""
+    granted, unheld, member = _roles.alias("granted"), _roles.alias("unheld"), _roles.alias("member")
+    owners = select(_classes.c.relowner).where(_walled())
+    return (
+        select(func.quote_ident(granted.c.rolname))
+        .select_from(_members)
+        .join(member, member.c.oid == _members.c.member)
+        .join(granted, granted.c.oid == _members.c.roleid)
+        .join(unheld, func.pg_has_role(granted.c.oid, unheld.c.oid, literal("MEMBER", Text)))
+        .where(member.c.rolname == func.current_user())
+        .where(or_(unheld.c.rolsuper, unheld.c.rolbypassrls, unheld.c.oid.in_(owners)))
+        .distinct()
+    )
+
+
+def server_role(connection: Connection, role: str) -> Finding:
+    """Whether the owner, who is connected, may make the server's role, or change the one that is there."""
+    named = select(_roles.c.oid).where(_roles.c.rolname == role).scalar_subquery()
+    makes = or_(_roles.c.rolsuper, _roles.c.rolcreaterole)
+    changes = func.coalesce(func.pg_has_role(named, literal("MEMBER WITH ADMIN OPTION", Text)), true())
+    rights = select(func.quote_ident(_roles.c.rolname), func.quote_ident(role), makes, changes)
+    owner, quoted, may_make, may_change = connection.execute(
+        rights.where(_roles.c.rolname == func.current_user())
+    ).one()
+    if not may_make:
+        mend = f"As a superuser: ALTER ROLE {owner} CREATEROLE;"
+        return Finding("failure", f"The owner {owner} may not make the server's role", mend)
+    if not may_change and _version_number(connection) >= ADMIN_OPTION_NEEDED:
+        mend = f"As a superuser: GRANT {quoted} TO {owner} WITH ADMIN OPTION;"
+        return Finding("failure", f"The owner {owner} may not change the server's role {quoted}", mend)
+    return Finding("ok", "The owner can log in, and may make the server's role")
+
+
+def _walled() -> ColumnElement[bool]:
+    return _classes.c.oid.in_([func.to_regclass(name) for name in WALLED])
+
+
+def _walls(connection: Connection) -> list[Finding]:
+    owned = _classes.c.relowner == select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
+    rows = connection.execute(
+        select(_classes.c.relname, owned, _classes.c.relrowsecurity, _classes.c.relforcerowsecurity)
+        .where(_walled())
+        .order_by(_classes.c.relname)
+    )
+    found = [finding for row in rows for finding in _wall(*row)]
+    found += [*_policies(connection), _rights(connection), *_function_findings(connection)]
+    return [*found, *_trigger_findings(connection)]
+
+
+def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:  # noqa: FBT001 - the columns of a row
+    found = []
+    force, stands = ("FORCE", "enabled and forced") if name in FORCED else ("NO FORCE", "enabled and not forced")
+    if not enabled or forced != (name in FORCED):
+        mend = f"As its owner: ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, {force} ROW LEVEL SECURITY;"
+        found.append(Finding("failure", f"Row security of {name} is not {stands}", mend))
+    if owned:
+        mend = (
+            f"{_ANOTHER_ROLE} Or, as a superuser that shall own it: ALTER TABLE {name} OWNER TO CURRENT_USER; name that"
+            " one in DATABASE_OWNER_URL, and run `taskql migrate`."
+        )
+        seen = f"The server's role owns {name} and could take its row security away"
+        found.append(Finding("failure", seen, mend))
+    return found or [Finding("ok", f"Row security of {name} is {stands}")]
+
+
+def _policies(connection: Connection) -> list[Finding]:
+    """Each table has our policy and no other: policies add up, and another lets through what ours would not.
+
+    Policies for roles that the server's cannot become are no concern of ours, but where they have the name of ours.
+    """
+    mine = {PUBLIC, *connection.execute(select(_roles.c.oid).where(_is_member(_roles.c.oid))).scalars()}
+    rows = [(*names, seen, bool(mine & set(roles))) for *names, roles, seen in _policy_list(connection)]
+    ours = [walled for walled, _, seen, applies in rows if seen and applies]
+    foreign = [
+        (walled, name)
+        for walled, name, seen, applies in rows
+        if not (seen and applies) and (applies or name == f"{walled}_of_user")
+    ]
+    drop = "As the tables' owner: DROP POLICY {} ON {};"
+    create = "As the tables' owner: CREATE POLICY {0}_of_user ON {0} USING ({1}) WITH CHECK ({1});"
+    return [
+        *(
+            Finding("failure", f"The policy {name} of {walled} is not TaskQL's", drop.format(name, walled))
+            for walled, name in foreign
+        ),
+        *(
+            Finding("failure", f"The policy of {walled} is missing", create.format(walled, _policy_of(walled)))
+            for walled in WALLED
+            if walled not in ours
+        ),
+    ]
+
+
+def _policy_of(walled: str) -> str:
+    return _ME if walled == USERS else _MINE
+
+
+def _policy_list(connection: Connection) -> list[Any]:
+    """Table, name, roles, and whether it says what ours says, for each policy of our tables."""
+    policy = _policy_rows.c
+    conditions = [func.pg_get_expr(policy[name], policy.polrelid) for name in ("polqual", "polwithcheck")]
+    says_ours = policy.polpermissive & (cast(policy.polcmd, Text) == "*")
+    ours = case((_classes.c.relname == USERS, _ME_IN_CATALOG), else_=_MINE_IN_CATALOG)
+    for condition in conditions:
+        # A session whose search_path lacks our schema is shown it.
+        says_ours &= func.coalesce(func.replace(condition, "public.", "") == ours, false())
+    listed = select(_classes.c.relname, func.quote_ident(policy.polname), policy.polroles, says_ours)
+    return list(connection.execute(listed.where(policy.polrelid == _classes.c.oid, _walled())))
+
+
+def _is_member(role: ColumnElement[Any]) -> ColumnElement[bool]:
+    return func.pg_has_role(role, literal("MEMBER", Text))
+
+
+def _rights(connection: Connection) -> Finding:
+    """What the server's role needs, it has."""
+    needs = [func.has_table_privilege(name, right) for name in FORCED for right in RIGHTS]
+    needs += [func.has_table_privilege(name, "SELECT") for name in (USERS, STATE.name)]
+    needs += [func.coalesce(_may_execute(func.to_regprocedure(name)), false()) for name in FOR_THE_SERVER]
+    if all(connection.execute(select(*needs)).one()):
+        return Finding("ok", "The role has the rights it needs")
+    return Finding(
+        "failure", "The role lacks rights on the tables or functions", "Run `taskql migrate`: it grants them."
+    )
+
+
+def _may_execute(function: ColumnElement[Any], *role: ColumnElement[Any]) -> ColumnElement[bool]:
+    may: ColumnElement[bool] = func.has_function_privilege(*role, function, literal_column("'EXECUTE'"), type_=Boolean)
+    return may
+
+
+def _function_findings(connection: Connection) -> list[Finding]:
+    """Whether the functions are as the migrations make them: what they name is fixed, and few may execute them."""
+    found = [finding for name in FUNCTIONS for finding in _function(connection, name)]
+    return found or [Finding("ok", "The functions are protected from their callers")]
+
+
+def _function(connection: Connection, name: str) -> Iterator[Finding]:
+    """What is wrong with one of our functions. One that is missing is told of among the rights."""
+    row = connection.execute(_function_row(name)).first()
+    if row is None:
+        return
+    settings = CONFIGURED.get(name, ())
+    if row.prosecdef != (name in DEFINERS) or not {*settings} <= {*(row.proconfig or ())}:
+        clauses = "".join(f" SET {setting.replace('=', ' = ')}" for setting in settings)
+        mend = f"As its owner: ALTER FUNCTION {name} SECURITY {'DEFINER' if name in DEFINERS else 'INVOKER'}{clauses};"
+        yield Finding("failure", f"The function {name} is not protected against its caller's settings", mend)
+    if row.everybody and name not in FOR_EVERYBODY:
+        mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC;"
+        yield Finding("failure", f"Everybody may execute the function {name}", mend)
+    if name not in FOR_EVERYBODY:
+        for role in connection.execute(_others(name)).scalars():
+            mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM {role};"
+            yield Finding("failure", f"The role {role}, which is no server's, may execute the function {name}", mend)
+    if name in DEFINERS and not row.sees_users:
+        mend = f"As a superuser: ALTER FUNCTION {name} OWNER TO {row.owner_of_users};"
+        yield Finding("failure", f"The function {name} belongs to another role than the table {USERS}", mend)
+
+
+def _function_row(name: str) -> Select[Any]:
+    owner = select(_classes.c.relowner).where(_classes.c.oid == func.to_regclass(USERS)).scalar_subquery()
+    owner_name = func.quote_ident(func.pg_get_userbyid(owner))
+    sees_users = or_(_roles.c.rolsuper, _roles.c.rolbypassrls, _roles.c.oid == owner)
+    return (
+        select(_functions.c.prosecdef, _functions.c.proconfig, owner_name.label("owner_of_users"))
+        .add_columns(sees_users.label("sees_users"))
+        .add_columns(_may_execute(_functions.c.oid, literal_column("'public'")).label("everybody"))
+        .join_from(_functions, _roles, _roles.c.oid == _functions.c.proowner)
+        .where(_functions.c.oid == func.to_regprocedure(name))
+    )
+
+
+def _others(name: str) -> Select[Any]:
+    """The roles that were given the right to execute a function, and do not write clocks as servers do."""
+    granted = func.aclexplode(_functions.c.proacl).table_valued("grantee").lateral()
+    writes_clocks: ColumnElement[bool] = func.has_table_privilege(
+        _roles.c.oid, func.to_regclass("task_clocks"), "UPDATE", type_=Boolean
+    )
+    return (
+        select(func.quote_ident(_roles.c.rolname))
+        .select_from(_functions)
+        .join(granted, true())
+        .join(_roles, _roles.c.oid == granted.c.grantee)
+        .where(_functions.c.oid == func.to_regprocedure(name), _roles.c.oid != _functions.c.proowner, ~writes_clocks)
+        .order_by(_roles.c.rolname)
+    )
+
+
+def _trigger_findings(connection: Connection) -> list[Finding]:
+    """Whether the triggers that the migrations make are there and fire. One that rests does so for everybody."""
+    states = {(table_name, name): state for table_name, name, state in connection.execute(_trigger_list())}
+    distributed = connection.execute(select(func.to_regclass("pg_catalog.pg_dist_partition"))).scalar_one() is not None
+    found = []
+    for name, (table_name, event, function) in FIRED.items():
+        state = states.get((table_name, name))
+        if state is None and not (distributed and table_name == USERS):
+            mend = f"As the table's owner: CREATE TRIGGER {name} {event} EXECUTE FUNCTION {function};"
+            found.append(Finding("failure", f"The trigger {name} of {table_name} is missing", f"{mend} {_CORRECT}"))
+        elif state not in {None, *FIRES}:
+            mend = f"As the table's owner: ALTER TABLE {table_name} ENABLE TRIGGER {name};"
+            found.append(Finding("failure", f"The trigger {name} of {table_name} does not fire", f"{mend} {_CORRECT}"))
+    return found or [Finding("ok", "The triggers are there and fire")]
+
+
+def _trigger_list() -> Select[Any]:
+    named = select(_classes.c.relname, _triggers.c.tgname, cast(_triggers.c.tgenabled, Text))
+    return named.where(_triggers.c.tgrelid == _classes.c.oid, ~_triggers.c.tgisinternal, _walled())
+
+
+def open_to_all(connection: Connection) -> Finding:
+    """Whether any role of the server may connect: that is enough to listen, and to hold locks that writes ask for."""
+    database, role = func.quote_ident(func.current_database()), func.quote_ident(func.current_user())
+    everybody = func.has_database_privilege(literal_column("'public'"), func.current_database(), literal("CONNECT"))
+    name, server, may_connect = connection.execute(select(database, role, everybody)).one()
+    if not may_connect:
+        return Finding("ok", "Only roles that were given the right may connect to the database")
+    mend = (
+        f"As the database's owner: GRANT CONNECT ON DATABASE {name} TO {server}; and to each other role that needs it;"
+        f" then REVOKE CONNECT ON DATABASE {name} FROM PUBLIC;"
+    )
+    seen = "Any role may connect to the database, listen for the ids of users, and hold the locks of subscribers"
+    return Finding("warning", seen, mend)

@@ -1,0 +1,231 @@
+"""The connections of one process: opened when needed, kept, and lent to users in turn, a share to each at most."""
+
+import asyncio
+import math
+import random
+import select
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import greenlet_spawn
+
+from app.database.driver import CONNECT_ERRORS, driver_error, is_passing
+from app.observability.metrics import POOL_WAIT, POOL_WAITING, Record, count_statement, tally
+from app.sharing.turns import Turns
+
+PATIENCE_SECONDS = 1.5
+RECYCLE_AFTER_SECONDS = 300.0
+# One user's part of all connections.
+SHARE = 3
+# A user with a statement that takes so many seconds has fewer connections for a while: a few that are slow take all of
+# the database's processors, however many connections are left.
+SLOW_SECONDS, SLOW_FOR_SECONDS = 0.25, 10.0
+SLOW_OF_A_USER = 2
+# Before opening a connection a second and a third time, in seconds.
+CONNECT_PAUSES = (0.02, 0.1)
+
+# Whose statements run on a connection; None for the server's own.
+Owner = UUID | None
+Spend = Callable[[str, float], None]
+
+
+class CannotConnect(Exception):
+    """No connection could be opened; `__cause__` is the error of asyncpg or of the operating system."""
+
+
+class Connections:
+    """At most `most` connections. SQLAlchemy opens and closes them; to lend one that is idle takes no `await`.
+
+    SQLAlchemy's own pools do, and know neither turns nor users. `spend` is told how many seconds a user has had one.
+    """
+
+    def __init__(self, engine: AsyncEngine, most: int, spend: Spend) -> None:
+        self._engine, self.spend = engine, spend
+        share = max(1, most // SHARE)
+        self._turns, self._slow_turns = Turns[Owner](most, share), Turns[Owner](share, min(share, SLOW_OF_A_USER))
+        # Until when users count as slow.
+        self._slow: dict[Owner, float] = {}
+        self._idle: list[Connection] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self._trusted_since = -math.inf
+        self.last_lent = -math.inf
+
+    @property
+    def are_all_lent(self) -> bool:
+        """Whether every caller has to wait now."""
+        return self._turns.are_all_taken
+
+    def idle(self, owner: Owner) -> "Connection | None":
+        """A connection that is there and seems open, if one is: nearly always, and it costs less than to await it."""
+        now = monotonic()
+        if self._slow and owner in self._slow:
+            return None
+        if not (self._idle and self._is_usable(self._idle[-1], now) and self._turns.take(owner)):
+            return None
+        self.last_lent = now
+        tally.connections += 1
+        return self._idle.pop().lent(owner, now)
+
+    async def take(self, owner: Owner) -> "Connection":
+        """A connection that is open as far as can be told without asking; TimeoutError after some time in line."""
+        self.last_lent = now = monotonic()
+        if not self._is_slow(owner, now):
+            return await self._lend(owner, now)
+        if not self._slow_turns.take(owner):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._slow_turns.wait(owner)
+        try:
+            connection = await self._lend(owner, now)
+        except BaseException:
+            self._slow_turns.give(owner)
+            raise
+        connection.is_slow = True
+        return connection
+
+    async def _lend(self, owner: Owner, now: float) -> "Connection":
+        if not self._turns.take(owner):
+            await self._turn(owner)
+        tally.connections += 1
+        try:
+            while self._idle:
+                connection = self._idle.pop()
+                if self._is_usable(connection, now):
+                    return connection.lent(owner, monotonic())
+                # Not the driver's farewell: where nobody answers any more it takes two seconds for each.
+                connection.driver.terminate()
+                await _close(connection)
+            return Connection(self, await self._open()).lent(owner, monotonic())
+        except BaseException:
+            self._release(owner)
+            raise
+
+    async def _open(self) -> PoolProxiedConnection:
+        """A new connection, tried again where the reason is likely to pass; CannotConnect with the driver's error."""
+        pauses = iter(CONNECT_PAUSES)
+        while True:
+            try:
+                return await self._engine.raw_connection()
+            except CONNECT_ERRORS as error:
+                cause = driver_error(error)
+                may_pass = is_passing(cause) and not isinstance(cause, TimeoutError)
+                pause = next(pauses, None) if may_pass else None
+                if pause is None:
+                    raise CannotConnect from cause
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
+
+    async def _turn(self, owner: Owner) -> None:
+        with POOL_WAITING.track_inprogress(), POOL_WAIT.time():
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._turns.wait(owner)
+
+    def _release(self, owner: Owner) -> None:
+        self._turns.give(owner)
+        tally.connections -= 1
+
+    def _is_slow(self, owner: Owner, now: float) -> bool:
+        until = self._slow.get(owner)
+        if until is not None and until <= now:
+            del self._slow[owner]
+            return False
+        return until is not None
+
+    def was_slow(self, connection: "Connection", seconds: float) -> None:
+        """A user has had a connection for long, or counts as slow."""
+        owner = connection.owner
+        if seconds > SLOW_SECONDS:
+            now = monotonic()
+            self._slow = {one: until for one, until in self._slow.items() if until > now}
+            self._slow[owner] = now + SLOW_FOR_SECONDS
+        if connection.is_slow:
+            connection.is_slow = False
+            self._slow_turns.give(owner)
+
+    def distrust(self) -> None:
+        """Lend no connection again that was opened until now: the server has closed one of them."""
+        self._trusted_since = monotonic()
+
+    def _is_usable(self, connection: "Connection", now: float) -> bool:
+        since = max(self._trusted_since, now - RECYCLE_AFTER_SECONDS)
+        if connection.opened <= since or connection.driver.is_closed():
+            return False
+        # PostgreSQL says nothing unasked but its farewell, which the loop may not have come to yet. A write must not
+        # find out by being sent: it could not be told from one that was carried out.
+        return not connection.socket.poll(0)
+
+    def give_back(self, connection: "Connection") -> None:
+        self._idle.append(connection)
+        self._release(connection.owner)
+
+    def throw_away(self, connection: "Connection") -> None:
+        """Nobody waits for its farewell, but it keeps its turn until then: there are no more sessions than turns.
+
+        The farewell is what lets the driver stop a statement that still runs.
+        """
+        closing = asyncio.create_task(_close(connection))
+        self._closing.add(closing)
+        closing.add_done_callback(partial(self._closed, connection.owner))
+
+    def _closed(self, owner: Owner, closing: asyncio.Task[None]) -> None:
+        self._closing.discard(closing)
+        self._release(owner)
+
+    async def close(self) -> None:
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*map(_close, idle), *self._closing)
+        await self._engine.dispose()
+
+
+class Connection:
+    """A connection of SQLAlchemy's engine, which is lent for the length of a `with`: the driver's own, in autocommit.
+
+    Then it is given back, or thrown away where its state is unknown, and its user is charged for the time.
+    """
+
+    __slots__ = ("_connections", "_record", "_since", "driver", "is_slow", "opened", "owner", "pooled", "socket")
+
+    _record: Record | None
+    _since: float
+    owner: Owner
+
+    def __init__(self, connections: Connections, pooled: PoolProxiedConnection) -> None:
+        self._connections, self.pooled, self.opened, self.is_slow = connections, pooled, monotonic(), False
+        driver: Any = pooled.driver_connection
+        self.driver, self.socket = driver, select.poll()
+        self.socket.register(driver._transport.get_extra_info("socket"), select.POLLIN)  # noqa: SLF001 - it has no public name
+
+    def lent(self, owner: Owner, now: float) -> "Connection":
+        """Itself, in the hands of a user from now on."""
+        self.owner, self._since = owner, now
+        return self
+
+    def __enter__(self) -> Any:
+        self._record = count_statement()
+        return self.driver
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        seconds = monotonic() - self._since
+        if self.owner is not None:
+            self._connections.spend(str(self.owner), seconds)
+            if seconds > SLOW_SECONDS or self.is_slow:
+                self._connections.was_slow(self, seconds)
+        if self._record is not None:
+            self._record.database_seconds += seconds
+        # What PostgreSQL refuses leaves the connection in order; without a reset, since each use ends its transaction.
+        if error is None or isinstance(error, asyncpg.PostgresError):
+            self._connections.give_back(self)
+        else:
+            self._connections.throw_away(self)
+
+
+async def _close(connection: Connection) -> None:
+    await greenlet_spawn(connection.pooled.invalidate)
+    await greenlet_spawn(connection.pooled.close)

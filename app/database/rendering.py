@@ -1,0 +1,136 @@
+"""A selection becomes the SQL that builds exactly its JSON.
+
+Text is joined with `||`: unlike json_build_object() it has no limit of 100 arguments, and it is a little faster.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakValueDictionary
+
+from sqlalchemy import ARRAY, ColumnElement, Integer, Text, cast, func, literal_column
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
+from sqlalchemy.sql.elements import KeyedColumnElement
+
+from app.database.statements import Statement, text_literal
+from app.models import PRIORITIES
+
+TYPE_NAME = "__typename"
+
+Columns = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One entry of an answer: its response key, the field it shows, and the selection of an object field.
+
+    A field of a union has a selection for each of its members.
+    """
+
+    key: str
+    name: str
+    selection: "Selection | None" = None
+    members: "tuple[Selection, ...]" = ()
+
+    @property
+    def inner(self) -> "Selection":
+        if self.selection is None:
+            raise TypeError(f"{self.name} is a leaf")
+        return self.selection
+
+    def member(self, typename: str) -> "Selection":
+        """What is asked of a member of the union."""
+        return next(selection for selection in self.members if selection.typename == typename)
+
+
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+class Selection:
+    """What operations ask of one object, and the statements that were compiled for it, by their shape of arguments."""
+
+    typename: str
+    fields: tuple[Field, ...]
+    statements: dict[Hashable, Statement] = field(default_factory=dict)
+    _entries: dict[str, list[Field]] = field(default_factory=dict)
+
+    def entries(self, name: str) -> list[Field]:
+        """The entries that show a field: none, one, or several under aliases."""
+        if name not in self._entries:
+            self._entries[name] = [entry for entry in self.fields if entry.name == name]
+        return self._entries[name]
+
+
+class Selections:
+    """Makes equal selections one, so that operations whose texts differ share statements."""
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[tuple[str, tuple[Field, ...]], Selection] = WeakValueDictionary()
+
+    def of(self, typename: str, fields: tuple[Field, ...]) -> Selection:
+        return self._known.setdefault((typename, fields), Selection(typename, fields))
+
+
+def json_object(selection: Selection, render: Callable[[Field], ColumnElement[str]]) -> ColumnElement[str]:
+    """The JSON text of one object, each field's text made by `render`."""
+    pieces: list[ColumnElement[str]] = []
+    opening = "{"
+    for entry in selection.fields:
+        if entry.name == TYPE_NAME:
+            opening += f'"{entry.key}":"{selection.typename}",'
+            continue
+        pieces += [text_literal(f'{opening}"{entry.key}":'), render(entry)]
+        opening = ","
+    closing = "}" if opening == "," else opening.rstrip(",") + "}"
+    return joined([*pieces, text_literal(closing)])
+
+
+def joined(pieces: list[ColumnElement[str]]) -> ColumnElement[str]:
+    """The pieces end to end, as a balanced tree: a chain of hundreds would exhaust the compiler's stack."""
+    while len(pieces) > 1:
+        pairs = [first.concat(second).self_group() for first, second in zip(pieces[::2], pieces[1::2], strict=False)]
+        pieces = pairs + ([pieces[-1]] if len(pieces) % 2 else [])
+    return pieces[0]
+
+
+def json_text(value: ColumnElement[Any]) -> ColumnElement[str]:
+    """A value that is never null, as JSON."""
+    return cast(func.to_json(value), Text)
+
+
+def json_or_null(value: ColumnElement[Any]) -> ColumnElement[str]:
+    return func.coalesce(json_text(value), text_literal("null"))
+
+
+def plain(value: ColumnElement[Any]) -> ColumnElement[str]:
+    """A number or a Boolean: its SQL text is its JSON."""
+    return cast(value, Text)
+
+
+def quoted(value: ColumnElement[Any]) -> ColumnElement[str]:
+    """Text that needs no escaping: ids and names of ours."""
+    return text_literal('"').concat(cast(value, Text)).concat(text_literal('"')).self_group()
+
+
+def _priority(value: ColumnElement[Any]) -> ColumnElement[str]:
+    names = literal_column("(ARRAY[" + ",".join(f"'{name}'" for name in PRIORITIES) + "])", ARRAY(Text))
+    return quoted(names[cast(value, Integer) + literal_column("1")])
+
+
+TASK_FIELDS: Mapping[str, Callable[[Columns], ColumnElement[str]]] = {
+    "id": lambda row: quoted(row["id"]),
+    "title": lambda row: json_text(row["title"]),
+    "description": lambda row: json_or_null(row["description"]),
+    "completed": lambda row: plain(row["completed"]),
+    "completedAt": lambda row: json_or_null(row["completed_at"]),
+    "priority": lambda row: _priority(row["priority"]),
+    "dueDate": lambda row: json_or_null(row["due_date"]),
+    "tags": lambda row: json_text(row["tags"]),
+    "position": lambda row: json_text(row["position"]),
+    "version": lambda row: plain(row["version"]),
+    "createdAt": lambda row: json_text(row["created_at"]),
+    "updatedAt": lambda row: json_text(row["updated_at"]),
+    "deletedAt": lambda row: json_or_null(row["deleted_at"]),
+}
+
+
+def task_json(selection: Selection, row: Columns) -> ColumnElement[str]:
+    return json_object(selection, lambda entry: TASK_FIELDS[entry.name](row))

@@ -1,0 +1,323 @@
+"""What is counted and told of requests. Metrics belong to the process, as loggers do, and hold no user's data."""
+
+import asyncio
+import logging
+import os
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+from uuid import UUID
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from app.errors import RequestError, Unavailable
+from app.observability.logs import RequestLog
+from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.settings import Settings
+
+# Label values of the latencies: names of operations, as clients choose them, are no more than this.
+MOST_OPERATIONS = 100
+LONGEST_NAME = 100
+ANONYMOUS, OTHER, REFUSED = "anonymous", "other", "refused"
+OK, CANCELLED = "OK", "CANCELLED"
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own variable
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_LEVELS = {RequestError.code: logging.ERROR, Unavailable.code: logging.WARNING}
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
+LATENCY = Histogram(
+    "taskql_request_seconds",
+    "From a request that was read to its answer, by operation.",
+    ("operation", "type"),
+    buckets=_BUCKETS,
+)
+ERRORS = Counter("taskql_errors", "Errors in answers, by code.", ("code",))
+STATEMENTS = Counter("taskql_statements", "Reads and writes that were sent to the database.")
+PREPARED = Counter("taskql_operations", "Operations looked for among the prepared ones: hit or miss.", ("result",))
+DELIVERIES = Counter("taskql_deliveries", "Events sent to subscriptions.")
+
+
+def _level(name: str, help_: str) -> Gauge:
+    """How much of something there is now, in all processes together."""
+    return Gauge(f"taskql_{name}", help_, multiprocess_mode="livesum")
+
+
+POOL_SIZE = _level("pool_size", "Database connections that may be open for requests.")
+POOL_IN_USE = _level("pool_in_use", "Database connections that requests use.")
+POOL_WAITING = _level("pool_waiting", "Requests that wait for a database connection.")
+POOL_WAIT = Summary("taskql_pool_wait_seconds", "How long those waited for a connection that had to.")
+SOCKETS = _level("sockets", "Open WebSockets.")
+STREAMS = _level("event_streams", "Open event streams.")
+SUBSCRIPTIONS = _level("subscriptions", "Running subscriptions.")
+
+HIT, MISS = PREPARED.labels("hit"), PREPARED.labels("miss")
+SETTLE_SECONDS = 1.0
+
+
+class Latencies:
+    """How long the requests of one operation took, not handed over yet: how many for each bucket, and their sum."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._counts, self._sum = [0] * (len(_BUCKETS) + 1), 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(_BUCKETS, seconds)] += 1
+        self._sum += seconds
+
+    def settle(self) -> None:
+        """Hand over. A histogram's own method takes one at a time, and most of them cost more than their request."""
+        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):  # noqa: SLF001 - see above
+            if count:
+                bucket.inc(count)
+        self._histogram._sum.inc(self._sum)  # noqa: SLF001 - see above
+        self._counts, self._sum = [0] * len(self._counts), 0.0
+
+
+class Tally:
+    """What every request adds to the metrics, handed over every second: each handing over costs as much as a query."""
+
+    def __init__(self) -> None:
+        self.statements = self.hits = self.connections = 0
+        self._latencies: set[Latencies] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def took(self, latencies: Latencies, seconds: float) -> None:
+        """A request has ended."""
+        latencies.add(seconds)
+        self._latencies.add(latencies)
+        if self._timer is None:
+            self._settle_soon()
+
+    def settle(self) -> None:
+        """Hand over what was counted since the last time."""
+        while self._latencies:
+            self._latencies.pop().settle()
+        STATEMENTS.inc(self.statements)
+        HIT.inc(self.hits)
+        POOL_IN_USE.set(self.connections)
+        self.statements = self.hits = 0
+
+    def _settle_soon(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settle_on)
+
+    def _settle_on(self) -> None:
+        """Until no connection is in use, whose return would not be told of."""
+        self._timer = None
+        self.settle()
+        if self.connections:
+            self._settle_soon()
+
+
+tally = Tally()
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of one request. `operation` is None until one is known, and empty where it has no name."""
+
+    request_id: str
+    started: float
+    user_id: UUID | None = None
+    operation: str | None = None
+    kind: str = ""
+    rows: int = 0
+    statements: int = 0
+    database_seconds: float = 0.0
+    server_seconds: float = 0.0
+
+    def cost(self, limit: int) -> dict[str, float]:
+        """What the request was charged before it ran, in rows, and what it has taken so far, in milliseconds."""
+        taken = {"databaseMs": self.database_seconds, "serverMs": self.server_seconds}
+        return {"rows": self.rows, "limit": limit, **{name: round(1000 * s, 3) for name, s in taken.items()}}
+
+
+Recorded = Callable[[GraphQLRequest, Record], Awaitable[GraphQLAnswer | ResponseStream]]
+Describe = Callable[[Record, str], None]
+
+_current: ContextVar[Record | None] = ContextVar("record", default=None)
+
+
+class Telemetry:
+    """Observes the requests of an application. `describe` is told of each before it ends."""
+
+    def __init__(self, settings: Settings, describe: Describe | None = None) -> None:
+        self._log, self._describe = RequestLog(settings), describe
+        POOL_SIZE.set(settings.db_pool_size)
+
+    def recorded(self, execute: Recorded) -> Execute:
+        """What transports call, observed."""
+
+        async def recording(request: GraphQLRequest) -> GraphQLAnswer | ResponseStream:
+            record = Record(request.request_id, perf_counter())
+            _current.set(record)
+            try:
+                answered = await execute(request, record)
+            except asyncio.CancelledError:
+                self._end(record, CANCELLED)
+                raise
+            except Exception:
+                self._end(record, _counted([RequestError.code]))
+                raise
+            if isinstance(answered, ResponseStream):
+                return ResponseStream(self._followed(answered.answers, record), answered.expires_at)
+            self._end(record, _code(answered))
+            return answered
+
+        return recording
+
+    def refused(self, request_id: str, status: int, code: str) -> None:
+        """A request of which no operation was read."""
+        fields, level = {"request_id": request_id, "status": status, "code": _counted([code])}, _level_of(code)
+        if self._log.has(level):
+            self._log.write(level, "request", fields)
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        self._log.flush()
+
+    async def _followed(
+        self, answers: AsyncGenerator[GraphQLAnswer, None], record: Record
+    ) -> AsyncGenerator[GraphQLAnswer, None]:
+        code = OK
+        with SUBSCRIPTIONS.track_inprogress():
+            try:
+                async with aclosing(answers):
+                    async for answer in answers:
+                        code = _code(answer)
+                        DELIVERIES.inc()
+                        yield answer
+            finally:
+                self._tell(record, code)
+
+    def _end(self, record: Record, code: str) -> None:
+        tally.took(_latency(record), perf_counter() - record.started)
+        self._tell(record, code)
+
+    def _tell(self, record: Record, code: str) -> None:
+        level = _level_of(code)
+        if self._describe:
+            self._describe(record, code)
+        if not self._log.has(level):
+            return
+        fields = {
+            "request_id": record.request_id,
+            "user": record.user_id and hashed(record.user_id),
+            "operation": record.operation and record.operation[:LONGEST_NAME],
+            "type": record.kind,
+            "code": code,
+            "ms": round(1000 * (perf_counter() - record.started), 2),
+            "statements": record.statements,
+        }
+        self._log.write(level, "request", fields)
+
+
+def count_statement() -> Record | None:
+    """A read or a write goes to the database, for the request that is under way, if any, whose record this gives."""
+    tally.statements += 1
+    record = _current.get()
+    if record is not None:
+        record.statements += 1
+    return record
+
+
+def count_preparing(seconds: float) -> None:
+    """Something was prepared for the request that is under way, if any."""
+    record = _current.get()
+    if record is not None:
+        record.server_seconds += seconds
+
+
+@lru_cache(10_000)
+def hashed(user_id: UUID) -> str:
+    """What stands for a user in logs: the first 16 digits of the id's SHA-256, for whoever has the id to find."""
+    return sha256(str(user_id).encode()).hexdigest()[:16]
+
+
+def exposition(settings: Settings) -> bytes:
+    """All metrics in Prometheus' text format; with several worker processes those of all."""
+    if settings.workers == 1:
+        return generate_latest(REGISTRY)
+    registry, directory = CollectorRegistry(), os.environ[SHARED_DIRECTORY]
+    _forget_the_dead(Path(directory))
+    MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]  # it has no annotations
+    return generate_latest(registry)
+
+
+@contextmanager
+def shared_directory(settings: Settings) -> Iterator[None]:
+    """Where worker processes that are started within leave their metrics for the one that is asked."""
+    if settings.workers == 1 or not settings.has_metrics:
+        yield
+        return
+    with TemporaryDirectory(prefix="taskql-metrics-") as directory:
+        os.environ[SHARED_DIRECTORY] = directory
+        yield
+
+
+def _forget_the_dead(directory: Path) -> None:
+    """A process that was killed has no open sockets any more."""
+    for pid in {path.stem.rpartition("_")[2] for path in directory.glob("gauge_live*.db")}:
+        if not _is_alive(int(pid)):
+            mark_process_dead(int(pid), str(directory))  # type: ignore[no-untyped-call]  # it has no annotations
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+_latencies: dict[tuple[str | None, str], Latencies] = {}
+
+
+def _latency(record: Record) -> Latencies:
+    return _latencies.get((record.operation, record.kind)) or _new_latency(record)
+
+
+def _new_latency(record: Record) -> Latencies:
+    """Strangers, and those who come too late, get no name of their own."""
+    operation, kind = record.operation, record.kind
+    is_known = record.user_id is not None and len(operation or "") <= LONGEST_NAME
+    if operation and not (is_known and len(_latencies) < MOST_OPERATIONS):
+        return Latencies(LATENCY.labels(OTHER, kind))
+    label = operation or (REFUSED if operation is None else ANONYMOUS)
+    known = _latencies[operation, kind] = Latencies(LATENCY.labels(label, kind))
+    return known
+
+
+def _code(answer: GraphQLAnswer) -> str:
+    """What an answer says in one word."""
+    errors: Sequence[Mapping[str, Any]] | None = answer.entries.get("errors")
+    return _counted([error["extensions"]["code"] for error in errors]) if errors else OK
+
+
+def _level_of(code: str) -> int:
+    return _LEVELS.get(code, logging.INFO)
+
+
+def _counted(codes: Sequence[str]) -> str:
+    for code in codes:
+        ERRORS.labels(code).inc()
+    return codes[0]

@@ -1,0 +1,112 @@
+"""Traces by OpenTelemetry's own instrumentation. Imported only where they are asked for: see `taskql[otel]`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
+from opentelemetry.trace import Status
+from starlette.types import ASGIApp
+
+from app.observability.metrics import Record
+from app.settings import Settings
+
+# What a span may hold, in both of OpenTelemetry's vocabularies. Statements, and whatever else comes to be recorded, are
+# none of it.
+SHOWN = frozenset(
+    {
+        *("http.method", "http.request.method", "http.status_code", "http.response.status_code", "http.scheme"),
+        *("http.flavor", "http.host", "http.server_name", "http.target", "http.url", "http.route", "http.user_agent"),
+        *("url.path", "url.scheme", "user_agent.original", "client.address", "client.port", "server.address"),
+        *("server.port", "network.peer.address", "network.peer.port", "network.protocol.version", "network.transport"),
+        *("net.host.name", "net.host.port", "net.peer.ip", "net.peer.name", "net.peer.port", "net.transport"),
+        *("db.system", "db.system.name", "db.name", "db.namespace", "db.user", "error.type"),
+        *("graphql.operation.name", "graphql.operation.type", "taskql.code", "taskql.request_id"),
+    }
+)
+EXCEPTION_TYPE = "exception.type"
+
+
+class Tracing:
+    """Traces of one process, for as long as it serves."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._provider = TracerProvider(resource=_resource())
+        exporter = OTLPSpanExporter() if settings.traces == "otlp" else ConsoleSpanExporter()
+        self._provider.add_span_processor(BatchSpanProcessor(Discreet(exporter)))
+        self._statements = AsyncPGInstrumentor()  # type: ignore[no-untyped-call]  # it has no annotations
+        self._statements.instrument(tracer_provider=self._provider)
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The application with a span for each request."""
+        return OpenTelemetryMiddleware(app, tracer_provider=self._provider, exclude_spans=["receive", "send"])
+
+    def describe(self, record: Record, code: str) -> None:
+        """Tell the span of a request what was asked."""
+        span = trace.get_current_span()
+        span.set_attributes({"taskql.code": code, "taskql.request_id": record.request_id})
+        if record.operation:
+            span.set_attributes({"graphql.operation.name": record.operation, "graphql.operation.type": record.kind})
+
+    def close(self) -> None:
+        """Send what waits."""
+        self._statements.uninstrument()
+        self._provider.shutdown()
+
+
+class Discreet(SpanExporter):
+    """Passes on of spans what may be seen: no statement, no query string, no text of an error."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._exporter.export([_discreet(span) for span in spans])
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+def _discreet(span: ReadableSpan) -> ReadableSpan:
+    return ReadableSpan(
+        span.name,
+        span.context,
+        span.parent,
+        span.resource,
+        _shown(span.attributes or {}),
+        [_outlined(event) for event in span.events],
+        span.links,
+        span.kind,
+        status=Status(span.status.status_code),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def _shown(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.partition("?")[0] if isinstance(value, str) else value
+        for name, value in attributes.items()
+        if name in SHOWN
+    }
+
+
+def _outlined(event: Event) -> Event:
+    kind = (event.attributes or {}).get(EXCEPTION_TYPE)
+    return Event(event.name, {EXCEPTION_TYPE: kind} if kind else {}, event.timestamp)
+
+
+def _resource() -> Resource:
+    """OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, or else our name."""
+    named = Resource.create()
+    is_unnamed = str(named.attributes[SERVICE_NAME]).startswith("unknown_service")
+    return named.merge(Resource({SERVICE_NAME: "taskql"})) if is_unnamed else named

@@ -1,0 +1,61 @@
+"""Cross-origin requests: preflights are answered here, and answers tell browsers which pages may read them.
+
+No cookies are used, so credentials are never allowed: a caller is known by its token alone.
+"""
+
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.origins import Header, Origins
+from app.web.refusals import FOREIGN
+
+DAY_SECONDS = 86_400
+_PREFLIGHT: list[Header] = [
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-max-age", b"%d" % DAY_SECONDS),
+    (b"vary", b"access-control-request-headers"),
+]
+
+
+class CrossOrigin:
+    """An ASGI application whose answers carry CORS headers, refusals included; HTML pages never do."""
+
+    def __init__(self, app: ASGIApp, origins: Origins) -> None:
+        self._app, self._origins = app, origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = dict(scope["headers"])
+        own = self._origins.headers_for(headers.get(b"origin"))
+        if is_preflight(scope["method"], headers):
+            return await self._answer_preflight(scope, own, send)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start" and not _is_page(message):
+                message["headers"] = [*message.get("headers", ()), *own]
+            await send(message)
+
+        return await self._app(scope, receive, send_with_headers)
+
+    async def _answer_preflight(self, scope: Scope, own: list[Header], send: Send) -> None:
+        headers = dict(scope["headers"])
+        origin = headers[b"origin"].decode("latin-1")
+        if not self._origins.is_allowed(origin):
+            self._origins.log_refused(origin)
+            return await FOREIGN.send(scope, send, own)
+        wanted = headers.get(b"access-control-request-headers")
+        more = [(b"access-control-allow-headers", wanted)] if wanted else []
+        start = {"type": "http.response.start", "status": 200}
+        await send({**start, "headers": [*own, *_PREFLIGHT, *more, (b"content-length", b"0")]})
+        return await send({"type": "http.response.body", "body": b""})
+
+
+def is_preflight(method: str, headers: Any) -> bool:
+    """Whether a browser asks if a page may send the actual request."""
+    return method == "OPTIONS" and b"origin" in headers and b"access-control-request-method" in headers
+
+
+def _is_page(message: Message) -> bool:
+    return any(name == b"content-type" and value.startswith(b"text/html") for name, value in message["headers"])

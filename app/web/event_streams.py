@@ -1,0 +1,99 @@
+"""GraphQL over server-sent events, in the distinct connections mode of graphql-sse: one request, one operation."""
+
+import asyncio
+import time
+from contextlib import aclosing, suppress
+
+import orjson
+from starlette.types import Receive, Send
+
+from app.observability.metrics import STREAMS
+from app.operations import GraphQLAnswer, ResponseStream, each
+from app.web.media import EVENT_STREAM
+from app.web.requests import Header
+
+KEEP_ALIVE_SECONDS = 12.0  # proxies close what is silent for half a minute or more
+WRITE_SECONDS = 10.0
+
+# Nothing on the way may hold events back: nginx is told by a header of its own.
+HEADERS: list[Header] = [
+    (b"content-type", f"{EVENT_STREAM}; charset=utf-8".encode()),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+# A browser drops events without a data line.
+COMPLETE = b"event: complete\ndata:\n\n"
+COMMENT = b":\n\n"
+
+
+class _Stalled(Exception):
+    """The client has stopped reading."""
+
+
+class EventStreams:
+    """The open event streams of subscriptions, which may last. A single answer is soon sent or given up."""
+
+    def __init__(self) -> None:
+        self._open: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """End them all, but as unfinished: clients come again, to a server that stays."""
+        for sending in self._open:
+            sending.cancel()
+
+    async def send(
+        self, answered: GraphQLAnswer | ResponseStream, headers: list[Header], receive: Receive, send: Send
+    ) -> None:
+        """Respond with an event stream: 200 even for an error, which a client could not read otherwise."""
+        await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
+        with STREAMS.track_inprogress(), suppress(_Stalled):
+            await self._stream(answered, receive, send)
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _stream(self, answered: GraphQLAnswer | ResponseStream, receive: Receive, send: Send) -> None:
+        """Send until the answers end, the client goes, the token expires or the process stops."""
+        sending = asyncio.create_task(_send_answers(answered, send))
+        if isinstance(answered, ResponseStream):
+            self._open.add(sending)
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_seconds_left(answered)):
+                    await _keep_alive({sending, gone}, send)
+        finally:
+            self._open.discard(sending)
+            sending.cancel()
+            gone.cancel()
+            await asyncio.wait({sending, gone})
+        if not sending.cancelled():
+            sending.result()
+
+
+def _seconds_left(answered: GraphQLAnswer | ResponseStream) -> float | None:
+    return answered.expires_at - time.time() if isinstance(answered, ResponseStream) else None
+
+
+async def _keep_alive(ends: set[asyncio.Task[None]], send: Send) -> None:
+    """Say something now and then until one of these tasks has ended."""
+    while not (await asyncio.wait(ends, timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
+        await _write(send, COMMENT)
+
+
+async def _send_answers(answered: GraphQLAnswer | ResponseStream, send: Send) -> None:
+    async with aclosing(each(answered)) as answers:
+        async for answer in answers:
+            await _write(send, b"event: next\ndata: %b\n\n" % orjson.dumps(answer.entries))
+    await _write(send, COMPLETE)
+
+
+async def _write(send: Send, data: bytes) -> None:
+    try:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+    except TimeoutError:
+        raise _Stalled from None
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,122 @@
+"""Whether the database can serve, asked as seldom as will do: a computer that sleeps when idle must be let sleep.
+
+For a minute after the last request, and for as long as anything is wrong, the database is asked when somebody wants to
+know, at most once a second. Then the last answer stands. What an answer does not tell is looked at once a minute.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app.database import checks
+from app.database.checks import Finding
+from app.database.database import SESSION
+from app.database.driver import driver_error
+from app.database.url import DatabaseURL
+from app.errors import StartupError
+from app.observability.masking import outline
+from migrations.run import missing
+
+log = logging.getLogger(__name__)
+
+# All in seconds.
+FRESH = 1.0
+AWAKE = 60.0
+DEEP = 60.0
+PATIENCE = 1.5
+
+States = dict[str, str]
+
+DATABASE, MIGRATIONS, ROW_SECURITY = "database", "migrations", "row_security"
+OK, FAILED, UNKNOWN, READ_ONLY = "ok", "failed; the log says what mends it", "unknown", "takes no writes"
+SILENT: States = {DATABASE: "does not answer", MIGRATIONS: UNKNOWN, ROW_SECURITY: UNKNOWN}
+
+
+class Probe:
+    """Asks by a connection of its own: those for requests may all be in use. `last_used` is when they last were.
+
+    `last_trouble` is when a request last met what does not pass by itself: then the next look is a closer one. All are
+    seconds of one clock, `now`, which is there for tests.
+    """
+
+    def __init__(
+        self,
+        url: DatabaseURL,
+        last_used: Callable[[], float],
+        now: Callable[[], float] = time.monotonic,
+        last_trouble: Callable[[], float] = lambda: -math.inf,
+    ) -> None:
+        arguments = url.connect_arguments(SESSION) | {"timeout": PATIENCE, "command_timeout": PATIENCE}
+        self.engine = create_async_engine(
+            url.sqlalchemy, connect_args=arguments, pool_size=1, max_overflow=0, pool_pre_ping=True
+        )
+        self._last_used, self._last_trouble, self._now = last_used, last_trouble, now
+        self._states: States = SILENT
+        self._asked_at = self._looked_at = -math.inf
+        self._asking: asyncio.Task[None] | None = None
+
+    async def states(self) -> States:
+        """What was found: `ok` or what is wrong, of each thing that was looked at."""
+        if not self._holds():
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._ask())
+            if not (await asyncio.wait({self._asking}, timeout=PATIENCE))[0]:
+                return SILENT
+        return self._states
+
+    async def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait({self._asking})
+        await self.engine.dispose()
+
+    def _holds(self) -> bool:
+        """Whether the last answer still stands."""
+        now = self._now()
+        is_asleep = now - self._last_used() > AWAKE and set(self._states.values()) == {OK}
+        return is_asleep or now - self._asked_at < FRESH
+
+    async def _ask(self) -> None:
+        is_due = self._now() - self._looked_at > DEEP or set(self._states.values()) != {OK}
+        is_due = is_due or self._last_trouble() >= self._looked_at
+        try:
+            async with self.engine.connect() as connection:  # which asks whether it answers
+                if await connection.run_sync(checks.is_read_only):
+                    self._remember(SILENT | {DATABASE: READ_ONLY}, "the database takes no writes")
+                    # A session keeps the default it began with.
+                    await connection.invalidate()
+                elif is_due:
+                    self._note(await connection.run_sync(_failures))
+        except Exception as error:  # noqa: BLE001 - whatever is in the way, it is not ready
+            self._remember(SILENT, f"the database does not answer: {outline(driver_error(error))}")
+        self._asked_at = self._now()
+
+    def _note(self, failures: Mapping[str, list[Finding]]) -> None:
+        self._looked_at = self._now()
+        seen = " ".join(str(finding) for failing in failures.values() for finding in failing)
+        found = {name: FAILED if failing else OK for name, failing in failures.items()}
+        self._remember(SILENT | {DATABASE: OK} | found, seen)
+
+    def _remember(self, states: States, problem: str) -> None:
+        """Tell the log what has changed. The answer itself says little, for anybody may ask."""
+        if states != self._states or self._asked_at == -math.inf:
+            log.warning("not ready: %s", problem) if problem else log.info("the database is ready")
+        self._states = states
+
+
+def _failures(connection: Connection) -> dict[str, list[Finding]]:
+    """What no answer tells by itself: whether statements will fit, and who can see what."""
+    try:
+        lacking = missing(connection)
+    except StartupError:
+        # The next version has migrated already, and takes over soon: until then somebody must serve.
+        lacking = []
+    if lacking:
+        return {MIGRATIONS: [checks.migrations(lacking)]}
+    walls = [finding for finding in checks.row_security(connection) if finding.level == "failure"]
+    return {MIGRATIONS: [], ROW_SECURITY: walls}

@@ -1,0 +1,330 @@
+"""GraphQL over WebSocket: the subprotocol graphql-transport-ws.
+
+Where it leaves a choice: a socket belongs to one user and ends with that user's token (4403), so there are no anonymous
+sockets; an operation beyond the limit gets an error of its own; a socket that cannot be written to is dropped.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, aclosing, contextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
+from app.identity.tokens import Principal
+from app.observability.masking import masked
+from app.observability.metrics import SOCKETS
+from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
+from app.origins import Origins, is_same
+from app.sharing.rate_limits import Pace, network
+from app.web.lobby import Lobby
+from app.web.refusals import FOREIGN
+from app.web.requests import Refused, refuse_conflicts
+
+SUBPROTOCOL = "graphql-transport-ws"
+INIT_SECONDS = 5.0
+# What a socket waits when it asks for more than it may.
+PAUSE_SECONDS = 0.05
+WRITE_SECONDS = 10.0
+MOST_OPERATIONS = 50
+MOST_CHARACTERS = 100_000
+MOST_PINGED = 1_000
+# Sockets that have not sent their token yet: of a network, and in all.
+UNKNOWN_OF_A_NETWORK = 100
+MOST_UNKNOWN = 500
+# Messages that are not charged in rows, such as pings and refused operations: a user may send a hundred at once, and a
+# hundred a second on all sockets together. What comes faster waits.
+SECONDS_OF_A_MESSAGE, MESSAGES_AT_ONCE = 0.01, 100
+LONGEST_REASON = 123  # bytes: what a close frame has room for
+
+_FORBIDDEN = {Unauthenticated.EXPIRED: "Expired", Unauthenticated.NOT_YET_VALID: "Not yet valid"}
+
+Verify = Callable[[str | None, str], Awaitable[Principal]]
+
+
+class _Closing(Exception):
+    """The socket ends by our will, with a code and a reason for the client."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+_SILENT = _Closing(4408, "Connection initialisation timeout")
+_CROWDED = _Closing(1013, "Too many sockets wait here for connection_init; send it at once, or try again later.")
+_EXPIRED = _Closing(4403, "Expired: The token has expired; get a new one.")
+
+
+class _Gone(Exception):
+    """Nothing can be sent any more: the client has left or has stopped reading."""
+
+
+class _Callers:
+    """Who may have a socket: whose token holds, and at most so many at a time for each user and for strangers.
+
+    The sockets of a user share a pace.
+    """
+
+    def __init__(self, verify: Verify, most: int) -> None:
+        self.verify, self._most = verify, most
+        self.lobby = Lobby(UNKNOWN_OF_A_NETWORK, MOST_UNKNOWN)
+        self._taken: Counter[UUID] = Counter()
+        self._paces: dict[UUID, Pace] = {}
+
+    @contextmanager
+    def place(self, user_id: UUID) -> Iterator[Pace]:
+        if self._taken[user_id] >= self._most:
+            raise _Closing(1013, f"A user has at most {self._most} sockets here; close others, or try again later.")
+        self._taken[user_id] += 1
+        try:
+            yield self._paces.setdefault(user_id, _pace())
+        finally:
+            self._taken[user_id] -= 1
+            if not self._taken[user_id]:
+                del self._taken[user_id], self._paces[user_id]
+
+
+class SocketEndpoint:
+    """The ASGI endpoint. Pages of other origins than the server's own and those of `origins` are refused with 403.
+
+    A user may have `most` sockets open.
+    """
+
+    def __init__(self, execute: Execute, verify: Verify, origins: Origins, most: int) -> None:
+        self._execute, self._callers, self._origins = execute, _Callers(verify, most), origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        if not self._is_welcome(Headers(scope=scope)):
+            return await FOREIGN.send(scope, send, self._origins.headers_for(None))
+        chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        if chosen is None:
+            return await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
+        try:
+            refuse_conflicts(scope["headers"])
+        except Refused as refusal:
+            return await send(_close(_Closing(4400, str(refusal))))
+        with SOCKETS.track_inprogress():
+            return await _Socket(self._execute, self._callers, scope, receive, send).serve()
+
+    def _is_welcome(self, headers: Headers) -> bool:
+        origin = headers.get("origin")
+        if origin is None or is_same(origin, headers.get("host", "")) or self._origins.is_allowed(origin):
+            return True
+        self._origins.log_refused(origin)
+        return False
+
+
+class _Socket:
+    """One accepted socket: its receiving loop, and a task for each operation."""
+
+    def __init__(self, execute: Execute, callers: _Callers, scope: Scope, receive: Receive, send: Send) -> None:
+        self._execute, self._callers, self._receive, self._send = execute, callers, receive, send
+        self._authorization, client = Headers(scope=scope).get("authorization"), scope["client"]
+        self._address = client[0] if client else ""
+        self._initialised = False
+        self._place, self._pace = ExitStack(), _pace()
+        self._operations: dict[str, asyncio.Task[None]] = {}
+        self._writing = asyncio.Lock()
+        self._tasks = asyncio.TaskGroup()
+        # One timer for both: connection_init must come in time, and then the token's end; and why it ends then.
+        self._deadline, self._late = asyncio.timeout(INIT_SECONDS), _SILENT
+
+    async def serve(self) -> None:
+        closing = None
+        try:
+            async with self._deadline, self._tasks:
+                with self._place:
+                    self._place.enter_context(self._callers.lobby.wait(network(self._address), self._make_room))
+                    closing = await self._converse()
+        except* _Gone:
+            closing = None
+        except* TimeoutError:
+            closing = self._late
+        if closing is not None:
+            with suppress(_Gone):
+                await self._transmit(_close(closing))
+
+    def _make_room(self) -> None:
+        if not self._deadline.expired():
+            self._late = _CROWDED
+            self._deadline.reschedule(asyncio.get_running_loop().time())
+
+    async def _converse(self) -> _Closing | None:
+        """Answer messages until the client leaves, or has to."""
+        try:
+            while (event := await self._receive())["type"] == "websocket.receive":
+                await self._handle(_message(event), len(event["text"]))
+                await asyncio.sleep(0)  # the next message may be there already, and others want their turn
+        except _Closing as closing:
+            return closing
+        finally:
+            for operation in self._operations.values():
+                operation.cancel()
+        return None
+
+    async def _handle(self, message: Mapping[str, Any], size: int) -> None:
+        match message:
+            case {"type": "connection_init"}:
+                await self._initialise(_optional_payload(message))
+            case {"type": "ping"}:
+                await self._pong(_optional_payload(message))
+                await self._slow_down()
+            case {"type": "pong"}:
+                _optional_payload(message)
+                await self._slow_down()
+            case {"type": "subscribe", "id": str(id_), "payload": dict(payload)} if id_:
+                await self._subscribe(id_, payload, size)
+            case {"type": "complete", "id": str(id_)}:
+                await self._cancel(id_)
+                await self._slow_down()
+            case _:
+                raise _Closing(4400, "This is no message of graphql-transport-ws.")
+
+    async def _slow_down(self) -> None:
+        """Read nothing more until the pace allows it."""
+        await asyncio.sleep(self._pace.delay())
+
+    async def _pong(self, payload: Mapping[str, Any]) -> None:
+        try:
+            text = orjson.dumps(payload)
+        except orjson.JSONEncodeError:  # it reads what is nested deeper than it can write
+            raise _Closing(4400, "The payload is nested too deeply.") from None
+        if len(text) > MOST_PINGED:
+            raise _Closing(4400, f"A ping's payload has at most {MOST_PINGED:,} bytes.")
+        await self._write({"type": "pong"} | ({"payload": payload} if payload else {}))
+
+    async def _initialise(self, payload: Mapping[str, Any]) -> None:
+        if self._initialised:
+            raise _Closing(4429, "Too many initialisation requests")
+        self._authorization = _authorization(payload) or self._authorization
+        try:
+            principal = await self._callers.verify(self._authorization, self._address)
+        except Unauthenticated as refusal:
+            raise _forbidden(refusal) from None
+        except Unavailable as failure:
+            raise _Closing(1013, str(failure)) from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and its text stays here
+            raise _Closing(1011, masked(error, secrets.token_hex(8))["message"]) from None
+        self._place.close()
+        self._pace = self._place.enter_context(self._callers.place(principal.user_id))
+        self._initialised, self._late = True, _EXPIRED
+        self._deadline.reschedule(asyncio.get_running_loop().time() + principal.expires_at - time.time())
+        await self._write({"type": "connection_ack"})
+
+    async def _subscribe(self, id_: str, payload: dict[str, Any], size: int) -> None:
+        if not self._initialised:
+            raise _Closing(4401, "Unauthorized")
+        if id_ in self._operations:
+            raise _Closing(4409, f"Subscriber for {id_} already exists")
+        try:
+            asked = request(payload, self._authorization, secrets.token_hex(8), address=self._address)
+        except BadUserInput as refusal:
+            raise _Closing(4400, str(refusal)) from None
+        asked.size = size
+        if len(self._operations) >= MOST_OPERATIONS:
+            limit = LimitExceeded(f"A socket runs at most {MOST_OPERATIONS} operations at a time.")
+            await asyncio.sleep(max(PAUSE_SECONDS, self._pace.delay()))  # nothing is read meanwhile
+            await self._pass_on(id_, _refused({"message": str(limit), "extensions": limit.extensions}))
+            return
+        self._operations[id_] = operation = self._tasks.create_task(self._run(id_, asked))
+        operation.add_done_callback(lambda _: self._operations.pop(id_))
+
+    async def _cancel(self, id_: str) -> None:
+        operation = self._operations.get(id_)
+        if operation is not None:
+            operation.cancel()
+            await asyncio.wait({operation})
+
+    async def _run(self, id_: str, asked: GraphQLRequest) -> None:
+        try:
+            await self._answer(id_, asked)
+        finally:
+            asked.leave()
+
+    async def _answer(self, id_: str, asked: GraphQLRequest) -> None:
+        try:
+            answered = await self._execute(asked)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
+            answered = _refused(masked(error, asked.request_id))
+        async with aclosing(each(answered)) as answers:
+            async for answer in answers:
+                if not answer.executed:
+                    await self._slow_down()
+                    return await self._pass_on(id_, answer)
+                await self._pass_on(id_, answer)
+        return await self._write({"id": id_, "type": "complete"})
+
+    async def _pass_on(self, id_: str, answer: GraphQLAnswer) -> None:
+        kind, payload = ("next", answer.entries) if answer.executed else ("error", answer.entries["errors"])
+        await self._write({"id": id_, "type": kind, "payload": payload})
+
+    async def _write(self, message: Mapping[str, Any]) -> None:
+        """Send one message after the other, each with its time: what a client does not read waits here, unmade."""
+        text = orjson.dumps(message).decode()
+        async with self._writing:
+            await self._transmit({"type": "websocket.send", "text": text})
+
+    async def _transmit(self, event: Message) -> None:
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self._send(event)
+        # Both say that the socket is closed; the second where the server closed it: for a ping unanswered, say.
+        except (OSError, RuntimeError):
+            raise _Gone from None
+
+
+def _pace() -> Pace:
+    return Pace(SECONDS_OF_A_MESSAGE, MESSAGES_AT_ONCE)
+
+
+def _refused(error: dict[str, Any]) -> GraphQLAnswer:
+    return GraphQLAnswer({"errors": [error]}, executed=False)
+
+
+def _forbidden(refusal: Unauthenticated) -> _Closing:
+    """The end of a socket without a valid token; the first word of its reason says whether a new token helps."""
+    return _Closing(4403, f"{_FORBIDDEN.get(refusal.reason, 'Forbidden')}: {refusal}")
+
+
+def _close(closing: _Closing) -> Message:
+    short = closing.reason.encode()[:LONGEST_REASON].decode(errors="ignore")
+    return {"type": "websocket.close", "code": closing.code, "reason": short}
+
+
+def _message(event: Message) -> dict[str, Any]:
+    text = event.get("text")
+    if text is None or len(text) > MOST_CHARACTERS:
+        raise _Closing(4400, f"Messages are text of at most {MOST_CHARACTERS:,} characters.")
+    try:
+        message = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise _Closing(4400, "The message is not valid JSON.") from None
+    if not isinstance(message, dict):
+        raise _Closing(4400, "A message is a JSON object.")
+    return message
+
+
+def _optional_payload(message: Mapping[str, Any]) -> dict[str, Any]:
+    payload = message.get("payload")
+    if payload is None or isinstance(payload, dict):
+        return payload or {}
+    raise _Closing(4400, "The payload must be an object.")
+
+
+def _authorization(payload: Mapping[str, Any]) -> str | None:
+    """The token of a connection_init: at the top or among `headers`, the name in any case."""
+    headers = payload.get("headers")
+    for members in (payload, headers if isinstance(headers, dict) else {}):
+        for name, value in members.items():
+            if name.lower() == "authorization" and isinstance(value, str):
+                return value
+    return None

@@ -1,0 +1,172 @@
+"""How large a document is: one pass that visits each fragment once, and counts as if it were expanded."""
+
+from dataclasses import dataclass, field, fields
+from math import ceil
+from typing import Any
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLField,
+    GraphQLNamedType,
+    GraphQLSchema,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    OperationType,
+    SelectionNode,
+    SelectionSetNode,
+    get_named_type,
+    is_enum_type,
+    is_input_object_type,
+    is_interface_type,
+    is_introspection_type,
+    is_object_type,
+)
+from graphql.type import SchemaMetaFieldDef, TypeMetaFieldDef
+
+from schema.engine import prices
+from schema.engine.prices import Argument, Page
+
+INTROSPECTION = {"__schema": SchemaMetaFieldDef, "__type": TypeMetaFieldDef}
+
+
+@dataclass(slots=True)
+class Size:
+    """A selection set with all that its fragments bring."""
+
+    fields: int = 0
+    # Fields of the selection set itself, and those of them that show the schema.
+    direct: int = 0
+    introspection: int = 0
+    # Levels of nesting, without those below a field that shows the schema.
+    depth: int = 0
+    aliases: int = 0
+    directives: int = 0
+    # Fields that another one of the same selection set has asked for already.
+    repeats: int = 0
+    # Values of the schema, rows, counts over all rows, and rows that variables decide.
+    values: int = 0
+    rows: int = 0
+    counts: int = 0
+    pages: dict[Page, int] = field(default_factory=dict)
+    # Filters and orders that variables decide about.
+    arguments: list[Argument] = field(default_factory=list)
+
+    def add(self, other: "Size") -> None:
+        """Take in what stands beside."""
+        for name in _SUMMED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.depth = max(self.depth, other.depth)
+        self.arguments = [*self.arguments, *other.arguments]
+        for page, times in other.pages.items():
+            self.pages[page] = self.pages.get(page, 0) + times
+
+
+_SUMMED = [one.name for one in fields(Size) if one.name not in {"depth", "pages", "arguments"}]
+
+
+class Sizes:
+    """The sizes of what a document defines. Unknown names count as leaves; validation refuses them."""
+
+    def __init__(self, schema: GraphQLSchema, lengths: dict[str, int], document: DocumentNode) -> None:
+        self._schema, self._lengths = schema, lengths
+        self._roots = [schema.get_root_type(operation) for operation in OperationType]
+        fragments = (node for node in document.definitions if isinstance(node, FragmentDefinitionNode))
+        self._fragments = {node.name.value: node for node in fragments}
+        self._known: dict[str, Size] = {}
+
+    def operation(self, node: OperationDefinitionNode) -> Size:
+        size = self._selected(node.selection_set, self._schema.get_root_type(node.operation), set())
+        size.directives += len(node.directives or ())
+        size.directives += sum(len(one.directives or ()) for one in node.variable_definitions or ())
+        return size
+
+    def fragment(self, name: str) -> Size:
+        """A fragment's size; one that spreads itself ends there, validation refuses it."""
+        if name not in self._known:
+            self._known[name] = Size()
+            node = self._fragments.get(name)
+            if node is not None:
+                on = self._schema.get_type(node.type_condition.name.value)
+                size = self._selected(node.selection_set, on, set())
+                size.directives += len(node.directives or ())
+                self._known[name] = size
+        return self._known[name]
+
+    def _selected(self, selections: SelectionSetNode, on: GraphQLNamedType | None, keys: set[str]) -> Size:
+        size = Size()
+        for node in selections.selections:
+            size.add(self._selection(node, on, keys))
+            size.directives += len(node.directives or ())
+        return size
+
+    def _selection(self, node: SelectionNode, on: GraphQLNamedType | None, keys: set[str]) -> Size:
+        if isinstance(node, FragmentSpreadNode):
+            return self.fragment(node.name.value)
+        if isinstance(node, InlineFragmentNode):
+            condition = node.type_condition
+            return self._selected(
+                node.selection_set, self._schema.get_type(condition.name.value) if condition else on, keys
+            )
+        assert isinstance(node, FieldNode)  # noqa: S101 - the three kinds of selections there are
+        return self._field(node, on, keys)
+
+    def _field(self, node: FieldNode, on: GraphQLNamedType | None, keys: set[str]) -> Size:
+        definition = _definition(node, on)
+        inner = get_named_type(definition.type) if definition else None
+        size = self._selected(node.selection_set, inner, set()) if node.selection_set else Size()
+        key = node.alias.value if node.alias else node.name.value
+        size.fields += 1
+        size.direct = 1
+        size.aliases += node.alias is not None
+        size.repeats += key in keys
+        keys.add(key)
+        self._nest(size, node, on)
+        if definition is not None:
+            _price(size, node, definition, inner)
+        if on in self._roots and not size.pages:
+            size.rows = max(size.rows, 1)
+        return size
+
+    def _nest(self, size: Size, node: FieldNode, on: GraphQLNamedType | None) -> None:
+        """One level more; what shows the schema has its own measure, the values it shows."""
+        size.introspection = int(node.name.value in INTROSPECTION)
+        if on is not None and is_introspection_type(on):
+            size.values = (size.values + 1) * self._lengths.get(node.name.value, 1)
+        else:
+            size.depth += 1
+
+
+def _definition(node: FieldNode, on: GraphQLNamedType | None) -> GraphQLField | None:
+    name = node.name.value
+    if is_object_type(on) or is_interface_type(on):
+        return on.fields.get(name) or INTROSPECTION.get(name)
+    return None
+
+
+def _price(size: Size, node: FieldNode, definition: GraphQLField, inner: Any) -> None:
+    """The rows of a field: those of what it shows, as often as its arguments say."""
+    size.rows += "Node" in {inner.name, *(one.name for one in getattr(inner, "interfaces", ()))}
+    size.counts += node.name.value in prices.COUNTS
+    page = prices.page(node, definition)
+    if page is not None:
+        times = max(1, size.rows + prices.largest(size.pages))
+        size.rows, size.pages = (times * page, {}) if isinstance(page, int) else (0, {page: times})
+    rows, arguments = prices.conditions(node)
+    size.rows += rows
+    size.arguments = [*size.arguments, *arguments]
+
+
+def lengths(schema: GraphQLSchema) -> dict[str, int]:
+    """How many values the lists of introspection have for each type or field, on average, rounded up."""
+    types = schema.type_map.values()
+    shown = [
+        one for type_ in types if is_object_type(type_) or is_interface_type(type_) for one in type_.fields.values()
+    ]
+    inputs = sum(len(type_.fields) for type_ in types if is_input_object_type(type_))
+    values = sum(len(type_.values) for type_ in types if is_enum_type(type_))
+    totals = {"fields": len(shown), "inputFields": inputs, "enumValues": values}
+    means = {name: ceil(total / len(types)) for name, total in totals.items()}
+    return {**means, "types": len(types), "args": ceil(sum(len(one.args) for one in shown) / len(shown))}
