@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import strawberry
 from strawberry import UNSET, Maybe, Some
 
+from app.entities.ordering import OrderBy
 from app.errors import BadUserInput
 from app.models import PRIORITIES
-from app.tasks.ordering import OrderBy
 from schema.types import TaskPriority
 
 T = TypeVar("T")

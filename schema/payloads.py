@@ -6,8 +6,8 @@ from uuid import UUID
 from orjson import Fragment
 
 from app.database.rendering import TYPE_NAME, Field, Selection
-from app.tasks.cursors import sync_token
-from app.tasks.problems import Problem
+from app.entities.cursors import sync_token
+from app.entities.problems import Problem
 from app.tasks.repository import Written
 from schema.engine.execution import Rendered
 

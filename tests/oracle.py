@@ -264,7 +264,7 @@ class Oracle:
         return keys[name]
 
     def cursor(self, row: Task, order: list[Term]) -> str:
-        """As app.cursor describes it: base64url of a seal and a JSON array in PostgreSQL's spelling."""
+        """As app.entities.cursors describes it: base64url of a seal and a JSON array in PostgreSQL's spelling."""
         shown = {
             "CREATED_AT": instant(row.created_at),
             "UPDATED_AT": instant(row.updated_at),

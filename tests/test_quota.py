@@ -13,10 +13,10 @@ from conftest import ALL_FIELDS, CREATE, Application, Server, User, connect, run
 from test_purge import purge
 
 from app.database.rendering import Field, Selection
+from app.entities.writing import Change, create_new
 from app.identifiers import uuid7
 from app.live.watching import WATCH
 from app.settings import Settings
-from app.tasks.writing import Change, create_new
 
 QUOTA = 5
 CREATE_MANY = f"""

@@ -37,10 +37,10 @@ from app.database.rendering import (
     task_json,
 )
 from app.database.statements import Reader, Statement, read, text_literal
+from app.entities import cursors
+from app.entities.filters import Shape, condition
+from app.entities.ordering import Keys, Order
 from app.models import TASKS, USERS
-from app.tasks import cursors
-from app.tasks.filters import Shape, condition
-from app.tasks.ordering import Keys, Order
 from app.tasks.tags import Tagged, wanted
 
 

@@ -12,14 +12,15 @@ import orjson
 from app.database.compiling import Statements
 from app.database.rendering import Selection
 from app.database.statements import Statement
+from app.entities import bulk, changes, moving, writing
+from app.entities.cursors import BEGINNING, SyncPoint, sync_point
+from app.entities.filters import Filter, Shape
+from app.entities.ordering import OrderBy, ordered
+from app.entities.problems import Problem, cleaned, identifier, problems
 from app.errors import BadUserInput, FullSyncRequired, LimitExceeded, Unauthenticated
 from app.identifiers import uuid7
 from app.live.followers import Changes
-from app.tasks import bulk, changes, moving, reading, writing
-from app.tasks.cursors import BEGINNING, SyncPoint, sync_point
-from app.tasks.filters import Filter, Shape
-from app.tasks.ordering import OrderBy, ordered
-from app.tasks.problems import Problem, cleaned, identifier, problems
+from app.tasks import reading
 from app.tasks.reading import Page
 
 DEFAULT_PAGE = 20

@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from app.database.statements import Reader
+from app.entities.filters import Shape
 from app.models import TAGS, TASKS
-from app.tasks.filters import Shape
 
 FEW = 200
 

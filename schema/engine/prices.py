@@ -19,7 +19,7 @@ from graphql import (
     VariableNode,
 )
 
-from app.tasks.ordering import INDEXED
+from app.entities.ordering import INDEXED
 from app.tasks.repository import (
     DEFAULT_CHANGE_PAGE,
     DEFAULT_PAGE,

@@ -36,9 +36,8 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.database.rendering import Selection, joined, task_json
 from app.database.statements import Statement, text_literal, user_id, write
-from app.models import CLOCKS, TASKS
-from app.tasks.filters import Shape, condition
-from app.tasks.writing import (
+from app.entities.filters import Shape, condition
+from app.entities.writing import (
     NOW,
     QUOTA,
     Change,
@@ -51,6 +50,7 @@ from app.tasks.writing import (
     tasks_after,
     version_after,
 )
+from app.models import CLOCKS, TASKS
 
 _CONTENT = ("title", "description", "priority", "due_date", "tags")
 # Lists go over the wire as text[], which the driver knows: others would cost it a look into the catalog.

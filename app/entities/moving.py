@@ -23,8 +23,7 @@ from sqlalchemy import update as sql_update
 
 from app.database.rendering import Selection
 from app.database.statements import Statement, text_literal, user_id, write
-from app.models import TASKS
-from app.tasks.writing import (
+from app.entities.writing import (
     NOW,
     Change,
     clock,
@@ -36,6 +35,7 @@ from app.tasks.writing import (
     present,
     ranked_position,
 )
+from app.models import TASKS
 
 # A key grows by a character with some five moves into the same gap; a longer one has all keys of the user made anew.
 LONGEST_KEY = 60

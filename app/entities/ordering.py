@@ -25,10 +25,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from app.entities import cursors
+from app.entities.problems import storable, utc
 from app.errors import BadUserInput
 from app.models import TASKS, due_sort
-from app.tasks import cursors
-from app.tasks.problems import storable, utc
 
 
 class OrderBy(NamedTuple):

@@ -43,15 +43,15 @@ from app.database.rendering import (
     task_json,
 )
 from app.database.statements import Reader, Statement, read, text_literal
+from app.entities.cursors import sealed
 from app.models import CLOCKS, TASKS
-from app.tasks.cursors import sealed
 
 _ZERO: ColumnElement[int] = literal_column("0")
 _NIL = literal_column(f"'{UUID(int=0)}'::uuid", Uuid)
 
 
 def page(selection: Selection) -> Statement:
-    """At most `size` changes after the point `version`, `task`, `base`; see app.cursor.SyncPoint."""
+    """At most `size` changes after the point `version`, `task`, `base`; see app.entities.cursors.SyncPoint."""
     return read(lambda me: _Page(selection, me).body())
 
 
