@@ -9,11 +9,13 @@ import strawberry
 
 from app.database.compiling import Statements
 from app.database.rendering import Selection
+from app.entities.repository import Database, Repository
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
 from app.sharing.preparing import Preparation
-from app.tasks.repository import Database, Tasks
+from app.tasks.repository import Tasks
+from app.tasks.viewer import Viewer
 from schema.engine.execution import Operation
 
 T = TypeVar("T")
@@ -45,9 +47,13 @@ class Context:
             raise self.caller
         return self.caller
 
-    def tasks(self) -> Tasks:
+    def tasks(self) -> Repository:
         """The only door to task data."""
         return Tasks(self.services.database, self.principal.user_id, self.services.statements)
+
+    def viewer(self) -> Viewer:
+        """The caller's own row, and what has an id."""
+        return Viewer(self.services.database, self.principal.user_id, self.services.statements)
 
     async def away(self, work: Callable[[], T]) -> T:
         """Carry out work that would hold up the event loop; Unavailable where it takes too long."""

@@ -275,7 +275,7 @@ class Oracle:
             "ID": str(row.id),
         }
         terms = _total(order)
-        name = " ".join(("-" if descending else "+") + field for field, descending in terms)
+        name = " ".join(["tasks", *(("-" if descending else "+") + field for field, descending in terms)])
         return self.sealed(json.dumps([name, *(shown[field] for field, _ in terms)], ensure_ascii=False))
 
     def sealed(self, text: str) -> str:

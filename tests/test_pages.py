@@ -22,11 +22,11 @@ from app.database.compiling import Statements
 from app.database.database import SESSION
 from app.database.statements import Statement
 from app.database.url import DatabaseURL
+from app.entities.repository import Database
 from app.identity.tokens import Principal, Signer
 from app.live.followers import Realtime
 from app.sharing.preparing import Preparation
 from app.sharing.rate_limits import Rates
-from app.tasks.repository import Database
 from schema import schema
 from schema.context import Context, Services
 from schema.engine.execution import Engine

@@ -1,107 +1,24 @@
-"""Filters of tasks: a tree of conditions becomes a shape, which a statement is compiled for, and bound values."""
+"""Filters: a tree of conditions becomes a shape, which a statement is compiled for, and bound values."""
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    BindParameter,
-    Boolean,
-    ColumnElement,
-    Date,
-    DateTime,
-    SmallInteger,
-    String,
-    Text,
-    Uuid,
-    and_,
-    any_,
-    bindparam,
-    cast,
-    false,
-    func,
-    literal_column,
-    not_,
-    or_,
-    select,
-    true,
-)
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import ColumnElement, and_, bindparam, false, or_, true
 
-from app.entities.problems import identifier, storable, utc
+from app.entities.entity import Entity, Shape
 from app.errors import BadUserInput, LimitExceeded
-from app.models import PRIORITIES, TASKS, due_sort
 
 MOST_CONDITIONS = 50
 MOST_VALUES = 1000
 _NO_CONDITIONS = {"and", "or", "not", "trashed"}
 
-Shape = tuple[Any, ...]
-Bind = BindParameter[Any]
-
-_infinity = literal_column("'infinity'::date", Date)
-
-
-def _is_due(bind: Bind, *, until: bool) -> ColumnElement[bool]:
-    bound = cast(bind, Date)
-    return due_sort < bound if until else and_(due_sort >= bound, due_sort < _infinity)
-
-
-def _found(bind: Bind) -> ColumnElement[bool]:
-    """Without regard to case and accents: the words are brought into the form that the column has."""
-    key = select(func.search_key(bind)).scalar_subquery()  # once, and not for each task
-    return func.strpos(TASKS.c.search, key) > literal_column("0")
-
-
-_timestamp = DateTime(timezone=True)
-_tags = ARRAY(String)  # of any length: a cast to varchar(50) would cut a longer one to fit
-
-CONDITIONS: Mapping[str, Callable[[Bind], ColumnElement[bool]]] = {
-    "ids": lambda bind: TASKS.c.id == any_(cast(bind, ARRAY(Uuid))),
-    "completed": lambda bind: TASKS.c.completed == cast(bind, Boolean),
-    "search": _found,
-    "priority": lambda bind: TASKS.c.priority == any_(cast(bind, ARRAY(SmallInteger))),
-    "tagsAll": lambda bind: TASKS.c.tags.contains(cast(bind, _tags)),
-    "tagsAny": lambda bind: TASKS.c.tags.overlap(cast(bind, _tags)),
-    "due.gte": lambda bind: _is_due(bind, until=False),
-    "due.lt": lambda bind: _is_due(bind, until=True),
-    "due.isNull": lambda bind: TASKS.c.due_date.is_(None) == cast(bind, Boolean),
-    "created.gte": lambda bind: TASKS.c.created_at >= cast(bind, _timestamp),
-    "created.lt": lambda bind: TASKS.c.created_at < cast(bind, _timestamp),
-    "updated.gte": lambda bind: TASKS.c.updated_at >= cast(bind, _timestamp),
-    "updated.lt": lambda bind: TASKS.c.updated_at < cast(bind, _timestamp),
-}
-
-
-def _values(name: str, value: Any) -> Any:
-    """A value as the driver takes it; BadUserInput for one that PostgreSQL would refuse."""
-    if isinstance(value, list) and len(value) > MOST_VALUES:
-        raise LimitExceeded(f"filter.{name} lists {len(value)} values; the most is {MOST_VALUES}.")
-    match name:
-        case "ids":
-            return [str(identifier(item, "filter.ids")) for item in value]
-        case "priority":
-            return [str(PRIORITIES.index(item)) for item in value]
-        case "tagsAll" | "tagsAny":
-            return [storable(item, f"filter.{name}") for item in value]
-        case "search":
-            return storable(value, "filter.search")
-    return _moment(name, value) if isinstance(value, date) else value
-
-
-def _moment(name: str, value: date) -> str:
-    """A day or a time as text: the driver would read the last day there is as infinity."""
-    try:
-        return utc(value) if isinstance(value, datetime) else value.isoformat()
-    except OverflowError:
-        raise BadUserInput(f"filter.{name} is out of range; years go from 1 to 9999, in UTC.") from None
-
 
 class Filter:
     """The shape of a filter and the values to bind, under the names p0, p1 and so on."""
 
-    def __init__(self, tree: Mapping[str, Any]) -> None:
+    def __init__(self, entity: Entity, tree: Mapping[str, Any]) -> None:
         self.values: dict[str, Any] = {}
+        self._known = entity.conditions
         self._conditions = 0
         rest = dict(tree)
         self.trashed = bool(rest.pop("trashed", False))
@@ -116,11 +33,11 @@ class Filter:
                 return [(name, tuple(self._nested(branch) for branch in value))]
             case "not":
                 return [(name, self._nested(value))]
-            case "due" | "created" | "updated":
-                return [self._leaf(f"{name}.{end}", bound) for end, bound in value.items()]
-            case "tagsAll" if not value:
-                self._count(1)
-                return []  # every task has all of no tags
+        if isinstance(value, dict):
+            return [self._leaf(f"{name}.{end}", bound) for end, bound in value.items()]
+        if value == [] and self._known[name].met_by_empty:
+            self._count(1)
+            return []
         return [self._leaf(name, value)]
 
     def _count(self, conditions: int) -> None:
@@ -137,38 +54,32 @@ class Filter:
 
     def _leaf(self, name: str, value: Any) -> Shape:
         self._count(1)
-        parameter = f"p{len(self.values)}"
-        self.values[parameter] = _values(name, value)
+        if isinstance(value, list) and len(value) > MOST_VALUES:
+            raise LimitExceeded(f"filter.{name} lists {len(value)} values; the most is {MOST_VALUES}.")
+        parameter, convert = f"p{len(self.values)}", self._known[name].value
+        self.values[parameter] = convert(f"filter.{name}", value) if convert else value
         return (name, parameter)
 
 
-def condition(shape: Shape) -> ColumnElement[bool]:
+def condition(entity: Entity, shape: Shape) -> ColumnElement[bool]:
     """The SQL of a filter's shape."""
     trashed, parts = shape
-    return and_(TASKS.c.deleted_at.is_not(None) if trashed else TASKS.c.deleted_at.is_(None), _all(parts))
+    deleted_at = entity.table.c.deleted_at
+    return and_(deleted_at.is_not(None) if trashed else deleted_at.is_(None), _all(entity, parts))
 
 
-def _all(parts: Sequence[Shape]) -> ColumnElement[bool]:
-    return and_(true(), *(_part(name, rest) for name, rest in parts))
+def _all(entity: Entity, parts: Sequence[Shape]) -> ColumnElement[bool]:
+    return and_(true(), *(_part(entity, name, rest) for name, rest in parts))
 
 
-def _part(name: str, rest: Any) -> ColumnElement[bool]:
+def _part(entity: Entity, name: str, rest: Any) -> ColumnElement[bool]:
     match name:
         case "and":
-            return and_(true(), *(_all(parts) for parts in rest))
+            return and_(true(), *(_all(entity, parts) for parts in rest))
         case "or":
-            return or_(false(), *(_all(parts) for parts in rest))
+            return or_(false(), *(_all(entity, parts) for parts in rest))
         case "not":
-            return not_(_all(rest).self_group())
-    return CONDITIONS[name](bindparam(rest, type_=_bind_type(name)))
-
-
-def _bind_type(name: str) -> Any:
-    """What the driver is given; the condition casts it to what it compares with."""
-    match name:
-        case "completed" | "due.isNull":
-            return Boolean
-        case "ids" | "priority" | "tagsAll" | "tagsAny":
-            # As text[], which the driver knows: other lists would cost it a look into the catalog.
-            return ARRAY(Text)
-    return Text
+            # Not NOT: a condition on a column that is null is null, and so would be its opposite. This is true then.
+            return _all(entity, rest).self_group().is_not(true())
+    known = entity.conditions[name]
+    return known.sql(bindparam(rest, type_=known.bound))
