@@ -496,7 +496,7 @@ async def test_a_cursor_of_another_order(few: Seeded, wire: Wire, cursor: str, o
 
 def forged(user: User, order: str, *keys: object) -> str:
     """A cursor sealed as the server seals, with keys that it would never put there."""
-    content = json.dumps([order, *keys]).encode()
+    content = json.dumps([f"tasks {order}", *keys]).encode()
     seal = hashlib.sha256(str(user.id).encode() + content).digest()[:6]
     return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
 
