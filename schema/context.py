@@ -14,6 +14,7 @@ from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
 from app.sharing.preparing import Preparation
+from app.tasks.fields import TASK
 from app.tasks.repository import Tasks
 from app.tasks.viewer import Viewer
 from schema.engine.execution import Operation
@@ -63,7 +64,7 @@ class Context:
     def follow(self, since: str | None) -> AsyncGenerator[Change, None]:
         """Each change of the caller's tasks since a token, or from now on, whole."""
         tasks, realtime = self.tasks(), self.services.realtime
-        return realtime.follow(self.principal.user_id, partial(tasks.token, since), tasks.changes_since)
+        return realtime.follow(self.principal.user_id, TASK.many, partial(tasks.token, since), tasks.changes_since)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
         return self.operation.selection(info._raw_info, type_name)  # noqa: SLF001 - Strawberry shows it no other way
