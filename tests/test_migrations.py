@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +20,8 @@ from app.settings import Settings
 from app.startup import findings, refuse_failures
 from migrations.run import config, migrate, missing
 
-REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013"]
+VERSIONS = Path(__file__).parent.parent / "migrations" / "versions"
+REVISIONS = sorted(path.name.split("_")[3] for path in VERSIONS.glob("2*.py"))
 
 
 @pytest.fixture
