@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
+from app.database.checks import FORCED
 from app.errors import StartupError
 
-TABLES = ("tasks", "task_clocks", "task_tags")
 # What statements, policies and triggers call where the data are.
 FUNCTIONS = (
     "act_as(uuid)",
@@ -54,14 +54,14 @@ def _statements(triggers: list[tuple[str, str]]) -> Iterator[str]:
     yield from (f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items())
     yield from (f"DROP TRIGGER {name} ON tasks" for name, _ in triggers)
     # Forced row security holds an owner, too, who would copy no row.
-    yield from (f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY" for table in TABLES)
+    yield from (f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY" for table in FORCED)
     yield from (f"SELECT create_distributed_function('{function}')" for function in FUNCTIONS)
     # A table on every machine has no trigger: there, clocks of new users begin at the beginning.
     yield "DROP TRIGGER begin_clock_of_user ON users"
     yield "SELECT create_reference_table('users')"
     yield "SELECT create_distributed_table('tasks', 'user_id', colocate_with => 'none')"
-    for table in TABLES[1:]:
+    for table in FORCED[1:]:
         yield f"SELECT create_distributed_table('{table}', 'user_id', colocate_with => 'tasks')"
-    yield from (f"SELECT truncate_local_data_after_distributing_table('{table}')" for table in TABLES)
-    yield from (f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY" for table in TABLES)
+    yield from (f"SELECT truncate_local_data_after_distributing_table('{table}')" for table in FORCED)
+    yield from (f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY" for table in FORCED)
     yield from (definition for _, definition in triggers)

@@ -10,6 +10,7 @@ import asyncpg
 import hypothesis
 import hypothesis.strategies as st
 from conftest import ALL_FIELDS, NEVER_CHECKED, User
+from declared import empty, inputs, strategy
 
 ONE = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code field }} token }}"
 MANY = f"{{ tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code field }} token }}"
@@ -48,7 +49,7 @@ Problem = tuple[str, list[str] | None]
 
 NOW = object()  # the time of the write, to be learned from its answer
 UNKNOWN = object()  # a generated id or position, to be learned likewise
-EMPTY: Task = {"description": None, "priority": "NONE", "dueDate": None, "tags": []}
+EMPTY: Task = empty("CreateTaskInput")
 OPEN: Task = {"completed": False, "completedAt": None, "deletedAt": None}
 
 
@@ -308,6 +309,11 @@ def problems(content: Task, *path: str) -> list[Problem]:
     return found + [("BLANK", [*path, "tags", str(place)]) for place, tag in tags if not tag.strip()]
 
 
+def folded(text: str) -> str:
+    """Text without case and accents, of the few letters that are used here."""
+    return text.lower().replace("ö", "o")
+
+
 def is_matched(task: Task, conditions: Mapping[str, Any]) -> bool:
     """Whether a task meets the few conditions that are used here."""
     tests: Mapping[str, Callable[[Any], bool]] = {
@@ -316,7 +322,7 @@ def is_matched(task: Task, conditions: Mapping[str, Any]) -> bool:
         "priority": lambda priorities: task["priority"] in priorities,
         "tagsAny": lambda tags: not set(tags).isdisjoint(task["tags"]),
         "due": lambda span: (task["dueDate"] is None) is span["isNull"],
-        "search": lambda words: words.lower() in f"{task['title']}\n{task['description'] or ''}".lower(),
+        "search": lambda words: folded(words) in folded(f"{task['title']}\n{task['description'] or ''}"),
         "trashed": lambda _: True,
         "not": lambda inner: not is_matched(task, inner),
         "or": lambda branches: any(is_matched(task, branch) for branch in branches),
@@ -367,7 +373,7 @@ REFS = st.builds(Ref, st.sampled_from(WHOSE), st.integers(0, 11))
 NEW_IDS = st.builds(Ref, st.sampled_from(["pool"] * 9 + ["own", "account"]), st.integers(0, 7))
 TITLES = st.sampled_from(["Rest", "Work"] * 6 + ["Wörk “more”", " x ", "", " \t", "x" * 201])
 TAGS = st.sampled_from([None, [], ["a"], ["b", "a"], ["a", " b ", "b"], ["a", "c"], ["a"], ["a", " "]])
-CONTENT = {
+CONTENT = {name: strategy(type_) for name, type_ in inputs("CreateTaskInput").items() if name in EMPTY} | {
     "description": st.sampled_from([None, "", "More about it"]),
     "priority": st.sampled_from([None, "NONE", "LOW", "URGENT"]),
     "dueDate": st.sampled_from([None, "2026-12-24", "9999-12-31"]),
