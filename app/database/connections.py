@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from app.database.driver import CONNECT_ERRORS, driver_error, is_passing
+from app.database.failures import CONNECT_ERRORS, CannotConnect, driver_error, is_passing
 from app.observability.metrics import POOL_WAIT, POOL_WAITING, Record, count_statement, tally
 from app.sharing.turns import Turns
 
@@ -34,10 +34,6 @@ CONNECT_PAUSES = (0.02, 0.1)
 # Whose statements run on a connection; None for the server's own.
 Owner = UUID | None
 Spend = Callable[[str, float], None]
-
-
-class CannotConnect(Exception):
-    """No connection could be opened; `__cause__` is the error of asyncpg or of the operating system."""
 
 
 class Connections:
