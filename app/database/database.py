@@ -121,15 +121,14 @@ class Database:
         with lent as connection:
             if self._sharded is None:
                 self._sharded = await _is_sharded(connection)
-            transaction: Transaction = _once if statement.again else _at_once
+            transaction: Transaction = _once if statement.after_loss else _at_once
             if self._sharded:
-                transaction, statement = _in_parts, statement.again or statement
+                transaction, statement = _in_parts, statement.in_cluster or statement
             try:
                 row = await transaction(connection, owner, statement, values)
-                # No row: one execution has refused, and two say why.
-                return (
-                    row if row is not None else await _at_once(connection, owner, statement.again or statement, values)
-                )
+                if row is None:  # one execution has refused, and two say why
+                    row = await _at_once(connection, owner, statement.after_loss or statement, values)
+                return row
             except LOSSES as error:
                 if statement.repeatable:
                     _lose(error)
@@ -142,7 +141,7 @@ class Database:
         for pause in PAUSES:
             if isinstance(error, Lost):
                 self._distrust(error)
-                statement = statement.again or statement
+                statement = statement.after_loss or statement
             else:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
             try:

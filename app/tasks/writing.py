@@ -105,7 +105,8 @@ def create_new(payload: Selection, change: Change) -> Statement:
     now = later.returning(CLOCKS.c.version).cte("clock")
     written = _inserted(change, now).returning(*TASKS.c).cte("written")
     row = select(null().label("code"), now.c.version, notice(now, true()), *_shown(payload, written))
-    return replace(compiled(row.select_from(now.join(written, true()))), repeatable=True, again=create(payload, change))
+    made, other = compiled(row.select_from(now.join(written, true()))), create(payload, change)
+    return replace(made, repeatable=True, after_loss=other, in_cluster=other)
 
 
 def _inserted(change: Change, now: CTE, has_room: ColumnElement[bool] | None = None) -> Insert:
