@@ -128,13 +128,13 @@ class Database:
                 row = await transaction(connection, owner, statement, values)
                 if row is None:  # one execution has refused, and two say why
                     row = await _at_once(connection, owner, statement.after_loss or statement, values)
-                return row
             except LOSSES as error:
                 if statement.repeatable:
                     _lose(error)
                 raise
             except asyncpg.ReadOnlySQLTransactionError as error:
                 _doubt(lent, error)
+            return row
 
     async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
         """What was lost, and what a deadlock or serialization failure has undone whole."""

@@ -83,9 +83,7 @@ def compiled(construct: ClauseElement) -> Statement:
         raise TypeError("only SQL statements are compiled")
     for parameter, name in result.bind_names.items():
         if name != parameter.key or not parameter.required or parameter.expanding or parameter.literal_execute:
-            raise ValueError(
-                f"The parameter {name} is not bound by a name of ours: use bindparam(name) without a value, or a literal"
-            )
+            raise ValueError(f"The parameter {name} is not bound by a name: use bindparam(name), or a literal column.")
     return Statement(result.string, tuple(result.positiontup or ()))
 
 
