@@ -18,6 +18,7 @@ from app.database.statements import Statement
 from app.tasks import reading
 from schema import schema
 from schema.engine import execution
+from schema.engine.direct import core
 from schema.engine.document_limits import Limits
 from schema.engine.execution import Engine
 
@@ -317,7 +318,7 @@ async def test_switches_without_end() -> None:
             return work()
 
         def selection(self, info: Any, type_name: str) -> object:
-            return self.operation.selection(info._raw_info, type_name)  # noqa: SLF001 - as the context does
+            return self.operation.selection(info, type_name)
 
         def tasks(self) -> "Nobody":
             return self
@@ -328,7 +329,7 @@ async def test_switches_without_end() -> None:
     names = [f"s{place}" for place in range(11)]
     fields = " ".join(f"f{name}: email @include(if: ${name})" for name in names)
     query = f"query ({', '.join(f'${name}: Boolean!' for name in names)}) {{ viewer {{ {fields} }} }}"
-    engine = Engine(schema._schema)  # noqa: SLF001 - as app.main makes it
+    engine = Engine(core(schema))
     operation = engine.prepared(query, None)
     for values in product([True, False], repeat=len(names)):
         await engine.execute(operation, dict(zip(names, values, strict=True)), Nobody(operation))

@@ -18,6 +18,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from app.database.failures import CONNECT_ERRORS, CannotConnect, driver_error, is_passing
 from app.observability.metrics import POOL_WAIT, POOL_WAITING, Record, count_statement, tally
+from app.shapes import require
 from app.sharing.turns import Turns
 
 PATIENCE_SECONDS = 1.5
@@ -30,6 +31,8 @@ SLOW_SECONDS, SLOW_FOR_SECONDS = 0.25, 10.0
 SLOW_OF_A_USER = 2
 # Before opening a connection a second and a third time, in seconds.
 CONNECT_PAUSES = (0.02, 0.1)
+
+require(hasattr(asyncpg.Connection, "_transport"), "asyncpg's connection had its transport in _transport.")
 
 # Whose statements run on a connection; None for the server's own.
 Owner = UUID | None

@@ -23,6 +23,7 @@ from websockets.server import ServerProtocol
 from app.observability.masking import outline
 from app.origins import Origins
 from app.settings import Settings
+from app.shapes import require
 from app.web import heads, refusals
 from app.web.heads import LONG_HEAD, LONGEST_URL, MOST_BYTES
 from app.web.idle import Waiting
@@ -61,6 +62,14 @@ _MANY_PARTS = refusals.many_parts(MOST_PARTS)
 _EARLY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A handshake must wait for the answers to earlier requests.")
 _WITH_BODY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A WebSocket handshake is a GET without a body.")
 
+require(
+    hasattr(HttpToolsProtocol, "_start_asgi_task") and hasattr(HttpToolsProtocol, "_should_upgrade"),
+    "uvicorn's HttpToolsProtocol began a request by _start_asgi_task, and asked _should_upgrade about a handshake.",
+)
+require(
+    hasattr(http11, "MAX_LINE_LENGTH") and hasattr(http11, "MAX_NUM_HEADERS"),
+    "websockets.http11 had its bounds in MAX_LINE_LENGTH and MAX_NUM_HEADERS.",
+)
 # A handshake's head has passed HTTP's bounds before websockets parses it, which reads its own from here.
 http11.MAX_LINE_LENGTH = http11.MAX_NUM_HEADERS = 2 * MOST_BYTES
 
