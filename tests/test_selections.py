@@ -1,6 +1,7 @@
 """What a selection can be made of, one thing at a time: aliases, fragments, directives, merging, __typename."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from itertools import product
@@ -12,7 +13,7 @@ import pytest
 from conftest import ALL_FIELDS, Server, User, Wire
 from oracle import Answer, Oracle
 
-from app.database import statements
+from app.database import compiling, statements
 from app.database.rendering import Selection
 from app.database.statements import Statement
 from app.tasks import reading
@@ -557,6 +558,34 @@ async def test_a_text_is_prepared_once(seen: Seen, bob: User, monkeypatch: pytes
     assert counts == {"validate": 1, "compiled": 1}
     await seen.user.data(query, id=seen.task["id"], title=False)
     assert counts == {"validate": 1, "compiled": 2}
+
+
+async def test_a_statement_that_several_ask_for_at_once_is_kept(
+    seen: Seen, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is compiled for the first of them, and nobody compiles or prepares it again later."""
+    counts: Counter[str] = Counter()
+    compiled, built = statements.compiled, compiling.Statements.compiled
+
+    def counting(construct: Any) -> Statement:
+        counts["compiled"] += 1
+        return compiled(construct)
+
+    async def asking(self: compiling.Statements, *arguments: Any) -> Statement:
+        counts["asked for"] += 1
+        return await built(self, *arguments)
+
+    monkeypatch.setattr(statements, "compiled", counting)
+    monkeypatch.setattr(compiling.Statements, "compiled", asking)
+    query = "query ($id: ID!) { task(id: $id) { atOnce: id title } }"
+    await asyncio.gather(*(user.data(query, id=seen.task["id"]) for user in [seen.user, bob] * 4))
+    assert counts["compiled"] == 1
+    assert counts["asked for"] > 1  # else it was asked for one after the other
+    at_once = counts["asked for"]
+    for user in (seen.user, bob):
+        await user.data(query, id=seen.task["id"])
+
+    assert counts == {"compiled": 1, "asked for": at_once}
 
 
 async def test_one_operation_for_two_users_at_once(seen: Seen, bob: User) -> None:
