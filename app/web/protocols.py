@@ -340,8 +340,10 @@ class BoundedRequests(HttpToolsProtocol):
             cycle.disconnected = True  # uvicorn marks only the last of several pipelined requests as ended
 
     def on_response_complete(self) -> None:
-        """As uvicorn has it, but with no timer for each request: the looks end idle connections too."""
-        self.server_state.total_requests += 1
+        """As uvicorn has it, but with no timer for each request: the looks end idle connections too.
+
+        Nor are requests counted, which only uvicorn's limit of requests needs.
+        """
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
