@@ -25,7 +25,8 @@ from app import settings as configuration
 from app import startup
 from app.database import checks
 from app.database.checks import Finding
-from app.database.database import FAILURES, Database
+from app.database.database import Database
+from app.database.failures import FAILURES
 from app.database.url import owner_url
 from app.errors import RequestError, StartupError
 from app.identity.accounts import demo_user, user_with_email

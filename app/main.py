@@ -44,6 +44,7 @@ from app.web.stopping import before_stopping
 from schema import schema as taskql
 from schema.context import Context, Services
 from schema.engine.admission import Admission
+from schema.engine.direct import core
 from schema.engine.document_limits import Limits
 from schema.engine.execution import MOST_ERRORS, Engine, RequestErrors, formatted
 from schema.engine.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
@@ -237,7 +238,7 @@ def signer(settings: Settings) -> Signer | None:
 def engine_of(settings: Settings, schema: Schema = taskql) -> tuple[Engine, Documents]:
     """What runs operations, and the documents that are known; StartupError for a manifest that cannot be answered."""
     limits = {name: getattr(settings, f"limit_{name}") for name in Limits.__slots__}
-    engine = Engine(schema._schema, Limits(**limits))  # noqa: SLF001 - Strawberry has no public name for graphql-core's
+    engine = Engine(core(schema), Limits(**limits))
     return engine, _documents(settings, engine)
 
 

@@ -95,21 +95,36 @@ def request(
     members: Mapping[str, Any], authorization: str | None, request_id: str, *, address: str = "", safe: bool = False
 ) -> GraphQLRequest:
     """The request of a JSON object; BadUserInput names the member that is not what it must be."""
-    for name, value in members.items():
-        kind = _KINDS.get(name)
-        if value is not None and kind is not None and type(value) is not kind:
-            raise BadUserInput(f"{name} must be {'an object' if _KINDS[name] is dict else 'a string'}.")
-    query, extensions = members.get("query"), members.get("extensions")
-    document_id = _persisted(extensions) if extensions else None
-    document_id = document_id or members.get("documentId")
-    if query is None and document_id is None:
-        raise BadUserInput("query must be a string.")
+    query, variables, extensions = members.get("query"), members.get("variables"), members.get("extensions")
+    document_id, operation_name = members.get("documentId"), members.get("operationName")
+    is_plain = extensions is document_id is operation_name is None  # as most are
+    if not is_plain or type(query) is not str or (variables is not None and type(variables) is not dict):
+        _check(members)
+        if extensions:
+            document_id = _persisted(extensions) or document_id
+        if query is None and document_id is None:
+            raise BadUserInput("query must be a string.")
     if document_id and query is not None and not query.strip():
         query = None  # clients of protocols that demand a query send an empty one along with an id
-    variables, operation_name = members.get("variables"), members.get("operationName") or None
     return GraphQLRequest(
-        query, document_id, variables, operation_name, extensions, authorization, request_id, address=address, safe=safe
+        query,
+        document_id,
+        variables,
+        operation_name or None,
+        extensions,
+        authorization,
+        request_id,
+        address=address,
+        safe=safe,
     )
+
+
+def _check(members: Mapping[str, Any]) -> None:
+    """BadUserInput where a member is not what it must be."""
+    for name, kind in _KINDS.items():
+        value = members.get(name)
+        if value is not None and type(value) is not kind:
+            raise BadUserInput(f"{name} must be {'an object' if kind is dict else 'a string'}.")
 
 
 def _persisted(extensions: Mapping[str, Any]) -> str | None:

@@ -16,9 +16,8 @@ from sqlalchemy.pool import NullPool
 
 from app.database import checks
 from app.database.checks import Finding
-from app.database.connections import CannotConnect
-from app.database.database import FAILURES, SESSION, Database, failure
-from app.database.driver import driver_error, is_passing
+from app.database.database import SESSION, Database
+from app.database.failures import FAILURES, CannotConnect, driver_error, failure, is_passing
 from app.database.url import DatabaseURL, owner_url, server_url
 from app.errors import RequestError, StartupError, Unavailable
 from app.identity.key_sets import FetchFailed, fetched

@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 from app.database import fingerprint
 from app.database.checks import FORCED
 from app.database.database import SESSION
-from app.database.driver import driver_error
+from app.database.failures import driver_error
 from app.database.functions import ALL, FOR_EVERYBODY, FOR_THE_SERVER
 from app.database.url import DatabaseURL
 from app.errors import StartupError

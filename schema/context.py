@@ -67,7 +67,8 @@ class Context:
         return realtime.follow(self.principal.user_id, TASK.many, partial(tasks.token, since), tasks.changes_since)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
-        return self.operation.selection(info._raw_info, type_name)  # noqa: SLF001 - Strawberry shows it no other way
+        """What a root field asks of an object type."""
+        return self.operation.selection(info, type_name)
 
 
 Info = strawberry.Info[Context, None]

@@ -52,6 +52,8 @@ hypothesis.settings.register_profile(
     print_blob=True,
     suppress_health_check=NEVER_CHECKED,
 )
+# scripts/oracle: other examples for each seed.
+hypothesis.settings.register_profile("fresh", hypothesis.settings.get_profile("suite"), derandomize=False)
 hypothesis.settings.load_profile("suite")
 
 

@@ -29,6 +29,7 @@ from app.sharing.preparing import Preparation
 from app.sharing.rate_limits import Rates
 from schema import schema
 from schema.context import Context, Services
+from schema.engine.direct import core
 from schema.engine.execution import Engine
 
 ARGUMENTS = "$filter: TaskFilter, $orderBy: [TaskOrder!], $first: Int, $after: String, $last: Int, $before: String"
@@ -602,7 +603,7 @@ class Recorder:
 
 
 NOBODY_LISTENS = Realtime(DatabaseURL("postgresql://localhost"), lambda _: asyncio.sleep(0), Rates(None, None), 1)
-ENGINE = Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
+ENGINE = Engine(core(schema))
 
 
 @dataclass(frozen=True)

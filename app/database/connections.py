@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from app.database.driver import CONNECT_ERRORS, driver_error, is_passing
+from app.database.failures import CONNECT_ERRORS, CannotConnect, driver_error, is_passing
 from app.observability.metrics import POOL_WAIT, POOL_WAITING, Record, count_statement, tally
+from app.shapes import require
 from app.sharing.turns import Turns
 
 PATIENCE_SECONDS = 1.5
@@ -31,13 +32,11 @@ SLOW_OF_A_USER = 2
 # Before opening a connection a second and a third time, in seconds.
 CONNECT_PAUSES = (0.02, 0.1)
 
+require(hasattr(asyncpg.Connection, "_transport"), "asyncpg's connection had its transport in _transport.")
+
 # Whose statements run on a connection; None for the server's own.
 Owner = UUID | None
 Spend = Callable[[str, float], None]
-
-
-class CannotConnect(Exception):
-    """No connection could be opened; `__cause__` is the error of asyncpg or of the operating system."""
 
 
 class Connections:

@@ -1,4 +1,4 @@
-"""The database: one round trip for a read, a transaction for a write, one map of failures."""
+"""The database: one round trip for a read, a transaction for a write."""
 
 import asyncio
 import logging
@@ -10,16 +10,16 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import exc, func, select, true
+from sqlalchemy import func, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.database.connections import CannotConnect, Connection, Connections, Spend
+from app.database.connections import Connection, Connections, Spend
 from app.database.deadlines import Deadline, Deadlines
-from app.database.driver import Driver, driver_error
+from app.database.failures import FAILURES, LOSSES, CannotConnect, does_not_pass, failure, sqlstate
 from app.database.statements import Statement, begin, commit, compiled, text_literal
 from app.database.url import DatabaseURL
-from app.errors import RequestError, Unauthenticated, Unavailable
+from app.errors import Unavailable
 from app.sharing.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -35,27 +35,9 @@ COMMAND_TIMEOUT = 4.3
 # Before the second and the third try of a write that PostgreSQL has undone, in seconds; after a loss there is none.
 PAUSES = (0.02, 0.1)
 
-# What the driver says when the server closes a connection while it is about to be used.
-_CONFUSED = asyncpg.InternalClientError
-# What it says when the server announces that it closes the connection, or has closed it.
-_SHUTDOWN = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
-LOSSES = (OSError, asyncpg.InterfaceError, _CONFUSED, *_SHUTDOWN)
-# All that the driver and the pool raise.
-FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, _CONFUSED, exc.SQLAlchemyError, CannotConnect)
-_UNREACHABLE = (*(OSError, exc.TimeoutError, exc.DisconnectionError, asyncpg.InterfaceError, _CONFUSED, CannotConnect),)
 # A session keeps the default it began with: an old one may be read-only where the database no longer is. One that is
 # younger than this, in seconds, tells how the database is.
 YOUNG = 5.0
-
-# SQLSTATEs and classes of them. What passes by itself, or when somebody has looked after PostgreSQL:
-_PASSING_CLASSES = {"08", "53", "57", "58", "XX"}
-_PASSING_STATES = {"25P03", "25P04", "55P03", "40001", "40P01"}
-# What keeps a connection from being opened, and happens to no statement of ours: the role or the database is refused.
-_REFUSED_CLASSES = {"28", "3D"}
-_READ_ONLY = "25006"
-# What a statement of ours meets in a database that is not, or not yet again, as `taskql migrate` leaves it: no such
-# table, column, function, schema or type, or no right to it.
-_UNPREPARED = {"42P01", "42703", "42883", "3F000", "42704", "42501"}
 
 # What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
 # statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
@@ -139,28 +121,27 @@ class Database:
         with lent as connection:
             if self._sharded is None:
                 self._sharded = await _is_sharded(connection)
-            transaction: Transaction = _once if statement.again else _at_once
+            transaction: Transaction = _once if statement.after_loss else _at_once
             if self._sharded:
-                transaction, statement = _in_parts, statement.again or statement
+                transaction, statement = _in_parts, statement.in_cluster or statement
             try:
                 row = await transaction(connection, owner, statement, values)
-                # No row: one execution has refused, and two say why.
-                return (
-                    row if row is not None else await _at_once(connection, owner, statement.again or statement, values)
-                )
+                if row is None:  # one execution has refused, and two say why
+                    row = await _at_once(connection, owner, statement.after_loss or statement, values)
             except LOSSES as error:
                 if statement.repeatable:
                     _lose(error)
                 raise
             except asyncpg.ReadOnlySQLTransactionError as error:
                 _doubt(lent, error)
+            return row
 
     async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
         """What was lost, and what a deadlock or serialization failure has undone whole."""
         for pause in PAUSES:
             if isinstance(error, Lost):
                 self._distrust(error)
-                statement = statement.again or statement
+                statement = statement.after_loss or statement
             else:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
             try:
@@ -193,9 +174,9 @@ class Database:
 
     def _log(self, error: Exception) -> None:
         cause = error.__cause__ if isinstance(error, CannotConnect) and error.__cause__ else error
-        state = getattr(cause, "sqlstate", None)
+        state = sqlstate(cause)
         log.warning("database unavailable: %s", f"{type(cause).__name__} {state}" if state else type(cause).__name__)
-        if state in _UNPREPARED | {_READ_ONLY}:
+        if does_not_pass(state):
             self.last_trouble = monotonic()
 
     @property
@@ -250,8 +231,7 @@ async def _is_sharded(connection: Any) -> bool:
 
 
 def _engine(url: DatabaseURL) -> AsyncEngine:
-    arguments = url.connect_arguments(SESSION) | {"connection_class": Driver}
-    return create_async_engine(url.sqlalchemy, connect_args=arguments, poolclass=NullPool)
+    return create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments(SESSION), poolclass=NullPool)
 
 
 class Lost(Unavailable):
@@ -274,20 +254,3 @@ def _lose(error: Exception) -> NoReturn:
     if type(error) is TimeoutError:
         raise error
     raise Lost("The database cannot be reached; try again.") from error
-
-
-def failure(error: BaseException) -> RequestError | None:
-    """The expected failure behind an error of the driver or pool; None when it is a bug. TimeoutError is an OSError."""
-    error = driver_error(error)
-    state = getattr(error, "sqlstate", None) or ""
-    if isinstance(error, _UNREACHABLE) or state[:2] in _REFUSED_CLASSES:
-        return Unavailable("The database cannot be reached; try again.")
-    if state == "23503" and "users" in (getattr(error, "constraint_name", None) or ""):
-        return Unauthenticated("The account of this token no longer exists.")
-    if state[:2] in _PASSING_CLASSES or state in _PASSING_STATES:
-        return Unavailable("The database is busy or restarting; try again.")
-    if state == _READ_ONLY:
-        return Unavailable("The database takes no writes now; try again.")
-    if state in _UNPREPARED:
-        return Unavailable("The database is not ready; try again.")
-    return None

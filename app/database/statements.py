@@ -47,14 +47,18 @@ CHANNEL = "taskql"
 class Statement:
     """A compiled statement: its text, and the names of $1, $2, … in order.
 
-    One that is `repeatable` does nothing when it has been carried out before: it brings the ids of what it makes. What
-    begins its write itself has another in `again`, for when it may have been carried out already, and for clusters.
+    One that is `repeatable` does nothing when it has been carried out before: it brings the ids of what it makes.
+
+    A statement that begins its write itself, in its only execution, has two others that do not. `after_loss` takes its
+    place when it may have been carried out already, and says why it refused. `in_cluster` takes its place where a
+    cluster carries the writes out, which takes their user from SET LOCAL alone.
     """
 
     text: str
     parameters: tuple[str, ...]
     repeatable: bool = False
-    again: "Statement | None" = None
+    after_loss: "Statement | None" = None
+    in_cluster: "Statement | None" = None
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         return list(map(values.__getitem__, self.parameters))
@@ -69,10 +73,17 @@ class Statement:
 
 
 def compiled(construct: ClauseElement) -> Statement:
-    """The text of a construct for asyncpg; every bound parameter must be named."""
+    """The text of a construct for asyncpg; ValueError where a parameter is not bound by a name of ours.
+
+    A statement is executed with other values each time. A value that stands in the construct, such as that of
+    `column == 5`, would be left out of them, and a list that SQLAlchemy expands has no text before it is executed.
+    """
     result = construct.compile(dialect=DIALECT)
     if not isinstance(result, SQLCompiler):
         raise TypeError("only SQL statements are compiled")
+    for parameter, name in result.bind_names.items():
+        if name != parameter.key or not parameter.required or parameter.expanding or parameter.literal_execute:
+            raise ValueError(f"The parameter {name} is not bound by a name: use bindparam(name), or a literal column.")
     return Statement(result.string, tuple(result.positiontup or ()))
 
 

@@ -95,8 +95,8 @@ def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
     now = later.returning(CLOCKS.c.version).cte("clock")
     written = _inserted(entity, change, now).returning(*entity.table.c).cte("written")
     row = select(null().label("code"), now.c.version, notice(now, true()), *_shown(entity, payload, written))
-    again = create(entity, payload, change)
-    return replace(compiled(row.select_from(now.join(written, true()))), repeatable=True, again=again)
+    made, other = compiled(row.select_from(now.join(written, true()))), create(entity, payload, change)
+    return replace(made, repeatable=True, after_loss=other, in_cluster=other)
 
 
 def _inserted(entity: Entity, change: Change, now: CTE, has_room: ColumnElement[bool] | None = None) -> Insert:

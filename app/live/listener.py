@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
 
-from app.database.driver import driver_error
+from app.database.failures import driver_error
 from app.database.statements import CHANNEL
 from app.database.url import DatabaseURL
 from app.errors import Unavailable

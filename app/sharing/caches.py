@@ -21,7 +21,7 @@ class FairCache(Generic[K, V]):
     """Values of at most `most` weight in all. Each belongs to a holder: the caller that brought it.
 
     When they weigh too much, the holder with the most weight loses what it has not used for longest. `forget` is told
-    of each value that is dropped.
+    of each key that is dropped; not of one whose value is replaced.
     """
 
     def __init__(self, most: int, forget: Callable[[K], None] | None = None) -> None:
@@ -52,9 +52,11 @@ class FairCache(Generic[K, V]):
         return None if entry is None else entry.value
 
     def put(self, key: K, value: V, holder: str, weight: int = 1) -> None:
-        """Keep a value; one that is too heavy by itself is not kept."""
-        self.drop(key)
+        """Keep a value, in place of the one that the key had; one that is too heavy by itself is forgotten at once."""
+        self._take_out(key)
         if weight > self._most:
+            if self._forget:
+                self._forget(key)
             return
         held = self._held.setdefault(holder, OrderedDict())
         held[key] = None
@@ -66,6 +68,14 @@ class FairCache(Generic[K, V]):
 
     def drop(self, key: K) -> V | None:
         """Forget a key, and give what it had."""
+        entry = self._take_out(key)
+        if entry is None:
+            return None
+        if self._forget:
+            self._forget(key)
+        return entry.value
+
+    def _take_out(self, key: K) -> _Entry[K, V] | None:
         entry = self.entries.pop(key, None)
         if entry is None:
             return None
@@ -74,9 +84,7 @@ class FairCache(Generic[K, V]):
         self._weights[entry.holder] -= entry.weight
         if not entry.held:
             del self._held[entry.holder], self._weights[entry.holder]
-        if self._forget:
-            self._forget(key)
-        return entry.value
+        return entry
 
     def _evict(self) -> None:
         largest = max(self._weights, key=self._weights.__getitem__)

@@ -11,7 +11,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import DBAPIError
 
 from app.database.database import Database
-from app.database.driver import driver_error
+from app.database.failures import driver_error
 from app.database.statements import Reader, Statement, read, text_literal, user_id, write
 from app.entities.writing import is_there
 from app.errors import StartupError

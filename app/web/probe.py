@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from app.database import checks
 from app.database.checks import Finding
 from app.database.database import SESSION
-from app.database.driver import driver_error
+from app.database.failures import driver_error
 from app.database.url import DatabaseURL
 from app.errors import StartupError
 from app.observability.masking import outline

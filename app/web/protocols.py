@@ -11,9 +11,9 @@ from http import HTTPStatus
 from typing import Any
 
 from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets import http11
 from websockets.datastructures import Headers
@@ -23,6 +23,7 @@ from websockets.server import ServerProtocol
 from app.observability.masking import outline
 from app.origins import Header, Origins
 from app.settings import Settings
+from app.shapes import require
 from app.web import heads, refusals
 from app.web.heads import LONG_HEAD, MOST_BYTES
 from app.web.idle import Waiting
@@ -61,7 +62,6 @@ LARGEST_PIECE = 50_000
 ENOUGH_OF_END = 1_000
 # How long the application may take to accept a socket or refuse it.
 HANDSHAKE_SECONDS = 9.0
-_CLOSE = b"connection", b"close"
 _NO_HOST = b"\n"  # what no header can be
 _END: Any = {"type": "http.response.body", "body": b""}
 
@@ -70,6 +70,14 @@ _MANY_PARTS = refusals.many_parts(MOST_PARTS)
 _EARLY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A handshake must wait for the answers to earlier requests.")
 _WITH_BODY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A WebSocket handshake is a GET without a body.")
 
+require(
+    hasattr(HttpToolsProtocol, "_start_asgi_task") and hasattr(HttpToolsProtocol, "_should_upgrade"),
+    "uvicorn's HttpToolsProtocol began a request by _start_asgi_task, and asked _should_upgrade about a handshake.",
+)
+require(
+    hasattr(http11, "MAX_LINE_LENGTH") and hasattr(http11, "MAX_NUM_HEADERS"),
+    "websockets.http11 had its bounds in MAX_LINE_LENGTH and MAX_NUM_HEADERS.",
+)
 # A handshake's head has passed HTTP's bounds before websockets parses it, which reads its own from here.
 http11.MAX_LINE_LENGTH = http11.MAX_NUM_HEADERS = 2 * MOST_BYTES
 
@@ -90,79 +98,6 @@ class Connections:
         self.idle, self.incomplete, self.long = Waiting(most), Waiting(most), Waiting(MOST_LONG)
         self.origins = Origins(settings.cors_origins)
         self.keep_alive_seconds = settings.keep_alive_seconds
-
-
-class _Answer:
-    """Sends an answer in one piece where its head tells the length: each write is dear, and wakes the client.
-
-    All others are sent by uvicorn's cycle: streams, answers to HEAD, and the last one of a connection.
-    """
-
-    __slots__ = ("_cycle", "_head", "_length")
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-        self._head: Any = None
-        self._length = b""
-
-    async def send(self, message: Any) -> None:
-        """What an application calls."""
-        head, self._head = self._head, None
-        if head is None and self._is_to_be_held(message):
-            self._head = message
-        elif head is not None and not message.get("more_body") and not self._cycle.flow.write_paused:
-            self._write(head, message["body"])
-        else:
-            if head is not None:
-                await self._pass_on(head)
-            await self._pass_on(message)
-
-    def give_up(self) -> None:
-        """Have the cycle not miss the answer: uvicorn marks only the last of several pipelined requests as ended."""
-        self._cycle.disconnected = True
-
-    async def _pass_on(self, message: Any) -> None:
-        cycle, begins = self._cycle, message["type"] == "http.response.start"
-        if cycle.scope["method"] == "HEAD":
-            if begins:
-                await cycle.send(message)
-                await cycle.send(_END)
-            # An event stream goes on until it is told that nobody listens.
-            return await asyncio.sleep(0)
-        if not self._length and cycle.scope["http_version"] == "1.0":
-            self._end_by_closing(message, begins=begins)
-        return await cycle.send(message)
-
-    def _end_by_closing(self, message: Any, *, begins: bool) -> None:
-        """HTTP/1.0 knows no chunks: the cycle sends parts as they are, each as long as it was announced."""
-        if begins:
-            self._cycle.chunked_encoding = False
-        else:
-            self._cycle.expected_content_length = len(message.get("body", b""))
-
-    def _is_to_be_held(self, message: Any) -> bool:
-        if message["type"] != "http.response.start" or self._cycle.scope["method"] == "HEAD":
-            return False
-        headers = dict(message["headers"])
-        self._length = headers.get(b"content-length", b"")
-        return self._length != b"" and b"connection" not in headers
-
-    def _write(self, message: Any, body: bytes) -> None:
-        """As the cycle does it; RuntimeError for a head that would be read as another."""
-        cycle = self._cycle
-        headers = [*cycle.default_headers, *message["headers"], *(() if cycle.keep_alive else (_CLOSE,))]
-        head = b"\r\n".join((*map(b": ".join, headers), b"\r\n"))
-        ends = head.count(b"\r"), head.count(b"\n")
-        if ends != (len(headers) + 1,) * 2 or int(self._length) != len(body):
-            raise RuntimeError("The head of an answer is wrong.")
-        cycle.response_started = cycle.response_complete = True
-        if cycle.disconnected or cycle.transport.is_closing():
-            return
-        cycle.transport.write(STATUS_LINE[message["status"]] + head + body)
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
 
 
 class _LongHead:
@@ -187,7 +122,6 @@ class BoundedRequests(HttpToolsProtocol):
     # Found by place, for each request looks at them.
     __slots__ = (
         "_answering",
-        "_direct",
         "_end",
         "_held",
         "_host",
@@ -453,26 +387,30 @@ class BoundedRequests(HttpToolsProtocol):
             among[self] = None
             among.shorten()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         del app  # another than ours only where uvicorn's own limit of concurrency is set
         cycle.keep_alive = cycle.keep_alive and not self._stopping
-        self._answering = task = self.loop.create_task(cycle.run_asgi(partial(self._answer, _Answer(cycle))))
+        self._answering = task = self.loop.create_task(cycle.run_asgi(partial(self._answer, cycle)))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    async def _answer(
-        self, answer: _Answer, scope: Scope, receive: ASGIReceiveCallable, _send: ASGISendCallable
-    ) -> None:
+    async def _answer(self, cycle: RequestResponseCycle, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            send = partial(_send_head, cycle)
+        elif scope["http_version"] == "1.0":
+            send = _without_chunks(cycle)
         try:
-            await self.app(scope, receive, answer.send)
+            await self.app(scope, receive, send)
         except asyncio.CancelledError:
             if self._refusal is None and not self.transport.is_closing():
                 raise
-            answer.give_up()
+            cycle.disconnected = True  # uvicorn marks only the last of several pipelined requests as ended
 
     def on_response_complete(self) -> None:
-        """As uvicorn has it, but with no timer for each request: the looks end idle connections too."""
-        self.server_state.total_requests += 1
+        """As uvicorn has it, but with no timer for each request: the looks end idle connections too.
+
+        Nor are requests counted, which only uvicorn's limit of requests needs.
+        """
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -550,6 +488,32 @@ class BoundedRequests(HttpToolsProtocol):
             self._refuse(LATE)
         else:
             self.transport.close()
+
+
+async def _send_head(cycle: RequestResponseCycle, message: Any) -> None:
+    """Answer HEAD: the head ends the answer, and an event stream goes on until it is told that nobody listens."""
+    if message["type"] == "http.response.start":
+        await cycle.send(message)
+        await cycle.send(_END)
+    else:
+        await asyncio.sleep(0)
+
+
+def _without_chunks(cycle: RequestResponseCycle) -> Send:
+    """Answer HTTP/1.0, which knows no chunks: an answer without a length ends with its connection."""
+    has_length = True
+
+    async def send(message: Any) -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = b"content-length" in dict(message["headers"])
+            if not has_length:
+                cycle.chunked_encoding = False
+        elif not has_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await cycle.send(message)
+
+    return send
 
 
 def _reason(error: HttpParserError) -> Refusal:
@@ -649,9 +613,7 @@ class BoundedSockets(WebSocketsSansIOProtocol):
         self.app = partial(self._run, self.app)
         await super().run_asgi()
 
-    async def _run(
-        self, app: ASGI3Application, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
+    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         await app(scope, receive, send)
         # uvicorn forgets that a handshake is complete which was refused with a body, and logs an error.
         self.handshake_complete = self.handshake_complete or self.close_sent

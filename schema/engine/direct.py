@@ -5,25 +5,42 @@ checks values, if its types know the Python names and classes: `out_name` and `o
 """
 
 from collections.abc import Callable
-from dataclasses import MISSING
+from dataclasses import MISSING, fields
 from typing import Any
 
 import strawberry
-from graphql import GraphQLInputObjectType, GraphQLObjectType
+from graphql import GraphQLInputObjectType, GraphQLObjectType, GraphQLSchema
 from strawberry import Some
+from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types.base import StrawberryMaybe, StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
 
-DEFINITION = "strawberry-definition"
+from app.shapes import require
+
+# Where Strawberry notes on graphql-core's types and fields what they were made of.
+DEFINITION = GraphQLCoreConverter.DEFINITION_BACKREF
+
+require(
+    [field.name for field in fields(strawberry.Info)] == ["_raw_info", "_field"],
+    "strawberry.Info was made of graphql-core's info and a field.",
+)
+
+
+def core(schema: strawberry.Schema) -> GraphQLSchema:
+    """graphql-core's schema, which Strawberry's is made into."""
+    found: object = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
+    if not isinstance(found, GraphQLSchema):
+        raise TypeError(f"strawberry.Schema has no graphql-core schema where it had one, but a {type(found).__name__}.")
+    return found
 
 
 def direct(schema: strawberry.Schema) -> strawberry.Schema:
     """The same schema, whose root fields and input types need no conversion by Strawberry."""
-    core = schema._schema  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
-    for type_ in core.type_map.values():
+    made = core(schema)
+    for type_ in made.type_map.values():
         if isinstance(type_, GraphQLInputObjectType):
             _build_directly(type_, type_.extensions[DEFINITION])
-    for root in (core.query_type, core.mutation_type):
+    for root in (made.query_type, made.mutation_type):
         _resolve_directly(root)
     return schema
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 import orjson
+import strawberry
 from graphql import (
     DocumentNode,
     ExecutionResult,
@@ -15,6 +16,7 @@ from graphql import (
     FragmentDefinitionNode,
     GraphQLError,
     GraphQLObjectType,
+    GraphQLOutputType,
     GraphQLResolveInfo,
     GraphQLSchema,
     GraphQLUnionType,
@@ -35,11 +37,17 @@ from graphql.execution import (
     get_variable_values,
     map_source_to_response_event,
 )
-from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_fields, collect_subfields
+from graphql.execution.collect_fields import (
+    FieldDetails,
+    FieldDetailsList,
+    FragmentDetails,
+    collect_fields,
+    collect_subfields,
+)
 from graphql.execution.values import VariableValues
 from graphql.language import VariableNode
 from graphql.language.visitor import Visitor, visit
-from graphql.pyutils import AwaitableOrValue
+from graphql.pyutils import AwaitableOrValue, Path
 
 from app.database.rendering import Field, Selection, Selections
 from app.errors import BadUserInput, LimitExceeded, RequestError
@@ -90,9 +98,18 @@ class Rendered:
 class RenderingExecutor(Executor[None]):
     """graphql-core's executor, but for values that are finished already."""
 
-    def complete_value(self, *args: Any) -> Any:
-        result = args[4]
-        return result.value if type(result) is Rendered else super().complete_value(*args)
+    def complete_value(  # noqa: PLR0913, PLR0917 - as graphql-core has it
+        self,
+        return_type: GraphQLOutputType,
+        field_details_list: FieldDetailsList,
+        info: GraphQLResolveInfo[None],
+        path: Path,
+        result: Any,
+        position_context: None,
+    ) -> Any:
+        if type(result) is Rendered:
+            return result.value
+        return super().complete_value(return_type, field_details_list, info, path, result, position_context)
 
 
 class RequestErrors(Exception):
@@ -155,9 +172,9 @@ class Operation:
             hide_suggestions=True,
         )
 
-    def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
+    def selection(self, info: strawberry.Info[Any, Any], type_name: str) -> Selection:
         """What a root field asks of an object type."""
-        variant = self.only or self.collect(info.variable_values)
+        variant = self.only or self.collect(VariableValues({}, info.variable_values))
         return variant[info.path.key, type_name]
 
     def collect(self, variables: VariableValues) -> Variant:

@@ -92,9 +92,14 @@ class Cost:
         """The rows with the variables of a request, which nobody has checked yet."""
         if not self.pages and not self.arguments:
             return self.rows
-        values = {**(self.defaults or {}), **(variables or {})}
-        rows = self.rows + sum(page.rows(values) * times for page, times in self.pages)
-        return rows + sum(argument.rows(values) for argument in self.arguments)
+        rows, values = self.rows, variables or {}
+        if self.defaults:
+            values = {**self.defaults, **values}
+        for page, times in self.pages:
+            rows += page.rows(values) * times
+        for argument in self.arguments:
+            rows += argument.rows(values)
+        return rows
 
 
 def page(node: FieldNode, definition: GraphQLField) -> Page | int | None:

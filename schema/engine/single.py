@@ -30,7 +30,15 @@ from graphql.execution.values import VariableValues
 from graphql.language.visitor import Visitor, visit
 from graphql.pyutils import Path
 
+from app.shapes import require
 from schema.engine.coercion import Coercions
+
+# Where a resolver's info has what differs from request to request. NamedTuple's names with an underscore are public.
+_VARIABLES = GraphQLResolveInfo._fields.index("variable_values")
+require(
+    GraphQLResolveInfo._fields[_VARIABLES + 1] == "context",
+    "In graphql-core's GraphQLResolveInfo the context stood right behind the variables.",
+)
 
 
 class SingleField:
@@ -42,9 +50,8 @@ class SingleField:
         self._key = (node.alias or node.name).value
         self._field = field
         info = executor.build_resolve_info(field, [node], root, Path(None, self._key, root.name))
-        place = info._fields.index("variable_values")
-        # All that resolvers are told but the variables and the context, which stand side by side.
-        self._before, self._after = info[:place], info[place + 2 :]
+        # All that resolvers are told but the variables and the context.
+        self._before, self._after = info[:_VARIABLES], info[_VARIABLES + 2 :]
         self._nodes = info.field_nodes
         self._types = [
             (name, is_non_null_type(type_), coercions.of(type_))
