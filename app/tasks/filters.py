@@ -29,8 +29,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.errors import BadUserInput, LimitExceeded
+from app.identifiers import identifier
 from app.models import PRIORITIES, TASKS, due_sort
-from app.tasks.problems import identifier, storable, utc
+from app.tasks.problems import storable, utc
 
 MOST_CONDITIONS = 50
 MOST_VALUES = 1000

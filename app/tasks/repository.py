@@ -13,13 +13,13 @@ from app.database.compiling import Statements
 from app.database.rendering import Selection
 from app.database.statements import Statement
 from app.errors import BadUserInput, FullSyncRequired, LimitExceeded, Unauthenticated
-from app.identifiers import uuid7
+from app.identifiers import identifier, uuid7
 from app.live.followers import Changes
 from app.tasks import bulk, changes, moving, reading, writing
 from app.tasks.cursors import BEGINNING, SyncPoint, sync_point
 from app.tasks.filters import Filter, Shape
 from app.tasks.ordering import OrderBy, ordered
-from app.tasks.problems import Problem, cleaned, identifier, problems
+from app.tasks.problems import Problem, cleaned, problems
 from app.tasks.reading import Page
 
 DEFAULT_PAGE = 20
