@@ -32,6 +32,9 @@ from graphql.pyutils import Path
 
 from schema.engine.coercion import Coercions
 
+# What a field has among its extensions whose resolver is called directly, and gives a `Rendered` value or None.
+RENDERED = "rendered"
+
 
 class SingleField:
     """A root field whose arguments are constants or variables. Its resolver gives a `Rendered` value or None."""
@@ -94,7 +97,9 @@ def single_field(executor: Executor[None], coercions: Coercions) -> SingleField 
     if others or operation.operation is OperationType.SUBSCRIPTION or root is None:
         return None
     field = root.fields.get(node.name.value) if isinstance(node, FieldNode) else None
-    if field is None or not isinstance(node, FieldNode) or not _is_plain(operation, node, field):
+    if field is None or not isinstance(node, FieldNode) or RENDERED not in field.extensions:
+        return None
+    if not _is_plain(operation, node, field):
         return None
     try:
         return SingleField(executor, node, field, root, coercions)
