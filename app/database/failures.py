@@ -29,6 +29,8 @@ _CONFUSED = asyncpg.InternalClientError
 # What it says when the server announces that it closes the connection, or has closed it.
 _SHUTDOWN = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 LOSSES = (OSError, asyncpg.InterfaceError, _CONFUSED, *_SHUTDOWN)
+# What tells that connections which were opened before it are of no use any more.
+OUTDATED = (asyncpg.InterfaceError, _CONFUSED, *_SHUTDOWN, asyncpg.ReadOnlySQLTransactionError)
 # All that the driver and the pool raise.
 FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, _CONFUSED, exc.SQLAlchemyError, CannotConnect)
 _UNREACHABLE = (OSError, exc.TimeoutError, exc.DisconnectionError, asyncpg.InterfaceError, _CONFUSED, CannotConnect)
