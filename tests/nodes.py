@@ -189,7 +189,7 @@ class Cluster:
 
     async def distribute(self) -> None:
         """Migrate, as the owner: `taskql migrate --citus`."""
-        await migrate(DatabaseURL(self.owner_url), DatabaseURL(self.coordinator.url(SERVER)), citus=True)
+        await migrate(DatabaseURL(self.owner_url), DatabaseURL(self.coordinator.url(SERVER)), spread=True)
 
 
 def binaries() -> Path:
