@@ -7,7 +7,8 @@ one above it. From top to bottom:
     schema, schema.engine            the GraphQL API, and what executes it
     app.web                          HTTP and WebSocket
     app.identity                     who is asking
-    app.tasks                        tasks: reading, writing, filtering, ordering
+    app.tasks                        tasks: their fields, and what they alone have
+    app.entities                     what a user owns: reading, writing, filtering, ordering, following
     app.live                         who is told of changes
     migrations                       the history of the database
     app.database                     connections, statements, and the checks of a database

@@ -9,11 +9,14 @@ import strawberry
 
 from app.database.compiling import Statements
 from app.database.rendering import Selection
+from app.entities.repository import Database, Repository
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
 from app.sharing.preparing import Preparation
-from app.tasks.repository import Database, Tasks
+from app.tasks.fields import TASK
+from app.tasks.repository import Tasks
+from app.tasks.viewer import Viewer
 from schema.engine.execution import Operation
 
 T = TypeVar("T")
@@ -45,9 +48,13 @@ class Context:
             raise self.caller
         return self.caller
 
-    def tasks(self) -> Tasks:
+    def tasks(self) -> Repository:
         """The only door to task data."""
         return Tasks(self.services.database, self.principal.user_id, self.services.statements)
+
+    def viewer(self) -> Viewer:
+        """The caller's own row, and what has an id."""
+        return Viewer(self.services.database, self.principal.user_id, self.services.statements)
 
     async def away(self, work: Callable[[], T]) -> T:
         """Carry out work that would hold up the event loop; Unavailable where it takes too long."""
@@ -57,7 +64,7 @@ class Context:
     def follow(self, since: str | None) -> AsyncGenerator[Change, None]:
         """Each change of the caller's tasks since a token, or from now on, whole."""
         tasks, realtime = self.tasks(), self.services.realtime
-        return realtime.follow(self.principal.user_id, partial(tasks.token, since), tasks.changes_since)
+        return realtime.follow(self.principal.user_id, TASK.many, partial(tasks.token, since), tasks.changes_since)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
         return self.operation.selection(info._raw_info, type_name)  # noqa: SLF001 - Strawberry shows it no other way

@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 
 import strawberry
 from strawberry import UNSET, Maybe, Some
+from strawberry.types import has_object_definition
 
+from app.entities.naming import api_name
+from app.entities.ordering import OrderBy
 from app.errors import BadUserInput
 from app.models import PRIORITIES
-from app.tasks.ordering import OrderBy
 from schema.types import TaskPriority
 
 T = TypeVar("T")
@@ -159,9 +161,6 @@ def tree(value: Any) -> Any:
         return [tree(item) for item in value]
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, TaskFilter | DateRange | DateTimeRange):
-        return {_NAMES.get(name, name): tree(item) for name, item in vars(value).items() if item is not None}
+    if has_object_definition(value):
+        return {api_name(name): tree(item) for name, item in vars(value).items() if item is not None}
     return value
-
-
-_NAMES = {"and_": "and", "or_": "or", "not_": "not", "tags_all": "tagsAll", "tags_any": "tagsAny", "is_null": "isNull"}

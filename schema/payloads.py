@@ -1,4 +1,4 @@
-"""What a mutation answers, made of its selection: the task as PostgreSQL rendered it, the rest from here."""
+"""What a mutation answers, made of its selection: the row as PostgreSQL rendered it, the rest from here."""
 
 from typing import Any
 from uuid import UUID
@@ -6,31 +6,28 @@ from uuid import UUID
 from orjson import Fragment
 
 from app.database.rendering import TYPE_NAME, Field, Selection
-from app.tasks.cursors import sync_token
-from app.tasks.problems import Problem
-from app.tasks.repository import Written
+from app.entities.cursors import sync_token
+from app.entities.problems import Problem
+from app.entities.repository import Written
 from schema.engine.execution import Rendered
 
 
 def payload(selection: Selection, written: Written, owner: UUID) -> Rendered:
-    """The answer of a mutation of one task or of many."""
+    """The answer of a mutation of one row or of many."""
     return Rendered({entry.key: _payload_field(entry, selection, written, owner) for entry in selection.fields})
 
 
 def _payload_field(entry: Field, selection: Selection, written: Written, owner: UUID) -> Any:
     match entry.name:
-        case "task":
-            task = written.tasks.get(entry.key)
-            return None if task is None else Fragment(task)
-        case "tasks":
-            return Fragment(written.tasks.get(entry.key) or "[]")
         case "affectedCount":
             return written.affected
         case "userErrors":
             return [_error(entry.inner, problem) for problem in written.problems]
         case "token":
             return None if written.version is None else sync_token(written.version, owner)
-    return selection.typename
+        case "__typename":
+            return selection.typename
+    return Fragment(written.shown.get(entry.key) or written.absent)
 
 
 def _error(selection: Selection, problem: Problem) -> dict[str, Any]:

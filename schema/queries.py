@@ -6,7 +6,7 @@ import strawberry
 from orjson import Fragment
 from strawberry import UNSET
 
-from app.tasks.repository import DEFAULT_CHANGE_PAGE, Window
+from app.entities.repository import DEFAULT_CHANGE_PAGE, Window
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import TaskFilter, TaskOrder, given, tree
@@ -37,12 +37,12 @@ def _rendered(text: str | None) -> Rendered | None:
 class Query:
     @strawberry.field(graphql_type=User, description="The account your token speaks for.")
     async def viewer(self, info: Info) -> Rendered | None:
-        return _rendered(await info.context.tasks().viewer(info.context.selection(info, "User")))
+        return _rendered(await info.context.viewer().account(info.context.selection(info, "User")))
 
     @strawberry.field(graphql_type=Node | None, description="A task of yours, or your account, by id.")
     async def node(self, info: Info, id: Id) -> Rendered | None:
         task, user = (info.context.selection(info, name) for name in ("Task", "User"))
-        return _rendered(await info.context.tasks().node(task, user, id))
+        return _rendered(await info.context.viewer().node(task, user, id))
 
     @strawberry.field(graphql_type=Task | None, description="A task of yours by id, in the trash or not.")
     async def task(self, info: Info, id: Id) -> Rendered | None:

@@ -18,6 +18,7 @@ import asyncpg
 import httpx
 import hypothesis
 import pytest
+from declared import leaves
 from partitions import partition
 from patience import PATIENCE_SECONDS, relax
 from pydantic import SecretStr
@@ -99,9 +100,7 @@ class User:
         return task
 
 
-ALL_FIELDS = """
-    id title description completed completedAt priority dueDate tags position version createdAt updatedAt deletedAt
-"""
+ALL_FIELDS = " ".join(leaves("Task"))
 CREATE = f"""
     mutation Create($input: CreateTaskInput!) {{
         createTask(input: $input) {{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}

@@ -5,6 +5,7 @@ from typing import Any
 
 import asyncpg
 from conftest import ALL_FIELDS, User
+from declared import leaves, snake
 
 from app.models import PRIORITIES
 
@@ -19,14 +20,11 @@ CHANGES = f"""
     }}
 """
 # What a mirror is to hold, of the tables and not of any answer.
-STORED = """
-    SELECT id::text, json_build_object(
-        'id', id, 'title', title, 'description', description, 'completed', completed, 'completedAt', completed_at,
-        'priority', ($2::text[])[priority + 1], 'dueDate', due_date, 'tags', tags, 'position', position,
-        'version', version, 'createdAt', created_at, 'updatedAt', updated_at, 'deletedAt', deleted_at
-    )
-    FROM tasks WHERE user_id = $1 AND deleted_at IS NULL
-"""
+SHOWN = ", ".join(
+    f"'{name}', " + (f"($2::text[])[{snake(name)} + 1]" if name == "priority" else snake(name))
+    for name in leaves("Task")
+)
+STORED = f"SELECT id::text, json_build_object({SHOWN}) FROM tasks WHERE user_id = $1 AND deleted_at IS NULL"  # noqa: S608 - ours
 
 
 class Mirror:

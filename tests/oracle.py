@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
+from declared import empty, snake
 from graphql import (
     ExecutionResult,
     GraphQLEnumType,
@@ -253,30 +254,18 @@ class Oracle:
 
     def _sort_key(self, name: str) -> Callable[[Task], Any]:
         keys: dict[str, Callable[[Task], Any]] = {
-            "CREATED_AT": lambda row: row.created_at,
-            "UPDATED_AT": lambda row: row.updated_at,
-            "DUE_DATE": lambda row: (row.due_date is None, row.due_date or date.max),
-            "PRIORITY": lambda row: row.priority,
             "POSITION": lambda row: row.position.encode(),
             "TITLE": lambda row: self._title_ranks[row.id],
-            "ID": lambda row: row.id,
         }
-        return keys[name]
+        return keys.get(name, lambda row: ((value := getattr(row, name.lower())) is None, value))
 
     def cursor(self, row: Task, order: list[Term]) -> str:
-        """As app.cursor describes it: base64url of a seal and a JSON array in PostgreSQL's spelling."""
-        shown = {
-            "CREATED_AT": instant(row.created_at),
-            "UPDATED_AT": instant(row.updated_at),
-            "DUE_DATE": row.due_date.isoformat() if row.due_date else "infinity",
-            "PRIORITY": row.priority,
-            "POSITION": row.position,
-            "TITLE": self._lowered[row.id],
-            "ID": str(row.id),
-        }
+        """As app.entities.cursors describes it: base64url of a seal and a JSON array in PostgreSQL's spelling."""
+        shown = {"TITLE": self._lowered[row.id], "DUE_DATE": row.due_date or "infinity"}
         terms = _total(order)
-        name = " ".join(("-" if descending else "+") + field for field, descending in terms)
-        return self.sealed(json.dumps([name, *(shown[field] for field, _ in terms)], ensure_ascii=False))
+        name = " ".join(["tasks", *(("-" if descending else "+") + field for field, descending in terms)])
+        keys = [_in_cursor(shown.get(field, getattr(row, field.lower()))) for field, _ in terms]
+        return self.sealed(json.dumps([name, *keys], ensure_ascii=False))
 
     def sealed(self, text: str) -> str:
         content = text.encode()
@@ -555,12 +544,8 @@ def _resolve(source: Any, info: Any, **arguments: Any) -> Any:
     """The attribute or entry of a field's name; a method is called."""
     if isinstance(source, dict):
         return source[info.field_name]
-    value = getattr(source, _snake(info.field_name))
+    value = getattr(source, snake(info.field_name))
     return value(info, **arguments) if callable(value) else value
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), name)
 
 
 def instant(value: datetime) -> str:
@@ -646,7 +631,7 @@ def _conditions(wanted: Json) -> Iterable[tuple[str, Any]]:
     for name, value in wanted.items():
         if value is None or name == "trashed":
             continue
-        if name in {"due", "created", "updated"}:
+        if isinstance(value, dict) and name != "not":
             yield from ((f"{name}.{end}", bound) for end, bound in value.items() if bound is not None)
         elif name in {"and", "or", "not"}:
             for branch in [value] if name == "not" else value:
@@ -683,7 +668,7 @@ def _holds(row: Task, name: str, value: Any, found: Mapping[str, set[UUID]]) -> 
         "or": lambda: any(_meets(row, branch, found) for branch in value),
         "not": lambda: not _meets(row, value, found),
     }
-    return tests[name]()
+    return tests[name]() if name in tests else _within(getattr(row, snake(name)), value)
 
 
 def _within(value: Any, span: Json) -> bool:
@@ -698,7 +683,7 @@ def _within(value: Any, span: Json) -> bool:
 
 def _stored(values: Json) -> Json:
     """Input as columns hold it."""
-    result = {_snake(name): value for name, value in values.items() if name != "id"}
+    result = {snake(name): value for name, value in values.items() if name != "id"}
     if "tags" in result:
         result["tags"] = list(dict.fromkeys(tag.strip() for tag in result["tags"] or []))
     if "priority" in result:
@@ -708,7 +693,7 @@ def _stored(values: Json) -> Json:
 
 def _created(values: Json) -> Json:
     """The content of a new task: what is omitted is empty."""
-    return _stored({"description": None, "priority": None, "dueDate": None, "tags": None} | values)
+    return _stored(dict.fromkeys(empty("CreateTaskInput")) | values)
 
 
 def _is(row: Task, content: Json) -> bool:
@@ -740,6 +725,13 @@ def _tag_problems(tags: list[str], path: list[str]) -> list[Problem]:
     few: list[Problem] = [] if len(set(tags)) <= 20 else [("LIMIT_EXCEEDED", path)]
     wrong = [(place, tag) for place, tag in enumerate(tags) if not 1 <= len(tag) <= 50]
     return few + [("TOO_LONG" if tag else "BLANK", [*path, str(place)]) for place, tag in wrong]
+
+
+def _in_cursor(value: Any) -> Any:
+    """A sort key as a cursor holds it; no number sorts as the largest there is."""
+    if isinstance(value, datetime):
+        return instant(value)
+    return 2**31 - 1 if value is None else str(value) if isinstance(value, date | UUID) else value
 
 
 def _payload(errors: Sequence[Problem], **more: Any) -> Json:

@@ -17,8 +17,8 @@ import pytest
 from conftest import SECRET, Application, Server, User, Wire, connect, untold
 from mirror import CHANGES, Json, Mirror, stored
 
+from app.entities.cursors import sync_token
 from app.identity.tokens import Signer
-from app.tasks.cursors import sync_token
 from app.tasks.purge import purge
 
 CREATE_MANY = """

@@ -14,9 +14,9 @@ from sqlalchemy import ColumnElement, FromClause, true
 from starlette.datastructures import Headers
 
 from app.database.statements import Reader
+from app.entities import writing
 from app.identity.tokens import Authenticator
 from app.models import TASKS
-from app.tasks import writing
 from schema import schema
 
 Case = Callable[[User, User, dict[str, Any]], Awaitable[None]]

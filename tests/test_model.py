@@ -10,6 +10,7 @@ import asyncpg
 import hypothesis
 import hypothesis.strategies as st
 from conftest import ALL_FIELDS, NEVER_CHECKED, User
+from declared import empty, inputs, strategy
 
 ONE = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code field }} token }}"
 MANY = f"{{ tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code field }} token }}"
@@ -48,7 +49,7 @@ Problem = tuple[str, list[str] | None]
 
 NOW = object()  # the time of the write, to be learned from its answer
 UNKNOWN = object()  # a generated id or position, to be learned likewise
-EMPTY: Task = {"description": None, "priority": "NONE", "dueDate": None, "tags": []}
+EMPTY: Task = empty("CreateTaskInput")
 OPEN: Task = {"completed": False, "completedAt": None, "deletedAt": None}
 
 
@@ -367,7 +368,7 @@ REFS = st.builds(Ref, st.sampled_from(WHOSE), st.integers(0, 11))
 NEW_IDS = st.builds(Ref, st.sampled_from(["pool"] * 9 + ["own", "account"]), st.integers(0, 7))
 TITLES = st.sampled_from(["Rest", "Work"] * 6 + ["Wörk “more”", " x ", "", " \t", "x" * 201])
 TAGS = st.sampled_from([None, [], ["a"], ["b", "a"], ["a", " b ", "b"], ["a", "c"], ["a"], ["a", " "]])
-CONTENT = {
+CONTENT = {name: strategy(type_) for name, type_ in inputs("CreateTaskInput").items() if name in EMPTY} | {
     "description": st.sampled_from([None, "", "More about it"]),
     "priority": st.sampled_from([None, "NONE", "LOW", "URGENT"]),
     "dueDate": st.sampled_from([None, "2026-12-24", "9999-12-31"]),

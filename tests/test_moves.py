@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from conftest import ALL_FIELDS, WRITE, User, Wire
 
-from app.tasks.moving import LONGEST_KEY
+from app.entities.moving import LONGEST_KEY
 
 PAYLOAD = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}"
 MOVE = f"mutation ($id: ID!, $to: MoveTarget!) {{ moveTask(id: $id, to: $to) {PAYLOAD} }}"

@@ -17,6 +17,7 @@ import hypothesis_graphql
 import hypothesis_graphql.nodes
 import pytest
 from conftest import SECRET, Server, User, connect
+from declared import NO_CONDITIONS, inputs, samples, snake, strategy, values_of
 from graphql import (
     ArgumentNode,
     FieldNode,
@@ -126,10 +127,15 @@ SNIPPETS = [
 RUN = hypothesis.settings(phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink])
 
 
+# The columns that seeds give values of their own.
+KNOWN = {"id", "title", "description", "priority", "due_date", "tags"}
+
+
 def seeds(user_id: UUID, seed: int) -> list[dict[str, Any]]:
     """30 tasks of one user: every value above at least once in some, sort keys that tie in others."""
     choose = random.Random(seed)  # noqa: S311 - data that is the same every time
     rows = []
+    others = [name for name in inputs("CreateTaskInput") if snake(name) not in KNOWN]
     for place, task_id in enumerate(IDS):
         done, trashed = place % 3 == 0, place % 5 == 4
         rows.append(
@@ -149,6 +155,7 @@ def seeds(user_id: UUID, seed: int) -> list[dict[str, Any]]:
                 "updated_at": choose.choice(MOMENTS),
                 "deleted_at": choose.choice(MOMENTS) if trashed else None,
             }
+            | {snake(name): choose.choice([*samples(inputs("CreateTaskInput")[name]), None]) for name in others}
         )
     return rows
 
@@ -209,7 +216,7 @@ async def people(server: Server, http: httpx.AsyncClient) -> AsyncIterator[Peopl
 
 IDENTIFIERS = st.sampled_from([str(item) for item in IDS] * 2 + [str(ALICE), str(BOB), *STRANGE_IDS])
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 19, 20, 24, 25, 100] * 8 + [0, -1, 101, 2**31 - 1, 2**31, None])
-ORDER_FIELDS = ["CREATED_AT", "UPDATED_AT", "DUE_DATE", "PRIORITY", "POSITION", "TITLE"]
+ORDER_FIELDS = values_of("TaskOrderField")
 PRIORITY = st.sampled_from(PRIORITIES)
 TERMS = st.tuples(st.sampled_from(ORDER_FIELDS), st.booleans())
 ORDERS = st.lists(TERMS, max_size=3, unique_by=lambda term: term[0]) | st.lists(TERMS, min_size=2, max_size=2)
@@ -284,6 +291,8 @@ DAY_TEXTS = [day.isoformat() for day in DAYS]
 MOMENT_TEXTS = [*(moment.isoformat() for moment in MOMENTS), "2026-11-22T05:33:58Z", "2026-11-23T01:33:58.1+20:00"]
 TAG_LISTS = st.lists(st.sampled_from([*TAGS, "unknown", "t" * 51]), max_size=3)
 CONDITIONS: dict[str, st.SearchStrategy[Any]] = {
+    name: strategy(type_) for name, type_ in inputs("TaskFilter").items() if name not in NO_CONDITIONS
+} | {
     "ids": st.lists(IDENTIFIERS, max_size=8) | st.lists(st.sampled_from(IDS).map(str), min_size=10),
     "completed": st.booleans(),
     "search": st.sampled_from(SNIPPETS),
@@ -652,7 +661,7 @@ BEFORE = [seeds(CAROL, 2)[place] | LONG_AGO | {"position": f"a{place:08x}"} for 
 THEIRS = [str(IDS[place]) for place in (0, 0, 0, 1, 1, 1, 4, 5, 6)]
 MINE = st.sampled_from([*THEIRS * 2, str(CAROL), str(IDS[0]).upper(), "no UUID", ""])
 TITLE = st.sampled_from([*TITLES * 3, "😀" * 200, "", " \n", "x" * 201, "\0"])
-TEXTS = {
+TEXTS = {name: strategy(type_) for name, type_ in inputs("CreateTaskInput").items() if name not in {"id", "title"}} | {
     "description": st.sampled_from([*DESCRIPTIONS * 3, "d" * 1001]),
     "priority": st.none() | PRIORITY,
     "dueDate": st.none() | st.sampled_from(DAY_TEXTS),

@@ -22,11 +22,11 @@ from app.database.compiling import Statements
 from app.database.database import SESSION
 from app.database.statements import Statement
 from app.database.url import DatabaseURL
+from app.entities.repository import Database
 from app.identity.tokens import Principal, Signer
 from app.live.followers import Realtime
 from app.sharing.preparing import Preparation
 from app.sharing.rate_limits import Rates
-from app.tasks.repository import Database
 from schema import schema
 from schema.context import Context, Services
 from schema.engine.execution import Engine
@@ -496,7 +496,7 @@ async def test_a_cursor_of_another_order(few: Seeded, wire: Wire, cursor: str, o
 
 def forged(user: User, order: str, *keys: object) -> str:
     """A cursor sealed as the server seals, with keys that it would never put there."""
-    content = json.dumps([order, *keys]).encode()
+    content = json.dumps([f"tasks {order}", *keys]).encode()
     seal = hashlib.sha256(str(user.id).encode() + content).digest()[:6]
     return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
 

@@ -34,8 +34,8 @@ from test_pages import (
 
 from app import models
 from app.database.statements import Reader, Statement, compiled, read, user_id
+from app.entities.cursors import sync_token
 from app.models import PRIORITIES
-from app.tasks.cursors import sync_token
 
 VIEWER = "{ viewer { id email } }"
 STATS = "{ viewer { email taskStats { total open completed overdue } } }"

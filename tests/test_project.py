@@ -29,6 +29,7 @@ PACKAGES = [
     "app.web",
     "app.identity",
     "app.tasks",
+    "app.entities",
     "app.live",
     "migrations",
     "app.database",

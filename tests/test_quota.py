@@ -13,10 +13,11 @@ from conftest import ALL_FIELDS, CREATE, Application, Server, User, connect, run
 from test_purge import purge
 
 from app.database.rendering import Field, Selection
+from app.entities.writing import Change, create_new
 from app.identifiers import uuid7
 from app.live.watching import WATCH
 from app.settings import Settings
-from app.tasks.writing import Change, create_new
+from app.tasks.fields import TASK
 
 QUOTA = 5
 CREATE_MANY = f"""
@@ -258,7 +259,7 @@ async def test_one_create_sent_many_times_counts_once(carol: User, owner: "Owner
 async def test_a_create_that_is_sent_again_after_a_loss(small: Application, carol: User, owner: "Owner") -> None:
     """What the server sends after a loss finds the task that was made, or makes it; it counts once, at the quota."""
     await filled(carol, QUOTA - 1)
-    create = create_new(PAYLOAD, Change("create new", ("title",)))
+    create = create_new(TASK, PAYLOAD, Change("create new", ("title",)))
     values = {"user_id": carol.id, "id": uuid7(), "title": "Lost", "quota": QUOTA}
     assert create.again
 

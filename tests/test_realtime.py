@@ -30,13 +30,14 @@ from websockets.exceptions import ConnectionClosed
 from app.database.embedded import EmbeddedPostgres
 from app.database.rendering import Field, Selection
 from app.database.url import DatabaseURL
+from app.entities.writing import Change, create_new
 from app.identifiers import uuid7
 from app.identity.tokens import Signer
 from app.live import followers, listener
 from app.live.watching import LOCKS, SPACE
 from app.main import create_app
 from app.settings import Settings
-from app.tasks.writing import Change, create_new
+from app.tasks.fields import TASK
 from app.web import sockets
 from migrations.run import migrate
 
@@ -621,7 +622,7 @@ async def test_who_comes_while_a_write_is_under_way_gets_it(  # noqa: PLR0913, P
     await mirror.catch_up()
     monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.1)
     await site[1].statements()
-    create = create_new(PAYLOAD, Change("create new", ("title",)))
+    create = create_new(TASK, PAYLOAD, Change("create new", ("title",)))
     connection = await asyncpg.connect(server.app_url)
     async with connection.transaction():
         row = await connection.fetchrow(

@@ -15,7 +15,8 @@ from oracle import Answer, Oracle
 from app.database import statements
 from app.database.rendering import Selection
 from app.database.statements import Statement
-from app.tasks import reading
+from app.entities import reading
+from app.entities.entity import Entity
 from schema import schema
 from schema.engine import execution
 from schema.engine.document_limits import Limits
@@ -575,13 +576,13 @@ async def test_operations_that_ask_for_the_same_share_a_statement(alice: User, m
     """A client that writes its arguments into the text has no new statement compiled for each of them."""
     tasks = [await alice.add(f"Task {number}") for number in range(3)]
     built = []
-    original = reading.task
+    original = reading.one
 
-    def build(selection: Selection) -> Statement:
+    def build(entity: Entity, selection: Selection) -> Statement:
         built.append(selection)
-        return original(selection)
+        return original(entity, selection)
 
-    monkeypatch.setattr(reading, "task", build)
+    monkeypatch.setattr(reading, "one", build)
     for task in tasks:
         text = f'query Q{task["id"][:8]} {{ task(id: "{task["id"]}") {{ inline: title version }} }}'
         assert (await alice.data(text))["task"] == {"inline": task["title"], "version": task["version"]}

@@ -3,17 +3,16 @@
 Text is joined with `||`: unlike json_build_object() it has no limit of 100 arguments, and it is a little faster.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import ARRAY, ColumnElement, Integer, Text, cast, func, literal_column
+from sqlalchemy import ColumnElement, Text, cast, func
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.elements import KeyedColumnElement
 
 from app.database.statements import Statement, text_literal
-from app.models import PRIORITIES
 
 TYPE_NAME = "__typename"
 
@@ -108,29 +107,3 @@ def plain(value: ColumnElement[Any]) -> ColumnElement[str]:
 def quoted(value: ColumnElement[Any]) -> ColumnElement[str]:
     """Text that needs no escaping: ids and names of ours."""
     return text_literal('"').concat(cast(value, Text)).concat(text_literal('"')).self_group()
-
-
-def _priority(value: ColumnElement[Any]) -> ColumnElement[str]:
-    names = literal_column("(ARRAY[" + ",".join(f"'{name}'" for name in PRIORITIES) + "])", ARRAY(Text))
-    return quoted(names[cast(value, Integer) + literal_column("1")])
-
-
-TASK_FIELDS: Mapping[str, Callable[[Columns], ColumnElement[str]]] = {
-    "id": lambda row: quoted(row["id"]),
-    "title": lambda row: json_text(row["title"]),
-    "description": lambda row: json_or_null(row["description"]),
-    "completed": lambda row: plain(row["completed"]),
-    "completedAt": lambda row: json_or_null(row["completed_at"]),
-    "priority": lambda row: _priority(row["priority"]),
-    "dueDate": lambda row: json_or_null(row["due_date"]),
-    "tags": lambda row: json_text(row["tags"]),
-    "position": lambda row: json_text(row["position"]),
-    "version": lambda row: plain(row["version"]),
-    "createdAt": lambda row: json_text(row["created_at"]),
-    "updatedAt": lambda row: json_text(row["updated_at"]),
-    "deletedAt": lambda row: json_or_null(row["deleted_at"]),
-}
-
-
-def task_json(selection: Selection, row: Columns) -> ColumnElement[str]:
-    return json_object(selection, lambda entry: TASK_FIELDS[entry.name](row))

@@ -105,20 +105,22 @@ def read(body: Callable[[Reader], Select[Any]]) -> Statement:
     return compiled(select(*answer.c).select_from(acting.join(answer, true())))
 
 
-def write(row: Select[Any], changed: ColumnElement[bool], tasks: ColumnElement[int] | None = None) -> Statement:
+def write(
+    row: Select[Any], changed: ColumnElement[bool], counts: Mapping[str, ColumnElement[int]] | None = None
+) -> Statement:
     """A statement that is executed twice in one transaction and one round trip: to begin a write, and to write.
 
     To begin it gets an actor and no values, without which its parts touch no row; to write, values and no actor: what
     it then sees is all that was committed before the clock's lock was had. If nothing changes, the clock goes back.
-    `tasks` is how many tasks the user has afterwards, for a statement that changes that number.
+    `counts` are the columns of the clock that count rows, for a statement that changes how many there are.
     """
     begun = func.begin_write(bindparam(ACTOR, type_=Uuid)).table_valued(column("actor", Uuid)).render_derived()
     earlier = CLOCKS.c.version - literal_column("1")
     clock = update(CLOCKS).where(CLOCKS.c.user_id == user_id())
-    if tasks is None:
+    if counts is None:
         clock = clock.values(version=earlier).where(not_(changed))
     else:
-        clock = clock.values(version=case((changed, CLOCKS.c.version), else_=earlier), tasks=tasks)
+        clock = clock.values(version=case((changed, CLOCKS.c.version), else_=earlier), **counts)
     answer = row.subquery("answer")
     return compiled(select(*answer.c).select_from(begun.outerjoin(answer, true())).add_cte(clock.cte("settled")))
 

@@ -10,12 +10,12 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import jwt
 
+from app.entities.problems import identifier
 from app.errors import BadUserInput, Unauthenticated
 from app.identity.key_sets import Key, Keys, KeySet
 from app.settings import Issuer
 from app.sharing.caches import FairCache
 from app.sharing.rate_limits import network
-from app.tasks.problems import identifier
 
 LEEWAY_SECONDS = 30
 JWT_PARTS = 3

@@ -1,4 +1,4 @@
-"""Live changes: those who follow a user's tasks wait for a notification, and one read serves all at the same place.
+"""Live changes: those who follow a user wait for a notification, and one read serves all at the same place.
 
 A follower holds a place in the user's history and reads on from it, as the query does: what it has not read yet is not
 kept anywhere. So nothing is lost while the listening connection is, a burst of writes is read as one page, and whoever
@@ -40,7 +40,7 @@ PAUSE_SECONDS = 1.0
 KEPT_SECONDS = 1.0
 MOST_KEPT = 10
 
-# A change of one task, as JSON has it.
+# A change of one row, as JSON has it.
 Change = Mapping[str, Any]
 
 
@@ -62,7 +62,7 @@ Read = Callable[[str], Awaitable[Changes]]
 
 
 class Realtime:
-    """The users whose tasks somebody follows on this process, and the listener for as long as there are any.
+    """The users whom somebody follows on this process, and the listener for as long as there are any.
 
     A user may have `most` followers.
     """
@@ -75,17 +75,19 @@ class Realtime:
         self._resting: asyncio.TimerHandle | None = None
         self._turns = Turns[UUID](MOST_READS, READS_OF_A_USER)
 
-    async def follow(self, user: UUID, start: Callable[[], Awaitable[str]], read: Read) -> AsyncGenerator[Change, None]:
-        """Each change of a user's tasks after the token that `start` gives, as soon as it is known.
+    async def follow(
+        self, user: UUID, feed: str, start: Callable[[], Awaitable[str]], read: Read
+    ) -> AsyncGenerator[Change, None]:
+        """Each change in a feed of a user after the token that `start` gives, as soon as it is known.
 
-        `read` answers for this user, and for all followers of this user alike. FullSyncRequired where the token no
+        `read` answers for this user and feed, and for all of their followers alike. FullSyncRequired where the token no
         longer leads on; LimitExceeded where the user has too many followers; whatever the first read raises. Each page
         is charged to the user's rate, and waits for it; the first page is part of what the subscription cost.
         """
         with self._followed(user) as followed:
             await followed.watched()
             token = await start()
-            seen, changes = followed.seen, _leading_on(await followed.read(token, read))
+            seen, changes = followed.seen, _leading_on(await followed.read(feed, token, read))
             while True:
                 for change in changes.items:
                     await followed.steps.step()
@@ -94,7 +96,7 @@ class Realtime:
                 changes = replace(changes, items=[])
                 if not changes.more:
                     await followed.news(seen, changes.clock)
-                seen, changes = followed.seen, _leading_on(await followed.read_patiently(changes.token, read))
+                seen, changes = followed.seen, _leading_on(await followed.read_patiently(feed, changes.token, read))
                 await self._rates.pace(str(user), max(1, len(changes.items)), is_behind=changes.more)
 
     @contextmanager
@@ -157,8 +159,8 @@ class _Followed:
         self._clock = -1
         self._user, self._turns = user, turns
         self._watched, self._stirred = asyncio.Event(), asyncio.Event()
-        # What is being read or was read a moment ago, by token, the oldest first.
-        self._reads: dict[str, asyncio.Task[Changes]] = {}
+        # What is being read or was read a moment ago, by feed and token, the oldest first.
+        self._reads: dict[tuple[str, str], asyncio.Task[Changes]] = {}
         self._waiting: Counter[asyncio.Task[Changes]] = Counter()
 
     def heard(self, version: int) -> None:
@@ -188,11 +190,11 @@ class _Followed:
         while self.seen[1] == doubts and (self.seen[0] == heard or self._clock <= clock):
             await self._stirred.wait()
 
-    async def read(self, token: str, read: Read) -> Changes:
+    async def read(self, feed: str, token: str, read: Read) -> Changes:
         """What follows a token, read once for all that ask for it until there is news."""
-        known = self._reads.get(token)
+        known = self._reads.get((feed, token))
         if known is None:
-            known = self._reads[token] = asyncio.create_task(self._in_turn(read, token))
+            known = self._reads[feed, token] = asyncio.create_task(self._in_turn(read, token))
             known.add_done_callback(self._was_read)
         self._waiting[known] += 1
         try:
@@ -201,11 +203,11 @@ class _Followed:
         finally:
             self._leave(known)
 
-    async def read_patiently(self, token: str, read: Read) -> Changes:
+    async def read_patiently(self, feed: str, token: str, read: Read) -> Changes:
         """The same, for as long as it takes: followers outlive an outage of the database."""
         while True:
             try:
-                return await self.read(token, read)
+                return await self.read(feed, token, read)
             except Unavailable:
                 await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
 
@@ -234,4 +236,4 @@ class _Followed:
         done.get_loop().call_later(KEPT_SECONDS, lambda: self._forget(page()))
 
     def _forget(self, done: asyncio.Task[Changes] | None) -> None:
-        self._reads = {token: task for token, task in self._reads.items() if task is not done}
+        self._reads = {place: task for place, task in self._reads.items() if task is not done}

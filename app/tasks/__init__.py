@@ -1,6 +1,6 @@
-"""Tasks: what a user owns, and the SQL that reads and writes it.
+"""Tasks: what is special to them.
 
-Start at `repository`: its class `Tasks` is the only way from the API to tasks. `reading`, `writing`, `bulk`, `moving`
-and `changes` build the statements; `filters`, `ordering` and `cursors` are parts of them; `problems` checks input.
-May import `app.live`, `app.database` and what is below. It knows neither GraphQL nor HTTP.
+Start at `fields`, which declares each field of a task once. `tags` finds the tasks of a tag by an index, `viewer` reads
+the user with the counts of tasks, `purge`, `restored` and `recount` are maintenance.
+May import `app.entities` and what is below. It knows neither GraphQL nor HTTP.
 """

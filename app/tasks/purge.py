@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from app.database.database import Database
 from app.database.driver import driver_error
 from app.database.statements import Reader, Statement, read, text_literal, user_id, write
+from app.entities.writing import is_there
 from app.errors import StartupError
 from app.models import TASKS
-from app.tasks.writing import is_there
 
 BATCH = 1000
 _AFTER = func.users_after(bindparam("last", type_=Uuid), bindparam("most", type_=Integer))

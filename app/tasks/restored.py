@@ -18,9 +18,9 @@ from sqlalchemy import ARRAY, Integer, Text, Uuid, any_, bindparam, func, litera
 from app.database import fingerprint
 from app.database.database import Database
 from app.database.statements import Statement, user_id, write
+from app.entities.writing import clock, is_there, notice
 from app.errors import StartupError, Unauthenticated, Unavailable
 from app.models import CLOCKS, STATE, TASKS, USERS
-from app.tasks.writing import clock, is_there, notice
 
 SMALLEST_JUMP, LARGEST_JUMP = 50_000_000, 100_000_000
 # The last clock from which a jump leaves as much room again for writes.

@@ -11,35 +11,24 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from app.database.statements import Reader
+from app.entities.entity import Few, Shape
 from app.models import TAGS, TASKS
-from app.tasks.filters import Shape
 
 FEW = 200
 
 
-class Tagged:
-    """One row that stands before a page: how many tasks have the tags, as far as that matters, and their ids."""
-
-    def __init__(self, me: Reader, name: str, parameter: str) -> None:
-        tags = bindparam(parameter, type_=ARRAY(Text))
-        self.row = _having(me, TAGS.c.tag == any_(tags)) if name == "tagsAny" else _rarest(me, tags)
-
-    @property
-    def few(self) -> ColumnElement[bool]:
-        """Whether the ids are all there are."""
-        return self.row.c.count <= literal_column(str(FEW))
-
-    @property
-    def has(self) -> ColumnElement[bool]:
-        """Whether a task is one of them."""
-        # Not `= ANY`: with that, a plan for any user may go through another index than the key's.
-        return TASKS.c.id.in_(select(func.unnest(self.row.c.ids)))
-
-
-def wanted(shape: Shape) -> tuple[str, str] | None:
-    """The condition on tags that all tasks of a filter meet, as its name and parameter."""
+def tagged(me: Reader, shape: Shape) -> Few | None:
+    """The tasks with the tags of a filter, if all tasks that match must have them."""
     _, parts = shape
-    return next((part for part in parts if part[0] in {"tagsAll", "tagsAny"}), None)
+    wanted = next((part for part in parts if part[0] in {"tagsAll", "tagsAny"}), None)
+    if wanted is None:
+        return None
+    name, parameter = wanted
+    tags = bindparam(parameter, type_=ARRAY(Text))
+    row = _having(me, TAGS.c.tag == any_(tags)) if name == "tagsAny" else _rarest(me, tags)
+    # Not `= ANY`: with that, a plan for any user may go through another index than the key's.
+    has = TASKS.c.id.in_(select(func.unnest(row.c.ids)))
+    return Few(row, row.c.count <= literal_column(str(FEW)), has)
 
 
 def _having(me: Reader, tag: ColumnElement[bool], *outer: FromClause) -> LateralFromClause:

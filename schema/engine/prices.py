@@ -19,8 +19,7 @@ from graphql import (
     VariableNode,
 )
 
-from app.tasks.ordering import INDEXED
-from app.tasks.repository import (
+from app.entities.repository import (
     DEFAULT_CHANGE_PAGE,
     DEFAULT_PAGE,
     LARGEST_CHANGE_PAGE,
@@ -28,6 +27,7 @@ from app.tasks.repository import (
     MOST_AT_ONCE,
     MOST_CREATED,
 )
+from app.tasks.fields import TASK
 
 # The arguments that say how many rows a field touches, and the most they can be: beyond that the field itself refuses
 # them, before it touches any.
@@ -46,6 +46,7 @@ FILTERS, ORDER = ("filter", "where"), "orderBy"
 ROWS_OF = {"search": 100, "tagsAll": 20, "tagsAny": 20, "or": 20}
 # An order that no index has sorts all tasks.
 ROWS_OF_A_SORT = 100
+INDEXED = {name for name, key in TASK.sort_keys.items() if key.indexed}
 MOST_DIGITS = 10
 
 

@@ -1,7 +1,8 @@
-"""Opaque cursors and sync tokens: places among a user's tasks, made by what reads them, checked before any SQL.
+"""Opaque cursors and sync tokens: places among a user's rows, made by what reads them, checked before any SQL.
 
-Both are base64url of six bytes of SHA-256 and what they hold. A cursor holds a JSON array: the order's name, then the
-sort keys. A sync token holds a clock; between the pages of one sync it is a task's last write, its id, and the base.
+Both are base64url of six bytes of SHA-256 and what they hold. A cursor holds a JSON array: the name of the list and its
+order, then the sort keys. A sync token holds a clock; between the pages of one sync it is a row's last write, its id,
+and the base.
 The hash covers the user's id: a cursor that is damaged or somebody else's is refused, and such a token leads to the
 beginning. It is no secret: a forgery would only be a place to start reading one's own tasks.
 """
@@ -25,19 +26,19 @@ _POINT = re.compile(r"(\d{1,10})(?: ([0-9a-f-]{36}) (\d{1,10}))?", re.ASCII)
 
 
 class SyncPoint(NamedTuple):
-    """How far a copy of a user's tasks has come: all writes up to this one, of this task, are in it.
+    """How far a copy of a user's rows has come: all writes up to this one, of this row, are in it.
 
     It has nothing of what was in the trash when the clock stood at `base`.
     """
 
     version: int
-    task: UUID
+    row_id: UUID
     base: int
 
     @property
     def safe(self) -> int:
         """The clock up to which purges remove nothing that the copy has, and was not told of."""
-        return max(self.base, self.version if self.task == LAST_ID else self.version - 1)
+        return max(self.base, self.version if self.row_id == LAST_ID else self.version - 1)
 
     @property
     def latest(self) -> int:
@@ -71,8 +72,15 @@ def decoded(cursor: str, order: str, owner: UUID) -> list[Any]:
     except (ValueError, TypeError, RecursionError):
         raise BadUserInput("The cursor is damaged, or comes from another user's list.") from None
     if name != order:
-        raise BadUserInput("The cursor comes from a list in another order; use it with the orderBy it was made with.")
+        raise _of_another(str(name), order)
     return list(keys)
+
+
+def _of_another(name: str, order: str) -> BadUserInput:
+    wanted, made_for = order.partition(" ")[0], name.partition(" ")[0]
+    if made_for == wanted:
+        return BadUserInput("The cursor comes from a list in another order; use it with the orderBy it was made with.")
+    return BadUserInput(f"The cursor does not come from the list `{wanted}`; use it with the field it was made by.")
 
 
 def sync_token(version: int, owner: UUID) -> str:
@@ -87,8 +95,8 @@ def sync_point(token: str | None, owner: UUID) -> SyncPoint:
         found = token is not None and _POINT.fullmatch(_opened(token, owner).decode())
         if not found:
             return BEGINNING
-        version, task, base = found.groups()
-        return SyncPoint(_clock(version), UUID(task) if task else LAST_ID, _clock(base or version))
+        version, row, base = found.groups()
+        return SyncPoint(_clock(version), UUID(row) if row else LAST_ID, _clock(base or version))
     except ValueError:
         return BEGINNING
 

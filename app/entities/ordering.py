@@ -1,34 +1,20 @@
-"""Orders of tasks and the keyset conditions that continue them. The id ends every order, so that no two tasks tie."""
+"""Orders, and the keyset conditions that continue them. The id ends every order, so that no two rows tie."""
 
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import (
-    BindParameter,
-    ColumnElement,
-    Date,
-    DateTime,
-    SmallInteger,
-    Text,
-    Uuid,
-    and_,
-    bindparam,
-    cast,
-    func,
-    or_,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, Integer, Text, Uuid, and_, bindparam, cast, or_, tuple_
 from sqlalchemy.types import TypeEngine
 
+from app.entities import cursors
+from app.entities.entity import Entity, SortKey
+from app.entities.kinds import id_value
 from app.errors import BadUserInput
-from app.models import TASKS, due_sort
-from app.tasks import cursors
-from app.tasks.problems import storable, utc
+
+Keys = Sequence[ColumnElement[Any]]
 
 
 class OrderBy(NamedTuple):
@@ -41,71 +27,27 @@ class OrderBy(NamedTuple):
 NEWEST_FIRST = (OrderBy("CREATED_AT", descending=True),)
 
 
-@dataclass(frozen=True, slots=True)
-class SortKey:
-    """What a term sorts by, its SQL type, and how its value is read from a cursor."""
-
-    expression: ColumnElement[Any]
-    type: TypeEngine[Any]
-    read: Callable[[Any], object]
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return storable(value, "The cursor")
-
-
-def _small_integer(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**15:
-        raise ValueError
-    return value
-
-
-def _due(value: Any) -> str:
-    return value if value == "infinity" else date.fromisoformat(value).isoformat()
-
-
-def _instant(value: Any) -> str:
-    return utc(datetime.fromisoformat(value))
-
-
-SORT_KEYS = {
-    "CREATED_AT": SortKey(TASKS.c.created_at, DateTime(timezone=True), _instant),
-    "UPDATED_AT": SortKey(TASKS.c.updated_at, DateTime(timezone=True), _instant),
-    "DUE_DATE": SortKey(due_sort, Date(), _due),
-    "PRIORITY": SortKey(TASKS.c.priority, SmallInteger(), _small_integer),
-    "POSITION": SortKey(TASKS.c.position, Text(collation="C"), _text),
-    "TITLE": SortKey(func.lower(TASKS.c.title), Text(), _text),
-    "ID": SortKey(TASKS.c.id, Uuid(), lambda value: str(UUID(value))),
-}
-
-
-Keys = Sequence[ColumnElement[Any]]
-
-INDEXED = {"CREATED_AT", "UPDATED_AT", "DUE_DATE", "POSITION"}
-
-
 @lru_cache(128)
-def ordered(terms: tuple[OrderBy, ...]) -> "Order":
+def ordered(entity: Entity, terms: tuple[OrderBy, ...]) -> "Order":
     """The order of these terms, the same one each time: statements are kept by it."""
-    return Order(terms)
+    return Order(entity, terms)
 
 
 class Order:
     """A total order: the terms asked for, then the id in the last term's direction."""
 
-    def __init__(self, terms: tuple[OrderBy, ...]) -> None:
+    def __init__(self, entity: Entity, terms: tuple[OrderBy, ...]) -> None:
         if len({term.field for term in terms}) < len(terms):
             raise BadUserInput("orderBy names a field twice.")
         terms = terms or NEWEST_FIRST
         self.terms = (*terms, OrderBy("ID", terms[-1].descending))
-        self.name = " ".join(("-" if term.descending else "+") + term.field for term in self.terms)
-        self.keys = [SORT_KEYS[term.field] for term in self.terms]
+        # Cursors hold it: one list's cursor leads nowhere in another list, nor in another order.
+        self.name = " ".join([entity.many, *(("-" if term.descending else "+") + term.field for term in self.terms)])
+        self.keys = [entity.sort_keys[term.field] for term in terms] + [_id_key(entity)]
 
     @property
     def has_index(self) -> bool:
-        return len(self.terms) == 2 and self.terms[0].field in INDEXED  # noqa: PLR2004 - the field and the id
+        return len(self.keys) == 2 and self.keys[0].indexed  # noqa: PLR2004 - the field and the id
 
     @property
     def expressions(self) -> list[ColumnElement[Any]]:
@@ -132,7 +74,7 @@ class Order:
     def beyond(
         self, prefix: str, *, backward: bool, inclusive: bool = False, keys: Keys | None = None
     ) -> ColumnElement[bool]:
-        """The tasks after the keys bound as prefix_0, prefix_1, … (before them when backward)."""
+        """The rows after the keys bound as prefix_0, prefix_1, … (before them when backward)."""
         expressions = keys or self.expressions
         bounds = [_bound(f"{prefix}_{place}", key.type) for place, key in enumerate(self.keys)]
         falling = [term.descending != backward for term in self.terms]
@@ -162,12 +104,12 @@ def _ahead(key: Any, bound: Any, *, falling: bool, inclusive: bool) -> ColumnEle
     return result
 
 
+def _id_key(entity: Entity) -> SortKey:
+    return SortKey(entity.table.c.id, Uuid(), id_value)
+
+
 def _bound(name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
     """A bound key. Dates travel as text: the driver would read 9999-12-31 as infinity."""
-    if isinstance(type_, SmallInteger):
+    if isinstance(type_, Integer):
         return bindparam(name, type_=type_)
-    return cast(text_parameter(name), type_)
-
-
-def text_parameter(name: str) -> BindParameter[str]:
-    return bindparam(name, type_=Text)
+    return cast(bindparam(name, type_=Text), type_)

@@ -1,10 +1,10 @@
-"""The change feed: tasks in the order of their last writes, from a place on, as one page's JSON.
+"""The change feed: rows in the order of their last writes, from a place on, as one page's JSON.
 
-`tasks.version` is the user's clock at the task's last write, and writes of a user commit in its order: a snapshot that
-has the clock at N has all writes up to N. A task that is written again moves to the end. One write may stamp many
-tasks, and a page may end among them: their ids order them.
+A row's `version` is the user's clock at its last write, and writes of a user commit in its order: a snapshot that
+has the clock at N has all writes up to N. A row that is written again moves to the end. One write may stamp many
+rows, and a page may end among them: their ids order them.
 
-A purge takes away what tells that a task was removed. Where the copy may have a task that went this way, it has to
+A purge takes away what tells that a row was removed. Where the copy may have a row that went this way, it has to
 begin anew: it has none of those whose removal it was told of, or whose removal came before it began.
 """
 
@@ -32,7 +32,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.database.rendering import (
-    TASK_FIELDS,
     TYPE_NAME,
     Field,
     Selection,
@@ -40,28 +39,29 @@ from app.database.rendering import (
     json_object,
     plain,
     quoted,
-    task_json,
 )
 from app.database.statements import Reader, Statement, read, text_literal
-from app.models import CLOCKS, TASKS
-from app.tasks.cursors import sealed
+from app.entities.cursors import sealed
+from app.entities.entity import Entity
+from app.models import CLOCKS
 
 _ZERO: ColumnElement[int] = literal_column("0")
 _NIL = literal_column(f"'{UUID(int=0)}'::uuid", Uuid)
 
 
-def page(selection: Selection) -> Statement:
-    """At most `size` changes after the point `version`, `task`, `base`; see app.cursor.SyncPoint."""
-    return read(lambda me: _Page(selection, me).body())
+def page(entity: Entity, selection: Selection) -> Statement:
+    """At most `size` changes after the point `version`, `row_id`, `base`; see app.entities.cursors.SyncPoint."""
+    return read(lambda me: _Page(entity, selection, me).body())
 
 
-def whole() -> Selection:
+def whole(entity: Entity) -> Selection:
     """All that subscribers can ask of a page: one read serves them all, whatever each of them is shown of it."""
-    task = Selection("Task", _leaves(TYPE_NAME, *TASK_FIELDS))
-    upserted = Selection("TaskUpserted", (*_leaves(TYPE_NAME, "token"), Field("task", "task", task)))
-    removed = Selection("TaskRemoved", _leaves(TYPE_NAME, "token", "taskId"))
+    name, one = entity.type_name, entity.one
+    row = Selection(name, _leaves(TYPE_NAME, *entity.fields))
+    upserted = Selection(f"{name}Upserted", (*_leaves(TYPE_NAME, "token"), Field(one, one, row)))
+    removed = Selection(f"{name}Removed", _leaves(TYPE_NAME, "token", f"{one}Id"))
     changes = Field("changes", "changes", None, (upserted, removed))
-    return Selection("TaskChangePage", (*_leaves("token", "hasMore", "fullSync"), changes))
+    return Selection(f"{name}ChangePage", (*_leaves("token", "hasMore", "fullSync"), changes))
 
 
 def _leaves(*names: str) -> tuple[Field, ...]:
@@ -81,8 +81,8 @@ def clock() -> Statement:
 class _Page:
     """The parts of a page, over where it starts and the rows from there, of which there is one more than is shown."""
 
-    def __init__(self, selection: Selection, me: Reader) -> None:
-        self.selection = selection
+    def __init__(self, entity: Entity, selection: Selection, me: Reader) -> None:
+        self.entity, self.selection = entity, selection
         self.size = bindparam("size", type_=Integer)
         self.start = _start(me)
         self.rows = self._rows(me)
@@ -94,11 +94,12 @@ class _Page:
         )
 
     def _rows(self, me: Reader) -> Subquery:
-        order = (TASKS.c.version, TASKS.c.id)
+        table = self.entity.table
+        order = (table.c.version, table.c.id)
         place = func.row_number().over(order_by=order).label("place")
-        beyond = tuple_(*order) > tuple_(self.start.c.version, self.start.c.task)
-        known = or_(TASKS.c.deleted_at.is_(None), TASKS.c.version > self.start.c.base)
-        rows = select(*TASKS.c, place).where(me.owns(TASKS), beyond, known).order_by(*order)
+        beyond = tuple_(*order) > tuple_(self.start.c.version, self.start.c.row_id)
+        known = or_(table.c.deleted_at.is_(None), table.c.version > self.start.c.base)
+        rows = select(*table.c, place).where(me.owns(table), beyond, known).order_by(*order)
         return rows.limit(self.size + literal_column("1")).correlate(me.row, self.start).subquery("page")
 
     def _listed(self, me: Reader) -> FromClause:
@@ -112,20 +113,17 @@ class _Page:
         return self.selection.entries("changes")
 
     def _list(self, entry: Field) -> ColumnElement[str]:
-        upserted = json_object(entry.member("TaskUpserted"), self._change_field)
-        removed = json_object(entry.member("TaskRemoved"), self._change_field)
+        upserted = json_object(entry.member(f"{self.entity.type_name}Upserted"), self._change_field)
+        removed = json_object(entry.member(f"{self.entity.type_name}Removed"), self._change_field)
         change = case((self.rows.c.deleted_at.is_(None), upserted), else_=removed)
         changes = func.string_agg(change, aggregate_order_by(text_literal(","), self.rows.c.place))
         shown = changes.filter(self.rows.c.place <= self.size)
         return joined([text_literal("["), func.coalesce(shown, text_literal(""), type_=Text), text_literal("]")])
 
     def _change_field(self, entry: Field) -> ColumnElement[str]:
-        match entry.name:
-            case "task":
-                return task_json(entry.inner, self.rows.c)
-            case "taskId":
-                return quoted(self.rows.c.id)
-        return quoted(sealed(self._mark()))
+        if entry.name == "token":
+            return quoted(sealed(self._mark()))
+        return quoted(self.rows.c.id) if entry.selection is None else self.entity.json(entry.inner, self.rows.c)
 
     def _mark(self) -> ColumnElement[str]:
         """What a token holds that leads on from a row."""
@@ -155,7 +153,7 @@ def _start(me: Reader) -> Subquery:
         now.c.version.label("clock"),
         lost.label("full"),
         case((lost, _ZERO), else_=_number("version")).label("version"),
-        case((lost, _NIL), else_=bindparam("task", type_=Uuid)).label("task"),
+        case((lost, _NIL), else_=bindparam("row_id", type_=Uuid)).label("row_id"),
         case((lost, now.c.version), else_=_number("base")).label("base"),
     ).subquery("start")
 

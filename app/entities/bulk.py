@@ -1,0 +1,205 @@
+"""The statements that write many rows at once: all that are selected, or none."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    Boolean,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    column,
+    exists,
+    func,
+    literal_column,
+    not_,
+    null,
+    or_,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy import update as sql_update
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
+
+from app.database.rendering import Selection, joined
+from app.database.statements import Statement, text_literal, user_id, write
+from app.entities.content import parameters
+from app.entities.entity import Contents, Entity, Shape
+from app.entities.filters import condition
+from app.entities.writing import (
+    NOW,
+    QUOTA,
+    clock,
+    count_after,
+    differs,
+    is_there,
+    notice,
+    ranked_position,
+    version_after,
+)
+
+# Lists go over the wire as text[], which the driver knows: others would cost it a look into the catalog.
+_IDS = cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid))
+
+
+class Many(NamedTuple):
+    """The shape of a write of many rows: what is done, the columns it sets, and the filter; None selects by ids."""
+
+    kind: str
+    columns: tuple[str, ...]
+    filter: Shape | None
+
+
+def create(entity: Entity, payload: Selection) -> Statement:
+    """Insert rows, all or none.
+
+    None where an id is taken by other content: `places` says which. None where the user would own more than is
+    allowed: `owned` then says how many there are.
+    """
+    now, given, table = clock(entity.counter), _given(entity), entity.table
+    present = select(table).where(table.c.user_id == user_id(), _is_among(table.c.id, given)).cte("present")
+    changed = or_(*(present.c[name].is_distinct_from(given.c[name]) for name in entity.at_creation))
+    taken = select(given.c.place).join(present, present.c.id == given.c.id).where(changed).cte("taken")
+    is_new = given.c.id.not_in(select(present.c.id))
+    more = select(func.count()).select_from(given).where(is_new).scalar_subquery()
+    excess = _excess(now.c[entity.counter.name], more)
+    free = not_(or_(is_there(taken), is_there(excess)))
+    columns = _inserted(entity, given, now)
+    new = select(*columns.values()).select_from(given.join(now, true())).where(free, is_new)
+    inserted = insert(table).from_select(list(columns), new).on_conflict_do_nothing()
+    written = inserted.returning(*table.c).cte("written")
+    current = union_all(select(written), select(present)).cte("current")
+    places = cast(func.array(select(taken.c.place).order_by(taken.c.place).scalar_subquery()), ARRAY(Text))
+    rows = current.join(given, given.c.id == current.c.id)
+    lists = _lists(entity, payload, current, rows, given.c.place, free)
+    affected = select(func.count()).select_from(rows).where(free).scalar_subquery()
+    owned = select(excess.c.owned).scalar_subquery()
+    return replace(_many(entity, now, written, lists, affected, places, owned=owned), repeatable=True)
+
+
+def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
+    """Update, delete or restore what is selected, unless that is more than `at_most`."""
+    now, table, by_ids = clock(), entity.table, shape.filter is None
+    selected = table.c.id == any_(_IDS) if shape.filter is None else condition(entity, shape.filter)
+    live = table.c.deleted_at.is_(None) if shape.kind == "update" else true()
+    matched = select(table).where(table.c.user_id == user_id(), selected, live).cte("matched")
+    within = select(func.count() <= bindparam("at_most", type_=Integer)).select_from(matched).scalar_subquery()
+    values, due = _values(entity, shape)
+    written = (
+        sql_update(table)
+        .values(**values, version=select(now.c.version).scalar_subquery(), updated_at=NOW)
+        .where(table.c.user_id == user_id(), _is_among(table.c.id, matched), due)
+        .where(within, not_(bindparam("dry_run", type_=Boolean)))
+        .returning(*table.c)
+        .cte("written")
+    )
+    untouched = select(matched).where(matched.c.id.not_in(select(written.c.id)))
+    current = union_all(select(written), untouched).cte("current")
+    lists = _lists(entity, payload, current, current, current.c.id, within)
+    total = select(func.count()).select_from(matched).scalar_subquery()
+    return _many(entity, now, written, lists, total, _missing(matched) if by_ids else null())
+
+
+def _excess(count: ColumnElement[int], more: ColumnElement[int]) -> CTE:
+    """A row with how many rows the user has, if so many more are too many. None more are never too many."""
+    too_many = and_(more > literal_column("0"), count + more > QUOTA)
+    return select(count.label("owned")).where(too_many).cte("excess")
+
+
+def _is_among(row_id: ColumnElement[Any], rows: CTE) -> ColumnElement[bool]:
+    """As an array, to look the primary key up by: a join is planned for one row where statistics are missing."""
+    return row_id == any_(func.array(select(rows.c.id).scalar_subquery(), type_=ARRAY(Uuid)))
+
+
+def _given(entity: Entity) -> CTE:
+    """The rows to make, from one JSON array."""
+    rows = func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB)).table_valued(
+        column("place", Integer),
+        column("id", Uuid),
+        *(column(name, content.cast or content.bound) for name, content in entity.at_creation.items()),
+        name="rows",
+    )
+    return select(rows.render_derived(with_types=True)).cte("given")
+
+
+def _inserted(entity: Entity, given: CTE, now: CTE) -> dict[str, ColumnElement[Any]]:
+    return {
+        "user_id": user_id(),
+        "id": given.c.id,
+        "position": ranked_position(now.c.version, given.c.place),
+        "version": now.c.version,
+        "created_at": NOW,
+        "updated_at": NOW,
+        **{name: given.c[name] for name in entity.at_creation},
+    }
+
+
+def _values(entity: Entity, shape: Many) -> tuple[Contents, ColumnElement[bool]]:
+    """What is set, and which of the selected rows are not so already."""
+    row = entity.table.c
+    if shape.kind == "delete":
+        return {"deleted_at": NOW}, row.deleted_at.is_(None)
+    if shape.kind == "restore":
+        return {"deleted_at": null()}, row.deleted_at.is_not(None)
+    content = parameters(entity, shape.columns)
+    return {**content, **entity.following(content, row)}, differs(entity, content)
+
+
+def _missing(matched: CTE) -> ColumnElement[Any]:
+    """The places, from 0, of the ids that select nothing."""
+    ids = func.unnest(_IDS).table_valued(column("id", Uuid), with_ordinality="place", name="ids")
+    ids = ids.render_derived()
+    unknown = select(ids.c.place - literal_column("1")).where(~exists().where(matched.c.id == ids.c.id))
+    return cast(func.array(unknown.order_by(ids.c.place).scalar_subquery()), ARRAY(Text))
+
+
+def _lists(  # noqa: PLR0913, PLR0917 - the parts of a statement
+    entity: Entity,
+    payload: Selection,
+    current: CTE,
+    rows: FromClause,
+    order: ColumnElement[Any],
+    shown: ColumnElement[bool],
+) -> list[ColumnElement[Any]]:
+    """The rows as a JSON list for each key that asks for them."""
+
+    def listed(selection: Selection) -> ColumnElement[Any]:
+        elements = func.string_agg(entity.json(selection, current.c), aggregate_order_by(text_literal(","), order))
+        text = joined([text_literal("["), func.coalesce(elements, text_literal(""), type_=Text), text_literal("]")])
+        return select(text).select_from(rows).where(shown).scalar_subquery()
+
+    return [
+        listed(entry.inner).label(f"{entity.many}_{place}") for place, entry in enumerate(payload.entries(entity.many))
+    ]
+
+
+def _many(  # noqa: PLR0913, PLR0917 - the parts of a statement
+    entity: Entity,
+    now: CTE,
+    written: CTE,
+    lists: list[ColumnElement[Any]],
+    affected: ColumnElement[Any],
+    places: ColumnElement[Any],
+    *,
+    owned: ColumnElement[Any] | None = None,
+) -> Statement:
+    changed = is_there(written)
+    columns = [
+        version_after(now, changed).label("version"),
+        affected.label("affected"),
+        places.label("places"),
+        notice(now, changed),
+        *lists,
+    ]
+    if owned is None:
+        return write(select(*columns).select_from(now), changed)
+    return write(select(*columns, owned.label("owned")).select_from(now), changed, count_after(entity, written))

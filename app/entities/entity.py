@@ -1,0 +1,176 @@
+"""What an entity is: a table of rows that belong to users, and one declaration of each of its fields.
+
+Everything that reads or writes an entity takes its columns from here: a field that is declared is rendered, written one
+by one and in bulk, checked, filtered and sorted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import BindParameter, Column, ColumnElement, FromClause, Table
+from sqlalchemy.types import TypeEngine
+
+from app.database.rendering import Columns, Selection, json_object
+from app.database.statements import Reader
+from app.entities.naming import api_name
+from app.entities.problems import Problem
+
+Check = Callable[[Any], Sequence[Problem]]
+Contents = Mapping[str, ColumnElement[Any]]
+Shape = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """How callers write a column.
+
+    `check` returns what is wrong with a value, with the path within the value where it has parts. `stored` converts a
+    correct value into the one to bind, null into what the column holds instead.
+    """
+
+    # The type of the parameter, and the type to cast it to: the driver needs a catalog lookup for lists other than
+    # text[], and reads the last representable day as infinity.
+    bound: TypeEngine[Any]
+    cast: TypeEngine[Any] | None = None
+    check: Check | None = None
+    stored: Callable[[Any], Any] | None = None
+    # Whether the input of a creation has it; only updates have it otherwise.
+    at_creation: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """What an order sorts by: an expression that is never null, its type, and how a cursor's JSON value is read.
+
+    `read` raises ValueError, TypeError, AttributeError or OverflowError for a value that no cursor of ours holds.
+    """
+
+    expression: ColumnElement[Any]
+    type: TypeEngine[Any]
+    read: Callable[[Any], object]
+    # Whether an index has the order, after the user.
+    indexed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition of a filter: the SQL that compares with a parameter, and the type of that parameter.
+
+    `value` converts the input into the value to bind, and names the input field in its errors. The SQL may be null:
+    filters count that as false, within `not` too.
+    """
+
+    sql: Callable[[BindParameter[Any]], ColumnElement[bool]]
+    bound: TypeEngine[Any]
+    value: Callable[[str, Any], Any] | None = None
+    # Whether an empty list is met by every row; it is then left out.
+    met_by_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of the API that is a column: its JSON, and what callers may do with it.
+
+    Conditions are named by their path in the filter input: `completed`, `due.gte`.
+    """
+
+    column: Column[Any]
+    json: Callable[[ColumnElement[Any]], ColumnElement[str]]
+    content: Content | None = None
+    sort: SortKey | None = None
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return api_name(self.column.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Few:
+    """How a page finds the rows of a selective condition without walking the index of its order.
+
+    `row` is one row to select from before the page, `few` whether the condition leaves only a few rows, and `has`
+    whether a row is one of them.
+    """
+
+    row: FromClause
+    few: ColumnElement[bool]
+    has: ColumnElement[bool]
+
+
+def _none_follow(_contents: Contents, _row: Columns | None) -> Contents:
+    return {}
+
+
+def _no_few(_me: Reader, _filter: Shape) -> Few | None:
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Entity:
+    """Rows that each belong to a user, with a version, a place in the manual order, and a trash.
+
+    The table has the columns `user_id`, `id`, `position`, `version`, `created_at`, `updated_at` and `deleted_at`.
+    `counter` is the column of `task_clocks` that counts a user's rows, for the quota.
+    """
+
+    type_name: str
+    # The name of one and of many in the API: task, tasks.
+    one: str
+    many: str
+    table: Table
+    counter: Column[int]
+    declared: tuple[Field, ...]
+    # Conditions that are not about a single field.
+    more_conditions: Mapping[str, Condition] = field(default_factory=dict)
+    # Columns that are written along with others, from what is written and the row before an update.
+    following: Callable[[Contents, Columns | None], Contents] = _none_follow
+    # For filters that have a selective condition with an index of its own.
+    few: Callable[[Reader, Shape], Few | None] = _no_few
+
+    @cached_property
+    def fields(self) -> Mapping[str, Field]:
+        """All fields by their names in the API."""
+        return {each.name: each for each in self.declared}
+
+    @cached_property
+    def contents(self) -> Mapping[str, Content]:
+        """What callers may write, by column."""
+        return {each.column.name: each.content for each in self.declared if each.content}
+
+    @cached_property
+    def at_creation(self) -> Mapping[str, Content]:
+        """What the input of a creation has, by column."""
+        return {name: content for name, content in self.contents.items() if content.at_creation}
+
+    @cached_property
+    def checks(self) -> Mapping[str, tuple[str, Check]]:
+        """The name in the API and the check, by column."""
+        return {name: (api_name(name), content.check) for name, content in self.contents.items() if content.check}
+
+    @cached_property
+    def conversions(self) -> Mapping[str, Callable[[Any], Any]]:
+        """What converts values that are not bound as they are, by column."""
+        return {name: content.stored for name, content in self.contents.items() if content.stored}
+
+    @cached_property
+    def sort_keys(self) -> Mapping[str, SortKey]:
+        """All sort keys by their names in the API: DUE_DATE."""
+        return {each.column.name.upper(): each.sort for each in self.declared if each.sort}
+
+    @cached_property
+    def conditions(self) -> Mapping[str, Condition]:
+        """All conditions by their paths in the filter input."""
+        of_fields = {path: condition for each in self.declared for path, condition in each.conditions.items()}
+        return {**of_fields, **self.more_conditions}
+
+    def json(self, selection: Selection, row: Columns) -> ColumnElement[str]:
+        """The SQL of a row's JSON."""
+
+        def shown(name: str) -> ColumnElement[str]:
+            declared = self.fields[name]
+            return declared.json(row[declared.column.name])
+
+        return json_object(selection, lambda entry: shown(entry.name))

@@ -1,0 +1,85 @@
+"""Filters: a tree of conditions becomes a shape, which a statement is compiled for, and bound values."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, bindparam, false, or_, true
+
+from app.entities.entity import Entity, Shape
+from app.errors import BadUserInput, LimitExceeded
+
+MOST_CONDITIONS = 50
+MOST_VALUES = 1000
+_NO_CONDITIONS = {"and", "or", "not", "trashed"}
+
+
+class Filter:
+    """The shape of a filter and the values to bind, under the names p0, p1 and so on."""
+
+    def __init__(self, entity: Entity, tree: Mapping[str, Any]) -> None:
+        self.values: dict[str, Any] = {}
+        self._known = entity.conditions
+        self._conditions = 0
+        rest = dict(tree)
+        self.trashed = bool(rest.pop("trashed", False))
+        self.shape: Shape = (self.trashed, self._shape(rest))
+
+    def _shape(self, tree: Mapping[str, Any]) -> Shape:
+        return tuple(part for name, value in tree.items() for part in self._parts(name, value))
+
+    def _parts(self, name: str, value: Any) -> list[Shape]:
+        match name:
+            case "and" | "or":
+                return [(name, tuple(self._nested(branch) for branch in value))]
+            case "not":
+                return [(name, self._nested(value))]
+        if isinstance(value, dict):
+            return [self._leaf(f"{name}.{end}", bound) for end, bound in value.items()]
+        if value == [] and self._known[name].met_by_empty:
+            self._count(1)
+            return []
+        return [self._leaf(name, value)]
+
+    def _count(self, conditions: int) -> None:
+        self._conditions += conditions
+        if self._conditions > MOST_CONDITIONS:
+            raise LimitExceeded(f"The filter has more than {MOST_CONDITIONS} conditions.")
+
+    def _nested(self, tree: Mapping[str, Any]) -> Shape:
+        """A filter within the filter. One without conditions of its own counts as one, whatever it nests."""
+        self._count(0 if tree.keys() - _NO_CONDITIONS else 1)
+        if tree.get("trashed"):
+            raise BadUserInput("trashed belongs on the outermost filter.")
+        return self._shape({name: value for name, value in tree.items() if name != "trashed"})
+
+    def _leaf(self, name: str, value: Any) -> Shape:
+        self._count(1)
+        if isinstance(value, list) and len(value) > MOST_VALUES:
+            raise LimitExceeded(f"filter.{name} lists {len(value)} values; the most is {MOST_VALUES}.")
+        parameter, convert = f"p{len(self.values)}", self._known[name].value
+        self.values[parameter] = convert(f"filter.{name}", value) if convert else value
+        return (name, parameter)
+
+
+def condition(entity: Entity, shape: Shape) -> ColumnElement[bool]:
+    """The SQL of a filter's shape."""
+    trashed, parts = shape
+    deleted_at = entity.table.c.deleted_at
+    return and_(deleted_at.is_not(None) if trashed else deleted_at.is_(None), _all(entity, parts))
+
+
+def _all(entity: Entity, parts: Sequence[Shape]) -> ColumnElement[bool]:
+    return and_(true(), *(_part(entity, name, rest) for name, rest in parts))
+
+
+def _part(entity: Entity, name: str, rest: Any) -> ColumnElement[bool]:
+    match name:
+        case "and":
+            return and_(true(), *(_all(entity, parts) for parts in rest))
+        case "or":
+            return or_(false(), *(_all(entity, parts) for parts in rest))
+        case "not":
+            # Not NOT: a condition on a column that is null is null, and so would be its opposite. This is true then.
+            return _all(entity, rest).self_group().is_not(true())
+    known = entity.conditions[name]
+    return known.sql(bindparam(rest, type_=known.bound))

@@ -1,0 +1,80 @@
+"""What fields of one kind have in common: rows' own fields, conditions on spans, and the values that cursors hold."""
+
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, DateTime, Table, Text, Uuid, any_, cast
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import TypeEngine
+
+from app.database.rendering import json_or_null, json_text, plain, quoted
+from app.entities.entity import Condition, Field, SortKey
+from app.entities.problems import identifier, storable, utc
+from app.errors import BadUserInput
+
+INSTANT = DateTime(timezone=True)
+# The driver is given lists as text[], the only list type that it knows without a look into the catalog.
+TEXTS = ARRAY(Text)
+
+
+def fields_of_rows(table: Table) -> tuple[Field, ...]:
+    """The fields that every entity has, and that callers do not write."""
+    row = table.c
+    ids = Condition(lambda bind: row.id == any_(cast(bind, ARRAY(Uuid))), TEXTS, _ids)
+    return (
+        Field(row.id, quoted, conditions={"ids": ids}),
+        Field(row.position, json_text, sort=SortKey(row.position, Text(collation="C"), text_value, indexed=True)),
+        Field(row.version, plain),
+        _moment_field(row.created_at, "created"),
+        _moment_field(row.updated_at, "updated"),
+        Field(row.deleted_at, json_or_null),
+    )
+
+
+def _moment_field(column: Any, condition: str) -> Field:
+    sort = SortKey(column, INSTANT, _instant_value, indexed=True)
+    return Field(column, json_text, sort=sort, conditions=span(condition, column, INSTANT, Text(), moment))
+
+
+def span(
+    name: str,
+    value: ColumnElement[Any],
+    type_: TypeEngine[Any],
+    bound: TypeEngine[Any],
+    convert: Callable[[str, Any], Any] | None = None,
+) -> Mapping[str, Condition]:
+    """The conditions of an input type with the fields `gte` and `lt`."""
+    return {
+        f"{name}.gte": Condition(lambda bind: value >= cast(bind, type_), bound, convert),
+        f"{name}.lt": Condition(lambda bind: value < cast(bind, type_), bound, convert),
+    }
+
+
+def moment(name: str, value: date) -> str:
+    """A day or a time as text: the driver would read the last day there is as infinity."""
+    try:
+        return utc(value) if isinstance(value, datetime) else value.isoformat()
+    except OverflowError:
+        raise BadUserInput(f"{name} is out of range; years go from 1 to 9999, in UTC.") from None
+
+
+def text_value(value: Any) -> str:
+    """Text in a cursor."""
+    if not isinstance(value, str):
+        raise TypeError
+    return storable(value, "The cursor")
+
+
+def id_value(value: Any) -> str:
+    """A UUID in a cursor."""
+    return str(UUID(value))
+
+
+def _instant_value(value: Any) -> str:
+    return utc(datetime.fromisoformat(value))
+
+
+def _ids(name: str, value: list[str]) -> list[str]:
+    return [str(identifier(item, name)) for item in value]

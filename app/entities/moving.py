@@ -1,0 +1,132 @@
+"""Moving a row in the manual order: a key between those of its new neighbours, found and written in one statement."""
+
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Exists,
+    Table,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    exists,
+    false,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy import update as sql_update
+
+from app.database.rendering import Selection
+from app.database.statements import Statement, text_literal, user_id, write
+from app.entities.entity import Entity
+from app.entities.writing import (
+    NOW,
+    Change,
+    clock,
+    first_position,
+    is_there,
+    last_position,
+    notice,
+    outcome,
+    present,
+    ranked_position,
+)
+
+# A key grows by a character with some five moves into the same gap; a longer one has all keys of the user made anew.
+LONGEST_KEY = 60
+
+
+def move(entity: Entity, payload: Selection, change: Change) -> Statement:
+    """Put a row before or after another, or at an end; one that stands there already stays as it is."""
+    before, now, table = present(entity, in_trash=False), clock(), entity.table
+    target = _target(table, change.kind, before, now)
+    fits = func.length(target.c.key) <= literal_column(str(LONGEST_KEY))
+    written = (
+        sql_update(table)
+        .values(position=target.c.key, version=select(now.c.version).scalar_subquery(), updated_at=NOW)
+        .where(table.c.user_id == user_id(), table.c.id == bindparam("id", type_=Uuid), table.c.deleted_at.is_(None))
+        .where(target.c.anchored, ~target.c.settled, fits)
+        .returning(*table.c)
+        .cte("written")
+    )
+    refusal = case(
+        (before.c.id.is_(None), text_literal("NOT_FOUND")),
+        (exists(select(target.c.key).where(~target.c.anchored)), text_literal("ANCHOR_NOT_FOUND")),
+        (exists(select(target.c.key).where(~target.c.settled, ~fits)), text_literal("CROWDED")),
+        else_=null(),
+    )
+    return outcome(entity, payload, now, before, written, refusal)
+
+
+def spread(entity: Entity) -> Statement:
+    """Give all rows of the user new keys of the same length, in the order that they have."""
+    now, table = clock(), entity.table
+    rank = func.row_number().over(order_by=(table.c.position, table.c.id)).label("rank")
+    ranks = select(table.c.id, rank).where(table.c.user_id == user_id()).cte("ranks")
+    version = select(now.c.version).scalar_subquery()
+    written = (
+        sql_update(table)
+        .values(position=ranked_position(version, ranks.c.rank), version=version, updated_at=NOW)
+        .where(table.c.user_id == user_id(), table.c.id == ranks.c.id)
+        .returning(table.c.id)
+        .cte("written")
+    )
+    changed = is_there(written)
+    return write(select(now.c.version, notice(now, changed)), changed)
+
+
+Place = tuple[ColumnElement[Any], ColumnElement[bool], ColumnElement[bool]]
+
+
+class _Others:
+    """The other rows of the user, those in the trash included."""
+
+    def __init__(self, table: Table) -> None:
+        self._rows = table.alias("others")
+        self.position = self._rows.c.position
+        self.owned = and_(self._rows.c.user_id == user_id(), self._rows.c.id != bindparam("id", type_=Uuid))
+
+    def exist(self, where: ColumnElement[bool]) -> Exists:
+        return exists(select(self._rows.c.id).where(self.owned, where))
+
+
+def _target(table: Table, kind: str, before: CTE, now: CTE) -> CTE:
+    """The key of the place, whether there is such a place, and whether the row stands there already."""
+    own, others = before.c.position, _Others(table)
+    place: Place
+    version = select(now.c.version).scalar_subquery()
+    # Also beside the first or last row: what is moved or made there next must come further out.
+    key = first_position(version) if kind in {"toStart", "before"} else last_position(version)
+    if kind in {"toStart", "toEnd"}:
+        passed = others.position < own if kind == "toStart" else others.position > own
+        place = (key, ~others.exist(passed), true())
+    else:
+        place = _beside(table, kind, before, key)
+    key, settled, anchored = place
+    return (
+        select(key.label("key"), settled.label("settled"), anchored.label("anchored")).select_from(before).cte("target")
+    )
+
+
+def _beside(table: Table, kind: str, before: CTE, outermost: ColumnElement[str]) -> Place:
+    anchor_id, others = bindparam("anchor", type_=Uuid), _Others(table)
+    live = and_(table.c.user_id == user_id(), table.c.deleted_at.is_(None), table.c.id == anchor_id)
+    anchor = select(table.c.position).where(live).scalar_subquery()
+    own, ahead = before.c.position, kind == "before"
+    position = others.position
+    side = position < anchor if ahead else position > anchor
+    order = position.desc() if ahead else position.asc()
+    nearest = select(position).where(others.owned, side).order_by(order).limit(literal_column("1")).scalar_subquery()
+    between = and_(position > own, position < anchor) if ahead else and_(position < own, position > anchor)
+    in_order = own < anchor if ahead else own > anchor
+    settled = or_(before.c.id == anchor_id, and_(in_order, ~others.exist(between)))
+    ends = (nearest, anchor) if ahead else (anchor, nearest)
+    key = case((nearest.is_(None), outermost), else_=func.position_between(*ends, type_=Text))
+    return key, func.coalesce(settled, false()), anchor.is_not(None)

@@ -1,0 +1,345 @@
+"""The rows of one user: every statement that reads or writes an entity starts here."""
+
+import json
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+import orjson
+
+from app.database.compiling import Statements
+from app.database.rendering import Selection
+from app.database.statements import Statement
+from app.entities import bulk, changes, moving, reading, writing
+from app.entities.content import problems, stored
+from app.entities.cursors import BEGINNING, SyncPoint, sync_point
+from app.entities.entity import Entity, Shape
+from app.entities.filters import Filter
+from app.entities.naming import words
+from app.entities.ordering import OrderBy, ordered
+from app.entities.problems import Problem, identifier
+from app.entities.reading import Page
+from app.errors import BadUserInput, FullSyncRequired, LimitExceeded
+from app.identifiers import uuid7
+from app.live.followers import Changes
+
+DEFAULT_PAGE = 20
+LARGEST_PAGE = 100
+DEFAULT_CHANGE_PAGE = 100
+LARGEST_CHANGE_PAGE = 1000
+MOST_CREATED = 100
+MOST_AT_ONCE = 1000
+NO_ROWS = "[]"
+
+Values = Mapping[str, Any]
+
+
+class Database(Protocol):
+    """What a repository needs of the database: a read in one round trip, and a write in a transaction of the user.
+
+    `quota` is how many rows of an entity each user may own, those in the trash included.
+    """
+
+    @property
+    def quota(self) -> int: ...
+
+    async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None: ...
+
+    async def write(self, owner: UUID, statement: Statement, values: Values) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which part of a list to show, in Relay's terms."""
+
+    first: int | None = None
+    after: str | None = None
+    last: int | None = None
+    before: str | None = None
+
+    @property
+    def backward(self) -> bool:
+        return self.last is not None
+
+    @property
+    def size(self) -> int:
+        """The page size; BadUserInput for one that is out of range."""
+        if self.first is not None and self.last is not None:
+            raise BadUserInput("Give first or last, not both.")
+        name, size = ("first", self.first) if self.last is None else ("last", self.last)
+        if size is not None and not 1 <= size <= LARGEST_PAGE:
+            raise BadUserInput(f"{name} must be from 1 to {LARGEST_PAGE}; it is {size}.")
+        return size or DEFAULT_PAGE
+
+
+class Written(NamedTuple):
+    """What a mutation did: the user's clock, the JSON of what it shows for each response key, and what it refused.
+
+    `absent` is the JSON of what it has nothing to show for.
+    """
+
+    version: int | None = None
+    shown: Mapping[str, str | None] = MappingProxyType({})
+    problems: Sequence[Problem] = ()
+    affected: int = 0
+    absent: str = "null"
+
+
+_CLOCK = changes.clock()
+
+
+@cache
+def followed(entity: Entity) -> Statement:
+    """What reads the changes of an entity for those who follow them."""
+    return changes.page(entity, changes.whole(entity))
+
+
+class Crowded(Exception):
+    """The key of a place would be too long."""
+
+
+class Repository:
+    """The rows of one entity and one user; nothing here can reach another user's."""
+
+    def __init__(self, entity: Entity, database: Database, owner: UUID, statements: Statements) -> None:
+        self._entity = entity
+        self._database = database
+        self._owner = owner
+        self._statements = statements
+
+    async def find(self, selection: Selection, row_id: str) -> str | None:
+        """One row as JSON, in the trash or not."""
+        wanted = identifier(row_id, "id")
+        statement = selection.statements.get("one") or await self._compiled(
+            selection, "one", lambda: reading.one(self._entity, selection)
+        )
+        return await self._read(statement, id=wanted)
+
+    async def page(
+        self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
+    ) -> str | None:
+        """A keyset page as a connection's JSON."""
+        order, wanted = ordered(self._entity, tuple(order_by)), Filter(self._entity, matching)
+        values = wanted.values | {"size": window.size}
+        values |= order.bound("after", window.after, self._owner) | order.bound("before", window.before, self._owner)
+        shape = wanted.shape, window.backward, window.after is not None, window.before is not None
+        key = order.name, *shape
+        statement = selection.statements.get(key) or await self._compiled(
+            selection, key, lambda: reading.page(self._entity, selection, Page(order, *shape))
+        )
+        return await self._read(statement, **values)
+
+    async def changes(self, selection: Selection, since: str | None, first: int | None) -> str | None:
+        """The first changes since a sync token, or all from the beginning, as a page's JSON."""
+        point, size = sync_point(since, self._owner), DEFAULT_CHANGE_PAGE if first is None else first
+        if not 1 <= size <= LARGEST_CHANGE_PAGE:
+            raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
+        statement = selection.statements.get("changes") or await self._compiled(
+            selection, "changes", lambda: changes.page(self._entity, selection)
+        )
+        return await self._read(statement, **_from(point), size=size)
+
+    async def token(self, since: str | None) -> str:
+        """The token to go on from: what is given, or that of now. FullSyncRequired where it is none of this user."""
+        if since is None:
+            return await self._read(_CLOCK) or ""
+        if sync_point(since, self._owner) == BEGINNING:
+            raise FullSyncRequired
+        return since
+
+    async def changes_since(self, token: str) -> Changes:
+        """The next changes since a token, whole, for those who follow them."""
+        values = _from(sync_point(token, self._owner))
+        page = orjson.loads(await self._read(followed(self._entity), **values, size=DEFAULT_CHANGE_PAGE) or "")
+        clock = sync_point(page["token"], self._owner).version
+        return Changes(page["changes"], page["token"], clock, more=page["hasMore"], full=page["fullSync"])
+
+    async def create(self, payload: Selection, given: Values) -> Written:
+        """Create a row. With an id of the client's, the same call again gives the row that is there."""
+        content = dict(given)
+        wanted, quota = content.pop("id", None), self._database.quota
+        if wanted is None:
+            return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), quota=quota)
+        row_id = identifier(wanted, "input.id")
+        if row_id == self._owner:
+            return Written(problems=[_own_id("input")])
+        return await self._write(payload, writing.create, "create", content, id=row_id, quota=quota)
+
+    async def update(self, payload: Selection, row_id: str, changes: Values, expected: int | None) -> Written:
+        """Change the fields that are given; a row that has them already stays as it is."""
+        return await self._write(payload, writing.update, "update", changes, **_one(row_id, expected))
+
+    async def delete(self, payload: Selection, row_id: str, expected: int | None) -> Written:
+        """Put a row in the trash."""
+        return await self._write(payload, writing.delete, "delete", {}, **_one(row_id, expected))
+
+    async def restore(self, payload: Selection, row_id: str) -> Written:
+        """Take a row out of the trash."""
+        return await self._write(payload, writing.restore, "restore", {}, **_one(row_id, None))
+
+    async def move(self, payload: Selection, row_id: str, place: str, anchor: str | None) -> Written:
+        """Put a row at the start or end of the manual order, or before or after another."""
+        values = {"anchor": identifier(anchor, f"to.{place}")} if anchor is not None else {}
+        values["id"] = identifier(row_id, "id")
+        try:
+            return await self._write(payload, moving.move, place, {}, **values)
+        except Crowded:
+            await self._database.write(self._owner, moving.spread(self._entity), {"user_id": self._owner})
+            return await self._write(payload, moving.move, place, {}, **values)
+
+    async def create_many(self, payload: Selection, given: Sequence[Values]) -> Written:
+        """Create rows, all or none."""
+        if wrong := self._wrong(given):
+            return Written(problems=wrong, absent=NO_ROWS)
+        rows, quota = [self._row(place, each) for place, each in enumerate(given)], self._database.quota
+        statement = payload.statements.get("create many") or await self._compiled(
+            payload, "create many", lambda: bulk.create(self._entity, payload)
+        )
+        values = {"user_id": self._owner, "rows": _json(rows), "quota": quota}
+        row = await self._database.write(self._owner, statement, values)
+        found = [self._taken(place) for place in row["places"]]
+        if row["owned"] is not None:
+            found.append(self._too_many(row["owned"], "inputs"))
+        return self._many(payload, row, found)
+
+    async def change_many(  # noqa: PLR0913 - the arguments of the field
+        self, payload: Selection, kind: str, where: Values, changes: Values, *, at_most: int, dry_run: bool
+    ) -> Written:
+        """Update, delete or restore the rows that are selected, unless they are more than `at_most`."""
+        if not 1 <= at_most <= MOST_AT_ONCE:
+            raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.")
+        if wrong := problems(self._entity, changes):
+            return Written(problems=wrong, absent=NO_ROWS)
+        content = stored(self._entity, changes)
+        shape, selecting = self._selected(kind, where)
+        many = bulk.Many(kind, tuple(content), shape)
+        statement = payload.statements.get(many) or await self._compiled(
+            payload, many, lambda: bulk.change(self._entity, payload, many)
+        )
+        values = {"user_id": self._owner, "at_most": at_most, "dry_run": dry_run, **content, **selecting}
+        row = await self._database.write(self._owner, statement, values)
+        return self._many(payload, row, self._bulk_problems(row, at_most))
+
+    def _wrong(self, given: Sequence[Values]) -> list[Problem]:
+        """What is wrong with rows to create, with their places in the field paths."""
+        if not 1 <= len(given) <= MOST_CREATED:
+            many = self._entity.many
+            few = f"create{many[0].upper()}{many[1:]} takes 1 to {MOST_CREATED} {words(many)}; these are {len(given)}."
+            return [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
+        ids = [identifier(each["id"], "inputs.id") if "id" in each else None for each in given]
+        paths = [("inputs", str(place)) for place in range(len(given))]
+        found = [wrong for each, path in zip(given, paths, strict=True) for wrong in problems(self._entity, each, path)]
+        found += [self._taken(place) for place, wanted in enumerate(ids) if wanted and wanted in ids[:place]]
+        return found + [_own_id(*path) for wanted, path in zip(ids, paths, strict=True) if wanted == self._owner]
+
+    async def _write(
+        self,
+        payload: Selection,
+        build: Callable[[Entity, Selection, writing.Change], Statement],
+        kind: str,
+        changes: Values,
+        **values: Any,
+    ) -> Written:
+        entity = self._entity
+        if wrong := problems(entity, changes):
+            return Written(problems=wrong)
+        content = stored(entity, changes)
+        change = writing.Change(kind, tuple(content), "expected" in values)
+        statement = payload.statements.get(change) or await self._compiled(
+            payload, change, lambda: build(entity, payload, change)
+        )
+        row = await self._database.write(self._owner, statement, {"user_id": self._owner, **content, **values})
+        if row["code"] == "CROWDED":
+            raise Crowded
+        one = entity.one
+        shown = {entry.key: row[f"{one}_{place}"] for place, entry in enumerate(payload.entries(one))}
+        refusal = [self._refusal(row)] if row["code"] else []
+        return Written(row["version"], shown, refusal)
+
+    def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
+        """The statement of a selection that it does not have yet."""
+        return self._statements.compiled(self._owner, selection, key, build)
+
+    def _row(self, place: int, given: Values) -> dict[str, Any]:
+        """A row to create, for the statement's JSON."""
+        content = stored(self._entity, {**dict.fromkeys(self._entity.at_creation), **given})
+        return {**content, "place": place, "id": str(given.get("id") or uuid7())}
+
+    def _selected(self, kind: str, where: Values) -> tuple[Shape | None, dict[str, Any]]:
+        """The shape of a selector, and the values bound in it. What is restored is in the trash."""
+        if "ids" in where:
+            if len(where["ids"]) > MOST_AT_ONCE:
+                raise LimitExceeded(f"where.ids lists {len(where['ids'])} ids; the most is {MOST_AT_ONCE}.")
+            return None, {"ids": [str(identifier(row_id, "where.ids")) for row_id in where["ids"]]}
+        wanted = Filter(self._entity, where["filter"])
+        if wanted.trashed and kind != "restore":
+            many = words(self._entity.many).capitalize()
+            raise BadUserInput(f"{many} in the trash can only be restored; leave trashed out.")
+        return (kind == "restore", *wanted.shape[1:]), wanted.values
+
+    def _many(self, payload: Selection, row: Mapping[str, Any], found: list[Problem]) -> Written:
+        many = self._entity.many
+        shown = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(payload.entries(many))}
+        refused = any(problem.code != "NOT_FOUND" for problem in found)
+        return Written(row["version"], shown, found, 0 if refused else row["affected"], NO_ROWS)
+
+    def _bulk_problems(self, row: Mapping[str, Any], at_most: int) -> list[Problem]:
+        if row["affected"] > at_most:
+            text = f"{row['affected']} {words(self._entity.many)} match, and atMost is {at_most}; nothing was changed."
+            return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
+        missing = refusal(self._entity, "NOT_FOUND")
+        return [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
+
+    def _refusal(self, row: Mapping[str, Any]) -> Problem:
+        if row["code"] == "LIMIT_EXCEEDED":
+            return self._too_many(row["owned"], "input")
+        return refusal(self._entity, row["code"])
+
+    def _taken(self, place: int | str) -> Problem:
+        return replace(refusal(self._entity, "ID_TAKEN"), field=("inputs", str(place), "id"))
+
+    def _too_many(self, owned: int, field: str) -> Problem:
+        text = (
+            f"You own {owned:,} {words(self._entity.many)}, those in the trash included, and may own"
+            f" {self._database.quota:,}: nothing was created. Create fewer, or ask who runs this server to empty the"
+            " trash or to raise the limit."
+        )
+        return Problem("LIMIT_EXCEEDED", text, (field,))
+
+    def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
+        return self._database.read(self._owner, statement, {"user_id": self._owner, **values})
+
+
+def refusal(entity: Entity, code: str) -> Problem:
+    """The problem that a writing statement tells by its code."""
+    one = words(entity.one)
+    return {
+        "NOT_FOUND": Problem("NOT_FOUND", f"You have no such {one}.", ("id",)),
+        "VERSION_CONFLICT": Problem(
+            "VERSION_CONFLICT", f"The {one} was changed since; look at it and try again.", ("expectedVersion",)
+        ),
+        "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"You have no such {one} to move to.", ("to",)),
+        "ID_TAKEN": Problem("ID_TAKEN", f"You have another {one} with this id.", ("input", "id")),
+    }[code]
+
+
+def _from(point: SyncPoint) -> dict[str, Any]:
+    """What says where a page of changes begins."""
+    return point._asdict() | {"safe": point.safe, "latest": point.latest}
+
+
+def _one(row_id: str, expected: int | None) -> dict[str, Any]:
+    """What says which row a change is for."""
+    values: dict[str, Any] = {"id": identifier(row_id, "id")}
+    return values if expected is None else {**values, "expected": expected}
+
+
+def _own_id(*path: str) -> Problem:
+    return Problem("INVALID", "This id is your account's; choose another.", (*path, "id"))
+
+
+def _json(rows: list[dict[str, Any]]) -> str:
+    return json.dumps(rows, ensure_ascii=False)

@@ -1,0 +1,252 @@
+"""The statements that write: each changes one row under the user's locked clock and renders what it then is.
+
+The user is acted as and the clock has moved on when such a statement is executed to write (`statements.write`), so its
+snapshot holds all earlier writes of the user. Where it changes nothing, it moves the clock back. `create_new` reads
+nothing, and does all in one execution.
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Integer,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    cast,
+    column,
+    exists,
+    false,
+    func,
+    literal_column,
+    not_,
+    null,
+    or_,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy import (
+    update as sql_update,
+)
+from sqlalchemy.dialects.postgresql import Insert, insert
+
+from app.database.rendering import Selection
+from app.database.statements import CHANNEL, Statement, compiled, text_literal, user_id, write
+from app.entities.content import parameters
+from app.entities.entity import Contents, Entity
+from app.live.watching import nobody_follows
+from app.models import CLOCKS
+
+# The statement's time and not the transaction's: it begins before the clock is waited for.
+NOW = func.statement_timestamp()
+# How many rows a user may own, those in the trash included.
+QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
+
+
+class Change(NamedTuple):
+    """The shape of a write: one compiled statement for each."""
+
+    kind: str
+    columns: tuple[str, ...]
+    expects_version: bool = False
+
+
+def create(entity: Entity, payload: Selection, change: Change) -> Statement:
+    """Insert a row, unless the id is there already: then the same content is the same row, other content refused.
+
+    A user who owns as many as allowed gets no other; `owned` says how many she had before.
+    """
+    before, now = present(entity), clock(entity.counter)
+    count = now.c[entity.counter.name]
+    has_room = count < QUOTA
+    inserted = _inserted(entity, change, now, has_room).on_conflict_do_nothing()
+    written = inserted.returning(*entity.table.c).cte("written")
+    same = and_(
+        *(before.c[name].is_not_distinct_from(value) for name, value in parameters(entity, change.columns).items())
+    )
+    refusal = case(
+        (is_there(written), null()),
+        (same, null()),
+        (and_(before.c.id.is_(None), not_(has_room)), text_literal("LIMIT_EXCEEDED")),
+        else_=text_literal("ID_TAKEN"),
+    )
+    return replace(outcome(entity, payload, now, before, written, refusal, owned=count.label("owned")), repeatable=True)
+
+
+def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
+    """Insert a row with an id that was made for it. It reads nothing, so that its snapshot may be older than its lock.
+
+    The user is acted as before the clock is moved on, and the clock before the row is written: each takes what the one
+    before has returned. For a user at her quota the clock stays as it is, and the statement has no row.
+    """
+    acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
+    one, counter = literal_column("1", Integer), entity.counter
+    first = insert(CLOCKS).from_select(["user_id", "version", counter.name], select(acting.c.user_id, one, one))
+    later = first.on_conflict_do_update(
+        index_elements=[CLOCKS.c.user_id],
+        set_={"version": CLOCKS.c.version + one, counter.name: counter + one},
+        where=counter < QUOTA,
+    )
+    now = later.returning(CLOCKS.c.version).cte("clock")
+    written = _inserted(entity, change, now).returning(*entity.table.c).cte("written")
+    row = select(null().label("code"), now.c.version, notice(now, true()), *_shown(entity, payload, written))
+    again = create(entity, payload, change)
+    return replace(compiled(row.select_from(now.join(written, true()))), repeatable=True, again=again)
+
+
+def _inserted(entity: Entity, change: Change, now: CTE, has_room: ColumnElement[bool] | None = None) -> Insert:
+    content = parameters(entity, change.columns)
+    columns = {
+        "user_id": user_id(),
+        "id": bindparam("id", type_=Uuid),
+        "position": last_position(now.c.version),
+        "version": now.c.version,
+        "created_at": NOW,
+        "updated_at": NOW,
+        **content,
+        **entity.following(content, None),
+    }
+    row = select(*columns.values()).select_from(now)
+    return insert(entity.table).from_select(list(columns), row if has_room is None else row.where(has_room))
+
+
+def update(entity: Entity, payload: Selection, change: Change) -> Statement:
+    """Set the columns of a row that is not in the trash."""
+    content, row = parameters(entity, change.columns), entity.table.c
+    due = and_(row.deleted_at.is_(None), differs(entity, content))
+    return _changed(entity, payload, change, {**content, **entity.following(content, row)}, due, in_trash=False)
+
+
+def delete(entity: Entity, payload: Selection, change: Change) -> Statement:
+    """Put a row in the trash; one that is there already stays as it is."""
+    due = entity.table.c.deleted_at.is_(None)
+    return _changed(entity, payload, change, {"deleted_at": NOW}, due, in_trash=True)
+
+
+def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
+    """Take a row out of the trash; one that is not there stays as it is."""
+    due = entity.table.c.deleted_at.is_not(None)
+    return _changed(entity, payload, change, {"deleted_at": null()}, due, in_trash=True)
+
+
+def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
+    """A key after all that were made before it, of fixed width, and with room before it: it does not end in 0."""
+    return text_literal("a").concat(_hexadecimal(version, 8)).concat(text_literal("V"))
+
+
+def first_position(version: ColumnElement[int]) -> ColumnElement[str]:
+    """A key before all that were made before it."""
+    return text_literal("Z").concat(_hexadecimal(literal_column("2147483647") - version, 8)).concat(text_literal("V"))
+
+
+def ranked_position(version: ColumnElement[int], rank: ColumnElement[int]) -> ColumnElement[str]:
+    """Keys for many rows of one write, in the order of their rank."""
+    key = text_literal("a").concat(_hexadecimal(version, 8)).concat(_hexadecimal(rank, 6))
+    return key.concat(text_literal("V"))
+
+
+def _hexadecimal(number: ColumnElement[Any], digits: int) -> ColumnElement[str]:
+    return func.lpad(func.to_hex(cast(number, Integer)), literal_column(str(digits)), text_literal("0"))
+
+
+def differs(entity: Entity, content: Contents) -> ColumnElement[bool]:
+    """Whether a row has other content."""
+    return or_(false(), *(entity.table.c[name].is_distinct_from(value) for name, value in content.items()))
+
+
+def _changed(  # noqa: PLR0913 - the parts of a statement
+    entity: Entity,
+    payload: Selection,
+    change: Change,
+    values: Contents,
+    due: ColumnElement[bool],
+    *,
+    in_trash: bool,
+) -> Statement:
+    before, now, table = present(entity, in_trash=in_trash), clock(), entity.table
+    expected = bindparam("expected", type_=Integer)
+    written = (
+        sql_update(table)
+        .values(**values, version=select(now.c.version).scalar_subquery(), updated_at=NOW)
+        .where(table.c.user_id == user_id(), table.c.id == bindparam("id", type_=Uuid), due)
+        .where(table.c.version == expected if change.expects_version else true())
+        .returning(*table.c)
+        .cte("written")
+    )
+    stale = before.c.version != expected if change.expects_version else false()
+    refusal = case(
+        (before.c.id.is_(None), text_literal("NOT_FOUND")), (stale, text_literal("VERSION_CONFLICT")), else_=null()
+    )
+    return outcome(entity, payload, now, before, written, refusal)
+
+
+def present(entity: Entity, *, in_trash: bool = True) -> CTE:
+    """The row as it was before this statement, also from the trash or not."""
+    table = entity.table
+    wanted = table.c.id == bindparam("id", type_=Uuid)
+    live = true() if in_trash else table.c.deleted_at.is_(None)
+    return select(table).where(table.c.user_id == user_id(), wanted, live).cte("present")
+
+
+def clock(*more: ColumnElement[Any]) -> CTE:
+    return select(CLOCKS.c.version, *more).where(CLOCKS.c.user_id == user_id()).cte("clock")
+
+
+def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
+    """The user's clock when this is done: what changes nothing is rolled back, and the clock with it."""
+    return now.c.version - case((changed, literal_column("0")), else_=literal_column("1"))
+
+
+def notice(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
+    """Tells those who follow the user of the user's clock, where anything was changed."""
+    news = cast(user_id(), Text).concat(text_literal(" ")).concat(cast(now.c.version, Text))
+    # One within the other: the lock is not to be tried where nothing was changed.
+    told = case((not_(nobody_follows(user_id())), func.pg_notify(text_literal(CHANNEL), news)))
+    return case((changed, told)).label("notice")
+
+
+def is_there(rows: CTE) -> ColumnElement[bool]:
+    return exists(select(literal_column("1")).select_from(rows))
+
+
+def count_after(entity: Entity, made: CTE) -> dict[str, ColumnElement[int]]:
+    """How many rows the user has when these are made, as the clock's row counts them."""
+    return {entity.counter.name: entity.counter + select(func.count()).select_from(made).scalar_subquery()}
+
+
+def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
+    entity: Entity,
+    payload: Selection,
+    now: CTE,
+    before: CTE,
+    written: CTE,
+    refusal: ColumnElement[Any],
+    *,
+    owned: ColumnElement[int] | None = None,
+) -> Statement:
+    """One row: the refusal's code, the clock, and the JSON for each key that asks for it.
+
+    A statement that makes a row also says how many there were before, in `owned`.
+    """
+    changed = is_there(written)
+    current = union_all(select(written), select(before).where(not_(changed))).cte("current")
+    version = version_after(now, changed)
+    rows = now.outerjoin(current, true()).outerjoin(before, true())
+    columns = refusal.label("code"), version.label("version"), notice(now, changed), *_shown(entity, payload, current)
+    if owned is None:
+        return write(select(*columns).select_from(rows), changed)
+    return write(select(*columns, owned).select_from(rows), changed, count_after(entity, written))
+
+
+def _shown(entity: Entity, payload: Selection, rows: CTE) -> list[ColumnElement[Any]]:
+    """The row as JSON for each key that asks for it."""
+    found = rows.c.id.is_not(None)
+    return [
+        case((found, entity.json(entry.inner, rows.c)), else_=null()).label(f"{entity.one}_{place}")
+        for place, entry in enumerate(payload.entries(entity.one))
+    ]

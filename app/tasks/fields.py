@@ -1,0 +1,201 @@
+"""The fields of a task, each declared once: reads, writes, checks, filters and orders derive from this."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    Boolean,
+    ColumnElement,
+    Date,
+    Integer,
+    SmallInteger,
+    String,
+    Text,
+    and_,
+    any_,
+    case,
+    cast,
+    func,
+    literal_column,
+    null,
+    select,
+)
+
+from app.database.rendering import Columns, json_or_null, json_text, plain, quoted
+from app.entities.entity import Condition, Content, Contents, Entity, Field, SortKey
+from app.entities.kinds import TEXTS, fields_of_rows, moment, span, text_value
+from app.entities.problems import Problem, storable, too_long
+from app.entities.writing import NOW
+from app.models import (
+    CLOCKS,
+    DESCRIPTION_LENGTH,
+    MOST_TAGS,
+    PRIORITIES,
+    TAG_LENGTH,
+    TASKS,
+    TITLE_LENGTH,
+    due_sort,
+)
+from app.tasks.tags import tagged
+
+# Of any length: a cast to varchar(50) would cut a longer tag to fit.
+_TAGS = ARRAY(String)
+
+
+# What is wrong with a value
+
+
+def _title(value: str | None) -> Sequence[Problem]:
+    if value is None or not storable(value, "title").strip():
+        return [Problem("BLANK", "The title must not be blank.")]
+    return () if len(value) <= TITLE_LENGTH else [too_long("The title", value, TITLE_LENGTH)]
+
+
+def _description(value: str | None) -> Sequence[Problem]:
+    if value is None or len(storable(value, "description")) <= DESCRIPTION_LENGTH:
+        return ()
+    return [too_long("The description", value, DESCRIPTION_LENGTH)]
+
+
+def _completed(value: bool | None) -> Sequence[Problem]:  # noqa: FBT001 - a column's value
+    return [Problem("INVALID", "completed is true or false; omit it to keep it.")] if value is None else ()
+
+
+def _tags(value: list[str] | None) -> Sequence[Problem]:
+    tags = [storable(tag, "tags").strip() for tag in value or ()]
+    wrong = [replace(problem, field=(str(place),)) for place, tag in enumerate(tags) for problem in _tag(tag)]
+    if len(set(tags)) > MOST_TAGS:
+        many = f"A task has at most {MOST_TAGS} tags; these are {len(set(tags))}."
+        return [Problem("LIMIT_EXCEEDED", many), *wrong]
+    return wrong
+
+
+def _tag(tag: str) -> Sequence[Problem]:
+    if not tag:
+        return [Problem("BLANK", "A tag must not be blank.")]
+    return () if len(tag) <= TAG_LENGTH else [too_long("A tag", tag, TAG_LENGTH)]
+
+
+# What is bound for a value
+
+
+def _trimmed(value: list[str] | None) -> list[str]:
+    return list(dict.fromkeys(map(str.strip, value or [])))
+
+
+def _day(value: date | None) -> str | None:
+    """As text: the driver would read 9999-12-31 as infinity."""
+    return value.isoformat() if value else None
+
+
+# Rendering, orders and filters
+
+
+def _priority(value: ColumnElement[Any]) -> ColumnElement[str]:
+    names = literal_column("(ARRAY[" + ",".join(f"'{name}'" for name in PRIORITIES) + "])", ARRAY(Text))
+    return quoted(names[cast(value, Integer) + literal_column("1")])
+
+
+def _rank(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**15:
+        raise ValueError
+    return value
+
+
+def _ranks(_name: str, value: list[str]) -> list[str]:
+    return [str(PRIORITIES.index(name)) for name in value]
+
+
+def _due(value: Any) -> str:
+    return value if value == "infinity" else date.fromisoformat(value).isoformat()
+
+
+def _is_due_since(bind: BindParameter[Any]) -> ColumnElement[bool]:
+    return and_(due_sort >= cast(bind, Date), due_sort < literal_column("'infinity'::date", Date))
+
+
+def _texts(name: str, value: list[str]) -> list[str]:
+    return [storable(item, name) for item in value]
+
+
+def _text(name: str, value: str) -> str:
+    return storable(value, name)
+
+
+def _found(bind: BindParameter[Any]) -> ColumnElement[bool]:
+    """Without regard to case and accents: the words are brought into the form that the column has."""
+    key = select(func.search_key(bind)).scalar_subquery()  # once, and not for each task
+    return func.strpos(TASKS.c.search, key) > literal_column("0")
+
+
+def _completion(content: Contents, row: Columns | None) -> Contents:
+    """The time that goes with `completed`: now, unless the task was done before."""
+    if "completed" not in content:
+        return {}
+    when = NOW if row is None else func.coalesce(row["completed_at"], NOW)
+    return {"completed_at": case((content["completed"], when), else_=null())}
+
+
+_COMPLETED = Condition(lambda bind: TASKS.c.completed == cast(bind, Boolean), Boolean())
+_PRIORITY = Condition(lambda bind: TASKS.c.priority == any_(cast(bind, ARRAY(SmallInteger))), TEXTS, _ranks)
+_DUE: Mapping[str, Condition] = {
+    **span("due", due_sort, Date(), Text(), moment),
+    "due.gte": Condition(_is_due_since, Text(), moment),
+    "due.isNull": Condition(lambda bind: TASKS.c.due_date.is_(None) == cast(bind, Boolean), Boolean()),
+}
+_TAG_CONDITIONS: Mapping[str, Condition] = {
+    "tagsAll": Condition(lambda bind: TASKS.c.tags.contains(cast(bind, _TAGS)), TEXTS, _texts, met_by_empty=True),
+    "tagsAny": Condition(lambda bind: TASKS.c.tags.overlap(cast(bind, _TAGS)), TEXTS, _texts),
+}
+
+TASK = Entity(
+    type_name="Task",
+    one="task",
+    many="tasks",
+    table=TASKS,
+    counter=CLOCKS.c.tasks,
+    declared=(
+        *fields_of_rows(TASKS),
+        Field(
+            TASKS.c.title,
+            json_text,
+            Content(Text(), check=_title),
+            SortKey(func.lower(TASKS.c.title), Text(), text_value),
+        ),
+        Field(TASKS.c.description, json_or_null, Content(Text(), check=_description)),
+        Field(
+            TASKS.c.completed,
+            plain,
+            Content(Boolean(), check=_completed, at_creation=False),
+            conditions={"completed": _COMPLETED},
+        ),
+        Field(TASKS.c.completed_at, json_or_null),
+        Field(
+            TASKS.c.priority,
+            _priority,
+            Content(SmallInteger(), stored=lambda rank: rank or 0),
+            SortKey(TASKS.c.priority, SmallInteger(), _rank),
+            {"priority": _PRIORITY},
+        ),
+        Field(
+            TASKS.c.due_date,
+            json_or_null,
+            Content(Text(), cast=Date(), stored=_day),
+            SortKey(due_sort, Date(), _due, indexed=True),
+            _DUE,
+        ),
+        Field(
+            TASKS.c.tags,
+            json_text,
+            Content(TEXTS, cast=_TAGS, check=_tags, stored=_trimmed),
+            conditions=_TAG_CONDITIONS,
+        ),
+    ),
+    more_conditions={"search": Condition(_found, Text(), _text)},
+    following=_completion,
+    few=tagged,
+)

@@ -1,0 +1,114 @@
+"""What the schema says of tasks: the test models take their fields and the values to try from here."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import hypothesis.strategies as st
+from graphql import (
+    GraphQLEnumType,
+    GraphQLInputObjectType,
+    GraphQLList,
+    GraphQLNonNull,
+    GraphQLObjectType,
+    build_schema,
+    get_named_type,
+    is_leaf_type,
+    value_from_ast_untyped,
+)
+
+from schema import sdl
+
+SCHEMA = build_schema(sdl())
+# Two values of each scalar that every field of this type takes.
+SCALARS: Mapping[str, tuple[Any, Any]] = {
+    "ID": ("00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"),
+    "String": ("One text", "another text"),
+    "Int": (2, 30),
+    "Boolean": (True, False),
+    "Date": ("2026-12-24", "9999-12-31"),
+    "DateTime": ("2026-11-22T05:33:58.69+00:00", "2099-01-01T00:00:00+00:00"),
+}
+# What nests filters, and what chooses between the tasks and the trash.
+NO_CONDITIONS = {"and", "or", "not", "trashed"}
+
+
+def snake(name: str) -> str:
+    """The column of a field."""
+    return re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
+
+
+def leaves(type_name: str) -> dict[str, Any]:
+    """The fields of an output type that are no objects, with their types."""
+    type_ = SCHEMA.type_map[type_name]
+    assert isinstance(type_, GraphQLObjectType)
+    return {name: field.type for name, field in type_.fields.items() if is_leaf_type(get_named_type(field.type))}
+
+
+def inputs(type_name: str) -> dict[str, Any]:
+    """The fields of an input type, with their types."""
+    type_ = SCHEMA.type_map[type_name]
+    assert isinstance(type_, GraphQLInputObjectType)
+    return {name: field.type for name, field in type_.fields.items()}
+
+
+def values_of(enumeration: str) -> list[str]:
+    type_ = SCHEMA.type_map[enumeration]
+    assert isinstance(type_, GraphQLEnumType)
+    return list(type_.values)
+
+
+def samples(type_: Any) -> tuple[Any, Any]:
+    """Two different values of a type."""
+    if isinstance(type_, GraphQLNonNull):
+        return samples(type_.of_type)
+    if isinstance(type_, GraphQLList):
+        first, second = samples(type_.of_type)
+        return [first], [second, first]
+    if isinstance(type_, GraphQLEnumType):
+        names = list(type_.values)
+        return names[1], names[-1]
+    return SCALARS[type_.name]
+
+
+def strategy(type_: Any) -> st.SearchStrategy[Any]:
+    """Values of an input type, and null where that is one."""
+    if isinstance(type_, GraphQLNonNull):
+        return strategy(type_.of_type).filter(lambda value: value is not None)
+    if isinstance(type_, GraphQLInputObjectType):
+        return st.fixed_dictionaries({}, optional={name: strategy(field.type) for name, field in type_.fields.items()})
+    return st.sampled_from([None, *samples(type_)])
+
+
+def empty(type_name: str) -> dict[str, Any]:
+    """What the optional fields of an input are when they are omitted: as declared, else an empty list or nothing."""
+    type_ = SCHEMA.type_map[type_name]
+    assert isinstance(type_, GraphQLInputObjectType)
+    return {
+        name: _default(field)
+        for name, field in type_.fields.items()
+        if name != "id" and not isinstance(field.type, GraphQLNonNull)
+    }
+
+
+def _default(field: Any) -> Any:
+    if field.ast_node.default_value is not None:
+        return value_from_ast_untyped(field.ast_node.default_value)
+    return [] if isinstance(field.type, GraphQLList) else None
+
+
+def conditions(type_name: str) -> Iterator[tuple[str, Any]]:
+    """The paths and types of a filter's conditions: completed, due.gte."""
+    for name, type_ in inputs(type_name).items():
+        if name in NO_CONDITIONS:
+            continue
+        if isinstance(type_, GraphQLInputObjectType):
+            yield from ((f"{name}.{end}", field.type) for end, field in type_.fields.items())
+        else:
+            yield name, type_
+
+
+def condition(path: str, value: Any) -> dict[str, Any]:
+    """The filter of one condition."""
+    name, _, end = path.partition(".")
+    return {name: {end: value}} if end else {name: value}
