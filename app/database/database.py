@@ -10,14 +10,15 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import exc, func, select, true
+from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app.database import cluster
 from app.database.connections import CannotConnect, Connection, Connections, Spend
 from app.database.deadlines import Deadline, Deadlines
-from app.database.driver import Driver, driver_error
-from app.database.statements import Statement, begin, commit, compiled, text_literal
+from app.database.driver import Driver, driver_error, is_of_worker
+from app.database.statements import Statement
 from app.database.url import DatabaseURL
 from app.errors import RequestError, Unauthenticated, Unavailable
 from app.sharing.turns import Turns
@@ -28,8 +29,6 @@ Values = Mapping[str, Any]
 Row = Mapping[str, Any]
 Transaction = Callable[..., Awaitable[Row | None]]
 
-# As `taskql migrate --citus` gives it to the server's role.
-SHARDED = compiled(select(func.current_setting(text_literal("citus.propagate_set_commands"), true()).is_not(None)))
 # What a caller waits at most, in seconds: for other writes, for a connection and for the answer, twice if one was lost.
 COMMAND_TIMEOUT = 4.3
 # Before the second and the third try of a write that PostgreSQL has undone, in seconds; after a loss there is none.
@@ -56,6 +55,8 @@ _READ_ONLY = "25006"
 # What a statement of ours meets in a database that is not, or not yet again, as `taskql migrate` leaves it: no such
 # table, column, function, schema or type, or no right to it.
 _UNPREPARED = {"42P01", "42703", "42883", "3F000", "42704", "42501"}
+# What a cluster's coordinator says when it has lost a worker.
+_WORKER_LOST = {"08000", "08003", "08006", "57P01", "XX000"}
 
 # What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
 # statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
@@ -86,8 +87,8 @@ class Database:
         self._connections = Connections(self.engine, pool_size, spend)
         self._deadlines = Deadlines()
         self._writers = Turns[UUID](math.inf, 1)
-        # Whether a cluster carries the writes out, which takes their user from SET LOCAL alone; asked once.
-        self._sharded: bool | None = None
+        # Whether the tables are distributed over a cluster: asked once, and again when a write fails as if they were.
+        self._is_distributed: bool | None = None
         # When something was last found that does not pass by itself, as `time.monotonic` has it.
         self.last_trouble = -math.inf
 
@@ -137,12 +138,12 @@ class Database:
     async def _write(self, owner: UUID, statement: Statement, values: Values) -> Row:
         lent = self._connections.idle(owner) or await self._connections.take(owner)
         with lent as connection:
-            if self._sharded is None:
-                self._sharded = await _is_sharded(connection)
-            transaction: Transaction = _once if statement.again else _at_once
-            if self._sharded:
-                transaction, statement = _in_parts, statement.again or statement
             try:
+                if self._is_distributed is None:
+                    self._is_distributed = await _is_distributed(connection)
+                transaction: Transaction = _once if statement.again else _at_once
+                if self._is_distributed:
+                    transaction = _in_parts
                 row = await transaction(connection, owner, statement, values)
                 # No row: one execution has refused, and two say why.
                 return (
@@ -154,6 +155,11 @@ class Database:
                 raise
             except asyncpg.ReadOnlySQLTransactionError as error:
                 _doubt(lent, error)
+            except _MISDIRECTED as error:
+                if self._is_distributed or not await _is_distributed(connection):
+                    raise
+                self._is_distributed = True
+                raise Distributed("The tables were just distributed over a cluster; try again.") from error
 
     async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
         """What was lost, and what a deadlock or serialization failure has undone whole."""
@@ -195,7 +201,7 @@ class Database:
         cause = error.__cause__ if isinstance(error, CannotConnect) and error.__cause__ else error
         state = getattr(cause, "sqlstate", None)
         log.warning("database unavailable: %s", f"{type(cause).__name__} {state}" if state else type(cause).__name__)
-        if state in _UNPREPARED | {_READ_ONLY}:
+        if state in _UNPREPARED | {_READ_ONLY} or (state in _WORKER_LOST and is_of_worker(cause)):
             self.last_trouble = monotonic()
 
     @property
@@ -223,30 +229,21 @@ async def _at_once(connection: Any, owner: UUID, statement: Statement, values: V
     return rows[-1]
 
 
-async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row:
+async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row | None:
+    """On a cluster."""
     try:
-        await _begin(connection, owner)
-        row: Row = await connection.fetchrow(statement.text, *statement.continuing(values))
-        await connection.execute(commit(owner, row.get("version")))
-    except asyncpg.PostgresError:
-        await connection.execute("ROLLBACK")
-        raise
+        await cluster.begin(connection, owner, statement, values)
+    except LOSSES as error:
+        _lose(error)
+    row: Row = await cluster.write(connection, owner, statement, values)
     return row
 
 
-async def _begin(connection: Any, owner: UUID) -> None:
+async def _is_distributed(connection: Any) -> bool:
     try:
-        await connection.execute(begin(owner))
+        return await cluster.is_distributed(connection)
     except LOSSES as error:
         _lose(error)
-
-
-async def _is_sharded(connection: Any) -> bool:
-    try:
-        sharded: bool = await connection.fetchval(SHARDED.text)
-    except LOSSES as error:
-        _lose(error)
-    return sharded
 
 
 def _engine(url: DatabaseURL) -> AsyncEngine:
@@ -258,8 +255,14 @@ class Lost(Unavailable):
     """The connection was lost, and a second try does nothing that was done already."""
 
 
+class Distributed(Unavailable):
+    """A write has failed, with nothing done, because the tables are distributed by now."""
+
+
+# How it fails.
+_MISDIRECTED = (asyncpg.InternalServerError, asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError)
 # What is carried out again.
-AGAIN = (Lost, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+AGAIN = (Lost, Distributed, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
 def _doubt(lent: Connection, error: Exception) -> NoReturn:
@@ -270,8 +273,8 @@ def _doubt(lent: Connection, error: Exception) -> NoReturn:
 
 
 def _lose(error: Exception) -> NoReturn:
-    """Mark that what has failed so may be tried again."""
-    if type(error) is TimeoutError:
+    """Mark that what has failed so may be tried again; not what befell a worker, which another session would meet too."""
+    if type(error) is TimeoutError or is_of_worker(error):
         raise error
     raise Lost("The database cannot be reached; try again.") from error
 
@@ -282,7 +285,8 @@ def failure(error: BaseException) -> RequestError | None:
     state = getattr(error, "sqlstate", None) or ""
     if isinstance(error, _UNREACHABLE) or state[:2] in _REFUSED_CLASSES:
         return Unavailable("The database cannot be reached; try again.")
-    if state == "23503" and "users" in (getattr(error, "constraint_name", None) or ""):
+    # A cluster's coordinator passes a worker's message on, but not what the message is about.
+    if state == "23503" and "users" in (getattr(error, "constraint_name", None) or str(error)):
         return Unauthenticated("The account of this token no longer exists.")
     if state[:2] in _PASSING_CLASSES or state in _PASSING_STATES:
         return Unavailable("The database is busy or restarting; try again.")

@@ -34,6 +34,11 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, _PASSING) and not isinstance(error, _LASTING)
 
 
+def is_of_worker(error: BaseException) -> bool:
+    """Whether the session is as good as before: the coordinator of a cluster tells what befell one of its workers."""
+    return getattr(error, "severity_en", None) == "ERROR"
+
+
 _CHANGED = asyncpg.InvalidCachedStatementError
 
 

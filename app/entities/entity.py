@@ -100,7 +100,7 @@ class Few:
     has: ColumnElement[bool]
 
 
-def _none_follow(_contents: Contents, _row: Columns | None) -> Contents:
+def _none_follow(_contents: Contents, _row: Columns | None, _at: ColumnElement[Any]) -> Contents:
     return {}
 
 
@@ -125,8 +125,8 @@ class Entity:
     declared: tuple[Field, ...]
     # Conditions that are not about a single field.
     more_conditions: Mapping[str, Condition] = field(default_factory=dict)
-    # Columns that are written along with others, from what is written and the row before an update.
-    following: Callable[[Contents, Columns | None], Contents] = _none_follow
+    # Columns that are written along with others, from what is written, the row before an update, and the time.
+    following: Callable[[Contents, Columns | None, ColumnElement[Any]], Contents] = _none_follow
     # For filters that have a selective condition with an index of its own.
     few: Callable[[Reader, Shape], Few | None] = _no_few
 

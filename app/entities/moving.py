@@ -27,12 +27,12 @@ from app.database.rendering import Selection
 from app.database.statements import Statement, text_literal, user_id, write
 from app.entities.entity import Entity
 from app.entities.writing import (
-    NOW,
     Change,
     clock,
     first_position,
     is_there,
     last_position,
+    moment,
     notice,
     outcome,
     present,
@@ -50,7 +50,7 @@ def move(entity: Entity, payload: Selection, change: Change) -> Statement:
     fits = func.length(target.c.key) <= literal_column(str(LONGEST_KEY))
     written = (
         sql_update(table)
-        .values(position=target.c.key, version=select(now.c.version).scalar_subquery(), updated_at=NOW)
+        .values(position=target.c.key, version=select(now.c.version).scalar_subquery(), updated_at=moment(now))
         .where(table.c.user_id == user_id(), table.c.id == bindparam("id", type_=Uuid), table.c.deleted_at.is_(None))
         .where(target.c.anchored, ~target.c.settled, fits)
         .returning(*table.c)
@@ -73,7 +73,7 @@ def spread(entity: Entity) -> Statement:
     version = select(now.c.version).scalar_subquery()
     written = (
         sql_update(table)
-        .values(position=ranked_position(version, ranks.c.rank), version=version, updated_at=NOW)
+        .values(position=ranked_position(version, ranks.c.rank), version=version, updated_at=moment(now))
         .where(table.c.user_id == user_id(), table.c.id == ranks.c.id)
         .returning(table.c.id)
         .cte("written")

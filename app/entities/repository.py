@@ -162,11 +162,13 @@ class Repository:
         content = dict(given)
         wanted, quota = content.pop("id", None), self._database.quota
         if wanted is None:
-            return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), quota=quota)
+            return await self._write(
+                payload, writing.create_new, "create new", content, id=uuid7(), quota=quota, made=1
+            )
         row_id = identifier(wanted, "input.id")
         if row_id == self._owner:
             return Written(problems=[_own_id("input")])
-        return await self._write(payload, writing.create, "create", content, id=row_id, quota=quota)
+        return await self._write(payload, writing.create, "create", content, id=row_id, quota=quota, made=1)
 
     async def update(self, payload: Selection, row_id: str, changes: Values, expected: int | None) -> Written:
         """Change the fields that are given; a row that has them already stays as it is."""
@@ -198,7 +200,7 @@ class Repository:
         statement = payload.statements.get("create many") or await self._compiled(
             payload, "create many", lambda: bulk.create(self._entity, payload)
         )
-        values = {"user_id": self._owner, "rows": _json(rows), "quota": quota}
+        values = {"user_id": self._owner, "rows": _json(rows), "quota": quota, "made": len(rows)}
         row = await self._database.write(self._owner, statement, values)
         found = [self._taken(place) for place in row["places"]]
         if row["owned"] is not None:
