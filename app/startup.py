@@ -60,7 +60,7 @@ def database_settings(settings: Settings, *, create: bool = True) -> Iterator[Se
 
 
 async def bring_up_to_date(settings: Settings, *, spread: bool = False) -> list[str]:
-    """Migrate as the owner, and with `spread` distribute the tables over a Citus cluster; the revisions that were applied."""
+    """Migrate as the owner, and with `spread` distribute the tables over a cluster; the revisions that were applied."""
     server, owner = server_url(settings), owner_url(settings)
     if owner.pooled:
         raise StartupError(

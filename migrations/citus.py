@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, text
 
+from app.database.checks import FORCED
 from app.errors import StartupError
 
-TABLES = ("tasks", "task_clocks", "task_tags")
 # What statements, policies and triggers call where the data are.
 FUNCTIONS = (
     "act_as(uuid)",
@@ -46,7 +46,7 @@ def distribute(connection: Connection) -> None:
     """
     if not _has_citus(connection):
         raise StartupError("The database has no Citus: as a superuser, CREATE EXTENSION citus; and add its workers.")
-    tables = [table for table in TABLES if not _known(connection, table)]
+    tables = [table for table in FORCED if not _known(connection, table)]
     for statement in _statements(connection, tables):
         connection.exec_driver_sql(statement)
 
@@ -71,7 +71,7 @@ def _statements(connection: Connection, tables: Sequence[str]) -> Iterator[str]:
         yield "DROP TRIGGER begin_clock_of_user ON users"
         yield "SELECT create_reference_table('users')"
     for table in tables:
-        beside = "none" if table == TABLES[0] else TABLES[0]
+        beside = "none" if table == FORCED[0] else FORCED[0]
         yield f"SELECT create_distributed_table('{table}', 'user_id', colocate_with => '{beside}')"
     yield from (f"SELECT truncate_local_data_after_distributing_table('{table}')" for table in tables)
     yield from (f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY" for table in tables)

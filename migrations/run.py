@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.database import fingerprint
+from app.database.checks import FORCED
 from app.database.database import SESSION
 from app.database.driver import driver_error
 from app.database.functions import ALL, FOR_EVERYBODY, FOR_THE_SERVER
@@ -156,7 +157,7 @@ def _grant(connection: Connection, role: str) -> None:
     """What a server's role needs. It reads its caller's row of `users`, and has functions for the rest."""
     for statement in (
         "GRANT USAGE ON SCHEMA public TO %I",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_clocks, task_tags TO %I",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(FORCED)} TO %I",
         "GRANT SELECT ON users, alembic_version, taskql_state TO %I",
         *(f"GRANT EXECUTE ON FUNCTION {name} TO %I" for name in FOR_THE_SERVER),
     ):

@@ -16,6 +16,8 @@ from graphql import (
     is_specified_scalar_type,
 )
 
+from app.database.checks import FORCED
+from app.models import Base
 from app.settings import Settings, variable
 from schema import schema, sdl
 
@@ -137,6 +139,11 @@ def test_imports_have_no_cycle(repository: Path) -> None:
         waiting = {name: names - ready for name, names in waiting.items() if name not in ready}
 
     assert waiting == {}
+
+
+def test_every_table_of_users_data_has_a_wall() -> None:
+    """Row security is forced on each table whose rows belong to users; the server's role and Citus get these tables."""
+    assert {name for name, table in Base.metadata.tables.items() if "user_id" in table.columns} == set(FORCED)
 
 
 def test_the_environment_is_read_in_one_place(repository: Path) -> None:

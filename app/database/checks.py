@@ -38,7 +38,7 @@ OLDEST_SERVER = 150000
 ADMIN_OPTION_NEEDED = 160000
 ON = ("on", "true", "yes", "1", "t", "y")
 PUBLIC = 0  # among the oids of a policy's roles
-# Row security holds their owner, too.
+# The tables of user data: row security holds their owner, too.
 FORCED = ("tasks", "task_clocks", "task_tags")
 # Their owner signs users up, and so do roles that do not act as users.
 USERS = "users"

@@ -168,7 +168,7 @@ class Repository:
         row_id = identifier(wanted, "input.id")
         if row_id == self._owner:
             return Written(problems=[_own_id("input")])
-        return await self._write(payload, writing.create, "create", content, id=row_id, quota=quota, made=1)
+        return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
 
     async def update(self, payload: Selection, row_id: str, changes: Values, expected: int | None) -> Written:
         """Change the fields that are given; a row that has them already stays as it is."""

@@ -86,7 +86,8 @@ def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
     before has returned. For a user at her quota the clock stays as it is, and the statement has no row.
     """
     acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
-    one, counter = literal_column("1", Integer), entity.counter
+    one: ColumnElement[int] = literal_column("1", Integer)
+    counter = entity.counter
     first = insert(CLOCKS).from_select(["user_id", "version", counter.name], select(acting.c.user_id, one, one))
     later = first.on_conflict_do_update(
         index_elements=[CLOCKS.c.user_id],
