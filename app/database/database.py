@@ -273,7 +273,7 @@ def _doubt(lent: Connection, error: Exception) -> NoReturn:
 
 
 def _lose(error: Exception) -> NoReturn:
-    """Mark that what has failed so may be tried again; not the loss of a worker, which another session would meet too."""
+    """Mark that what has failed so may be tried again. The loss of a worker would be met again."""
     if type(error) is TimeoutError or is_of_worker(error):
         raise error
     raise Lost("The database cannot be reached; try again.") from error

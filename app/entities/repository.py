@@ -160,11 +160,9 @@ class Repository:
     async def create(self, payload: Selection, given: Values) -> Written:
         """Create a row. With an id of the client's, the same call again gives the row that is there."""
         content = dict(given)
-        wanted, quota = content.pop("id", None), self._database.quota
+        wanted, limits = content.pop("id", None), {"quota": self._database.quota, "made": 1}
         if wanted is None:
-            return await self._write(
-                payload, writing.create_new, "create new", content, id=uuid7(), quota=quota, made=1
-            )
+            return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), **limits)
         row_id = identifier(wanted, "input.id")
         if row_id == self._owner:
             return Written(problems=[_own_id("input")])

@@ -113,7 +113,7 @@ def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
         (_is_same(entity, before, change), null()),
         else_=text_literal("ID_TAKEN"),
     )
-    one = literal_column("1")
+    one: ColumnElement[int] = literal_column("1")
     look = select(
         refusal.label("code"),
         (now.c.version - one).label("version"),
