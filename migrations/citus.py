@@ -68,7 +68,7 @@ def _statements(connection: Connection, tables: Sequence[str]) -> Iterator[str]:
     yield from (f"SELECT create_distributed_function('{function}')" for function in FUNCTIONS)
     if not _known(connection, "users"):
         # A table on every machine has no trigger: there, clocks of new users begin at the beginning.
-        yield "DROP TRIGGER begin_clock_of_user ON users"
+        yield "DROP TRIGGER IF EXISTS begin_clock_of_user ON users"
         yield "SELECT create_reference_table('users')"
     for table in tables:
         beside = "none" if table == FORCED[0] else FORCED[0]
