@@ -37,8 +37,13 @@ SECRET = "a secret of the tests, long enough for HS256"
 IN_PARTS = "TEST_PARTITIONS" in os.environ
 # Whether the server that TEST_DATABASE_URL names is the coordinator of a cluster: see nodes.py.
 ON_CLUSTER = "TEST_CITUS" in os.environ
-# What goes over the wire for a write, by the first words.
+# What goes over the wire for a write, by the first words; where one task is created, several, or none because they are there.
 WRITE = ["BEGIN;", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]
+CREATION = ["BEGIN;", "INSERT", "SELECT"] if ON_CLUSTER else ["WITH"]
+CREATIONS = ["BEGIN;", "INSERT", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]
+NO_CREATIONS = ["BEGIN;", "INSERT", "WITH", "ROLLBACK"] if ON_CLUSTER else ["WITH"]
+# The sessions of all servers: on a cluster those of workers are what waits for locks.
+ACTIVITY = "citus_stat_activity" if ON_CLUSTER else "pg_stat_activity"
 # The tests of clusters start their own.
 collect_ignore = [] if ON_CLUSTER else ["cluster"]
 # An example may be many operations: it takes longer, and more choices, than Hypothesis has in mind.
