@@ -37,7 +37,7 @@ SECRET = "a secret of the tests, long enough for HS256"
 IN_PARTS = "TEST_PARTITIONS" in os.environ
 # Whether the server that TEST_DATABASE_URL names is the coordinator of a cluster: see nodes.py.
 ON_CLUSTER = "TEST_CITUS" in os.environ
-# What goes over the wire for a write, by the first words; where one task is created, several, or none because they are there.
+# What goes over the wire for a write, by the first words; where one task is created, several, or none that is new.
 WRITE = ["BEGIN;", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]
 CREATION = ["BEGIN;", "INSERT", "SELECT"] if ON_CLUSTER else ["WITH"]
 CREATIONS = ["BEGIN;", "INSERT", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]

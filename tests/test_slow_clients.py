@@ -252,7 +252,7 @@ POOL = 1
 WAITING = f"""
     SELECT count(*) FROM {ACTIVITY}
     WHERE wait_event_type = 'Lock' AND usename = 'taskql_app' AND datname = current_database()
-"""
+"""  # noqa: S608 - a name of ours
 
 
 @pytest.fixture(scope="module")
