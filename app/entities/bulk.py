@@ -45,7 +45,6 @@ from app.entities.writing import (
     count_after,
     differs,
     is_there,
-    moment,
     notice,
     ranked_position,
     version_after,
@@ -156,11 +155,11 @@ def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
     live = table.c.deleted_at.is_(None) if shape.kind == "update" else true()
     matched = select(table).where(table.c.user_id == user_id(), selected, live).cte("matched")
     within = select(func.count() <= bindparam("at_most", type_=Integer)).select_from(matched).scalar_subquery()
-    values, due = _values(entity, shape, moment(now))
+    values, due = _values(entity, shape, now.c.at)
     written = (
         sql_update(table)
-        .values(**values, version=select(now.c.version).scalar_subquery(), updated_at=moment(now))
-        .where(table.c.user_id == user_id(), _is_among(table.c.id, matched), due)
+        .values(**values, version=now.c.version, updated_at=now.c.at)
+        .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id, _is_among(table.c.id, matched), due)
         .where(within, not_(bindparam("dry_run", type_=Boolean)))
         .returning(*table.c)
         .cte("written")

@@ -14,7 +14,6 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Integer,
-    ScalarSelect,
     Uuid,
     and_,
     bindparam,
@@ -44,8 +43,8 @@ from app.entities.content import parameters
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
 
-# The statement's time and not the transaction's: it begins before the clock is waited for. What is updated takes it
-# from the clock (`moment`): a cluster refuses a function within CASE there, and would ask another server's clock.
+# The statement's time and not the transaction's: it begins before the clock is waited for. Updates take it from the
+# clock's row, beside the version: a cluster refuses a function within CASE there.
 NOW = func.statement_timestamp()
 # How many rows a user may own, those in the trash included.
 QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
@@ -150,14 +149,14 @@ def update(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Set the columns of a row that is not in the trash."""
     now, content, row = clock(), parameters(entity, change.columns), entity.table.c
     due = and_(row.deleted_at.is_(None), differs(entity, content))
-    values = {**content, **entity.following(content, row, moment(now))}
+    values = {**content, **entity.following(content, row, now.c.at)}
     return _changed(entity, payload, change, now, values, due, in_trash=False)
 
 
 def delete(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Put a row in the trash; one that is there already stays as it is."""
     now, due = clock(), entity.table.c.deleted_at.is_(None)
-    return _changed(entity, payload, change, now, {"deleted_at": moment(now)}, due, in_trash=True)
+    return _changed(entity, payload, change, now, {"deleted_at": now.c.at}, due, in_trash=True)
 
 
 def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
@@ -205,8 +204,13 @@ def _changed(  # noqa: PLR0913, PLR0917 - the parts of a statement
     expected = bindparam("expected", type_=Integer)
     written = (
         sql_update(table)
-        .values(**values, version=select(now.c.version).scalar_subquery(), updated_at=moment(now))
-        .where(table.c.user_id == user_id(), table.c.id == bindparam("id", type_=Uuid), due)
+        .values(**values, version=now.c.version, updated_at=now.c.at)
+        .where(
+            table.c.user_id == user_id(),
+            table.c.user_id == now.c.user_id,
+            table.c.id == bindparam("id", type_=Uuid),
+            due,
+        )
         .where(table.c.version == expected if change.expects_version else true())
         .returning(*table.c)
         .cte("written")
@@ -227,13 +231,9 @@ def present(entity: Entity, *, in_trash: bool = True) -> CTE:
 
 
 def clock(*more: ColumnElement[Any]) -> CTE:
+    """The user's clock as this write has moved it on, and the time of the write."""
     columns = CLOCKS.c.user_id, CLOCKS.c.version, NOW.label("at"), *more
     return select(*columns).where(CLOCKS.c.user_id == user_id()).cte("clock")
-
-
-def moment(now: CTE) -> ScalarSelect[Any]:
-    """When a statement updates."""
-    return select(now.c.at).scalar_subquery()
 
 
 def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
