@@ -44,13 +44,16 @@ GRACE_SECONDS = 10
 # How long a worker may take to start, and to answer its parent, before another is started in its place.
 WORKER_SECONDS = 30
 BACKLOG = 2048
+# What the kernel keeps of each connection until it is read, roughly. So no more of a large body is in memory before it
+# has a place, and its sender waits. A round trip more for each of these: as many as a new connection needs anyway.
+UNREAD_BYTES = 16_384
 # What a client leaves unread for this long closes its connection, however it was sent.
 UNREAD_MILLISECONDS = 30_000
 # Pings find clients that have gone without a word. Messages are small, and compressing them would cost each idle
 # socket 42 KB more. Larger messages than the application takes are read up to a limit, so that it can say so.
 WEB_SOCKETS: Mapping[str, Any] = {
     "ws": BoundedSockets,
-    "ws_max_size": 1_000_000,
+    "ws_max_size": 400_000,
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,
     "ws_per_message_deflate": False,
@@ -86,7 +89,7 @@ data_dir = click.option(
 def main() -> None:
     """A GraphQL back end for tasks, on PostgreSQL.
 
-    Without DATABASE_URL an embedded PostgreSQL is started, with a demo user. README.md lists all settings.
+    Without DATABASE_URL an embedded PostgreSQL is started, with a demo user. docs/settings.md lists all settings.
     """
 
 
@@ -290,11 +293,13 @@ def _bound(host: str, port: int, setting: str) -> socket.socket:
     """A listening socket; StartupError where the address cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         advice = f"Choose another with {setting} (0: a free one)."
         raise StartupError(f"Cannot listen on {host} port {port}: {reason}. {advice}") from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)  # its connections inherit it
+    return listener
 
 
 async def _prepared(settings: Settings, *, embedded: bool, migrate: bool) -> UUID | None:

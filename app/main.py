@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from graphql import ExecutionResult, GraphQLError, OperationType, located_error
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
@@ -32,13 +31,14 @@ from app.origins import Origins
 from app.settings import OFF, Settings
 from app.sharing.places import Places
 from app.sharing.preparing import Preparation
-from app.sharing.rate_limits import Rates, SharedCounters, Windows, network
+from app.sharing.rate_limits import OtherRequests, Rates, SharedCounters, Windows, network
 from app.web import explorer, health, metrics_port
 from app.web.cors import CrossOrigin
-from app.web.endpoint import ExplorerFiles, GraphQLEndpoint, failure, refusal
+from app.web.endpoint import ExplorerFiles, GraphQLEndpoint, handlers, limited
 from app.web.event_streams import EventStreams
 from app.web.health import Readiness
 from app.web.probe import Probe
+from app.web.refusals import no_address
 from app.web.sockets import SocketEndpoint
 from app.web.stopping import before_stopping
 from schema import schema as taskql
@@ -55,7 +55,6 @@ log = logging.getLogger(__name__)
 
 GRAPHQL = "/graphql"
 DEMO_TOKEN_LIFETIME = timedelta(days=7)
-_HANDLERS = {HTTPException: refusal, Exception: failure}
 
 
 def create_app(settings: Settings, metrics_listener: socket.socket | None = None, schema: Schema = taskql) -> Starlette:
@@ -91,12 +90,12 @@ def create_app(settings: Settings, metrics_listener: socket.socket | None = None
     told = partial(before_stopping, stopping, streams.close, settings.drain_seconds)
     ends = [realtime.close, authenticator.close, preparation.close, rates.close, probe.close, database.close]
     last = [telemetry.close, *([tracing.close] if tracing else [])]
-    routes = [*health.routes(readiness), *_routes(sockets, settings.root_path)]
+    routes = [*health.routes(readiness), *_routes(settings.root_path)]
     lifespan = _lifespan(told, ends, last, partial(metrics_port.exposed, settings, metrics_listener))
-    app = Application(routes=routes, lifespan=lifespan, exception_handlers=_HANDLERS)
+    app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers(settings.root_path + GRAPHQL))
     app.proxies = Proxies(networks(settings.forwarded_allow_ips), settings.forwarded_hops)
     app.state.database, app.state.probe, app.state.readiness, app.state.rates = database, probe, readiness, rates
-    app.place(endpoint, origins, settings.root_path)
+    app.place(endpoint, sockets, origins, settings.root_path)
     app.graphql = tracing.around(app.graphql) if tracing else app.graphql
     return app
 
@@ -129,10 +128,11 @@ class Application(Starlette):
     graphql: ASGIApp
     proxies: Proxies
 
-    def place(self, graphql: ASGIApp, origins: Origins, root_path: str) -> None:
-        """Serve GraphQL with `graphql`, all of it to pages of `origins` too, and also below `root_path`."""
+    def place(self, graphql: ASGIApp, sockets: ASGIApp, origins: Origins, root_path: str) -> None:
+        """Serve GraphQL with `graphql` and `sockets`, to pages of `origins` too, and also below `root_path`."""
         self.graphql = CrossOrigin(graphql, origins) if origins else graphql
-        self._others = CrossOrigin(super().__call__, origins)
+        self._sockets, self._origins = sockets, origins
+        self._others = CrossOrigin(limited(super().__call__, OtherRequests(), health.PATHS), origins)
         self._root_path, self._addresses = root_path, {GRAPHQL, root_path + GRAPHQL}
         # They name the Host header, which a proxy may have changed.
         self.router.redirect_slashes = False
@@ -142,8 +142,16 @@ class Application(Starlette):
             self.proxies.see_through(scope)
         if scope["type"] == "http" and scope["path"] in self._addresses:
             await self.graphql(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._open(scope, receive, send)
         else:
             await self._others(_below(self._root_path, scope), receive, send)
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in self._addresses:
+            return await self._sockets(scope, receive, send)
+        cors = self._origins.headers_for(headers_of(scope).get(b"origin"))
+        return await no_address(self._root_path + GRAPHQL).send(scope, send, cors)
 
 
 def _below(root_path: str, scope: Scope) -> Scope:
@@ -156,11 +164,10 @@ def _below(root_path: str, scope: Scope) -> Scope:
     return {**scope, "root_path": root_path, "path": whole + "/" if whole == root_path else whole}
 
 
-def _routes(sockets: ASGIApp, root_path: str) -> list[BaseRoute]:
+def _routes(root_path: str) -> list[BaseRoute]:
     files = ExplorerFiles(explorer.ASSETS) if explorer.ASSETS.is_dir() else None
     return [
         Route("/", RedirectResponse(root_path + GRAPHQL)),
-        WebSocketRoute(GRAPHQL, sockets),
         *([Mount("/explorer", files)] if files else []),
     ]
 
@@ -185,8 +192,8 @@ def executing(door: Admission, authenticator: Authenticator, places: Places, ser
             record.operation, record.kind = operation.name, operation.kind
             context = Context(caller, request.payer, operation, services)
             if operation.node.operation is OperationType.SUBSCRIPTION:
-                request.leave()  # it has places of its own
                 results = engine.subscribe(operation, request.variables, context)
+                request.leave()  # it has places of its own
                 return ResponseStream(
                     _answers(results, request, partial(record.cost, limit)), context.principal.expires_at
                 )

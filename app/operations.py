@@ -22,7 +22,7 @@ class GraphQLRequest:
     `address` is the client's, empty where none is known. `safe`: it came in a way that must not change anything.
     `size`: the bytes it came in, where they are known; it has no more values than those. `payer`: who is charged, a
     user's id or a stranger's address. `is_large`: its variables have many values. `places`: among these it has one
-    until it was answered.
+    until it was answered, and where it came in many bytes, one among `large_places`.
     """
 
     query: str | None
@@ -38,12 +38,20 @@ class GraphQLRequest:
     payer: str = ""
     is_large: bool = False
     places: Places | None = None
+    large_places: Places | None = None
 
     def leave(self) -> None:
-        """Give up the place of a request that was answered."""
+        """Give up the place of a request that was answered, and what it has brought along.
+
+        The tracebacks of refusals are in cycles, and may refer to the request until garbage is collected.
+        """
+        self.variables = None
         if self.places is not None:
             self.places.give(self.payer)
             self.places = None
+            if self.large_places is not None:
+                self.large_places.give(self.payer)
+                self.large_places = None
 
 
 @dataclass(slots=True)

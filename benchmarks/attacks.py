@@ -536,6 +536,25 @@ async def malformed(target: Target) -> None:
     await flood(target, None, lambda: next(made), connections=MANY, sources=addresses(1))
 
 
+def _unused() -> Iterator[bytes]:
+    """Variables that no operation declares: lists and objects take thirty times the bytes that they come in."""
+    lists, objects = b",".join([b"[]"] * 31_000), b",".join([b'{"a":1}'] * 11_000)
+    while True:
+        for values in (lists, objects):
+            yield b'{"query":"{ tasks(first: 1) { nodes { id } } }","variables":{"unused":[%b]}}' % values
+        for values in (lists[:11_999], objects[:11_999]):
+            yield b'{"query":"{ tasks(first: 1) { nodes { id } } }","variables":{"unused":[%b]}}' % values
+
+
+async def unused_variables(target: Target) -> None:
+    """Large values in variables that no operation declares, by a user on 1,000 connections and by strangers."""
+    made = _unused()
+    await asyncio.gather(
+        flood(target, "hostile", lambda: next(made), connections=MANY // 2),
+        flood(target, None, lambda: next(made), connections=MANY // 2, sources=addresses(10)),
+    )
+
+
 async def pings(target: Target) -> None:
     """Pings of the subprotocol with 90 KB that are to be sent back."""
     ping = wire.message("ping", payload={"numbers": [0] * 45_000})
@@ -676,4 +695,5 @@ ATTACKS: dict[int, Attack] = {
     32: Attack("pings of 90 KB", "a user, 10 sockets", pings),
     33: Attack("tokens that do not hold", "strangers, 1,000 connections, one address", wrong_tokens),
     34: Attack("/readyz and /metrics", "strangers, 1,000 connections, one address", probes),
+    35: Attack("large variables that nothing asks for", "a user and strangers, 500 connections each", unused_variables),
 }

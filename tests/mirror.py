@@ -1,4 +1,4 @@
-"""A client's copy of its tasks, which it keeps as the README tells it to."""
+"""A client's copy of its tasks, which it keeps as docs/realtime.md tells it to."""
 
 import json
 from typing import Any

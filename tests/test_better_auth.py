@@ -143,7 +143,7 @@ async def better_auth(example: Path, shared: Shared) -> AsyncIterator[BetterAuth
 
 @pytest.fixture
 def taskql(better_auth: BetterAuth, shared: Shared) -> Iterator[Serving]:
-    """TaskQL as README sets it up."""
+    """TaskQL as docs/authentication.md sets it up."""
     url = str(better_auth.http.base_url).rstrip("/")
     with serving(
         DATABASE_URL=shared.server.app_url,
@@ -230,9 +230,9 @@ async def test_each_leaves_the_others_tables_alone(better_auth: BetterAuth, shar
     assert await shared.admin.fetchval("SELECT email FROM users") == EMAIL
 
 
-def test_the_lines_of_the_readme(better_auth: BetterAuth, taskql: Serving, repository: Path) -> None:
-    """What README pastes into a shell signs up, gets a JWT and makes a task."""
-    block = (repository / "README.md").read_text().partition("```sh\nsession=")[2].partition("```")[0]
+def test_the_documented_commands(better_auth: BetterAuth, taskql: Serving, repository: Path) -> None:
+    """The commands of docs/authentication.md sign up, get a JWT and create a task."""
+    block = (repository / "docs" / "authentication.md").read_text().partition("```sh\nsession=")[2].partition("```")[0]
     issuer = str(better_auth.http.base_url).rstrip("/")
     shown = subprocess.run(  # noqa: S602 - as pasted
         "session=" + block.replace("http://127.0.0.1:8000", taskql.url),

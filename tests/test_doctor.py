@@ -19,6 +19,7 @@ from test_rate import redis_server
 from app.database import checks, embedded
 from app.database.checks import Finding
 from app.database.embedded import EmbeddedPostgres
+from app.database.functions import FIRED
 from app.database.url import DatabaseURL
 from app.errors import StartupError
 from app.settings import Settings
@@ -119,6 +120,11 @@ BREACHES = {
     "a trigger for everybody": ["GRANT EXECUTE ON FUNCTION keep_task_tags() TO PUBLIC"],
     "a function for a role that is no server's": ["GRANT EXECUTE ON FUNCTION users_after(uuid, integer) TO {other}"],
     "all functions for a role that is no server's": ["GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {other}"],
+    "a trigger that does not fire": ["ALTER TABLE tasks DISABLE TRIGGER stamp_updated_task"],
+    "no trigger that fires": ["ALTER TABLE tasks DISABLE TRIGGER USER"],
+    "a trigger of users that does not fire": ["ALTER TABLE users DISABLE TRIGGER ALL"],
+    "a trigger for replicas": ["ALTER TABLE tasks ENABLE REPLICA TRIGGER forget_deleted_tasks"],
+    **{f"no trigger {name}": [f"DROP TRIGGER {name} ON {FIRED[name][0]}"] for name in FIRED},
     "a function of another owner": [
         "GRANT CREATE ON SCHEMA public TO {other}; ALTER FUNCTION users_after(uuid, integer) OWNER TO {other}",
     ],
@@ -149,6 +155,28 @@ async def test_a_mend_mends(stage: Stage, other: str, name: str) -> None:
 
     assert await stage.failures() == []
     await refuse_failures(stage.settings)
+
+
+async def test_triggers_that_were_made_again(stage: Stage) -> None:
+    """What the doctor says of a missing trigger makes the one that the migrations made."""
+    definitions = """
+        SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger
+        WHERE NOT tgisinternal AND tgrelid IN ('tasks'::regclass, 'users'::regclass) ORDER BY 1
+    """
+    made = await stage.owner.fetch(definitions)
+    for name, (table, event, function) in FIRED.items():
+        await stage.owner.execute(f"DROP TRIGGER {name} ON {table}")
+        await stage.owner.execute(f"CREATE TRIGGER {name} {event} EXECUTE FUNCTION {function}")
+
+    assert [row["tgname"] for row in made] == sorted(FIRED)
+    assert await stage.owner.fetch(definitions) == made
+
+
+async def test_a_trigger_that_always_fires(stage: Stage) -> None:
+    """Also for a session that applies what another database has written."""
+    await stage.owner.execute("ALTER TABLE tasks ENABLE ALWAYS TRIGGER stamp_updated_task")
+
+    assert await stage.failures() == []
 
 
 async def test_a_migration_makes_no_server_of_another_role(stage: Stage, other: str) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import psutil
 import pytest
@@ -186,6 +188,32 @@ def test_killed_postmaster(data_dir: Path) -> None:
         postmaster(data_dir).kill()
         with EmbeddedPostgres.start(data_dir):
             assert sql(postgres.owner_url, query) == "kept"
+
+
+def test_a_start_that_takes_longer_than_it_is_waited_for(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says once that PostgreSQL runs again, also where that was seen only later."""
+    ensure_running = embedded._Cluster.ensure_running  # noqa: SLF001 - a slow machine, as it were
+    starting: list[Thread] = []
+
+    def late(cluster: Any, **options: Any) -> None:
+        if not starting:
+            starting.append(Thread(target=ensure_running, args=(cluster,), kwargs=options))
+            starting[0].start()
+            raise StartupError("it does not answer yet")
+        ensure_running(cluster, **options)
+
+    with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
+        monkeypatch.setattr(embedded, "_FIRST_PAUSE", 5.0)  # longer than a start takes
+        monkeypatch.setattr(embedded._Cluster, "ensure_running", late)  # noqa: SLF001 - the same
+        first = postmaster(data_dir)
+        first.kill()
+        wait_until(lambda: "it was started again" in caplog.text)
+        starting[0].join()
+        assert postmaster(data_dir) != first
+
+    assert caplog.text.count("the embedded PostgreSQL has ended: it was started again") == 1
 
 
 def test_everything_killed(data_dir: Path) -> None:

@@ -1,23 +1,32 @@
 """No caller takes the server away from the others: shares of what there is, turns, and a price for what is caused."""
 
 import asyncio
+import gc
+import socket
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
 import httpx
+import orjson
 import pytest
 from conftest import Application, Server, User, made_settings, running
 from standstill import WAITING, standstill, waiting
 
+from app import cli
 from app.database import connections
-from app.errors import RateLimited
-from app.settings import Settings
+from app.errors import RateLimited, Unavailable
+from app.operations import GraphQLRequest
+from app.settings import Settings, load
 from app.sharing import preparing, rate_limits
+from app.sharing.places import LARGE_BYTES, LARGE_OF_A_CALLER, MOST_LARGE, Places
+from app.sharing.rate_limits import Pace
 from app.web import endpoint as http_module
+from app.web import requests
 from app.web.arrivals import Arrivals
 from schema.engine.execution import Engine
 
@@ -376,6 +385,123 @@ async def test_an_incomplete_body_is_answered_when_it_gives_way(
     assert refused.headers["connection"] == "close"
 
 
+# Memory
+
+
+async def test_large_bodies_are_read_by_turns() -> None:
+    """One after the other, and an address with many of them does not hold up another."""
+    arrivals, read = Arrivals(10, 10), list[str]()
+
+    async def reading(address: str) -> None:
+        async with arrivals.place(address):
+            assert await arrivals.json(address, b"[1]") == [1]
+            read.append(address)
+
+    await asyncio.gather(*map(reading, ["mallory"] * 4 + ["alice"]))
+
+    assert read == ["mallory", "alice", *["mallory"] * 3]
+
+
+@pytest.mark.parametrize("size", [1, requests.SMALL_BYTES + 1])
+@pytest.mark.parametrize("limit", ["1/minute", "off"])
+async def test_nothing_is_kept_of_what_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, limit: str, size: int
+) -> None:
+    """While its answer waits, what was read of a body that is no request is gone already."""
+
+    class Read(list[Any]):
+        """Members that can be watched."""
+
+    known: list[weakref.ref[Any]] = []
+    kept: list[bool] = []
+
+    def loads(_: object) -> Read:
+        read = Read()
+        known.append(weakref.ref(read))
+        return read
+
+    async def respond(*given: Any) -> None:
+        kept.extend(one() is not None for one in known)
+        await answered(*given)
+
+    answered = http_module._respond  # noqa: SLF001 - what is kept meanwhile is seen only from within
+    async with running(settings.model_copy(update={"rate_limit_anonymous": limit})) as application:
+        monkeypatch.setattr(orjson, "loads", loads)
+        monkeypatch.setattr(http_module, "_respond", respond)
+        headers = {"Content-Type": "application/json"}
+        answer = await application.http.post("/graphql", content=b"[" + b" " * size + b"]", headers=headers)
+        monkeypatch.undo()
+
+    assert answer.status_code == (400 if limit == "off" else 429)
+    assert kept == [False]
+
+
+@pytest.mark.parametrize("query", [VIEWER, "{ nothing }"])
+@pytest.mark.parametrize("known", [True, False])
+async def test_nothing_is_kept_of_variables(
+    settings: Settings,
+    alice: User,
+    monkeypatch: pytest.MonkeyPatch,
+    query: str,
+    known: bool,  # noqa: FBT001 - a case
+) -> None:
+    """Once a request was answered they are gone, though tracebacks of a refusal may wait for garbage collection."""
+
+    class Read(list[Any]):
+        """A value that can be watched."""
+
+    watched: list[weakref.ref[Any]] = []
+
+    def loads(_: object) -> Any:
+        read = Read()
+        watched.append(weakref.ref(read))
+        return {"query": query, "variables": {"unused": read}}
+
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {alice.token}"} if known else {})}
+    async with running(settings) as application:
+        gc.disable()
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(orjson, "loads", loads)
+                await application.http.post("/graphql", content=b"{}", headers=headers)
+            kept = [one() is not None for one in watched]
+        finally:
+            gc.enable()
+
+    assert kept == [False]
+
+
+def large(payer: str) -> GraphQLRequest:
+    """A large request of a caller."""
+    return GraphQLRequest("{a}", None, None, None, None, None, "1", size=LARGE_BYTES + 1, payer=payer)
+
+
+def test_a_caller_has_few_large_requests_under_way() -> None:
+    """A share of those of the process; small ones have places beside them, and one that is answered leaves its own."""
+    places = Places(1000)
+    hers = [large("mallory") for _ in range(LARGE_OF_A_CALLER + 1)]
+    for request in hers[:-1]:
+        places.take(request, is_user=True)
+    with pytest.raises(RateLimited, match=f"You have {LARGE_OF_A_CALLER} requests of more than 16,000 bytes under way"):
+        places.take(hers[-1], is_user=True)
+    hers[-1].leave()
+    small = large("mallory")
+    small.size = LARGE_BYTES
+    places.take(small, is_user=True)
+    hers[0].leave()
+    places.take(hers[-1], is_user=True)
+    for number in range(MOST_LARGE - LARGE_OF_A_CALLER):
+        places.take(large(str(number)), is_user=True)
+    with pytest.raises(Unavailable, match="too many requests of more than 16,000 bytes"):
+        places.take(large("alice"), is_user=True)
+
+
+def test_little_of_a_body_is_in_memory_before_it_is_read() -> None:
+    """The kernel keeps no more of it; Linux counts twice what it is told."""
+    with cli.listening(load(port=0)) as listener:
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * cli.UNREAD_BYTES
+
+
 # Caches
 
 
@@ -460,3 +586,39 @@ async def test_what_cannot_be_read_is_charged(settings: Settings) -> None:
     assert code(rubbish[-1].json()) == "RATE_LIMITED"
     assert 1 <= int(rubbish[-1].headers["retry-after"]) <= 60
     assert other.status_code == 415
+
+
+async def test_other_addresses_have_a_limit(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that run no operation are refused where one client sends too many. Probes are counted apart."""
+    monkeypatch.setattr(rate_limits, "OTHER_REQUESTS", "3/10 minutes")
+    monkeypatch.setattr(http_module, "LONG_PAUSE_SECONDS", 0)
+    async with (
+        running(settings) as application,
+        application.at("192.0.2.1") as here,
+        application.at("192.0.2.2") as there,
+    ):
+        asked = [await here.get(path) for path in ("/", "/", "/nothing", "/nothing", "/")]
+        probes = [await here.get(path) for path in ("/livez", "/readyz", "/livez", "/livez")]
+        other = await there.get("/livez")
+        answer = await here.post("/graphql", json={"query": "{ __typename }"})
+
+    assert [one.status_code for one in asked] == [307, 307, 404, 429, 429]
+    assert [one.status_code for one in probes] == [200, 200, 200, 429]
+    refused = asked[-1].json()["errors"][0]
+    assert refused["message"].startswith("You have used more than 3 requests that run no operation in 10 minutes; try")
+    assert refused["extensions"]["code"] == "RATE_LIMITED"
+    assert asked[-1].headers["retry-after"] == str(refused["extensions"]["retryAfter"])
+    assert other.status_code == 200
+    assert answer.json() == {"data": {"__typename": "Query"}}
+
+
+def test_a_pace_allows_a_burst() -> None:
+    """So many at once, then one after the other; who pauses may have a burst again, and no larger one."""
+    now = 1000.0
+    pace = Pace(0.5, 2, lambda: now)
+
+    assert [pace.delay() for _ in range(4)] == [0, 0, 0.5, 1.0]
+    now += 1.0
+    assert pace.delay() == 0.5
+    now += 3600
+    assert [pace.delay() for _ in range(3)] == [0, 0, 0.5]

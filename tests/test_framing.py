@@ -224,8 +224,9 @@ async def test_pages_of_allowed_origins_may_read_refusals(
 ) -> None:
     """Which is to say that the page's script learns what is wrong."""
     monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
+    line, *more = start.split("\r\n")
     allowed, other = [
-        await exchange(address, request(f"{start}\r\nOrigin: {origin}", "Connection: close") + rest)
+        await exchange(address, request(line, f"Origin: {origin}", *more, "Connection: close") + rest)
         for origin in (ORIGIN, "https://evil.example")
     ]
 
@@ -235,6 +236,64 @@ async def test_pages_of_allowed_origins_may_read_refusals(
         assert headers(allowed)["access-control-expose-headers"].startswith("x-request-id")
         assert headers(allowed)["vary"] == headers(other)["vary"] == "origin"
     assert "access-control-allow-origin" not in headers(other)
+
+
+UNFINISHED = {
+    "nothing more": (b"", 408),
+    "half a line": (b"A: b", 408),
+    "a malformed line": (b"A b\r\n", 400),
+    "a space before the colon": (b"A : b\r\n\r\n", 400),
+    "no version": (b"\0", 400),
+    "a long line": (b"A: " + b"a" * 120_000, 431),
+}
+
+
+@pytest.mark.parametrize("kind", UNFINISHED)
+@pytest.mark.parametrize("apart", [False, True])
+async def test_the_last_line_was_the_origin(
+    address: str, kind: str, *, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that ends in its middle is refused with CORS headers if its origin has come whole."""
+    rest, status = UNFINISHED[kind]
+    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
+    start = f"GET /livez HTTP/1.1\r\nHost: x\r\noRigin:  {ORIGIN}".encode()
+    pieces = [start, b"\r\n", rest] if apart else [start + b"\r\n" + rest]
+    said = await exchange(address, *filter(None, pieces))
+
+    assert statuses(said) == [status]
+    assert headers(said)["access-control-allow-origin"] == ORIGIN
+
+
+async def test_half_an_origin(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could have become another one."""
+    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1)
+    for end in (b"", b"\r"):
+        said = await exchange(address, f"GET /livez HTTP/1.1\r\nOrigin: {ORIGIN}".encode() + end)
+
+        assert statuses(said) == [408]
+        assert "access-control-allow-origin" not in headers(said)
+
+
+@pytest.mark.parametrize("size", [160_000, 200_000, 250_000])
+@pytest.mark.parametrize("before", [b"", b"1\r\n1\r\n", b"1\r\n1\r\n" + b"f" * 40_000])
+async def test_a_chunks_size_that_goes_on_and_on_in_one_piece(
+    address: str, before: bytes, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused at once, although the head that came with it is fine."""
+    monkeypatch.setattr(protocols, "LOOK_SECONDS", float(PATIENCE_SECONDS))
+    said = await exchange(address, request(POST, JSON, CHUNKED) + before + b"1;" + b"a" * size)
+
+    assert statuses(said)[-1] in {400, 413, 431}
+
+
+@pytest.mark.parametrize("length", [90_000, 99_900])
+async def test_a_large_piece_is_read_as_a_small_one(address: str, length: int) -> None:
+    """Long heads and bodies, in one piece with what follows."""
+    body = QUERY + b" " * (length - len(QUERY))
+    one = request(POST, JSON, f"A: {'a' * 60_000}", body=body)
+    said = await exchange(address, one + one + LAST)
+
+    assert statuses(said) == [200, 200, 200]
 
 
 @pytest.mark.parametrize(

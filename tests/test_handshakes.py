@@ -7,11 +7,11 @@ import httpx
 import orjson
 import pytest
 from conftest import User
-from live import served
+from live import protocol, served
 from patience import PATIENCE_SECONDS
 from prometheus_client import REGISTRY
 from raw import exchange, headers, request, statuses
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.asyncio.client import connect
 
 from app.main import create_app
@@ -45,10 +45,100 @@ WRONG = {
 }
 
 
+APP = "https://app.example"
+
+
+@pytest.fixture(autouse=True)
+def logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Refusals are logged for information."""
+    caplog.set_level("INFO", "app.web.refusals")
+
+
 @pytest.fixture(scope="module")
 async def address(settings: Settings) -> AsyncIterator[str]:
     async with served(create_app(settings)) as address:
         yield address
+
+
+async def silent(_scope: Scope, receive: Receive, _send: Send) -> None:
+    """An application that neither accepts a socket nor refuses it."""
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+
+
+async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """One that fails."""
+    raise ZeroDivisionError
+
+
+async def idle(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """One that returns too early."""
+
+
+# An application (None is ours), the path, the origin, the status and the code.
+REFUSED: dict[str, tuple[ASGIApp | None, str, str, int, str]] = {
+    "another origin": (None, "/graphql", "https://evil.example", 403, "BAD_USER_INPUT"),
+    "an origin that is none": (None, "/graphql", "null", 403, "BAD_USER_INPUT"),
+    "a path": (None, "/nothing", APP, 404, "BAD_USER_INPUT"),
+    "a path of HTTP": (None, "/livez", APP, 404, "BAD_USER_INPUT"),
+    "a path of files": (None, "/explorer/explorer.js", APP, 404, "BAD_USER_INPUT"),
+    "an unknown path and another origin": (None, "/nothing", "https://evil.example", 404, "BAD_USER_INPUT"),
+    "a body": (None, "/graphql", APP, 400, "BAD_USER_INPUT"),
+    "no answer": (silent, "/graphql", APP, 503, "UNAVAILABLE"),
+    "a fault": (broken, "/graphql", APP, 500, "INTERNAL"),
+    "an early end": (idle, "/graphql", APP, 500, "INTERNAL"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_a_refused_handshake_is_answered_like_a_request(
+    settings: Settings, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever layer refuses it: a GraphQL error, the request's id, CORS headers, and nothing but INFO in the log."""
+    other, path, origin, status, code = REFUSED[kind]
+    shared = settings.model_copy(update={"cors_origins": (APP,)})
+    if status == 503:
+        monkeypatch.setattr(protocols, "HANDSHAKE_SECONDS", 0.1)
+    lines = (*ASKED, "X-Request-ID: mine", f"Origin: {origin}", *(["Content-Length: 5"] if kind == "a body" else []))
+    before = _counted()
+    async with served(other or create_app(shared), http=protocol(shared), lifespan="off" if other else "on") as address:
+        said = await exchange(address, request(f"GET {path} HTTP/1.1", *lines))
+
+    head, _, body = said.partition(b"\r\n\r\n")
+    told, (error,) = {name.lower(): value for name, value in headers(head).items()}, orjson.loads(body)["errors"]
+    assert statuses(said) == [status]
+    assert error["extensions"] == {"code": code}
+    assert len(error["message"]) > 20
+    assert told["content-type"] == "application/json; charset=utf-8"
+    assert (told["x-request-id"], told["connection"], told["vary"]) == ("mine", "close", "origin")
+    assert told.get("access-control-allow-origin") == (APP if origin == APP else None)
+    assert int(told["content-length"]) == len(body)
+    assert _counted() == before + 1
+    refused = [record.getMessage() for record in caplog.records if record.name == "app.web.refusals"]
+    assert len([message for message in refused if f"request mine was refused with {status}" in message]) == 1
+    if status < 500:
+        assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    warned = [record.getMessage() for record in caplog.records if record.name == "app.origins"]
+    assert len(warned) == (status == 403)
+    assert all("CORS_ORIGINS" in message for message in warned)
+    caplog.clear()
+
+
+async def test_a_handshake_that_is_open_when_the_server_stops() -> None:
+    """Its client is told to come again."""
+    begun = asyncio.Event()
+
+    async def slow(_scope: Scope, receive: Receive, _send: Send) -> None:
+        begun.set()
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    async with served(slow, lifespan="off") as address:
+        said = asyncio.create_task(exchange(address, request("GET /graphql HTTP/1.1", *ASKED)))
+        await begun.wait()
+
+    assert statuses(await said) == [503]
+    assert orjson.loads((await said).partition(b"\r\n\r\n")[2])["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -57,7 +147,6 @@ async def test_a_wrong_handshake_is_answered_and_closed(
 ) -> None:
     """It counts as an error and is logged once, with the id that it came with."""
     sent, status = WRONG[wrong]
-    caplog.set_level("INFO", "app.web.refusals")
     before = _counted()
     said = await exchange(address, sent.replace(b"Host: x", b"X-Request-ID: mine\r\nHost: x"))
 

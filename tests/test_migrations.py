@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -35,6 +36,9 @@ REVISIONS = [
     "0013",
     "0014",
 ]
+
+# Functions of 0012 whose bodies stay when one goes back: they do the same.
+BODIES_STAY = ("act_as(uuid)", "begin_write(uuid)", "keep_task_tags()", "search_key(text)")
 
 
 @pytest.fixture
@@ -85,6 +89,51 @@ async def test_up_down_and_up_again(empty: Server) -> None:
     await migrate(owner, server)
 
     assert await shape(empty.owner_url) == first
+
+
+async def left_by(connection: "asyncpg.Connection[Any]") -> dict[str, Any]:
+    """What the revisions so far have made of functions, triggers, policies, row security and rights."""
+    rows = await connection.fetch("""
+        SELECT 'function ' || oid::regprocedure, regexp_replace(prosrc, '[[:space:]]+', ' ', 'g'),
+            concat_ws(' ', prosecdef, provolatile, proisstrict, proparallel, proconfig,
+                (SELECT string_agg(item::text, ' ' ORDER BY item::text)
+                 FROM unnest(coalesce(proacl, acldefault('f', proowner))) AS item))
+        FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+        UNION ALL SELECT 'trigger ' || tgname, pg_get_triggerdef(oid), tgenabled::text
+        FROM pg_trigger WHERE NOT tgisinternal
+        UNION ALL SELECT 'policy ' || polname, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)
+        FROM pg_policy
+        UNION ALL SELECT 'relation ' || relname, concat_ws(' ', relrowsecurity, relforcerowsecurity, relacl),
+            (SELECT string_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod), attnotnull), ', '
+                ORDER BY attname) FROM pg_attribute WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped)
+        FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    """)
+    return {name: tuple(facts) for name, *facts in rows}
+
+
+async def test_each_step_down_leaves_what_was_before(empty: Server, admin: "asyncpg.Connection[Any]") -> None:
+    """Functions with their settings and rights, triggers, policies and columns are as the revision before made them."""
+    before: dict[str, Any] = {}
+    for revision, below in zip(REVISIONS, ["base", *REVISIONS], strict=False):
+        up, down = partial(_step, command.upgrade, revision), partial(_step, command.downgrade, below)
+        await run(empty.owner_url, up)
+        above = await left_by(admin)
+        await run(empty.owner_url, down)
+        left = await left_by(admin)
+        for facts in (before, left):  # their own table, which is no revision's
+            for name in [name for name in facts if "alembic_version" in name]:
+                del facts[name]
+        wrong = {name for name in before.keys() | left.keys() if before.get(name) != left.get(name)}
+        stay = {f"function {name}" for name in BODIES_STAY} if revision == "0012" else set()
+        assert wrong - stay == set(), revision
+        assert [before[name][1] for name in stay] == [left[name][1] for name in stay]
+        await run(empty.owner_url, up)
+        assert await left_by(admin) == above
+        before = above
+
+
+def _step(move: Any, revision: str, connection: Any) -> None:
+    move(config(connection), revision)
 
 
 async def test_tasks_that_are_there_are_counted(empty: Server, admin: "asyncpg.Connection[Any]") -> None:

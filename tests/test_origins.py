@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -108,6 +109,7 @@ async def test_a_preflight(shared: Application) -> None:
     assert "origin" in allowed.headers["vary"]
     assert "access-control-allow-credentials" not in allowed.headers
     assert foreign.status_code == 403
+    assert is_refusal(foreign)
     assert cors(foreign) == []
     assert "CORS_ORIGINS" in foreign.text
 
@@ -130,6 +132,9 @@ REFUSALS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "no address": (404, "GET", "/nothing", {}),
     "no metrics": (404, "GET", "/metrics", {}),
     "no file": (404, "GET", "/explorer/nothing.js", {}),
+    "a folder": (404, "GET", "/explorer/", {}),
+    "no name of a file": (404, "GET", "/explorer/%00", {}),
+    "a long name of a file": (404, "GET", "/explorer/" + "a" * 5_000, {}),
     "another method": (405, "PUT", "/graphql", {}),
     "another method of a probe": (405, "POST", "/livez", {}),
     "nothing to accept": (406, "POST", "/graphql", {"json": {"query": VIEWER}, "headers": {"Accept": "image/png"}}),
@@ -139,6 +144,17 @@ REFUSALS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "a probe": (200, "GET", "/livez", {}),
     "a redirect": (307, "GET", "/", {}),
 }
+
+
+def is_refusal(answer: httpx.Response) -> bool:
+    """Whether it has the form that all refusals have."""
+    (error,) = answer.json()["errors"]
+    assert error["extensions"]["code"]
+    assert len(error["message"]) > 20
+    assert answer.headers["content-type"].startswith("application/")
+    assert answer.headers["x-request-id"]
+    assert (answer.status_code == 405) == ("allow" in answer.headers)
+    return True
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -153,10 +169,55 @@ async def test_refusals_can_be_read(shared: Application, name: str) -> None:
     ]
 
     assert {answer.status_code for answer in answers} == {status}
+    for answer in answers if status >= 400 else []:
+        assert is_refusal(answer)
     assert answers[0].headers["access-control-allow-origin"] == APP
     assert "retry-after" in answers[0].headers["access-control-expose-headers"]
     assert [cors(answer) for answer in answers[1:]] == [[], []]
     assert all("origin" in answer.headers["vary"].lower() for answer in answers)
+
+
+async def test_a_refusal_is_logged_with_its_id(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    """The id that the request came with, if it may stand in a log."""
+    caplog.set_level("INFO", "app.web.refusals")
+    answers = [await http.get("/nothing", headers={"X-Request-ID": id_}) for id_ in ("mine", "no id")]
+
+    assert answers[0].headers["x-request-id"] == "mine"
+    assert answers[1].headers["x-request-id"] != "no id"
+    for answer in answers:
+        assert f"request {answer.headers['x-request-id']} was refused with 404" in caplog.text
+
+
+@pytest.fixture
+async def files(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]:
+    """An application with one file of an explorer."""
+    (tmp_path / "explorer.js").write_text("x" * 1_000)
+    monkeypatch.setattr("app.web.explorer.ASSETS", tmp_path)
+    async with running(settings) as application:
+        yield application
+
+
+async def test_files_are_only_read(files: Application) -> None:
+    """Folders, odd names and other methods are refused like everything else."""
+    for path in ("", "nothing.js", "%00", "a" * 5_000, "../main.py"):
+        answer = await files.http.get(f"/explorer/{path}")
+        assert (answer.status_code, is_refusal(answer)) == (404, True)
+    answer = await files.http.post("/explorer/explorer.js")
+
+    assert (answer.status_code, is_refusal(answer)) == (405, True)
+    assert answer.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("part", ["bytes=0-9", "bytes=x", "bytes=99999999999-", "lines=1-2", "bytes=0-1,5-6"])
+async def test_parts_of_files_are_not_served(files: Application, part: str) -> None:
+    """A Range is ignored, whatever it says."""
+    for coding in ("gzip", "identity"):
+        headers = {"Accept-Encoding": coding, "Range": part}
+        answer = await files.http.get("/explorer/explorer.js", headers=headers)
+
+        assert answer.status_code == 200
+        assert answer.text == "x" * 1_000
+        assert "accept-ranges" not in answer.headers
 
 
 async def test_a_rate_limited_page(settings: Settings, shared: Application, alice: User) -> None:
@@ -206,6 +267,7 @@ async def test_a_bug_can_be_read(shared: Application, monkeypatch: pytest.Monkey
     assert answer.status_code == 500
     assert answer.headers["access-control-allow-origin"] == APP
     assert answer.json()["errors"][0]["extensions"]["code"] == "INTERNAL"
+    assert answer.headers["x-request-id"]
     assert "secret" not in answer.text
 
 

@@ -14,6 +14,8 @@ from graphql import (
     GraphQLScalarType,
     is_introspection_type,
     is_specified_scalar_type,
+    parse,
+    validate,
 )
 
 from app.database.checks import FORCED
@@ -155,14 +157,14 @@ def test_the_environment_is_read_in_one_place(repository: Path) -> None:
 
 @pytest.mark.parametrize("field", Settings.model_fields)
 def test_every_setting_is_documented(repository: Path, field: str) -> None:
-    """README's table has a row for each variable, and code says what it is for."""
-    assert f"| `{variable(field)}` |" in (repository / "README.md").read_text()
+    """docs/settings.md has a row for each variable, and the code describes it."""
+    assert f"| `{variable(field)}` |" in (repository / "docs" / "settings.md").read_text()
     assert Settings.model_fields[field].description
 
 
 def test_the_table_of_settings_is_true(repository: Path) -> None:
-    """README's table has no other rows than the settings, and each default that it writes as code is the default."""
-    table = (repository / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
+    """The table has no other rows than the settings, and each default that is written as code is the default."""
+    table = (repository / "docs" / "settings.md").read_text()
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.+?) \|", table, re.MULTILINE))
     defaults = {variable(name): str(field.default) for name, field in Settings.model_fields.items()}
 
@@ -172,6 +174,68 @@ def test_the_table_of_settings_is_true(repository: Path) -> None:
             assert code[1] == defaults[name], name
         else:
             assert defaults[name] in {"None", "False", "True", "()", ""}, name
+
+
+def documents(repository: Path) -> list[Path]:
+    """All documents for users, operators and developers."""
+    first = [repository / name for name in ("README.md", "CHANGELOG.md", "examples/better-auth/README.md")]
+    return [*first, *sorted((repository / "docs").rglob("*.md"))]
+
+
+def text_of(document: Path) -> str:
+    """A document without its code blocks, where # begins a comment."""
+    return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(document: Path) -> set[str]:
+    """The fragments of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text_of(document), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short(repository: Path) -> None:
+    """Details are in docs."""
+    assert len((repository / "README.md").read_text().splitlines()) < 300
+
+
+def test_every_document_is_listed(repository: Path) -> None:
+    """The README links to every page of docs, and the index of decisions to every decision, in order."""
+    pages = {f"docs/{path.name}" for path in (repository / "docs").glob("*.md")}
+    listed = (repository / "README.md").read_text().partition("## Documentation")[2]
+    decisions = sorted((repository / "docs" / "decisions").glob("[0-9]*.md"))
+    titles = [path.read_text().partition("\n")[0].removeprefix("# ").partition(". ") for path in decisions]
+    index = (repository / "docs" / "decisions" / "README.md").read_text().splitlines()
+
+    assert set(re.findall(r"\]\((docs/[a-z]+\.md)\)", listed)) == pages
+    assert [line for line in index if re.match(r"\d+\. ", line)] == [
+        f"{number}. [{title}]({path.name})" for path, (number, _, title) in zip(decisions, titles, strict=True)
+    ]
+    assert [int(path.name[:4]) for path in decisions] == list(range(1, len(decisions) + 1))
+
+
+def test_links_lead_somewhere(repository: Path) -> None:
+    """Every relative link names a file that exists, and a heading in it."""
+    broken = []
+    for document in documents(repository):
+        for link in re.findall(r"\]\(([^)\s]+)\)", text_of(document)):
+            path, _, fragment = link.partition("#")
+            target = (document.parent / path).resolve() if path else document
+            if "://" not in link and not (target.exists() and (not fragment or fragment in anchors(target))):
+                broken.append(f"{document.relative_to(repository)}: {link}")
+
+    assert broken == []
+
+
+def test_documented_operations_fit_the_schema(repository: Path) -> None:
+    """Every operation that a document shows can be sent as it is."""
+    blocks = [
+        block
+        for document in documents(repository)
+        for block in re.findall(r"^```graphql\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+
+    assert len(blocks) > 3
+    assert [error for block in blocks for error in validate(GRAPHQL_SCHEMA, parse(block))] == []
 
 
 def test_the_committed_schema_is_the_schema(repository: Path) -> None:

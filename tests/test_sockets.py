@@ -27,6 +27,7 @@ from app.main import create_app
 from app.operations import GraphQLAnswer, GraphQLRequest
 from app.origins import Origins
 from app.settings import Settings, load
+from app.sharing.rate_limits import Pace
 from app.web import sockets
 from app.web.sockets import SocketEndpoint
 
@@ -621,11 +622,11 @@ async def test_pages_of_the_server_and_of_allowed_origins_are_served(
 
 
 async def test_other_addresses_have_no_sockets(address: str) -> None:
-    """403 at the handshake."""
+    """404 at the handshake."""
     with pytest.raises(InvalidStatus) as refused:
         await connect(f"ws://{address}/livez", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS)
 
-    assert refused.value.response.status_code == 403
+    assert refused.value.response.status_code == 404
 
 
 async def test_a_client_that_stops_reading_is_dropped(
@@ -716,3 +717,34 @@ async def test_a_user_has_so_many_sockets(
                 break
 
     assert (code, reason) == (1013, "A user has at most 2 sockets here; close others, or try again later.")
+
+
+async def test_messages_that_are_not_charged_have_a_pace(
+    opened: Callable[..., Awaitable[Client]], alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each counts, on all sockets of a user together; operations that run do not, and no other user's messages."""
+    counted: list[object] = []
+
+    def delay(pace: Pace) -> float:
+        counted.append(pace)
+        return 0.0
+
+    monkeypatch.setattr(Pace, "delay", delay)
+    first, second, other = [await opened() for _ in range(3)]
+    for client, user in ((first, alice), (second, alice), (other, bob)):
+        await client.initialise(user)
+    await first.send(type="pong")
+    await first.send(type="complete", id="none")
+    await second.send(type="ping")
+    assert await second.receive() == {"type": "pong"}
+    await second.subscribe("one", "{ nothing }")
+    assert (await second.receive())["type"] == "error"
+    assert await first.data(VIEWER) == {"data": {"viewer": {"id": str(alice.id)}}}
+    hers = list(counted)
+    await other.send(type="ping")
+    assert await other.receive() == {"type": "pong"}
+    await other.data(VIEWER)
+
+    assert (len(hers), len(set(hers))) == (4, 1)
+    assert len(counted) == len(hers) + 1
+    assert counted[-1] is not hers[0]

@@ -11,7 +11,7 @@ import pytest
 from conftest import User, made_settings
 from live import protocol, served
 from patience import PATIENCE_SECONDS
-from raw import request, statuses
+from raw import headers, request, statuses
 from starlette.types import Receive, Scope, Send
 
 from app.main import create_app
@@ -225,3 +225,27 @@ def test_descriptors_bound_the_connections(server: Any, monkeypatch: pytest.Monk
     for descriptors, most in ((200, 50), (10**6, 1000), (resource.RLIM_INFINITY, 1000)):
         monkeypatch.setattr("resource.getrlimit", lambda _kind, most=descriptors: (most, most))
         assert protocols.Connections(made_settings(server)).idle.most == most
+
+
+async def test_long_heads_give_way(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where too many connections have sent one, the one gives way whose last is the oldest; it may be idle."""
+    monkeypatch.setattr(protocols, "MOST_LONG", 2)
+    head = request("GET /livez HTTP/1.1", f"Padding: {'x' * protocols.LONG_BYTES}")
+    async with clients(settings) as made:
+        idle, short, half = await made.idle(), await made.idle(), await made.sent(head[:-10])
+        await idle.ask(head)
+        await half.ask(head[-10:])
+        await idle.ask(head)
+        await idle.ask(head)
+        cut = await made.sent(head[:-10])
+        assert await half.rest() == b""
+        await idle.ask(head)
+        last = await made.idle()
+        await last.ask(head)
+        refused = await cut.rest()
+        for client in (idle, short, last):
+            await client.ask()
+
+    assert statuses(refused) == [503]
+    assert headers(refused)["retry-after"] == "1"
+    assert b"long heads" in refused

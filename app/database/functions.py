@@ -22,6 +22,38 @@ TRIGGERS = ("keep_task_tags()", "stamp_task()", "forget_tasks()", "begin_clock()
 # What the server may do across users; they run as their owner, whom the row security of `users` does not hold.
 ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "users_after(uuid, integer)")
 
+_TAGS_CHANGE = "WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags))"
+# The triggers of `tasks` and `users` by name. One that is missing or does not fire leaves clocks and tags wrong.
+FIRED = {
+    "stamp_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.version = 0)", "stamp_task()"),
+    "stamp_updated_task": (
+        "tasks",
+        "BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.version = OLD.version)",
+        "stamp_task()",
+    ),
+    "forget_deleted_tasks": (
+        "tasks",
+        "AFTER DELETE ON tasks REFERENCING OLD TABLE AS gone FOR EACH STATEMENT",
+        "forget_tasks()",
+    ),
+    "keep_task_tags_on_insert": (
+        "tasks",
+        "AFTER INSERT ON tasks FOR EACH ROW WHEN (NEW.tags <> '{}')",
+        "keep_task_tags()",
+    ),
+    "keep_task_tags_on_update": (
+        "tasks",
+        f"AFTER UPDATE OF user_id, id, tags ON tasks FOR EACH ROW {_TAGS_CHANGE}",
+        "keep_task_tags()",
+    ),
+    "keep_task_tags_on_delete": (
+        "tasks",
+        "AFTER DELETE ON tasks FOR EACH ROW WHEN (OLD.tags <> '{}')",
+        "keep_task_tags()",
+    ),
+    "begin_clock_of_user": ("users", "AFTER INSERT ON users FOR EACH ROW", "begin_clock()"),
+}
+
 DEFINERS = (*TRIGGERS, *ACROSS_USERS)
 CONFIGURED = {
     "position_between(text, text)": (SEARCH_PATH,),

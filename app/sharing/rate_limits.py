@@ -37,6 +37,10 @@ SLACK = 10 * SECOND
 # Less is not worth counting, and is owed until it is more.
 LEAST_SECONDS = 0.005
 
+# Requests to other addresses than GraphQL's that one client address may send in a window, and as many probes. The
+# explorer asks for a hundred files, probes are a few a second. Each process counts: a probe must not wait for Redis.
+OTHER_REQUESTS = "1000/10 seconds"
+
 Clock = Callable[[], float]
 
 
@@ -154,9 +158,44 @@ class Rate:
         if (count if isinstance(count, int) else await count) <= self._most:
             return
         seconds = max(1, ceil(await self._counters.remaining(self._name, caller)))
-        window = f"{self._item.multiples} {self._item.GRANULARITY.name}".removeprefix("1 ")
-        used = f"You have used more than {self._item.amount:,} {self._what} in one {window}"
+        multiples, unit = self._item.multiples, self._item.GRANULARITY.name
+        window = f"one {unit}" if multiples == 1 else f"{multiples} {unit}s"
+        used = f"You have used more than {self._item.amount:,} {self._what} in {window}"
         raise RateLimited(f"{used}; try again in {seconds} s.", seconds)
+
+
+class OtherRequests:
+    """Requests of each client address that run no operation: none is charged in rows.
+
+    Probes are counted apart: behind a proxy that is not trusted they have the address of everybody's requests.
+    """
+
+    def __init__(self) -> None:
+        item, windows = limits.parse(OTHER_REQUESTS), Windows()
+        self._probes, self._others = (
+            Rate(item, windows, "probes"),
+            Rate(item, windows, "requests that run no operation"),
+        )
+
+    async def charge(self, address: str, *, is_probe: bool) -> None:
+        """Count one; RateLimited beyond the limit."""
+        rate = self._probes if is_probe else self._others
+        if waits := rate.charge(network(address), 1):
+            await waits
+
+
+class Pace:
+    """`each` seconds between two events of a key: a burst of them may come at once, all further ones wait."""
+
+    def __init__(self, each: float, burst: int, clock: Clock = time.monotonic) -> None:
+        self._each, self._ahead, self._clock = each, each * burst, clock
+        self._free = -math.inf  # when the last event would have been due, had none come early
+
+    def delay(self) -> float:
+        """Count one event, and how many seconds it has to wait."""
+        now = self._clock()
+        self._free = max(self._free, now) + self._each
+        return max(0.0, self._free - now - self._ahead)
 
 
 class TimeLimit:

@@ -5,11 +5,10 @@ No cookies are used, so credentials are never allowed: a caller is known by its 
 
 from typing import Any
 
-import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BadUserInput
 from app.origins import Header, Origins
+from app.web.refusals import FOREIGN
 
 DAY_SECONDS = 86_400
 _PREFLIGHT: list[Header] = [
@@ -17,8 +16,6 @@ _PREFLIGHT: list[Header] = [
     (b"access-control-max-age", b"%d" % DAY_SECONDS),
     (b"vary", b"access-control-request-headers"),
 ]
-_MESSAGE = "Pages of this origin may not call this server; CORS_ORIGINS lists those that may."
-_REFUSED = orjson.dumps({"errors": [{"message": _MESSAGE, "extensions": {"code": BadUserInput.code}}]})
 
 
 class CrossOrigin:
@@ -33,7 +30,7 @@ class CrossOrigin:
         headers = dict(scope["headers"])
         own = self._origins.headers_for(headers.get(b"origin"))
         if is_preflight(scope["method"], headers):
-            return await self._answer_preflight(headers, own, send)
+            return await self._answer_preflight(scope, own, send)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start" and not _is_page(message):
@@ -42,14 +39,17 @@ class CrossOrigin:
 
         return await self._app(scope, receive, send_with_headers)
 
-    async def _answer_preflight(self, headers: dict[bytes, bytes], own: list[Header], send: Send) -> None:
+    async def _answer_preflight(self, scope: Scope, own: list[Header], send: Send) -> None:
+        headers = dict(scope["headers"])
         origin = headers[b"origin"].decode("latin-1")
         if not self._origins.is_allowed(origin):
             self._origins.log_refused(origin)
-            return await _respond(send, 403, [(b"content-type", b"application/json; charset=utf-8"), *own], _REFUSED)
+            return await FOREIGN.send(scope, send, own)
         wanted = headers.get(b"access-control-request-headers")
         more = [(b"access-control-allow-headers", wanted)] if wanted else []
-        return await _respond(send, 200, [*own, *_PREFLIGHT, *more], b"")
+        start = {"type": "http.response.start", "status": 200}
+        await send({**start, "headers": [*own, *_PREFLIGHT, *more, (b"content-length", b"0")]})
+        return await send({"type": "http.response.body", "body": b""})
 
 
 def is_preflight(method: str, headers: Any) -> bool:
@@ -59,9 +59,3 @@ def is_preflight(method: str, headers: Any) -> bool:
 
 def _is_page(message: Message) -> bool:
     return any(name == b"content-type" and value.startswith(b"text/html") for name, value in message["headers"])
-
-
-async def _respond(send: Send, status: int, headers: list[Header], body: bytes) -> None:
-    length = (b"content-length", b"%d" % len(body))
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body})

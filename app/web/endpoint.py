@@ -6,7 +6,8 @@ The endpoint is plain ASGI: each request passes it, so what it does not make nee
 import asyncio
 import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,28 @@ from typing import Any
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.addresses import headers_of
 from app.errors import (
-    BadUserInput,
     MethodNotAllowed,
     PersistedQueryNotFound,
     PersistedQueryNotSupported,
     RateLimited,
-    RequestError,
     Unauthenticated,
     Unavailable,
 )
-from app.observability.masking import MASKED, masked
+from app.observability.masking import masked
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
 from app.origins import Origins
-from app.sharing.rate_limits import Rates, network
+from app.sharing.rate_limits import OtherRequests, Rates, network
 from app.web.arrivals import Arrivals
 from app.web.event_streams import EventStreams
 from app.web.explorer import CONTENT_SECURITY_POLICY, page
 from app.web.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
+from app.web.refusals import FAILED, Refusal, no_address, no_method, too_many
 from app.web.requests import Gone, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
 
 # What fits into the first flight of a connection arrives no sooner when it is smaller.
@@ -46,10 +46,12 @@ FASTEST = 1
 # next request when they have it.
 PAUSE_SECONDS = 0.25
 PAUSED = (401, 429, 503)
+# Nobody needs more of these than may be had.
+LONG_PAUSE_SECONDS = 1.0
 # A request that cannot be read costs a stranger as much as so many rows.
 ROWS_OF_A_REFUSAL = 5
-# Requests whose body has not come whole, of a process and of one address.
-MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 100
+# Requests whose body comes in parts or is large, of a process and of one address: each may have 100 KB in memory.
+MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 200
 
 ANSWERS = (GRAPHQL_JSON, JSON)
 PAGES = (HTML, *ANSWERS)
@@ -138,6 +140,7 @@ class GraphQLEndpoint:
             status = _status(answer, media_type)
             if status in _HEADERS_OF:
                 asked.leave()
+                asked = None  # its variables must not be kept while its answer waits
                 more += [*_HEADERS_OF[status], *_headers_of(answer.entries["errors"][0])]
             if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
                 body, more = await _compressed(body), [*more, *_COMPRESSED]
@@ -149,6 +152,8 @@ class GraphQLEndpoint:
     async def _charged(self, error: Exception, scope: Scope) -> Exception:
         """The same refusal, charged to the address that it goes to; or that the address has had too many."""
         client = scope.get("client")
+        if isinstance(error, Refused):
+            error.forget()
         try:
             if waits := self._rates.charge(network(client[0] if client else ""), ROWS_OF_A_REFUSAL, is_user=False):
                 await waits
@@ -159,8 +164,7 @@ class GraphQLEndpoint:
     async def _refuse(self, send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
         """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
         if isinstance(error, Refused):
-            # What it refers to, such as the body, must not be kept while its answer waits.
-            error.__traceback__ = error.__context__ = None
+            error.forget()
             status, more = error.status, error.headers
             shown = {"message": str(error), "extensions": {"code": error.code}}
             self._note(asked_as, status, error.code)
@@ -241,24 +245,54 @@ async def _respond(send: Send, status: int, headers: list[Header], body: bytes) 
     await send({"type": "http.response.body", "body": body})
 
 
-async def refusal(_request: Request, error: Exception) -> Response:
-    """A GraphQL error for what no route takes."""
+def limited(app: ASGIApp, requests: OtherRequests, probes: tuple[str, ...]) -> ASGIApp:
+    """An application without operations, whose requests are refused where a client address sends too many.
+
+    `probes` are the ends of the paths that probes ask.
+    """
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            client = scope.get("client")
+            try:
+                await requests.charge(client[0] if client else "", is_probe=scope["path"].endswith(probes))
+            except RateLimited as error:
+                await asyncio.sleep(LONG_PAUSE_SECONDS)
+                return await too_many(error).send(scope, send, ())
+        return await app(scope, receive, send)
+
+    return call
+
+
+def handlers(address: str) -> dict[Any, Callable[[Request, Exception], Any]]:
+    """Starlette's handlers of exceptions, which refuse what the routes do not answer; `address` is named for use."""
+    return {HTTPException: partial(_refusal, no_address(address)), Exception: _failure}
+
+
+async def _refusal(nowhere: Refusal, request: Request, error: Exception) -> Response:
+    """A GraphQL error for what no route takes: 404, 405, or a file that may not be read."""
     assert isinstance(error, HTTPException)  # noqa: S101 - the handler of that class
-    code = MethodNotAllowed.code if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else BadUserInput.code
-    shown = {"message": error.detail, "extensions": {"code": code}}
-    return JSONResponse({"errors": [shown]}, error.status_code, error.headers)
+    is_method = error.status_code == HTTPStatus.METHOD_NOT_ALLOWED
+    return _answer(no_method((error.headers or {}).get("Allow", "GET, HEAD")) if is_method else nowhere, request)
 
 
-async def failure(_request: Request, _error: Exception) -> Response:
+async def _failure(request: Request, _error: Exception) -> Response:
     """The GraphQL error for a bug in anything but the endpoint; uvicorn logs it."""
-    shown = {"message": MASKED, "extensions": {"code": RequestError.code}}
-    return JSONResponse({"errors": [shown]}, 500)
+    return _answer(FAILED, request)
+
+
+def _answer(refusal: Refusal, request: Request) -> Response:
+    headers, body = refusal.told(request.scope["headers"])
+    response = Response(body, refusal.status)
+    response.raw_headers = headers
+    return response
 
 
 class ExplorerFiles(StaticFiles):
     """The explorer's assets: their addresses change with what they hold, so that browsers may keep them.
 
-    Strangers ask for them as often as they like: each is compressed once, on a thread.
+    Strangers ask for them as often as they like: each is compressed once, on a thread. A Range is ignored: Starlette
+    refuses malformed ones in plain text.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -266,15 +300,17 @@ class ExplorerFiles(StaticFiles):
         self._compressed: dict[tuple[Path, str], asyncio.Task[bytes]] = {}
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        # The response looks for the header by itself.
+        scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
         response = await super().get_response(path, scope)
-        asked = headers_of(scope)
         if not isinstance(response, FileResponse):
             return response
         response.headers.update(_ASSET_HEADERS)
-        if b"range" in asked or not takes_gzip(asked.get(b"accept-encoding", b"")):
+        del response.headers["accept-ranges"]
+        if not takes_gzip(headers_of(scope).get(b"accept-encoding", b"")):
             return response
         headers = {**response.headers, "content-encoding": "gzip"}
-        del headers["content-length"], headers["accept-ranges"]
+        del headers["content-length"]
         return Response(await self._gzipped(Path(response.path), headers["etag"]), headers=headers)
 
     async def _gzipped(self, file: Path, etag: str) -> bytes:

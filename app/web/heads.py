@@ -20,6 +20,7 @@ _CODING = malformed("The only Transfer-Encoding is chunked, with HTTP/1.1.")
 
 # RFC 3986's host and port, without the comma: two Host headers that a proxy has joined are two.
 _IS_HOST = re.compile(rb"(?:[\w.~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?", re.ASCII)
+_ORIGIN_LINE = re.compile(rb"(?:^|\n)origin:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -59,6 +60,12 @@ def _origin_form(url: bytes, hosts: list[bytes]) -> bytes:
     if hosts and authority.lower() != hosts[0].lower():
         raise RequestRefused(_TARGET)
     return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def origin_in(part: bytes) -> bytes | None:
+    """The origin that the last complete Origin line names in part of a head, which the parser has not read whole."""
+    found = _ORIGIN_LINE.findall(part)
+    return found[-1] if found else None
 
 
 def asks_for_socket(version: str, headers: list[Header]) -> bool:

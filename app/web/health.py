@@ -12,6 +12,7 @@ from app.errors import Unavailable
 from app.identity.tokens import Authenticator
 
 OK = "ok"
+PATHS = LIVE, READY = "/livez", "/readyz"
 PATIENCE_SECONDS = 1.5
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -49,7 +50,7 @@ async def live(_request: Request) -> Response:
 
 def routes(readiness: Readiness) -> list[BaseRoute]:
     """The addresses for probes."""
-    return [Route("/livez", live), Route("/readyz", readiness.answer)]
+    return [Route(LIVE, live), Route(READY, readiness.answer)]
 
 
 def key_sets(authenticator: Authenticator) -> Ask:

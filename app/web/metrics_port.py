@@ -8,7 +8,6 @@ from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,13 +15,15 @@ from uvicorn.server import ServerState
 
 from app.observability import metrics
 from app.settings import Settings
-from app.web.endpoint import refusal
+from app.web.endpoint import handlers
 from app.web.protocols import BoundedRequests, Connections
+
+METRICS = "/metrics"
 
 
 def application(settings: Settings) -> Starlette:
     """Answers at /metrics in Prometheus' text format; with several worker processes for all of them."""
-    return Starlette(routes=[Route("/metrics", partial(_show, settings))], exception_handlers={HTTPException: refusal})
+    return Starlette(routes=[Route(METRICS, partial(_show, settings))], exception_handlers=handlers(METRICS))
 
 
 async def _show(settings: Settings, _request: Request) -> Response:

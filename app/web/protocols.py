@@ -21,12 +21,12 @@ from websockets.exceptions import InvalidHeader, InvalidMethod
 from websockets.server import ServerProtocol
 
 from app.observability.masking import outline
-from app.origins import Origins
+from app.origins import Header, Origins
 from app.settings import Settings
 from app.web import heads, refusals
-from app.web.heads import LONG_HEAD, LONGEST_URL, MOST_BYTES
+from app.web.heads import LONG_HEAD, MOST_BYTES
 from app.web.idle import Waiting
-from app.web.refusals import LATE, MALFORMED, NO_TUNNEL, STALLED, Refusal, RequestRefused
+from app.web.refusals import CROWDED, LATE, MALFORMED, NO_TUNNEL, STALLED, STOPPING, Refusal, RequestRefused
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,10 @@ MOST_PARTS = 5_000
 # Requests that wait for the answers to those before them on their connection: reading thousands in one segment would
 # hold up the event loop.
 MOST_AHEAD = 100
+# A head of more bytes is long. These connections of a process may have sent one: it is kept until the next request, and
+# what is made of it while it is answered takes as much again.
+LONG_BYTES = 16_000
+MOST_LONG = 100
 # More than the largest answer, which may be on its way when a ping comes.
 MOST_UNSENT = 5_000_000
 LARGE_READ = 30_000
@@ -51,6 +55,10 @@ CLOSE_SECONDS = 1.0
 # A connection that is closed while its client still sends is reset, and the client may lose the answer: for this long
 # what comes after a refusal is read and thrown away.
 DISCARD_SECONDS = 1.0
+# Larger reads are parsed piece by piece: the parser does not tell where in a piece a head or a chunk has ended.
+LARGEST_PIECE = 50_000
+# Of a head that is not whole, what is kept of its end: an Origin line fits in.
+ENOUGH_OF_END = 1_000
 # How long the application may take to accept a socket or refuse it.
 HANDSHAKE_SECONDS = 9.0
 _CLOSE = b"connection", b"close"
@@ -69,7 +77,8 @@ http11.MAX_LINE_LENGTH = http11.MAX_NUM_HEADERS = 2 * MOST_BYTES
 class Connections:
     """What the connections of a process share: who may read refusals, and which of them wait for their clients.
 
-    `idle` ones are between two requests; on `incomplete` ones a request, perhaps the first, has not come whole.
+    `idle` ones are between two requests; on `incomplete` ones a request, perhaps the first, has not come whole; `long`
+    ones have sent a long head.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -78,7 +87,7 @@ class Connections:
         most = settings.limit_idle_connections
         if descriptors != resource.RLIM_INFINITY:
             most = min(most, descriptors // 4)
-        self.idle, self.incomplete = Waiting(most), Waiting(most)
+        self.idle, self.incomplete, self.long = Waiting(most), Waiting(most), Waiting(MOST_LONG)
         self.origins = Origins(settings.cors_origins)
         self.keep_alive_seconds = settings.keep_alive_seconds
 
@@ -156,6 +165,17 @@ class _Answer:
         cycle.on_response()
 
 
+class _LongHead:
+    """A connection that has sent a long head, among those that have: as such it gives way with another refusal."""
+
+    def __init__(self, connection: "BoundedRequests") -> None:
+        self._connection = connection
+
+    def give_way(self) -> None:
+        """End, for another long head needs the room."""
+        self._connection.end(CROWDED)
+
+
 class BoundedRequests(HttpToolsProtocol):
     """uvicorn's protocol for HTTP, which ends what goes on and on, what stands still, and what nobody waits for.
 
@@ -168,9 +188,11 @@ class BoundedRequests(HttpToolsProtocol):
     __slots__ = (
         "_answering",
         "_direct",
+        "_end",
         "_held",
         "_host",
         "_idle",
+        "_long",
         "_looks",
         "_parts",
         "_piece",
@@ -191,10 +213,12 @@ class BoundedRequests(HttpToolsProtocol):
         # those of the piece that is read.
         self._held = self._tail = self._piece = 0
         self._parts = self._looks = self._unsent = 0
+        self._end = b""  # of a head that is not whole, or of what the parser could not read
         self._stopping = False
         self._host = _NO_HOST  # the last one that was found valid
         self._refusal: Refusal | None = None
         self._waits: Waiting | None = None
+        self._long: _LongHead | None = None
         self._seen: tuple[RequestResponseCycle | None, bool] = None, False
         self._answering: asyncio.Task[None] | None = None
 
@@ -207,14 +231,18 @@ class BoundedRequests(HttpToolsProtocol):
         super().connection_lost(exc)
         self._timer.cancel()
         self._wait(None)
+        if self._long is not None:
+            self._shared.long.pop(self._long, None)
         if self._answering is not None and not self._is_idle():
             self._answering.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
-            return
-        self._piece = len(data)
-        self._held += self._piece
+            return None
+        self._piece = size = len(data)
+        if size > LARGEST_PIECE:
+            return self._receive_pieces(data)
+        self._held += size
         while True:
             try:
                 self.parser.feed_data(data)
@@ -222,17 +250,25 @@ class BoundedRequests(HttpToolsProtocol):
             except HttpParserUpgrade as upgrade:
                 data = self._after_upgrade(data[upgrade.args[0] :])
                 if not data:
-                    return
+                    return None
             except HttpParserError as error:
-                self._refuse(_reason(error))
-                return
-        if self._held > MOST_BYTES:
-            self._refuse(LONG_HEAD)
+                self._end += data
+                return self._refuse(_reason(error))
+        if self._held > LONG_BYTES:
+            self._end += data
+            self._read_long()
         elif (cycle := self.cycle) is None or cycle.more_body or cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
             self._wait(self._place())
+            self._end = (self._end + data)[-ENOUGH_OF_END:] if self._is_partial() else b""
         elif self._waits is not None:  # as `_place` has it; for each request
             del self._waits[self]
             self._waits = None
+        return None
+
+    def _receive_pieces(self, data: bytes) -> None:
+        for start in range(0, len(data), LARGEST_PIECE):
+            # It is another protocol once a socket was opened.
+            self.transport.get_protocol().data_received(data[start : start + LARGEST_PIECE])  # type: ignore[attr-defined]  # both are uvicorn's
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MOST_AHEAD:
@@ -242,7 +278,7 @@ class BoundedRequests(HttpToolsProtocol):
         if (
             names.get(b"host") != self._host
             or len(names) != len(headers)
-            or self._held + self._tail > LONGEST_URL
+            or self._held + self._tail > LONG_BYTES
             or b"transfer-encoding" in names
             or self.url[:1] != b"/"
         ):
@@ -255,9 +291,29 @@ class BoundedRequests(HttpToolsProtocol):
         if self.scope["http_version"] != "1.1":
             self._treat_as_old()
 
+    def _read_long(self) -> None:
+        """Go on with a head that is long, and not whole."""
+        if self._held > MOST_BYTES:
+            self._refuse(LONG_HEAD)
+        else:
+            self._wait(self._place())
+            self._count_long()
+
+    def _count_long(self) -> None:
+        """Be the last of the connections with a long head to give way."""
+        if self._long is None:
+            self._long = _LongHead(self)
+        long = self._shared.long
+        long.pop(self._long, None)
+        long[self._long] = None
+        long.shorten()
+
     def _examine(self, names: dict[bytes, bytes]) -> None:
-        if heads.size(self.parser.get_method(), self.url, self.headers) > MOST_BYTES:
+        size = heads.size(self.parser.get_method(), self.url, self.headers)
+        if size > MOST_BYTES:
             raise RequestRefused(LONG_HEAD)
+        if size > LONG_BYTES:
+            self._count_long()
         self.url = heads.check(self.parser.get_http_version(), self.url, self.headers)
         self._host = names.get(b"host", _NO_HOST)
 
@@ -313,6 +369,8 @@ class BoundedRequests(HttpToolsProtocol):
             return self._refuse(refusal)
         self._timer.cancel()
         self._wait(None)
+        # uvicorn makes one of it for this handshake, and tells it nothing else.
+        self.ws_protocol_class = partial(BoundedSockets, list(self.scope["headers"]), self._shared.origins)  # type: ignore[assignment]  # it is only called
         self.handle_websocket_upgrade()
         if rest:
             self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]  # it is uvicorn's for sockets
@@ -350,20 +408,30 @@ class BoundedRequests(HttpToolsProtocol):
 
     def _tell(self, refusal: Refusal) -> bool:
         """Whether the refusal was sent: a second answer to the same request would be taken for that to the next."""
-        if self.cycle is not None and self.cycle.more_body and self.cycle.response_started:  # type: ignore[redundant-expr]  # None at first
+        cycle = self.cycle
+        if cycle is not None and cycle.response_started and (cycle.more_body or not cycle.response_complete):  # type: ignore[redundant-expr]  # None at first
             return False
         asked = list(self.scope["headers"]) if self.scope else []  # type: ignore[redundant-expr]  # None at first
+        # The parser gives a header when the next one begins, which perhaps never came or is malformed.
+        if self._is_partial() and b"origin" not in dict(asked) and (origin := heads.origin_in(self._end)):
+            asked.append((b"origin", origin))
         has_body = self.parser.get_method() != b"HEAD"
         self.transport.write(refusal.answer(asked, self._shared.origins, has_body=has_body))
         return True
 
     def give_way(self) -> None:
-        """End, for another connection needs the room; at once, for many may come in no time."""
+        """End, for another connection needs the room."""
         self._waits = None
+        self.end(LATE)
+
+    def end(self, refusal: Refusal) -> None:
+        """End with a refusal where a request is not answered; at once, for many may come in no time."""
+        self._wait(None)
         if self._refusal is None and self._is_awaited() and not self.transport.is_closing():
-            self._refusal = LATE
+            self._refusal = refusal
             self._abandon()
-            self._tell(LATE)
+            if not self.pipeline:
+                self._tell(refusal)
         self.transport.close()
 
     def _place(self) -> Waiting | None:
@@ -526,7 +594,9 @@ class BoundedSockets(WebSocketsSansIOProtocol):
     handshakes that BoundedRequests has found valid, and ends those that the application does not answer.
     """
 
-    _early = b""
+    def __init__(self, asked: list[Header], origins: Origins, **options: Any) -> None:
+        super().__init__(**options)
+        self._asked, self._origins, self._early = asked, origins, b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -572,11 +642,29 @@ class BoundedSockets(WebSocketsSansIOProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         if not self.transport.is_closing():
-            self.transport.write(refusal.answer([], Origins(())))
+            self.transport.write(refusal.answer(self._asked, self._origins))
             self.transport.close()
+
+    async def run_asgi(self) -> None:
+        self.app = partial(self._run, self.app)
+        await super().run_asgi()
+
+    async def _run(
+        self, app: ASGI3Application, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        await app(scope, receive, send)
+        # uvicorn forgets that a handshake is complete which was refused with a body, and logs an error.
+        self.handshake_complete = self.handshake_complete or self.close_sent
+
+    def send_500_response(self) -> None:
+        """What uvicorn calls for a handshake that the application has left without an answer."""
+        if self.initial_response is None and not self.handshake_complete:
+            self._refuse(refusals.FAILED)
 
     def shutdown(self) -> None:
         with _alone(self.transport):
+            if not self.handshake_complete:
+                self._refuse(STOPPING)
             super().shutdown()
 
     def handle_ping(self) -> None:

@@ -1,45 +1,69 @@
-"""What the protocol layer answers by itself, before the application has seen the request."""
+"""Requests and WebSocket handshakes that are refused: each gets one GraphQL error, whichever layer refuses it."""
 
 import logging
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
-from app.errors import BadUserInput, LimitExceeded, MethodNotAllowed, RequestError, Unavailable
+from app.errors import (
+    RETRY_AFTER_SECONDS,
+    BadUserInput,
+    LimitExceeded,
+    MethodNotAllowed,
+    RateLimited,
+    RequestError,
+    Unavailable,
+)
 from app.observability.masking import MASKED
 from app.observability.metrics import ERRORS
 from app.origins import Header, Origins
-from app.web.requests import request_id
+from app.web.requests import Scope, request_id
 
 log = logging.getLogger(__name__)
 
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
 
 class Refusal(NamedTuple):
-    """A status, a message and a code; `headers` are those beyond what every refusal has."""
+    """A status, a message and a code; `headers` are those beyond what all have, `retry_after` is in seconds."""
 
     status: HTTPStatus
     message: str
     code: str = BadUserInput.code
     headers: tuple[Header, ...] = ()
+    retry_after: int | None = None
 
-    def answer(self, asked: list[Header], origins: Origins, *, has_body: bool = True) -> bytes:
-        """The last answer of a connection, to a request with these headers; it is logged and counted here."""
-        given = dict(asked)
-        asked_as = request_id(given.get(b"x-request-id"))
+    def told(self, asked: Iterable[Header]) -> tuple[list[Header], bytes]:
+        """The headers and the body for a request with the headers `asked`; the refusal is logged and counted here."""
+        asked_as = request_id(dict(asked).get(b"x-request-id"))
         ERRORS.labels(self.code).inc()
         log.info("request %s was refused with %d: %s", asked_as, self.status, self.message)
-        body = orjson.dumps({"errors": [{"message": self.message, "extensions": {"code": self.code}}]})
+        again = {} if self.retry_after is None else {"retryAfter": self.retry_after}
+        body = orjson.dumps({"errors": [{"message": self.message, "extensions": {"code": self.code, **again}}]})
         headers = [
-            (b"connection", b"close"),
             (b"content-type", b"application/json; charset=utf-8"),
             (b"x-request-id", asked_as.encode()),
             (b"content-length", b"%d" % len(body)),
             *self.headers,
-            *origins.headers_for(given.get(b"origin")),
+            *((b"retry-after", b"%d" % seconds) for seconds in again.values()),
         ]
+        return headers, body
+
+    def answer(self, asked: list[Header], origins: Origins, *, has_body: bool = True) -> bytes:
+        """The last answer of a connection, as bytes."""
+        headers, body = self.told(asked)
+        headers += [(b"connection", b"close"), *origins.headers_for(dict(asked).get(b"origin"))]
         lines = [b"HTTP/1.1 %d %b" % (self.status, self.status.phrase.encode()), *map(b": ".join, headers)]
         return b"\r\n".join([*lines, b"", body if has_body else b""])
+
+    async def send(self, scope: Scope, send: Send, cors: Iterable[Header]) -> None:
+        """Answer an ASGI request, or a WebSocket handshake that was not accepted."""
+        kind = "http" if scope["type"] == "http" else "websocket.http"
+        headers, body = self.told(scope["headers"])
+        await send({"type": f"{kind}.response.start", "status": self.status.value, "headers": [*headers, *cors]})
+        await send({"type": f"{kind}.response.body", "body": body})
 
 
 class RequestRefused(Exception):
@@ -81,6 +105,27 @@ def handshake(status: int, problem: str) -> Refusal:
     return Refusal(HTTPStatus(status), problem, BadUserInput.code, tuple(headers))
 
 
+def no_address(graphql: str) -> Refusal:
+    """A refusal of a path that serves nothing; `graphql` is the one that does."""
+    return Refusal(HTTPStatus.NOT_FOUND, f"Nothing is served at this path; the server answers at {graphql}.")
+
+
+def no_method(allowed: str) -> Refusal:
+    """A refusal of a method that a path does not take; `allowed` is the value of Allow."""
+    message = f"This path does not take this method; use {allowed}."
+    return Refusal(
+        HTTPStatus.METHOD_NOT_ALLOWED, message, MethodNotAllowed.code, ((b"allow", allowed.encode("latin-1")),)
+    )
+
+
+def too_many(error: RateLimited) -> Refusal:
+    """A refusal of an address that has sent too many requests."""
+    return Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error), error.code, retry_after=error.seconds)
+
+
+FOREIGN = Refusal(
+    HTTPStatus.FORBIDDEN, "Pages of this origin may not call this server; CORS_ORIGINS lists those that may."
+)
 LATE = Refusal(HTTPStatus.REQUEST_TIMEOUT, "The request did not come whole in time.")
 MALFORMED = malformed("The request is not valid HTTP/1.1.")
 NO_TUNNEL = Refusal(
@@ -91,5 +136,14 @@ NO_TUNNEL = Refusal(
 )
 STALLED = Refusal(
     HTTPStatus.SERVICE_UNAVAILABLE, "The socket could not be opened in time; try again.", Unavailable.code
+)
+STOPPING = Refusal(
+    HTTPStatus.SERVICE_UNAVAILABLE, "This server stops; open the socket again to reach another.", Unavailable.code
+)
+CROWDED = Refusal(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The server has too many requests with long heads; send a shorter one, or try again.",
+    Unavailable.code,
+    retry_after=RETRY_AFTER_SECONDS,
 )
 FAILED = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, MASKED, RequestError.code)

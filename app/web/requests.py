@@ -1,9 +1,10 @@
 """GraphQL requests as they come over HTTP: bodies, query strings, and what is refused of them."""
 
+import asyncio
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from math import inf
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -17,6 +18,10 @@ from app.web.arrivals import Arrivals
 from app.web.media import is_identity, is_json
 
 MOST_BYTES = 100_000
+# A body that is no longer is read as soon as it has come: a thousand of them at once are no burden.
+SMALL_BYTES = 16_000
+# How long the rest of a body is thrown away that had to give way, before that is answered.
+THROW_AWAY_SECONDS = 0.25
 MOST_PARAMETERS = 20
 _RETRY, _CLOSE = (b"retry-after", b"%d" % RETRY_AFTER_SECONDS), (b"connection", b"close")
 
@@ -34,6 +39,10 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, code: str = BadUserInput.code, *headers: Header) -> None:
         super().__init__(message)
         self.status, self.code, self.headers = status, code, headers
+
+    def forget(self) -> None:
+        """Let go of what led here: the body, and what was read of it, must not be kept while the answer waits."""
+        self.__traceback__ = self.__context__ = None
 
 
 # Headers that have one value; all others of several lines are lists.
@@ -63,15 +72,13 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
     """The request of a body, or of a query string. Anything but JSON is what a foreign page's form could send."""
     safe, client, authorization = scope["method"] != "POST", scope.get("client"), headers.get(b"authorization")
     address = client[0] if client else ""
-    size = inf
     if safe:
-        members = _parameters(scope["query_string"])
+        members, size = _parameters(scope["query_string"]), len(scope["query_string"])
     elif b"content-encoding" in headers and not is_identity(headers[b"content-encoding"]):
         message = "The body must come as it is, without a Content-Encoding such as gzip."
         raise Refused(415, message, BadUserInput.code, (b"accept-encoding", b"identity"))
     elif is_json(headers.get(b"content-type", b"")):
-        body = await _body(receive, address, arrivals)
-        members, size = _json(body, "The body"), len(body)
+        members, size = await _members(receive, address, arrivals)
     else:
         raise Refused(415, "The Content-Type must be application/json, in UTF-8.")
     if type(members) is not dict:
@@ -85,19 +92,38 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
     return asked
 
 
-async def _body(receive: Receive, address: str, arrivals: Arrivals) -> bytes | bytearray:
-    """The body. Most come in one piece; all others need a place until they are complete."""
+async def _members(receive: Receive, address: str, arrivals: Arrivals) -> tuple[Any, int]:
+    """What a body holds, and its length. Most are small and come in one piece; all others need a place until then."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
-        if len(body) <= MOST_BYTES:
-            return body
+        if len(body) <= SMALL_BYTES:
+            return _json(body, "The body"), len(body)
     try:
-        async with arrivals.place(network(address)):
-            return await _parts(message, receive)
+        return await _large_members(message, receive, network(address), arrivals)
     except TimeoutError:
-        many = "Too many incomplete requests come from your address; send a request at once, and try again."
+        await _throw_away(receive)
+        many = "Too many incomplete or large requests come from your address; send a request at once, and try again."
         raise Refused(503, many, Unavailable.code, _RETRY, _CLOSE) from None
+
+
+async def _throw_away(receive: Receive) -> None:
+    """Keep nothing of what still comes while a refusal waits."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(THROW_AWAY_SECONDS):
+            while (await receive()).get("more_body"):
+                pass
+
+
+async def _large_members(
+    message: MutableMapping[str, Any], receive: Receive, address: str, arrivals: Arrivals
+) -> tuple[Any, int]:
+    async with arrivals.place(address):
+        parts = await _parts(message, receive)
+        try:
+            return await arrivals.json(address, parts), len(parts)
+        except orjson.JSONDecodeError:
+            raise _no_json("The body") from None
 
 
 async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearray:
@@ -132,7 +158,11 @@ def _json(text: bytes | bytearray | str, what: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise Refused(400, f"{what} is not valid JSON.") from None
+        raise _no_json(what) from None
+
+
+def _no_json(what: str) -> Refused:
+    return Refused(400, f"{what} is not valid JSON.")
 
 
 def request_id(given: bytes | None) -> str:

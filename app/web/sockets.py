@@ -23,8 +23,9 @@ from app.observability.masking import masked
 from app.observability.metrics import SOCKETS
 from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
 from app.origins import Origins, is_same
-from app.sharing.rate_limits import network
+from app.sharing.rate_limits import Pace, network
 from app.web.lobby import Lobby
+from app.web.refusals import FOREIGN
 from app.web.requests import Refused, refuse_conflicts
 
 SUBPROTOCOL = "graphql-transport-ws"
@@ -38,6 +39,9 @@ MOST_PINGED = 1_000
 # Sockets that have not sent their token yet: of a network, and in all.
 UNKNOWN_OF_A_NETWORK = 100
 MOST_UNKNOWN = 500
+# Messages that are not charged in rows, such as pings and refused operations: a user may send a hundred at once, and a
+# hundred a second on all sockets together. What comes faster waits.
+SECONDS_OF_A_MESSAGE, MESSAGES_AT_ONCE = 0.01, 100
 LONGEST_REASON = 123  # bytes: what a close frame has room for
 
 _FORBIDDEN = {Unauthenticated.EXPIRED: "Expired", Unauthenticated.NOT_YET_VALID: "Not yet valid"}
@@ -63,28 +67,32 @@ class _Gone(Exception):
 
 
 class _Callers:
-    """Who may have a socket: whose token holds, and at most so many at a time for each user and for strangers."""
+    """Who may have a socket: whose token holds, and at most so many at a time for each user and for strangers.
+
+    The sockets of a user share a pace.
+    """
 
     def __init__(self, verify: Verify, most: int) -> None:
         self.verify, self._most = verify, most
         self.lobby = Lobby(UNKNOWN_OF_A_NETWORK, MOST_UNKNOWN)
         self._taken: Counter[UUID] = Counter()
+        self._paces: dict[UUID, Pace] = {}
 
     @contextmanager
-    def place(self, user_id: UUID) -> Iterator[None]:
+    def place(self, user_id: UUID) -> Iterator[Pace]:
         if self._taken[user_id] >= self._most:
             raise _Closing(1013, f"A user has at most {self._most} sockets here; close others, or try again later.")
         self._taken[user_id] += 1
         try:
-            yield
+            yield self._paces.setdefault(user_id, _pace())
         finally:
             self._taken[user_id] -= 1
             if not self._taken[user_id]:
-                del self._taken[user_id]
+                del self._taken[user_id], self._paces[user_id]
 
 
 class SocketEndpoint:
-    """The ASGI endpoint. Pages of other origins than the server's own and those of `origins` get 403.
+    """The ASGI endpoint. Pages of other origins than the server's own and those of `origins` are refused with 403.
 
     A user may have `most` sockets open.
     """
@@ -95,20 +103,17 @@ class SocketEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         if not self._is_welcome(Headers(scope=scope)):
-            await send({"type": "websocket.close"})
-            return
+            return await FOREIGN.send(scope, send, self._origins.headers_for(None))
         chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": chosen})
         if chosen is None:
-            await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
-            return
+            return await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
         try:
             refuse_conflicts(scope["headers"])
         except Refused as refusal:
-            await send(_close(_Closing(4400, str(refusal))))
-            return
+            return await send(_close(_Closing(4400, str(refusal))))
         with SOCKETS.track_inprogress():
-            await _Socket(self._execute, self._callers, scope, receive, send).serve()
+            return await _Socket(self._execute, self._callers, scope, receive, send).serve()
 
     def _is_welcome(self, headers: Headers) -> bool:
         origin = headers.get("origin")
@@ -126,7 +131,7 @@ class _Socket:
         self._authorization, client = Headers(scope=scope).get("authorization"), scope["client"]
         self._address = client[0] if client else ""
         self._initialised = False
-        self._place = ExitStack()
+        self._place, self._pace = ExitStack(), _pace()
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
@@ -157,7 +162,7 @@ class _Socket:
         """Answer messages until the client leaves, or has to."""
         try:
             while (event := await self._receive())["type"] == "websocket.receive":
-                await self._handle(_message(event))
+                await self._handle(_message(event), len(event["text"]))
                 await asyncio.sleep(0)  # the next message may be there already, and others want their turn
         except _Closing as closing:
             return closing
@@ -166,20 +171,27 @@ class _Socket:
                 operation.cancel()
         return None
 
-    async def _handle(self, message: Mapping[str, Any]) -> None:
+    async def _handle(self, message: Mapping[str, Any], size: int) -> None:
         match message:
             case {"type": "connection_init"}:
                 await self._initialise(_optional_payload(message))
             case {"type": "ping"}:
                 await self._pong(_optional_payload(message))
+                await self._slow_down()
             case {"type": "pong"}:
                 _optional_payload(message)
+                await self._slow_down()
             case {"type": "subscribe", "id": str(id_), "payload": dict(payload)} if id_:
-                await self._subscribe(id_, payload)
+                await self._subscribe(id_, payload, size)
             case {"type": "complete", "id": str(id_)}:
                 await self._cancel(id_)
+                await self._slow_down()
             case _:
                 raise _Closing(4400, "This is no message of graphql-transport-ws.")
+
+    async def _slow_down(self) -> None:
+        """Read nothing more until the pace allows it."""
+        await asyncio.sleep(self._pace.delay())
 
     async def _pong(self, payload: Mapping[str, Any]) -> None:
         try:
@@ -203,12 +215,12 @@ class _Socket:
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and its text stays here
             raise _Closing(1011, masked(error, secrets.token_hex(8))["message"]) from None
         self._place.close()
-        self._place.enter_context(self._callers.place(principal.user_id))
+        self._pace = self._place.enter_context(self._callers.place(principal.user_id))
         self._initialised, self._late = True, _EXPIRED
         self._deadline.reschedule(asyncio.get_running_loop().time() + principal.expires_at - time.time())
         await self._write({"type": "connection_ack"})
 
-    async def _subscribe(self, id_: str, payload: dict[str, Any]) -> None:
+    async def _subscribe(self, id_: str, payload: dict[str, Any], size: int) -> None:
         if not self._initialised:
             raise _Closing(4401, "Unauthorized")
         if id_ in self._operations:
@@ -217,9 +229,10 @@ class _Socket:
             asked = request(payload, self._authorization, secrets.token_hex(8), address=self._address)
         except BadUserInput as refusal:
             raise _Closing(4400, str(refusal)) from None
+        asked.size = size
         if len(self._operations) >= MOST_OPERATIONS:
             limit = LimitExceeded(f"A socket runs at most {MOST_OPERATIONS} operations at a time.")
-            await asyncio.sleep(PAUSE_SECONDS)  # nothing is read meanwhile
+            await asyncio.sleep(max(PAUSE_SECONDS, self._pace.delay()))  # nothing is read meanwhile
             await self._pass_on(id_, _refused({"message": str(limit), "extensions": limit.extensions}))
             return
         self._operations[id_] = operation = self._tasks.create_task(self._run(id_, asked))
@@ -244,10 +257,11 @@ class _Socket:
             answered = _refused(masked(error, asked.request_id))
         async with aclosing(each(answered)) as answers:
             async for answer in answers:
-                await self._pass_on(id_, answer)
                 if not answer.executed:
-                    return
-        await self._write({"id": id_, "type": "complete"})
+                    await self._slow_down()
+                    return await self._pass_on(id_, answer)
+                await self._pass_on(id_, answer)
+        return await self._write({"id": id_, "type": "complete"})
 
     async def _pass_on(self, id_: str, answer: GraphQLAnswer) -> None:
         kind, payload = ("next", answer.entries) if answer.executed else ("error", answer.entries["errors"])
@@ -266,6 +280,10 @@ class _Socket:
         # Both say that the socket is closed; the second where the server closed it: for a ping unanswered, say.
         except (OSError, RuntimeError):
             raise _Gone from None
+
+
+def _pace() -> Pace:
+    return Pace(SECONDS_OF_A_MESSAGE, MESSAGES_AT_ONCE)
 
 
 def _refused(error: dict[str, Any]) -> GraphQLAnswer:

@@ -71,7 +71,7 @@ FORGET = """
                 clock.purged_through, gone.through, (clock.version + 1) * gone.live::integer
             ){removed}
         FROM (
-            SELECT user_id, max(version) AS through, bool_or(deleted_at IS NULL) AS live, count(*) AS number
+            SELECT user_id, max(version) AS through, bool_or(deleted_at IS NULL) AS live{number}
             FROM gone GROUP BY user_id
         ) AS gone
         WHERE clock.user_id = gone.user_id;
@@ -81,8 +81,15 @@ FORGET = """
     END
     $$
 """
+NUMBER = ", count(*) AS number"
 # Never below 0, where tasks were not counted when they came.
 REMOVED = ",\n            tasks = greatest(clock.tasks - gone.number, 0)"
+
+
+def make_functions() -> None:
+    """Replace both functions; also for who goes back to this revision."""
+    op.execute(STAMP.format(settings=BY_INDEX, variables=KNOWN, clock=CLOCK_COUNTS, given_away=GIVEN_AWAY))
+    op.execute(FORGET.format(number=NUMBER, removed=REMOVED))
 
 
 def upgrade() -> None:
@@ -93,8 +100,7 @@ def upgrade() -> None:
     for table in ("task_clocks", "tasks"):
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     op.add_column("task_clocks", sa.Column("tasks", sa.Integer(), server_default=sa.text("0"), nullable=False))
-    op.execute(STAMP.format(settings=BY_INDEX, variables=KNOWN, clock=CLOCK_COUNTS, given_away=GIVEN_AWAY))
-    op.execute(FORGET.format(removed=REMOVED))
+    make_functions()
     op.execute("""
         UPDATE task_clocks AS clock SET tasks = counted.number
         FROM (SELECT user_id, count(*) AS number FROM tasks GROUP BY user_id) AS counted
@@ -105,6 +111,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute(FORGET.format(removed=""))
+    op.execute(FORGET.format(number="", removed=""))
     op.execute(STAMP.format(settings="", variables="", clock=CLOCK_BEFORE, given_away=""))
     op.drop_column("task_clocks", "tasks")

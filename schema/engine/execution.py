@@ -436,13 +436,17 @@ def _coded(error: GraphQLError, code: str) -> GraphQLError:
     return error
 
 
+def _shown(error: GraphQLError) -> dict[str, Any]:
+    return {**error.formatted, "message": wording.short(error.message)}
+
+
 def formatted(error: GraphQLError, request_id: str) -> dict[str, Any]:
     """An error as the caller may see it: what was not expected is logged once and masked."""
     cause = error.original_error
     if isinstance(cause, RequestError) or (cause is None and error.extensions):
-        return dict(error.formatted)
+        return _shown(error)
     if cause is None or isinstance(cause, GraphQLError):
-        return dict(_coded(error, BadUserInput.code).formatted)
+        return _shown(_coded(error, BadUserInput.code))
     log.error("request %s failed in %s: %s", request_id, error.path, outline(cause))
     masked = {"message": MASKED, "path": error.path}
     locations = error.formatted.get("locations")

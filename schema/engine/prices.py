@@ -1,6 +1,6 @@
 """What an operation costs before it runs: an estimate in rows, from its fields and arguments.
 
-What it then takes is measured, and charged as time (app.rate).
+What it then takes is measured, and charged as time (app.sharing.rate_limits).
 """
 
 from collections.abc import Iterable, Mapping

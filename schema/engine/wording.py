@@ -1,5 +1,6 @@
 """What callers are told of values that do not fit: graphql-core shows values as Python writes them, we as JSON."""
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
@@ -9,13 +10,24 @@ from graphql import GraphQLError, GraphQLInputType, GraphQLSchema, Undefined, Va
 from graphql.pyutils import inspect
 from graphql.utilities import validate_input_value
 
-LONGEST_SHOWN = 200
+# What a message quotes of a request, in characters; and a message as a whole, which may quote several words.
+LONGEST_SHOWN = 100
+LONGEST_MESSAGE = 500
+_LONG_WORD = re.compile(rf"([^\s'\"]{{{LONGEST_SHOWN}}})[^\s'\"…]+…?")
 _NOT_NULL = " not to be None."
 
 
 def null(message: str) -> str:
     """A message of graphql-core that calls null by its GraphQL name."""
     return message.removesuffix(_NOT_NULL) + " not to be null." if message.endswith(_NOT_NULL) else message
+
+
+def short(message: str) -> str:
+    """A message that quotes no long name or value of the request whole."""
+    if len(message) <= LONGEST_SHOWN:
+        return message
+    message = _LONG_WORD.sub(r"\1…", message)
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
 
 
 def show_as_json(errors: list[GraphQLError], schema: GraphQLSchema, given: Mapping[str, Any]) -> None:
