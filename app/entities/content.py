@@ -18,7 +18,8 @@ def taken(
 
     What is bound is complete if nothing is wrong. One loop, because it runs for every write.
     """
-    contents, bound = entity.contents, dict[str, Any]()
+    contents = entity.contents
+    bound: dict[str, Any] = {}
     found: list[Problem] = []
     for column, value in changes.items():
         content = contents[column]
