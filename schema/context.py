@@ -9,13 +9,12 @@ import strawberry
 
 from app.database.compiling import Statements
 from app.database.rendering import Selection
-from app.entities.repository import Database, Repository
+from app.entities.repository import Database, Repository, followed
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
 from app.sharing.preparing import Preparation
 from app.tasks.fields import TASK
-from app.tasks.repository import Tasks
 from app.tasks.viewer import Viewer
 from schema.engine.execution import Operation
 
@@ -50,7 +49,7 @@ class Context:
 
     def tasks(self) -> Repository:
         """The only door to task data."""
-        return Tasks(self.services.database, self.principal.user_id, self.services.statements)
+        return Repository(TASK, self.services.database, self.principal.user_id, self.services.statements)
 
     def viewer(self) -> Viewer:
         """The caller's own row, and what has an id."""
@@ -71,3 +70,6 @@ class Context:
 
 
 Info = strawberry.Info[Context, None]
+
+# Compiled now, and not while the first subscriber waits.
+followed(TASK)

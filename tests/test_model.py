@@ -309,6 +309,11 @@ def problems(content: Task, *path: str) -> list[Problem]:
     return found + [("BLANK", [*path, "tags", str(place)]) for place, tag in tags if not tag.strip()]
 
 
+def folded(text: str) -> str:
+    """Text without case and accents, of the few letters that are used here."""
+    return text.lower().replace("ö", "o")
+
+
 def is_matched(task: Task, conditions: Mapping[str, Any]) -> bool:
     """Whether a task meets the few conditions that are used here."""
     tests: Mapping[str, Callable[[Any], bool]] = {
@@ -317,7 +322,7 @@ def is_matched(task: Task, conditions: Mapping[str, Any]) -> bool:
         "priority": lambda priorities: task["priority"] in priorities,
         "tagsAny": lambda tags: not set(tags).isdisjoint(task["tags"]),
         "due": lambda span: (task["dueDate"] is None) is span["isNull"],
-        "search": lambda words: words.lower() in f"{task['title']}\n{task['description'] or ''}".lower(),
+        "search": lambda words: folded(words) in folded(f"{task['title']}\n{task['description'] or ''}"),
         "trashed": lambda _: True,
         "not": lambda inner: not is_matched(task, inner),
         "or": lambda branches: any(is_matched(task, branch) for branch in branches),

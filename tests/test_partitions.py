@@ -160,11 +160,7 @@ async def parts(connection: "asyncpg.Connection[Any]", statement: Sent) -> dict[
 
 
 def explicable(sent: list[Sent]) -> list[Sent]:
-    return [
-        statement
-        for statement in sent
-        if re.match(r"\s*(SELECT|WITH|UPDATE|DELETE|INSERT)", statement.text)
-    ]
+    return [statement for statement in sent if re.match(r"\s*(SELECT|WITH|UPDATE|DELETE|INSERT)", statement.text)]
 
 
 async def assert_one_part(divided: Divided, sent: list[Sent]) -> None:

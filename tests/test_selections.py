@@ -320,10 +320,10 @@ async def test_switches_without_end() -> None:
         def selection(self, info: Any, type_name: str) -> object:
             return self.operation.selection(info._raw_info, type_name)  # noqa: SLF001 - as the context does
 
-        def tasks(self) -> "Nobody":
+        def viewer(self) -> "Nobody":
             return self
 
-        async def viewer(self, _selection: object) -> str:
+        async def account(self, _selection: object) -> str:
             return "{}"
 
     names = [f"s{place}" for place in range(11)]

@@ -146,16 +146,6 @@ class Entity:
         return {name: content for name, content in self.contents.items() if content.at_creation}
 
     @cached_property
-    def checks(self) -> Mapping[str, tuple[str, Check]]:
-        """The name in the API and the check, by column."""
-        return {name: (api_name(name), content.check) for name, content in self.contents.items() if content.check}
-
-    @cached_property
-    def conversions(self) -> Mapping[str, Callable[[Any], Any]]:
-        """What converts values that are not bound as they are, by column."""
-        return {name: content.stored for name, content in self.contents.items() if content.stored}
-
-    @cached_property
     def sort_keys(self) -> Mapping[str, SortKey]:
         """All sort keys by their names in the API: DUE_DATE."""
         return {each.column.name.upper(): each.sort for each in self.declared if each.sort}

@@ -29,12 +29,16 @@ from app.entities.repository import (
 )
 from app.tasks.fields import TASK
 
+ENTITIES = (TASK,)
+
 # The arguments that say how many rows a field touches, and the most they can be: beyond that the field itself refuses
 # them, before it touches any.
 ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE, "inputs": MOST_CREATED}
-LARGER = {("taskChanges", "first"): LARGEST_CHANGE_PAGE}
-# What takes pages of a size that nobody is asked for: the subscription of this name, whose first page is charged.
-PAGES = {"taskChanges": DEFAULT_CHANGE_PAGE}
+# The queries and subscriptions of changes. A query may ask for larger pages than other fields; a subscription takes
+# pages of a size that nobody is asked for, of which the first is charged.
+FEEDS = {f"{entity.one}Changes" for entity in ENTITIES}
+LARGER = {(feed, "first"): LARGEST_CHANGE_PAGE for feed in FEEDS}
+PAGES = dict.fromkeys(FEEDS, DEFAULT_CHANGE_PAGE)
 # What counts all tasks of a user, and what that is worth in rows of a page.
 COUNTS = {"totalCount", "taskStats"}
 ROWS_OF_A_COUNT = 100
@@ -46,7 +50,8 @@ FILTERS, ORDER = ("filter", "where"), "orderBy"
 ROWS_OF = {"search": 100, "tagsAll": 20, "tagsAny": 20, "or": 20}
 # An order that no index has sorts all tasks.
 ROWS_OF_A_SORT = 100
-INDEXED = {name for name, key in TASK.sort_keys.items() if key.indexed}
+SORT_KEYS = [key for entity in ENTITIES for key in entity.sort_keys.items()]
+INDEXED = {name for name, key in SORT_KEYS if key.indexed} - {name for name, key in SORT_KEYS if not key.indexed}
 MOST_DIGITS = 10
 
 
