@@ -9,7 +9,14 @@ SEARCH_PATH = "search_path=pg_catalog, pg_temp"
 NO_ROW_SECURITY = "row_security=off"
 
 # Qualified throughout: they run with every request, where a SET clause takes PostgreSQL 4 to 6 µs.
-QUALIFIED = ("act_as(uuid)", "begin_write(uuid)", "search_key(text)")
+QUALIFIED = (
+    "act_as(uuid)",
+    "begin_write(uuid)",
+    "begin_distributed_write(uuid, integer)",
+    "search_key(text)",
+    "is_distributed()",
+    "tell(uuid, integer)",
+)
 # Run as their owner for whoever writes tasks or deletes users. Nobody needs EXECUTE to fire a trigger.
 TRIGGERS = ("keep_task_tags()", "stamp_task()", "forget_tasks()", "begin_clock()")
 # What the server may do across users; they run as their owner, whom the row security of `users` does not hold.
@@ -56,6 +63,8 @@ CONFIGURED = {
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),
 }
 ALL = (*QUALIFIED, *CONFIGURED)
-FOR_THE_SERVER = tuple(name for name in ALL if name not in TRIGGERS)
+# Called by triggers alone, which run as the owner.
+OF_TRIGGERS = ("tell(uuid, integer)",)
+FOR_THE_SERVER = tuple(name for name in ALL if name not in (*TRIGGERS, *OF_TRIGGERS))
 # A generated column of `tasks` calls it as the role that writes, whichever that is. It reads nothing but its argument.
 FOR_EVERYBODY = ("search_key(text)",)

@@ -100,7 +100,7 @@ class Few:
     has: ColumnElement[bool]
 
 
-def _none_follow(_contents: Contents, _row: Columns | None) -> Contents:
+def _none_follow(_contents: Contents, _row: Columns | None, _at: ColumnElement[Any]) -> Contents:
     return {}
 
 
@@ -125,8 +125,8 @@ class Entity:
     declared: tuple[Field, ...]
     # Conditions that are not about a single field.
     more_conditions: Mapping[str, Condition] = field(default_factory=dict)
-    # Columns that are written along with others, from what is written and the row before an update.
-    following: Callable[[Contents, Columns | None], Contents] = _none_follow
+    # Columns that are written along with others, from what is written, the row before an update, and the time.
+    following: Callable[[Contents, Columns | None, ColumnElement[Any]], Contents] = _none_follow
     # For filters that have a selective condition with an index of its own.
     few: Callable[[Reader, Shape], Few | None] = _no_few
 
@@ -144,16 +144,6 @@ class Entity:
     def at_creation(self) -> Mapping[str, Content]:
         """What the input of a creation has, by column."""
         return {name: content for name, content in self.contents.items() if content.at_creation}
-
-    @cached_property
-    def checks(self) -> Mapping[str, tuple[str, Check]]:
-        """The name in the API and the check, by column."""
-        return {name: (api_name(name), content.check) for name, content in self.contents.items() if content.check}
-
-    @cached_property
-    def conversions(self) -> Mapping[str, Callable[[Any], Any]]:
-        """What converts values that are not bound as they are, by column."""
-        return {name: content.stored for name, content in self.contents.items() if content.stored}
 
     @cached_property
     def sort_keys(self) -> Mapping[str, SortKey]:
