@@ -537,6 +537,24 @@ async def test_a_connection_that_is_lost(sessions: Application, alice: User, own
     assert await ran(alice, "pid") != before
 
 
+async def test_a_connection_that_is_lost_after_the_commit(
+    sessions: Application, alice: User, owner: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was committed is answered as done, whatever becomes of the connection then."""
+    (alice,) = at(sessions, alice)
+    before, reset = await ran(alice, "pid"), asyncpg.Connection.reset
+
+    async def lost(connection: "asyncpg.Connection[Any]") -> None:
+        await owner.execute("SELECT pg_terminate_backend($1, 5000)", connection.get_server_pid())
+        await reset(connection)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "reset", lost)
+        await ran(alice, "make")
+    assert len(await stored(owner, alice)) == 1
+    assert await ran(alice, "pid") != before
+
+
 @work
 async def sleep(session: AsyncSession, _about: UUID) -> None:
     await session.execute(select(func.pg_sleep(PATIENCE_SECONDS)))
