@@ -179,7 +179,7 @@ class Database:
         It is committed at the end, or rolled back if the block raises. All that it does has the time of one statement.
         Nothing is tried again; what the database cannot do now is Unavailable.
         """
-        failed, own = None, False
+        failed, own, committed = None, False, False
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT):
                 lent = self._connections.idle(owner) or await self._connections.take(owner)
@@ -188,13 +188,15 @@ class Database:
                     try:
                         yield session
                         await session.commit()
+                        committed = True
                     except Exception as error:  # noqa: BLE001 - raised again when the connection is in order
                         failed, own = error, isinstance(error, OSError) and not connection.is_closed()
                     await session.close()
                     if self._has_sessions:
                         await connection.reset()
         except FAILURES as error:
-            failed = failed or error
+            # A connection that fails after the commit is thrown away, and that is all.
+            failed = failed or (None if committed else error)
         if failed is not None:
             self._end(failed, own=own)
 
