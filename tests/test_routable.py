@@ -55,10 +55,11 @@ class Record:
 
     def creates(self, statement: Statement) -> None:
         """A cluster has other statements for it."""
+        if statement.after_loss is not None:
+            self.elsewhere.add(statement.text)
         if statement.creation is not None:
             statement.creation()
-            again = statement.after_loss or statement
-            self.elsewhere |= {statement.text, again.text}
+            self.elsewhere.add((statement.after_loss or statement).text)
 
 
 @pytest.fixture

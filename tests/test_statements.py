@@ -48,7 +48,8 @@ def test_a_create_has_other_forms() -> None:
     change = Change("create new", ("title",))
     new, other = create_new(TASK, PAYLOAD, change), create(TASK, PAYLOAD, change)
 
-    assert new.after_loss == other
-    assert new.creation == other.creation
+    assert new.after_loss is not None
+    assert new.after_loss.text == other.text
+    assert new.creation is not None
     assert other.after_loss is None
     assert other.creation is not None

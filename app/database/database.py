@@ -141,7 +141,9 @@ class Database:
                 if row is None:  # one execution has refused, and two say why
                     row = await _at_once(connection, owner, statement.after_loss or statement, values)
             except LOSSES as error:
-                if statement.repeatable:
+                # A backend that was ended after the commit would have sent the result instead of its farewell.
+                is_undone = isinstance(error, asyncpg.AdminShutdownError) and not self._is_distributed
+                if statement.repeatable or is_undone:
                     _lose(error)
                 raise
             except asyncpg.ReadOnlySQLTransactionError as error:
@@ -240,20 +242,19 @@ class Database:
         await self._connections.close()
 
 
-def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Awaitable[Row | None]:
-    """A statement that begins its write itself; no row where it refuses."""
-    row: Awaitable[Row | None] = connection.fetchrow(statement.text, *statement.arguments(values))
+async def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Row | None:
+    """A statement that begins its write itself; no row where it refuses, or where another write was faster."""
+    try:
+        row: Row | None = await connection.fetchrow(statement.text, *statement.arguments(values))
+    except asyncpg.InvalidTextRepresentationError:  # see `_changed_at_once` in app.entities.writing
+        return None
     return row
 
 
 async def _at_once(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row:
     """In one round trip: what is sent together is one transaction."""
     executions = statement.beginning(owner), statement.continuing(values)
-    try:
-        rows: list[Row] = await connection.fetchmany(statement.text, executions)
-    except asyncpg.AdminShutdownError as error:
-        # The farewell of a backend that was ended before the commit: after it, the result would have come instead.
-        raise Lost("The database cannot be reached; try again.") from error
+    rows: list[Row] = await connection.fetchmany(statement.text, executions)
     return rows[-1]
 
 

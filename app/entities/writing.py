@@ -5,6 +5,7 @@ snapshot holds all earlier writes of the user. Where it changes nothing, it move
 nothing, and does all in one execution.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ from app.models import CLOCKS
 NOW = func.statement_timestamp()
 # How many rows a user may own, those in the trash included.
 QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
+_EXPECTED: ColumnElement[int] = bindparam("expected", type_=Integer)
 
 
 class Change(NamedTuple):
@@ -147,22 +149,25 @@ def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElem
 
 def update(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Set the columns of a row that is not in the trash."""
-    now, content, row = clock(), parameters(entity, change.columns), entity.table.c
+    content, row = parameters(entity, change.columns), entity.table.c
     due = and_(row.deleted_at.is_(None), differs(entity, content))
-    values = {**content, **entity.following(content, row, now.c.at)}
-    return _changed(entity, payload, change, now, values, due, in_trash=False)
+
+    def values(at: ColumnElement[Any]) -> Contents:
+        return {**content, **entity.following(content, row, at)}
+
+    return _changed(entity, payload, change, values, due, in_trash=False)
 
 
 def delete(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Put a row in the trash; one that is there already stays as it is."""
-    now, due = clock(), entity.table.c.deleted_at.is_(None)
-    return _changed(entity, payload, change, now, {"deleted_at": now.c.at}, due, in_trash=True)
+    due = entity.table.c.deleted_at.is_(None)
+    return _changed(entity, payload, change, lambda at: {"deleted_at": at}, due, in_trash=True)
 
 
 def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Take a row out of the trash; one that is not there stays as it is."""
     due = entity.table.c.deleted_at.is_not(None)
-    return _changed(entity, payload, change, clock(), {"deleted_at": null()}, due, in_trash=True)
+    return _changed(entity, payload, change, lambda _at: {"deleted_at": null()}, due, in_trash=True)
 
 
 def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
@@ -190,36 +195,71 @@ def differs(entity: Entity, content: Contents) -> ColumnElement[bool]:
     return or_(false(), *(entity.table.c[name].is_distinct_from(value) for name, value in content.items()))
 
 
-def _changed(  # noqa: PLR0913, PLR0917 - the parts of a statement
+def _changed(  # noqa: PLR0913 - the parts of a statement
     entity: Entity,
     payload: Selection,
     change: Change,
-    now: CTE,
-    values: Contents,
+    values: Callable[[ColumnElement[Any]], Contents],
     due: ColumnElement[bool],
     *,
     in_trash: bool,
 ) -> Statement:
-    before, table = present(entity, in_trash=in_trash), entity.table
-    expected = bindparam("expected", type_=Integer)
+    """Set what `values` returns for the time of the write, where that is `due`."""
+    before, now, table = present(entity, in_trash=in_trash), clock(), entity.table
     written = (
         sql_update(table)
-        .values(**values, version=now.c.version, updated_at=now.c.at)
-        .where(
-            table.c.user_id == user_id(),
-            table.c.user_id == now.c.user_id,
-            table.c.id == bindparam("id", type_=Uuid),
-            due,
-        )
-        .where(table.c.version == expected if change.expects_version else true())
+        .values(**values(now.c.at), version=now.c.version, updated_at=now.c.at)
+        .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id)
+        .where(table.c.id == bindparam("id", type_=Uuid), due, _is_expected(entity, change))
         .returning(*table.c)
         .cte("written")
     )
-    stale = before.c.version != expected if change.expects_version else false()
+    stale = before.c.version != _EXPECTED if change.expects_version else false()
     refusal = case(
         (before.c.id.is_(None), text_literal("NOT_FOUND")), (stale, text_literal("VERSION_CONFLICT")), else_=null()
     )
-    return outcome(entity, payload, now, before, written, refusal)
+    other = outcome(entity, payload, now, before, written, refusal)
+    return replace(_changed_at_once(entity, payload, change, values, due), after_loss=other)
+
+
+def _changed_at_once(
+    entity: Entity,
+    payload: Selection,
+    change: Change,
+    values: Callable[[ColumnElement[Any]], Contents],
+    due: ColumnElement[bool],
+) -> Statement:
+    """The same in one execution, which has no row where nothing is due: two executions then say why.
+
+    Each part takes what the one before has returned: the user is acted as before anything is read, and the clock is
+    locked before the row is written. Whether the change is due is asked twice: of the snapshot, so that the clock stays
+    where nothing changes, and of the row as it is when the clock is locked, which may be newer.
+    """
+    table, one = entity.table, literal_column("1", Integer)
+    me = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
+    wanted = bindparam("id", type_=Uuid)
+    is_due = and_(due, _is_expected(entity, change))
+    seen = select(table.c.id).where(table.c.user_id == me.c.user_id, table.c.id == wanted, is_due).limit(one)
+    first = select(me.c.user_id, one).select_from(me.join(seen.lateral("seen"), true()))
+    moved = insert(CLOCKS).from_select(["user_id", "version"], first)
+    moved = moved.on_conflict_do_update(index_elements=[CLOCKS.c.user_id], set_={"version": CLOCKS.c.version + one})
+    now = moved.returning(CLOCKS.c.user_id, CLOCKS.c.version, wanted.label("id")).cte("clock")
+    written = (
+        sql_update(table)
+        .values(**values(NOW), version=now.c.version, updated_at=NOW)
+        .where(table.c.user_id == now.c.user_id, table.c.id == now.c.id, is_due)
+        .returning(*table.c)
+        .cte("written")
+    )
+    # Fails, and undoes all, where another write was faster: the clock must not have moved for nothing.
+    kept = case((written.c.id.is_(None), text_literal("another write has changed the row")), else_=text_literal("0"))
+    version = (now.c.version + cast(kept, Integer)).label("version")
+    row = select(null().label("code"), version, notice(now, true()), *_shown(entity, payload, written))
+    return compiled(row.select_from(now.outerjoin(written, true())))
+
+
+def _is_expected(entity: Entity, change: Change) -> ColumnElement[bool]:
+    return entity.table.c.version == _EXPECTED if change.expects_version else true()
 
 
 def present(entity: Entity, *, in_trash: bool = True) -> CTE:
