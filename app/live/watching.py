@@ -1,8 +1,9 @@
-"""The locks that tell a write whether anybody waits for it, so that it need not tell of itself where nobody does.
+"""Advisory locks that tell a write whether its user is followed, so that it sends a notification only if needed.
 
-Commits that send a notification happen one after the other in the whole cluster, whoever listens. So each process that
-has followers of a user shares a lock of that user's, on the connection that listens, and a write that can have it for
-itself, until it has committed, sends none: a follower who comes meanwhile has to wait, and then reads what was written.
+PostgreSQL serializes commits that send a notification, across all databases of the server, even without listeners. So
+each process that has followers of a user holds a shared lock for that user on its listening connection. A write that
+gets the lock exclusively, until it has committed, sends no notification: a new follower must wait for the lock, and
+then reads what was written.
 """
 
 from typing import Any
@@ -11,15 +12,15 @@ from sqlalchemy import ARRAY, ColumnElement, Uuid, bindparam, column, func, lite
 
 from app.database.statements import compiled
 
-# Ours among the advisory locks of the database.
+# The first key of TaskQL's advisory locks.
 SPACE = 1952539501
-# Users share locks: PostgreSQL keeps all that are held in a table that cannot grow. By a shared one a write may tell of
-# itself though nobody follows.
+# Several users share a lock, because PostgreSQL's lock table has a fixed size. So a write may send a notification for
+# a user that is not followed.
 LOCKS = 1024
 
 
 def nobody_follows(user: ColumnElement[Any]) -> ColumnElement[bool]:
-    """True for a user whom nobody follows, nor can begin to before this transaction has ended."""
+    """True if the user has no followers, and can get none until this transaction ends."""
     return func.pg_try_advisory_xact_lock(*_lock(user))
 
 
