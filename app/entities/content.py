@@ -1,4 +1,4 @@
-"""What callers write into an entity: checked, converted, and bound to parameters."""
+"""Checks the input of writes, converts it, and binds it to parameters."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -11,7 +11,7 @@ from app.entities.problems import Problem
 
 
 def problems(entity: Entity, changes: Mapping[str, Any], path: tuple[str, ...] = ("input",)) -> list[Problem]:
-    """What is wrong with changes, each with the path of its input field; nothing when they can be stored."""
+    """The problems of the input, each with the path of its field; empty if the input is valid."""
     found: list[Problem] = []
     for column, (name, check) in entity.checks.items():
         if column in changes and (wrong := check(changes[column])):
@@ -20,7 +20,7 @@ def problems(entity: Entity, changes: Mapping[str, Any], path: tuple[str, ...] =
 
 
 def stored(entity: Entity, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Correct changes as they are bound."""
+    """Convert valid input to the values to bind."""
     result = dict(changes)
     for column, convert in entity.conversions.items():
         if column in result:

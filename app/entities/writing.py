@@ -1,8 +1,8 @@
-"""The statements that write: each changes one row under the user's locked clock and renders what it then is.
+"""The statements that write: each changes one row while it holds the lock of the user's clock, and renders the row.
 
-The user is acted as and the clock has moved on when such a statement is executed to write (`statements.write`), so its
-snapshot holds all earlier writes of the user. Where it changes nothing, it moves the clock back. `create_new` reads
-nothing, and does all in one execution.
+When such a statement writes (`statements.write`), the transaction acts as the user and has advanced the clock. So its
+snapshot contains all earlier writes of the user. If it changes nothing, it sets the clock back. `create_new` reads
+nothing, and does everything in one execution.
 """
 
 from dataclasses import replace
@@ -42,14 +42,14 @@ from app.entities.entity import Contents, Entity
 from app.live.watching import nobody_follows
 from app.models import CLOCKS
 
-# The statement's time and not the transaction's: it begins before the clock is waited for.
+# statement_timestamp() instead of now(): the transaction begins before it waits for the lock of the clock.
 NOW = func.statement_timestamp()
-# How many rows a user may own, those in the trash included.
+# How many rows a user may own, including those in the trash.
 QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
 
 
 class Change(NamedTuple):
-    """The shape of a write: one compiled statement for each."""
+    """The shape of a write. Each shape has its own compiled statement."""
 
     kind: str
     columns: tuple[str, ...]
@@ -57,9 +57,9 @@ class Change(NamedTuple):
 
 
 def create(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Insert a row, unless the id is there already: then the same content is the same row, other content refused.
+    """Insert a row, unless the id exists. Then equal content succeeds without a write, and other content is rejected.
 
-    A user who owns as many as allowed gets no other; `owned` says how many she had before.
+    Rejected if the user has reached the quota; `owned` is the number of rows before.
     """
     before, now = present(entity), clock(entity.counter)
     count = now.c[entity.counter.name]
@@ -79,10 +79,10 @@ def create(entity: Entity, payload: Selection, change: Change) -> Statement:
 
 
 def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Insert a row with an id that was made for it. It reads nothing, so that its snapshot may be older than its lock.
+    """Insert a row with a new id made by the server. It reads nothing, so its snapshot may be older than its lock.
 
-    The user is acted as before the clock is moved on, and the clock before the row is written: each takes what the one
-    before has returned. For a user at her quota the clock stays as it is, and the statement has no row.
+    The parts run in this order, because each uses the output of the one before: act as the user, advance the clock,
+    insert the row. If the user has reached the quota, the clock stays and the statement returns no row.
     """
     acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
     one, counter = literal_column("1", Integer), entity.counter
@@ -116,36 +116,36 @@ def _inserted(entity: Entity, change: Change, now: CTE, has_room: ColumnElement[
 
 
 def update(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Set the columns of a row that is not in the trash."""
+    """Update columns of a row that is not in the trash."""
     content, row = parameters(entity, change.columns), entity.table.c
     due = and_(row.deleted_at.is_(None), differs(entity, content))
     return _changed(entity, payload, change, {**content, **entity.following(content, row)}, due, in_trash=False)
 
 
 def delete(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Put a row in the trash; one that is there already stays as it is."""
+    """Move a row to the trash. Changes nothing if it is already there."""
     due = entity.table.c.deleted_at.is_(None)
     return _changed(entity, payload, change, {"deleted_at": NOW}, due, in_trash=True)
 
 
 def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Take a row out of the trash; one that is not there stays as it is."""
+    """Take a row out of the trash. Changes nothing if it is not there."""
     due = entity.table.c.deleted_at.is_not(None)
     return _changed(entity, payload, change, {"deleted_at": null()}, due, in_trash=True)
 
 
 def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
-    """A key after all that were made before it, of fixed width, and with room before it: it does not end in 0."""
+    """A key after all earlier ones, of fixed width. It does not end in 0, so that other keys fit before it."""
     return text_literal("a").concat(_hexadecimal(version, 8)).concat(text_literal("V"))
 
 
 def first_position(version: ColumnElement[int]) -> ColumnElement[str]:
-    """A key before all that were made before it."""
+    """A key before all earlier ones."""
     return text_literal("Z").concat(_hexadecimal(literal_column("2147483647") - version, 8)).concat(text_literal("V"))
 
 
 def ranked_position(version: ColumnElement[int], rank: ColumnElement[int]) -> ColumnElement[str]:
-    """Keys for many rows of one write, in the order of their rank."""
+    """Keys for the rows of one bulk write, in the order of their rank."""
     key = text_literal("a").concat(_hexadecimal(version, 8)).concat(_hexadecimal(rank, 6))
     return key.concat(text_literal("V"))
 
@@ -155,7 +155,7 @@ def _hexadecimal(number: ColumnElement[Any], digits: int) -> ColumnElement[str]:
 
 
 def differs(entity: Entity, content: Contents) -> ColumnElement[bool]:
-    """Whether a row has other content."""
+    """Whether a row differs from the content."""
     return or_(false(), *(entity.table.c[name].is_distinct_from(value) for name, value in content.items()))
 
 
@@ -186,7 +186,7 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
 
 
 def present(entity: Entity, *, in_trash: bool = True) -> CTE:
-    """The row as it was before this statement, also from the trash or not."""
+    """The row before this statement; with `in_trash`, also if it is in the trash."""
     table = entity.table
     wanted = table.c.id == bindparam("id", type_=Uuid)
     live = true() if in_trash else table.c.deleted_at.is_(None)
@@ -198,14 +198,14 @@ def clock(*more: ColumnElement[Any]) -> CTE:
 
 
 def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
-    """The user's clock when this is done: what changes nothing is rolled back, and the clock with it."""
+    """The user's clock after this statement, which sets it back by one if nothing changed."""
     return now.c.version - case((changed, literal_column("0")), else_=literal_column("1"))
 
 
 def notice(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
-    """Tells those who follow the user of the user's clock, where anything was changed."""
+    """Notify the user's followers of the user's clock, if anything changed."""
     news = cast(user_id(), Text).concat(text_literal(" ")).concat(cast(now.c.version, Text))
-    # One within the other: the lock is not to be tried where nothing was changed.
+    # Nested CASE: the lock must not be tried if nothing changed.
     told = case((not_(nobody_follows(user_id())), func.pg_notify(text_literal(CHANNEL), news)))
     return case((changed, told)).label("notice")
 
@@ -215,7 +215,7 @@ def is_there(rows: CTE) -> ColumnElement[bool]:
 
 
 def count_after(entity: Entity, made: CTE) -> dict[str, ColumnElement[int]]:
-    """How many rows the user has when these are made, as the clock's row counts them."""
+    """The user's counter after these rows are inserted."""
     return {entity.counter.name: entity.counter + select(func.count()).select_from(made).scalar_subquery()}
 
 
@@ -229,9 +229,9 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     *,
     owned: ColumnElement[int] | None = None,
 ) -> Statement:
-    """One row: the refusal's code, the clock, and the JSON for each key that asks for it.
+    """One row: the error code, the clock, and the JSON for each response key.
 
-    A statement that makes a row also says how many there were before, in `owned`.
+    A statement that inserts a row also returns how many there were before, as `owned`.
     """
     changed = is_there(written)
     current = union_all(select(written), select(before).where(not_(changed))).cte("current")
@@ -244,7 +244,7 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
 
 
 def _shown(entity: Entity, payload: Selection, rows: CTE) -> list[ColumnElement[Any]]:
-    """The row as JSON for each key that asks for it."""
+    """The row as JSON, for each response key that selects it."""
     found = rows.c.id.is_not(None)
     return [
         case((found, entity.json(entry.inner, rows.c)), else_=null()).label(f"{entity.one}_{place}")

@@ -1,11 +1,11 @@
-"""Tasks: the repository of their entity."""
+"""The repository of tasks."""
 
 from functools import partial
 
 from app.entities.repository import Repository, followed
 from app.tasks.fields import TASK
 
-# Makes the tasks of one user, from the database, the user's id and the compiled statements.
+# Creates the repository of one user, from the database, the user's id and the compiled statements.
 Tasks = partial(Repository, TASK)
 
-followed(TASK)  # compiled now, and not while the first subscriber waits
+followed(TASK)  # compiled at import, so that the first subscriber does not wait for it
