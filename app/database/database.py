@@ -1,4 +1,4 @@
-"""The database: one round trip for a read, a transaction for a write."""
+"""Runs statements: a read in one round trip, a write in a transaction."""
 
 import asyncio
 import logging
@@ -28,19 +28,20 @@ Values = Mapping[str, Any]
 Row = Mapping[str, Any]
 Transaction = Callable[..., Awaitable[Row | None]]
 
-# As `taskql migrate --citus` gives it to the server's role.
+# Whether the tables are distributed: `taskql migrate --citus` gives the server's role this setting.
 SHARDED = compiled(select(func.current_setting(text_literal("citus.propagate_set_commands"), true()).is_not(None)))
-# What a caller waits at most, in seconds: for other writes, for a connection and for the answer, twice if one was lost.
+# How long a caller waits at most for other writes, a connection and the result, with all retries, in seconds.
 COMMAND_TIMEOUT = 4.3
-# Before the second and the third try of a write that PostgreSQL has undone, in seconds; after a loss there is none.
+# Pauses before the second and third attempt of a write that PostgreSQL rolled back, in seconds. A lost connection is
+# replaced without a pause.
 PAUSES = (0.02, 0.1)
 
-# A session keeps the default it began with: an old one may be read-only where the database no longer is. One that is
-# younger than this, in seconds, tells how the database is.
+# A session keeps the defaults that it started with, so an old one may be read-only although the database no longer is.
+# A session younger than this, in seconds, shows the state of the database.
 YOUNG = 5.0
 
-# What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
-# statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
+# The settings of every session. Sorting is off so that pages scan an index in order: in a prepared statement, the
+# planner does not know how many tasks a user has, and prefers to sort what it expects to be a few rows.
 SESSION = {
     "timezone": "UTC",
     "statement_timeout": "4s",
@@ -53,13 +54,14 @@ SESSION = {
 
 
 def for_free(_payer: str, _seconds: float) -> None:
-    """What is not charged: commands have no other users to be fair to."""
+    """Charge nothing: commands do not compete with other users."""
 
 
 class Database:
-    """Statements run as one user each, on connections that are lent to them.
+    """Runs statements, each as one user, on pooled connections.
 
-    `quota` is how many tasks each user may own, those in the trash included. `spend` is told what time each takes.
+    `quota` is the number of tasks that a user may own, including those in the trash. `spend` is called with the time
+    that each statement takes.
     """
 
     def __init__(self, url: DatabaseURL, *, pool_size: int, quota: int, spend: Spend = for_free) -> None:
@@ -68,13 +70,13 @@ class Database:
         self._connections = Connections(self.engine, pool_size, spend)
         self._deadlines = Deadlines()
         self._writers = Turns[UUID](math.inf, 1)
-        # Whether a cluster carries the writes out, which takes their user from SET LOCAL alone; asked once.
+        # Whether a cluster executes the writes, where only SET LOCAL passes the user on. Queried once.
         self._sharded: bool | None = None
-        # When something was last found that does not pass by itself, as `time.monotonic` has it.
+        # The `time.monotonic` of the last failure that is not transient.
         self.last_trouble = -math.inf
 
     async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None:
-        """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
+        """The first column of the single row, in autocommit. Retried on a new connection if the connection is lost."""
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT):
                 try:
@@ -97,11 +99,11 @@ class Database:
             return body
 
     async def write(self, owner: UUID, statement: Statement, values: Values) -> Row:
-        """The one row of a writing statement, in a transaction.
+        """The single row of a writing statement, in a transaction.
 
-        One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile. After a
-        failure the commit may have happened, and the caller decides; but not where nothing was done yet, nor where
-        doing it again makes no difference.
+        Each user has one write at a time, so that writes that wait for the user's clock hold no connections. A write
+        that PostgreSQL rolled back is retried. After a lost connection it is retried only if nothing was executed yet
+        or the statement is idempotent; otherwise the error is raised, and the commit may have happened.
         """
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT):
@@ -126,7 +128,7 @@ class Database:
                 transaction, statement = _in_parts, statement.in_cluster or statement
             try:
                 row = await transaction(connection, owner, statement, values)
-                if row is None:  # one execution has refused, and two say why
+                if row is None:  # rejected; this statement says why
                     row = await _at_once(connection, owner, statement.after_loss or statement, values)
             except LOSSES as error:
                 if statement.repeatable:
@@ -137,7 +139,7 @@ class Database:
             return row
 
     async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
-        """What was lost, and what a deadlock or serialization failure has undone whole."""
+        """Retry after a lost connection, a deadlock or a serialization failure."""
         for pause in PAUSES:
             if isinstance(error, Lost):
                 self._distrust(error)
@@ -151,12 +153,12 @@ class Database:
         raise error
 
     def _distrust(self, lost: "Lost") -> None:
-        """Once more is safe, but on a connection that was opened after the loss was noticed."""
-        log.warning("a connection was lost, trying another: %s", type(lost.__cause__).__name__)
+        """Retry only on a connection that is opened from now on."""
+        log.warning("a connection was lost, retrying on another: %s", type(lost.__cause__).__name__)
         self._connections.distrust()
 
     async def notify(self, channel: str) -> None:
-        """Send an empty notification, on whichever connection; Unavailable where it cannot be sent."""
+        """Send an empty notification on any connection. Raises Unavailable if it cannot be sent."""
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT), await self._connections.take(None) as connection:
                 await connection.execute(f"NOTIFY {channel}")
@@ -164,7 +166,7 @@ class Database:
             self._tell(error)
 
     def _tell(self, error: Exception) -> NoReturn:
-        """Turn what the driver and the pool raise into the failures that callers know."""
+        """Raise the expected failure for an error of the driver or the pool."""
         known = failure(error)
         if known is None:
             raise error
@@ -188,18 +190,18 @@ class Database:
 
 
 def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Awaitable[Row | None]:
-    """A statement that begins its write itself; no row where it refuses."""
+    """Run a statement that begins its write itself. It returns no row if it rejects the write."""
     row: Awaitable[Row | None] = connection.fetchrow(statement.text, *statement.arguments(values))
     return row
 
 
 async def _at_once(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row:
-    """In one round trip: what is sent together is one transaction."""
+    """Begin and write in one round trip: asyncpg sends both executions in one implicit transaction."""
     executions = statement.beginning(owner), statement.continuing(values)
     try:
         rows: list[Row] = await connection.fetchmany(statement.text, executions)
     except asyncpg.AdminShutdownError as error:
-        # The farewell of a backend that was ended before the commit: after it, the result would have come instead.
+        # The backend was terminated before the commit: after a commit, the result would have arrived first.
         raise Lost("The database cannot be reached; try again.") from error
     return rows[-1]
 
@@ -235,22 +237,22 @@ def _engine(url: DatabaseURL) -> AsyncEngine:
 
 
 class Lost(Unavailable):
-    """The connection was lost, and a second try does nothing that was done already."""
+    """The connection was lost, and a retry is safe."""
 
 
-# What is carried out again.
+# Errors after which a write is retried.
 AGAIN = (Lost, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
 def _doubt(lent: Connection, error: Exception) -> NoReturn:
-    """Have a write that was refused as read-only, with nothing done, tried again on a new session if this was old."""
+    """Retry a statement that was rejected as read-only, if the session is old. Nothing was executed."""
     if monotonic() - lent.opened < YOUNG:
         raise error
-    raise Lost("The database takes no writes now; try again.") from error
+    raise Lost("The database currently accepts no writes; try again.") from error
 
 
 def _lose(error: Exception) -> NoReturn:
-    """Mark that what has failed so may be tried again."""
+    """Raise Lost, which allows a retry, unless the error is a timeout."""
     if type(error) is TimeoutError:
         raise error
     raise Lost("The database cannot be reached; try again.") from error
