@@ -487,7 +487,9 @@ def test_a_caller_has_few_large_requests_under_way() -> None:
     hers = [large("mallory") for _ in range(LARGE_OF_A_CALLER + 1)]
     for request in hers[:-1]:
         places.take(request, is_user=True)
-    with pytest.raises(RateLimited, match=f"You have {LARGE_OF_A_CALLER} requests of more than 16,000 bytes under way"):
+    with pytest.raises(
+        RateLimited, match=f"You have {LARGE_OF_A_CALLER} requests of more than 16,000 bytes in progress"
+    ):
         places.take(hers[-1], is_user=True)
     hers[-1].leave()
     small = large("mallory")
