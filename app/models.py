@@ -10,6 +10,7 @@ from sqlalchemy import (
     Computed,
     Date,
     DateTime,
+    FetchedValue,
     ForeignKey,
     Index,
     Integer,
@@ -61,7 +62,13 @@ class User(Base):
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
-class TaskClock(Base):
+class Owned:
+    """Rows of one user. All ORM statements of a session are filtered by the user that it acts as."""
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+
+
+class TaskClock(Owned, Base):
     """One row per user. `version` increases with each write of the user's tasks; `tasks` counts the user's tasks.
 
     `tasks.version` is the clock's version at the task's last write.
@@ -69,18 +76,16 @@ class TaskClock(Base):
 
     __tablename__ = "task_clocks"
 
-    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     purged_through: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     tasks: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
-class Task(Base):
+class Task(Owned, Base):
     """A task of one user; deleting sets `deleted_at`."""
 
     __tablename__ = "tasks"
 
-    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     title: Mapped[str] = mapped_column(String(TITLE_LENGTH))
     description: Mapped[str | None] = mapped_column(String(DESCRIPTION_LENGTH))
@@ -89,16 +94,21 @@ class Task(Base):
     priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     due_date: Mapped[date | None] = mapped_column(Date)
     tags: Mapped[list[str]] = mapped_column(ARRAY(String(TAG_LENGTH)), server_default=text("'{}'"))
-    position: Mapped[str] = mapped_column(Text(collation="C"))
-    version: Mapped[int] = mapped_column(Integer)
+    # Triggers give a place and a version to what is written without them, and move `updated_at`.
+    position: Mapped[str] = mapped_column(Text(collation="C"), server_default=text("''"))
+    version: Mapped[int] = mapped_column(Integer, server_default=text("0"), server_onupdate=FetchedValue())
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), server_onupdate=FetchedValue()
+    )
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     # A combining mark separates the two. Search keys contain none, so no match spans title and description.
     search: Mapped[str | None] = mapped_column(
         Text, Computed("search_key(title) || chr(768) || search_key(coalesce(description, ''))", persisted=True)
     )
 
+    # An update, too, reads back what triggers have set.
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy has it
     __table_args__ = (
         CheckConstraint(r"title ~ '\S'", "title_not_blank"),
         CheckConstraint("priority between 0 and 4", "priority_known"),
@@ -109,12 +119,11 @@ class Task(Base):
     )
 
 
-class TaskTag(Base):
+class TaskTag(Owned, Base):
     """Index of tasks by tag: one row for each tag of a task. Maintained by triggers on `tasks`."""
 
     __tablename__ = "task_tags"
 
-    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     tag: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     task_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
 

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import asyncpg
 from pydantic import SecretStr
-from sqlalchemy import Connection
 from sqlalchemy.exc import EmulatedDBAPIException, SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from app.database import checks
@@ -175,7 +175,7 @@ async def _open_to_all(settings: Settings) -> list[Finding]:
 async def _owner(owner: DatabaseURL, server: DatabaseURL) -> Finding:
     """Whether the owner can log in, as `serve` does to look for missing migrations, and do what `migrate` needs."""
     try:
-        await _patiently(owner, lambda: _inspect(owner, missing))
+        await _patiently(owner, lambda: _inspect(owner, _missing))
         if server.role and server.role != owner.role:
             return await _inspect(owner, partial(checks.server_role, role=server.role))
     except StartupError as error:
@@ -192,7 +192,7 @@ async def refuse_failures(settings: Settings) -> list[Finding]:
     if settings.database_owner_url is not None:
         owner = owner_url(settings)
         # The server's role may not be there before the first migration.
-        lacking = checks.migrations(await _patiently(owner, lambda: _inspect(owner, missing)))
+        lacking = checks.migrations(await _patiently(owner, lambda: _inspect(owner, _missing)))
         if lacking.level == "failure":
             raise StartupError(str(lacking))
     found = await findings(settings)
@@ -202,17 +202,21 @@ async def refuse_failures(settings: Settings) -> list[Finding]:
     return [finding for finding in found if finding.level == "warning"]
 
 
-async def _inspect(url: DatabaseURL, work: Callable[[Connection], T]) -> T:
+async def _inspect(url: DatabaseURL, work: Callable[[Session], T]) -> T:
     engine = create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments(SESSION), poolclass=NullPool)
     try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(work)
+        async with AsyncSession(engine) as session:
+            return await session.run_sync(work)
     finally:
         await engine.dispose()
 
 
-def _checked(url: DatabaseURL, connection: Connection) -> list[Finding]:
-    return checks.database(connection, missing(connection), url)
+def _checked(url: DatabaseURL, session: Session) -> list[Finding]:
+    return checks.database(session, _missing(session), url)
+
+
+def _missing(session: Session) -> list[str]:
+    return missing(session.connection())
 
 
 async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:

@@ -14,6 +14,7 @@ from alembic.script.revision import ResolutionError
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from app.database import fingerprint
@@ -122,8 +123,10 @@ def _migrate(
 
 def _note(connection: Connection) -> None:
     """Store the database's fingerprint, unless there is one: if it differs, the database was restored."""
-    if fingerprint.seen(connection) is None:
-        fingerprint.remember(connection)
+    with Session(connection) as session:
+        if fingerprint.seen(session) is None:
+            fingerprint.remember(session)
+            session.commit()
 
 
 def _close_functions(connection: Connection) -> None:

@@ -1,15 +1,18 @@
-"""What resolvers get: the tasks of the caller, and nothing else of the database."""
+"""What resolvers get: the caller's tasks, and sessions that act as the caller; nothing else of the database."""
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import strawberry
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.compiling import Statements
+from app.database.database import Database
 from app.database.rendering import Selection
-from app.entities.repository import Database, Repository
+from app.entities.repository import Repository
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
@@ -49,12 +52,16 @@ class Context:
         return self.caller
 
     def tasks(self) -> Repository:
-        """The only door to task data."""
+        """The caller's tasks, on the hot paths."""
         return Tasks(self.services.database, self.principal.user_id, self.services.statements)
 
     def viewer(self) -> Viewer:
         """The caller's own row, and what has an id."""
         return Viewer(self.services.database, self.principal.user_id, self.services.statements)
+
+    def session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session of SQLAlchemy acting as the caller, in one transaction: `async with`; see docs/adding.md."""
+        return self.services.database.session(self.principal.user_id)
 
     async def away(self, work: Callable[[], T]) -> T:
         """Carry out work that would hold up the event loop; Unavailable where it takes too long."""

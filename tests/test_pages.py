@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import product
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -619,7 +619,7 @@ async def sent(application: Application, user: User, query: str, **variables: An
     """What a query of one root field makes the server send, by way of its own parts."""
     recorder = Recorder(application.database, [])
     operation = ENGINE.prepared(query, None)
-    services = Services(recorder, NOBODY_LISTENS, Statements(), Preparation(Rates(None, None).spend))
+    services = Services(cast("Any", recorder), NOBODY_LISTENS, Statements(), Preparation(Rates(None, None).spend))
     context = Context(Principal(user.id, math.inf), str(user.id), operation, services)
     result = await ENGINE.execute(operation, variables, context)
     assert result.errors is None

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from sqlalchemy import (
     Boolean,
     ColumnElement,
-    Connection,
     Select,
     Text,
     case,
@@ -24,13 +23,14 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session
 
 from app.database import fingerprint
 from app.database.database import SESSION
 from app.database.functions import ALL as FUNCTIONS
 from app.database.functions import CONFIGURED, DEFINERS, FIRED, FOR_EVERYBODY, FOR_THE_SERVER
 from app.database.url import DatabaseURL
-from app.models import STATE
+from app.models import State
 from app.settings import LOOPBACK
 
 OLDEST_SERVER = 150000
@@ -154,25 +154,25 @@ def way_around_pooler(server: DatabaseURL, owner: DatabaseURL) -> Finding:
     return Finding("ok", "Migrations and live changes go to the database itself")
 
 
-def database(connection: Connection, missing: list[str], url: DatabaseURL) -> list[Finding]:
+def database(session: Session, missing: list[str], url: DatabaseURL) -> list[Finding]:
     """Everything about a database as the connected role sees it."""
-    findings = [_version(connection), _pooler(connection, url), _read_only(connection), migrations(missing)]
+    findings = [_version(session), _pooler(session, url), _read_only(session), migrations(missing)]
     if missing:
-        return [*findings, *_role(connection)]
-    return [*findings, *row_security(connection), _session(connection), *_restored(connection)]
+        return [*findings, *_role(session)]
+    return [*findings, *row_security(session), _session(session), *_restored(session)]
 
 
-def row_security(connection: Connection) -> list[Finding]:
+def row_security(session: Session) -> list[Finding]:
     """Whether row security stands, and the connected role cannot walk through it."""
-    return [*_role(connection), *_walls(connection)]
+    return [*_role(session), *_walls(session)]
 
 
-def is_read_only(connection: Connection) -> bool:
+def is_read_only(session: Session) -> bool:
     """Whether the database takes no writes of new sessions: a standby, or read-only by its settings."""
     # What a session that began before does not show yet is in the catalog.
     stored = _read_only_settings().exists()
     now = or_(func.pg_is_in_recovery(), func.current_setting("transaction_read_only") == "on", stored)
-    return bool(connection.execute(select(now)).scalar_one())
+    return bool(session.execute(select(now)).scalar_one())
 
 
 def _read_only_settings() -> Select[Any]:
@@ -194,10 +194,10 @@ def _read_only_settings() -> Select[Any]:
     )
 
 
-def _read_only(connection: Connection) -> Finding:
-    if not is_read_only(connection):
+def _read_only(session: Session) -> Finding:
+    if not is_read_only(session):
         return Finding("ok", "The database takes writes")
-    places = connection.execute(_read_only_settings()).scalars().all()
+    places = session.execute(_read_only_settings()).scalars().all()
     resets = "".join(f" ALTER {place} RESET default_transaction_read_only;" for place in places)
     # The session that is to change it is read-only, too.
     mend = f"As the owner of the database or a superuser: SET default_transaction_read_only = off;{resets}"
@@ -206,11 +206,11 @@ def _read_only(connection: Connection) -> Finding:
     return Finding("warning", "The database takes no writes", mend)
 
 
-def _restored(connection: Connection) -> list[Finding]:
+def _restored(session: Session) -> list[Finding]:
     """Whether it is the database that was last seen, where the role may know."""
-    if not connection.execute(select(func.has_table_privilege(STATE.name, "SELECT"))).scalar_one():
+    if not session.execute(select(func.has_table_privilege(State.__tablename__, "SELECT"))).scalar_one():
         return []
-    if not fingerprint.differs(connection):
+    if not fingerprint.differs(session):
         return [Finding("ok", "The database is the one that was last seen")]
     seen = "The database was restored or copied, or a standby took over, since it was last seen"
     mend = (
@@ -220,16 +220,16 @@ def _restored(connection: Connection) -> list[Finding]:
     return [Finding("warning", seen, mend)]
 
 
-def _version(connection: Connection) -> Finding:
-    number = _version_number(connection)
+def _version(session: Session) -> Finding:
+    number = _version_number(session)
     shown = f"PostgreSQL {number // 10000}.{number % 10000}"
     if number < OLDEST_SERVER:
         return Finding("failure", f"The server is {shown}", "TaskQL needs PostgreSQL 15 or newer.")
     return Finding("ok", f"The server is {shown}")
 
 
-def _version_number(connection: Connection) -> int:
-    return int(connection.execute(select(func.current_setting("server_version_num"))).scalar_one())
+def _version_number(session: Session) -> int:
+    return int(session.execute(select(func.current_setting("server_version_num"))).scalar_one())
 
 
 def migrations(missing: list[str]) -> Finding:
@@ -243,21 +243,21 @@ def migrations(missing: list[str]) -> Finding:
     return Finding("ok", "The database is at the newest revision")
 
 
-def _pooler(connection: Connection, url: DatabaseURL) -> Finding:
+def _pooler(session: Session, url: DatabaseURL) -> Finding:
     """A pooler gives each client a process id of its own making; so does Neon, also without its pooler."""
     if url.pooled:
         return Finding("ok", "DATABASE_URL leads through a transaction pooler, which is known")
-    driver: Any = connection.connection.driver_connection
-    if driver.get_server_pid() == connection.execute(select(func.pg_backend_pid())).scalar() or url.is_neon:
+    driver: Any = session.connection().connection.driver_connection
+    if driver.get_server_pid() == session.execute(select(func.pg_backend_pid())).scalar() or url.is_neon:
         return Finding("ok", "DATABASE_URL leads to the database itself")
     mend = "If it pools transactions, set DB_POOLER=1, and name the database itself in DATABASE_DIRECT_URL."
     return Finding("warning", "A pooler seems to stand before the database", mend)
 
 
-def _session(connection: Connection) -> Finding:
+def _session(session: Session) -> Finding:
     """Settings that statements count on; behind a transaction pooler the role brings them."""
     names = list(SESSION)
-    values = connection.execute(select(*(func.current_setting(name) for name in names))).one()
+    values = session.execute(select(*(func.current_setting(name) for name in names))).one()
     other = [name for name, value in zip(names, values, strict=True) if value != SESSION[name]]
     if not other:
         return Finding("ok", "Sessions have the settings they need")
@@ -266,9 +266,9 @@ def _session(connection: Connection) -> Finding:
     )
 
 
-def _role(connection: Connection) -> list[Finding]:
+def _role(session: Session) -> list[Finding]:
     rights: Select[Any] = select(func.quote_ident(_roles.c.rolname), _roles.c.rolsuper, _roles.c.rolbypassrls)
-    role, superuser, bypasses = connection.execute(rights.where(_roles.c.rolname == func.current_user())).one()
+    role, superuser, bypasses = session.execute(rights.where(_roles.c.rolname == func.current_user())).one()
     mend = f"{_ANOTHER_ROLE} Or, as a superuser: ALTER ROLE {{}} {{}};"
     if superuser:
         seen = f"The role {role} is a superuser, whom row security does not hold"
@@ -282,7 +282,7 @@ def _role(connection: Connection) -> list[Finding]:
             f"The role {role} is a member of {other}, and so could become one that row security does not hold",
             f"As a superuser: REVOKE {other} FROM {role};",
         )
-        for other in connection.execute(_memberships()).scalars()
+        for other in session.execute(_memberships()).scalars()
     ]
     return memberships or [Finding("ok", f"The role {role} is held by row security")]
 
@@ -303,19 +303,17 @@ def _memberships() -> Select[Any]:
     )
 
 
-def server_role(connection: Connection, role: str) -> Finding:
+def server_role(session: Session, role: str) -> Finding:
     """Whether the owner, who is connected, may make the server's role, or change the one that is there."""
     named = select(_roles.c.oid).where(_roles.c.rolname == role).scalar_subquery()
     makes = or_(_roles.c.rolsuper, _roles.c.rolcreaterole)
     changes = func.coalesce(func.pg_has_role(named, literal("MEMBER WITH ADMIN OPTION", Text)), true())
     rights = select(func.quote_ident(_roles.c.rolname), func.quote_ident(role), makes, changes)
-    owner, quoted, may_make, may_change = connection.execute(
-        rights.where(_roles.c.rolname == func.current_user())
-    ).one()
+    owner, quoted, may_make, may_change = session.execute(rights.where(_roles.c.rolname == func.current_user())).one()
     if not may_make:
         mend = f"As a superuser: ALTER ROLE {owner} CREATEROLE;"
         return Finding("failure", f"The owner {owner} may not make the server's role", mend)
-    if not may_change and _version_number(connection) >= ADMIN_OPTION_NEEDED:
+    if not may_change and _version_number(session) >= ADMIN_OPTION_NEEDED:
         mend = f"As a superuser: GRANT {quoted} TO {owner} WITH ADMIN OPTION;"
         return Finding("failure", f"The owner {owner} may not change the server's role {quoted}", mend)
     return Finding("ok", "The owner can log in, and may make the server's role")
@@ -325,16 +323,16 @@ def _walled() -> ColumnElement[bool]:
     return _classes.c.oid.in_([func.to_regclass(name) for name in WALLED])
 
 
-def _walls(connection: Connection) -> list[Finding]:
+def _walls(session: Session) -> list[Finding]:
     owned = _classes.c.relowner == select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
-    rows = connection.execute(
+    rows = session.execute(
         select(_classes.c.relname, owned, _classes.c.relrowsecurity, _classes.c.relforcerowsecurity)
         .where(_walled())
         .order_by(_classes.c.relname)
     )
     found = [finding for row in rows for finding in _wall(*row)]
-    found += [*_policies(connection), _rights(connection), *_function_findings(connection)]
-    return [*found, *_trigger_findings(connection)]
+    found += [*_policies(session), _rights(session), *_function_findings(session)]
+    return [*found, *_trigger_findings(session)]
 
 
 def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:  # noqa: FBT001 - the columns of a row
@@ -353,13 +351,13 @@ def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:
     return found or [Finding("ok", f"Row security of {name} is {stands}")]
 
 
-def _policies(connection: Connection) -> list[Finding]:
+def _policies(session: Session) -> list[Finding]:
     """Each table has our policy and no other: policies add up, and another lets through what ours would not.
 
     Policies for roles that the server's cannot become are no concern of ours, but where they have the name of ours.
     """
-    mine = {PUBLIC, *connection.execute(select(_roles.c.oid).where(_is_member(_roles.c.oid))).scalars()}
-    rows = [(*names, seen, bool(mine & set(roles))) for *names, roles, seen in _policy_list(connection)]
+    mine = {PUBLIC, *session.execute(select(_roles.c.oid).where(_is_member(_roles.c.oid))).scalars()}
+    rows = [(*names, seen, bool(mine & set(roles))) for *names, roles, seen in _policy_list(session)]
     ours = [walled for walled, _, seen, applies in rows if seen and applies]
     foreign = [
         (walled, name)
@@ -385,7 +383,7 @@ def _policy_of(walled: str) -> str:
     return _ME if walled == USERS else _MINE
 
 
-def _policy_list(connection: Connection) -> list[Any]:
+def _policy_list(session: Session) -> list[Any]:
     """Table, name, roles, and whether it says what ours says, for each policy of our tables."""
     policy = _policy_rows.c
     conditions = [func.pg_get_expr(policy[name], policy.polrelid) for name in ("polqual", "polwithcheck")]
@@ -395,19 +393,19 @@ def _policy_list(connection: Connection) -> list[Any]:
         # A session whose search_path lacks our schema is shown it.
         says_ours &= func.coalesce(func.replace(condition, "public.", "") == ours, false())
     listed = select(_classes.c.relname, func.quote_ident(policy.polname), policy.polroles, says_ours)
-    return list(connection.execute(listed.where(policy.polrelid == _classes.c.oid, _walled())))
+    return list(session.execute(listed.where(policy.polrelid == _classes.c.oid, _walled())))
 
 
 def _is_member(role: ColumnElement[Any]) -> ColumnElement[bool]:
     return func.pg_has_role(role, literal("MEMBER", Text))
 
 
-def _rights(connection: Connection) -> Finding:
+def _rights(session: Session) -> Finding:
     """What the server's role needs, it has."""
     needs = [func.has_table_privilege(name, right) for name in FORCED for right in RIGHTS]
-    needs += [func.has_table_privilege(name, "SELECT") for name in (USERS, STATE.name)]
+    needs += [func.has_table_privilege(name, "SELECT") for name in (USERS, State.__tablename__)]
     needs += [func.coalesce(_may_execute(func.to_regprocedure(name)), false()) for name in FOR_THE_SERVER]
-    if all(connection.execute(select(*needs)).one()):
+    if all(session.execute(select(*needs)).one()):
         return Finding("ok", "The role has the rights it needs")
     return Finding(
         "failure", "The role lacks rights on the tables or functions", "Run `taskql migrate`: it grants them."
@@ -419,15 +417,15 @@ def _may_execute(function: ColumnElement[Any], *role: ColumnElement[Any]) -> Col
     return may
 
 
-def _function_findings(connection: Connection) -> list[Finding]:
+def _function_findings(session: Session) -> list[Finding]:
     """Whether the functions are as the migrations make them: what they name is fixed, and few may execute them."""
-    found = [finding for name in FUNCTIONS for finding in _function(connection, name)]
+    found = [finding for name in FUNCTIONS for finding in _function(session, name)]
     return found or [Finding("ok", "The functions are protected from their callers")]
 
 
-def _function(connection: Connection, name: str) -> Iterator[Finding]:
+def _function(session: Session, name: str) -> Iterator[Finding]:
     """What is wrong with one of our functions. One that is missing is told of among the rights."""
-    row = connection.execute(_function_row(name)).first()
+    row = session.execute(_function_row(name)).first()
     if row is None:
         return
     settings = CONFIGURED.get(name, ())
@@ -439,7 +437,7 @@ def _function(connection: Connection, name: str) -> Iterator[Finding]:
         mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC;"
         yield Finding("failure", f"Everybody may execute the function {name}", mend)
     if name not in FOR_EVERYBODY:
-        for role in connection.execute(_others(name)).scalars():
+        for role in session.execute(_others(name)).scalars():
             mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM {role};"
             yield Finding("failure", f"The role {role}, which is no server's, may execute the function {name}", mend)
     if name in DEFINERS and not row.sees_users:
@@ -476,10 +474,10 @@ def _others(name: str) -> Select[Any]:
     )
 
 
-def _trigger_findings(connection: Connection) -> list[Finding]:
+def _trigger_findings(session: Session) -> list[Finding]:
     """Whether the triggers that the migrations make are there and fire. One that rests does so for everybody."""
-    states = {(table_name, name): state for table_name, name, state in connection.execute(_trigger_list())}
-    distributed = connection.execute(select(func.to_regclass("pg_catalog.pg_dist_partition"))).scalar_one() is not None
+    states = {(table_name, name): state for table_name, name, state in session.execute(_trigger_list())}
+    distributed = session.execute(select(func.to_regclass("pg_catalog.pg_dist_partition"))).scalar_one() is not None
     found = []
     for name, (table_name, event, function) in FIRED.items():
         state = states.get((table_name, name))
@@ -497,11 +495,11 @@ def _trigger_list() -> Select[Any]:
     return named.where(_triggers.c.tgrelid == _classes.c.oid, ~_triggers.c.tgisinternal, _walled())
 
 
-def open_to_all(connection: Connection) -> Finding:
+def open_to_all(session: Session) -> Finding:
     """Whether any role of the server may connect: that is enough to listen, and to hold locks that writes ask for."""
     database, role = func.quote_ident(func.current_database()), func.quote_ident(func.current_user())
     everybody = func.has_database_privilege(literal_column("'public'"), func.current_database(), literal("CONNECT"))
-    name, server, may_connect = connection.execute(select(database, role, everybody)).one()
+    name, server, may_connect = session.execute(select(database, role, everybody)).one()
     if not may_connect:
         return Finding("ok", "Only roles that were given the right may connect to the database")
     mend = (

@@ -227,5 +227,6 @@ class Connection:
 
 
 async def _close(connection: Connection) -> None:
-    await greenlet_spawn(connection.pooled.invalidate)
+    if connection.pooled.is_valid:  # SQLAlchemy closes it itself when a session has lost it
+        await greenlet_spawn(connection.pooled.invalidate)
     await greenlet_spawn(connection.pooled.close)

@@ -4,19 +4,30 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, NoReturn
 from uuid import UUID
 
 import asyncpg
 from sqlalchemy import func, select, true
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.database.connections import Connection, Connections, Spend
 from app.database.deadlines import Deadline, Deadlines
-from app.database.failures import FAILURES, LOSSES, CannotConnect, does_not_pass, failure, sqlstate
+from app.database.failures import (
+    FAILURES,
+    LOSSES,
+    OUTDATED,
+    CannotConnect,
+    does_not_pass,
+    driver_error,
+    failure,
+    sqlstate,
+)
+from app.database.sessions import acting, is_refusal
 from app.database.statements import Statement, begin, commit, compiled, text_literal
 from app.database.url import DatabaseURL
 from app.errors import Unavailable
@@ -70,6 +81,8 @@ class Database:
         self._connections = Connections(self.engine, pool_size, spend)
         self._deadlines = Deadlines()
         self._writers = Turns[UUID](math.inf, 1)
+        # Behind a transaction pooler no session state needs a reset: the next statement may run in another session.
+        self._has_sessions = not url.pooled
         # Whether a cluster executes the writes, where only SET LOCAL passes the user on. Queried once.
         self._sharded: bool | None = None
         # The `time.monotonic` of the last failure that is not transient.
@@ -156,6 +169,40 @@ class Database:
         """Retry only on a connection that is opened from now on."""
         log.warning("a connection was lost, retrying on another: %s", type(lost.__cause__).__name__)
         self._connections.distrust()
+
+    @asynccontextmanager
+    async def session(self, owner: UUID | None) -> AsyncIterator[AsyncSession]:
+        """A session of SQLAlchemy acting as a user, or as none, on a connection of the user's share.
+
+        It is committed at the end, or rolled back if the block raises. All that it does has the time of one statement.
+        Nothing is tried again; what the database cannot do now is Unavailable.
+        """
+        failed, own = None, False
+        try:
+            with Deadline(self._deadlines, COMMAND_TIMEOUT):
+                lent = self._connections.idle(owner) or await self._connections.take(owner)
+                with lent as connection:
+                    session = acting(self.engine, lent.pooled, owner)
+                    try:
+                        yield session
+                        await session.commit()
+                    except Exception as error:  # noqa: BLE001 - raised again when the connection is in order
+                        failed, own = error, isinstance(error, OSError) and not connection.is_closed()
+                    await session.close()
+                    if self._has_sessions:
+                        await connection.reset()
+        except FAILURES as error:
+            failed = failed or error
+        if failed is not None:
+            self._end(failed, own=own)
+
+    def _end(self, failed: Exception, *, own: bool) -> NoReturn:
+        """Raise what has ended a session; `own` is an error of the block that the driver could have raised, too."""
+        if isinstance(driver_error(failed), OUTDATED):
+            self._connections.distrust()
+        if own or is_refusal(failed) or not isinstance(failed, FAILURES):
+            raise failed
+        self._tell(failed)
 
     async def notify(self, channel: str) -> None:
         """Send an empty notification on any connection. Raises Unavailable if it cannot be sent."""

@@ -29,6 +29,8 @@ _CONFUSED = asyncpg.InternalClientError
 # asyncpg raises these if the server announces that it closes the connection, or has closed it.
 _SHUTDOWN = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 LOSSES = (OSError, asyncpg.InterfaceError, _CONFUSED, *_SHUTDOWN)
+# Errors after which connections opened earlier must not be used any more.
+OUTDATED = (asyncpg.InterfaceError, _CONFUSED, *_SHUTDOWN, asyncpg.ReadOnlySQLTransactionError)
 # All errors that the driver and the pool raise.
 FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, _CONFUSED, exc.SQLAlchemyError, CannotConnect)
 _UNREACHABLE = (OSError, exc.TimeoutError, exc.DisconnectionError, asyncpg.InterfaceError, _CONFUSED, CannotConnect)

@@ -6,9 +6,10 @@ become the primary is on another timeline too.
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, Integer, Text, and_, cast, column, func, literal, select, table, update
+from sqlalchemy import BigInteger, Integer, Text, and_, cast, column, func, literal, select, table, update
+from sqlalchemy.orm import Session
 
-from app.models import STATE
+from app.models import State
 
 _databases = table("pg_database", column("oid"), column("datname", Text))
 _CONTROL = ("pg_control_system()", "pg_control_checkpoint()")
@@ -22,38 +23,40 @@ class Identity(NamedTuple):
     database_oid: int
 
 
-def current(connection: Connection) -> Identity:
+def current(session: Session) -> Identity:
     """The database of a connection."""
     oid = select(cast(cast(_databases.c.oid, Text), BigInteger)).where(_databases.c.datname == func.current_database())
-    database_oid: int = connection.execute(oid).scalar_one()
+    database_oid: int = session.execute(oid).scalar_one()
     allowed = [func.has_function_privilege(name, literal("EXECUTE", Text)) for name in _CONTROL]
-    if not connection.execute(select(and_(*allowed))).scalar_one():  # some hosts keep it to themselves
+    if not session.execute(select(and_(*allowed))).scalar_one():  # some hosts keep it to themselves
         return Identity(None, None, database_oid)
     system = func.pg_control_system().table_valued(column("system_identifier"))
     checkpoint = func.pg_control_checkpoint().table_valued(column("timeline_id", Integer))
     return Identity(
-        connection.execute(select(cast(system.c.system_identifier, Text))).scalar_one(),
-        connection.execute(select(checkpoint.c.timeline_id)).scalar_one(),
+        session.execute(select(cast(system.c.system_identifier, Text))).scalar_one(),
+        session.execute(select(checkpoint.c.timeline_id)).scalar_one(),
         database_oid,
     )
 
 
-def seen(connection: Connection) -> Identity | None:
+def seen(session: Session) -> Identity | None:
     """The database as it was last seen; None where nobody has looked."""
-    row = connection.execute(select(*(STATE.c[name] for name in Identity._fields))).first()
-    return None if row is None or row.database_oid is None else Identity(*row)
+    state = session.get(State, 1, populate_existing=True)
+    if state is None or state.database_oid is None:
+        return None
+    return Identity(state.system_identifier, state.timeline, state.database_oid)
 
 
-def remember(connection: Connection) -> None:
+def remember(session: Session) -> None:
     """From now on this is the database that was seen."""
-    values: dict[str, Any] = current(connection)._asdict()
-    connection.execute(update(STATE).values(values))
+    values: dict[str, Any] = current(session)._asdict()
+    session.execute(update(State).values(values))
 
 
-def differs(connection: Connection) -> bool:
+def differs(session: Session) -> bool:
     """Whether this is another database than the one that was last seen, in what PostgreSQL told then and tells now."""
-    before = seen(connection)
+    before = seen(session)
     if before is None:
         return False
-    pairs = zip(before, current(connection), strict=True)
+    pairs = zip(before, current(session), strict=True)
     return any(then != now for then, now in pairs if then is not None and now is not None)

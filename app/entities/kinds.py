@@ -11,8 +11,9 @@ from sqlalchemy.types import TypeEngine
 
 from app.database.rendering import json_or_null, json_text, plain, quoted
 from app.entities.entity import Condition, Field, SortKey
-from app.entities.problems import identifier, storable, utc
+from app.entities.problems import storable, utc
 from app.errors import BadUserInput
+from app.identifiers import identifier
 
 INSTANT = DateTime(timezone=True)
 # Lists are passed as text[], the only list type that asyncpg knows without a catalog lookup.

@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from asyncpg.pgproto.pgproto import UUID
-
 from app.errors import BadUserInput
 
 _CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -18,13 +16,6 @@ class Problem:
     code: str
     message: str
     field: tuple[str, ...] | None = None
-
-
-def identifier(value: str, name: str) -> UUID:
-    """A UUID in its canonical text form."""
-    if not _CANONICAL_UUID.fullmatch(value):
-        raise BadUserInput(f"{name} must be a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057.")
-    return UUID(value)
 
 
 def storable(value: str, name: str) -> str:

@@ -20,10 +20,10 @@ from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
 from app.entities.naming import words
 from app.entities.ordering import OrderBy, ordered
-from app.entities.problems import Problem, identifier
+from app.entities.problems import Problem
 from app.entities.reading import Page
 from app.errors import BadUserInput, FullSyncRequired, LimitExceeded
-from app.identifiers import uuid7
+from app.identifiers import identifier, uuid7
 from app.live.followers import Changes
 
 DEFAULT_PAGE = 20

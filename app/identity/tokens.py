@@ -10,8 +10,8 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import jwt
 
-from app.entities.problems import identifier
 from app.errors import BadUserInput, Unauthenticated
+from app.identifiers import identifier
 from app.identity.key_sets import Key, Keys, KeySet
 from app.settings import Issuer
 from app.sharing.caches import FairCache

@@ -73,8 +73,9 @@ class Turns(Generic[K]):
         return self._total == self._most
 
     def _pass_on(self) -> None:
-        while (key := self._next()) is not None:
-            waiting = self._waiting.pop(key)
+        while (found := self._next()) is not None:
+            key, waiting = found
+            del self._waiting[key]
             turn = waiting.popleft()
             if waiting:
                 self._waiting[key] = waiting
@@ -83,11 +84,11 @@ class Turns(Generic[K]):
                 turn.set_result(None)
                 return
 
-    def _next(self) -> K | None:
-        """The key that is served next, or None if no place is free for a waiting key."""
+    def _next(self) -> tuple[K, deque[asyncio.Future[None]]] | None:
+        """The key that is served next, which may be None, and its waiters; None if no place is free for a waiter."""
         if self.are_all_taken:
             return None
-        return next((key for key in self._waiting if self._taken.get(key, 0) < self.share), None)
+        return next((found for found in self._waiting.items() if self._taken.get(found[0], 0) < self.share), None)
 
     def _leave(self, key: K, turn: asyncio.Future[None]) -> None:
         waiting = self._waiting.get(key, deque())

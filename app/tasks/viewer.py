@@ -9,10 +9,10 @@ from sqlalchemy import ColumnElement, ScalarSelect, Select, Text, Uuid, bindpara
 from app.database.compiling import Statements
 from app.database.rendering import Field, Selection, json_object, json_or_null, json_text, plain, quoted
 from app.database.statements import Reader, Statement, read
-from app.entities.problems import identifier
 from app.entities.reading import by_id
 from app.entities.repository import Database
 from app.errors import Unauthenticated
+from app.identifiers import identifier
 from app.models import TASKS, USERS
 from app.tasks.fields import TASK
 

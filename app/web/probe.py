@@ -10,8 +10,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
 from app.database import checks
 from app.database.checks import Finding
@@ -85,13 +85,13 @@ class Probe:
         is_due = self._now() - self._looked_at > DEEP or set(self._states.values()) != {OK}
         is_due = is_due or self._last_trouble() >= self._looked_at
         try:
-            async with self.engine.connect() as connection:  # which asks whether it answers
-                if await connection.run_sync(checks.is_read_only):
+            async with AsyncSession(self.engine) as session:  # whose engine asks whether it answers
+                if await session.run_sync(checks.is_read_only):
                     self._remember(SILENT | {DATABASE: READ_ONLY}, "the database takes no writes")
                     # A session keeps the default it began with.
-                    await connection.invalidate()
+                    await session.invalidate()
                 elif is_due:
-                    self._note(await connection.run_sync(_failures))
+                    self._note(await session.run_sync(_failures))
         except Exception as error:  # noqa: BLE001 - whatever is in the way, it is not ready
             self._remember(SILENT, f"the database does not answer: {outline(driver_error(error))}")
         self._asked_at = self._now()
@@ -109,14 +109,14 @@ class Probe:
         self._states = states
 
 
-def _failures(connection: Connection) -> dict[str, list[Finding]]:
+def _failures(session: Session) -> dict[str, list[Finding]]:
     """What no answer tells by itself: whether statements will fit, and who can see what."""
     try:
-        lacking = missing(connection)
+        lacking = missing(session.connection())
     except StartupError:
         # The next version has migrated already, and takes over soon: until then somebody must serve.
         lacking = []
     if lacking:
         return {MIGRATIONS: [checks.migrations(lacking)]}
-    walls = [finding for finding in checks.row_security(connection) if finding.level == "failure"]
+    walls = [finding for finding in checks.row_security(session) if finding.level == "failure"]
     return {MIGRATIONS: [], ROW_SECURITY: walls}

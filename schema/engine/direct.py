@@ -2,20 +2,27 @@
 
 Strawberry would convert each argument of each request by asking what its type is. graphql-core can do it while it
 checks values, if its types know the Python names and classes: `out_name` and `out_type`.
+
+This is for the root fields that return a `Rendered` value. All others are Strawberry's own in every respect, such as
+permissions and extensions; only input objects reach them as graphql-core has built them.
 """
 
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, get_args
 
 import strawberry
 from graphql import GraphQLInputObjectType, GraphQLObjectType, GraphQLSchema
 from strawberry import Some
 from strawberry.schema.schema_converter import GraphQLCoreConverter
+from strawberry.types.arguments import InputContext
 from strawberry.types.base import StrawberryMaybe, StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
+from strawberry.types.fields.resolver import StrawberryResolver
 
 from app.shapes import require
+from schema.engine.execution import Rendered
+from schema.engine.single import RENDERED
 
 # Where Strawberry notes on graphql-core's types and fields what they were made of.
 DEFINITION = GraphQLCoreConverter.DEFINITION_BACKREF
@@ -35,7 +42,7 @@ def core(schema: strawberry.Schema) -> GraphQLSchema:
 
 
 def direct(schema: strawberry.Schema) -> strawberry.Schema:
-    """The same schema, whose root fields and input types need no conversion by Strawberry."""
+    """The same schema, whose rendered root fields and input types need no conversion by Strawberry."""
     made = core(schema)
     for type_ in made.type_map.values():
         if isinstance(type_, GraphQLInputObjectType):
@@ -48,8 +55,14 @@ def direct(schema: strawberry.Schema) -> strawberry.Schema:
 def _build_directly(type_: GraphQLInputObjectType, definition: StrawberryObjectDefinition) -> None:
     for field, described in zip(type_.fields.values(), definition.fields, strict=True):
         field.out_name = described.python_name
+    definition.from_input = _as_it_is
     # Assigned as its constructor does; what was there checks that one of several is given.
     type_.out_type = _builder(definition, type_.out_type)  # type: ignore[method-assign]  # see above
+
+
+def _as_it_is(_type: type, value: object, _context: InputContext) -> object:
+    """An input object for resolvers that Strawberry calls: it is built already."""
+    return value
 
 
 def _builder(definition: StrawberryObjectDefinition, check: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
@@ -72,9 +85,18 @@ def _builder(definition: StrawberryObjectDefinition, check: Callable[[dict[str, 
 def _resolve_directly(root: GraphQLObjectType | None) -> None:
     for field in root.fields.values() if root else ():
         described: StrawberryField = field.extensions[DEFINITION]
+        resolver = described.base_resolver
+        if resolver is None or described.extensions or not _is_rendered(resolver):
+            continue
         for argument, named in zip(field.args.values(), described.arguments, strict=True):
             argument.out_name = named.python_name
-        field.resolve = _resolver(described)
+        field.resolve, field.extensions[RENDERED] = _resolver(described), True
+
+
+def _is_rendered(resolver: StrawberryResolver[Any]) -> bool:
+    """Whether a resolver returns what PostgreSQL has rendered; it asks for the selection, so it takes `info`."""
+    returned = resolver.signature.return_annotation
+    return resolver.info_parameter is not None and Rendered in (get_args(returned) or (returned,))
 
 
 def _resolver(described: StrawberryField) -> Callable[..., Any]:

@@ -39,6 +39,8 @@ require(
     GraphQLResolveInfo._fields[_VARIABLES + 1] == "context",
     "In graphql-core's GraphQLResolveInfo the context stood right behind the variables.",
 )
+# What a field has among its extensions whose resolver is called directly, and gives a `Rendered` value or None.
+RENDERED = "rendered"
 
 
 class SingleField:
@@ -101,7 +103,9 @@ def single_field(executor: Executor[None], coercions: Coercions) -> SingleField 
     if others or operation.operation is OperationType.SUBSCRIPTION or root is None:
         return None
     field = root.fields.get(node.name.value) if isinstance(node, FieldNode) else None
-    if field is None or not isinstance(node, FieldNode) or not _is_plain(operation, node, field):
+    if field is None or not isinstance(node, FieldNode) or RENDERED not in field.extensions:
+        return None
+    if not _is_plain(operation, node, field):
         return None
     try:
         return SingleField(executor, node, field, root, coercions)
