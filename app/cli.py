@@ -135,8 +135,10 @@ def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fla
     Several at once wait for one another.
     """
     with startup.database_settings(_settings(data_dir=data_dir)) as settings:
-        applied = asyncio.run(startup.bring_up_to_date(settings, citus=citus))
+        applied = asyncio.run(startup.bring_up_to_date(settings, spread=citus))
     click.echo(f"Applied {', '.join(applied)}." if applied else "Nothing to apply: the database is up to date.")
+    if citus:
+        click.echo("The tables are distributed by user.")
 
 
 @main.command()

@@ -75,7 +75,9 @@ def create_app(settings: Settings, metrics_listener: socket.socket | None = None
     probe = Probe(
         server_url(settings), lambda: database.connections.last_lent, last_trouble=lambda: database.last_trouble
     )
-    readiness = Readiness([probe.states, health.key_sets(authenticator)], partial(health.pool, database))
+    readiness = Readiness(
+        [probe.states, health.key_sets(authenticator)], lambda: {**health.pool(database), **probe.notes()}
+    )
 
     execute = telemetry.recorded(executing(door, authenticator, places, services))
     origins = Origins(settings.cors_origins)

@@ -58,15 +58,15 @@ def database_settings(settings: Settings, *, create: bool = True) -> Iterator[Se
         yield settings.model_copy(update=update)
 
 
-async def bring_up_to_date(settings: Settings, *, citus: bool = False) -> list[str]:
-    """Migrate as the owner, and with `citus` distribute the tables; the revisions that were applied."""
+async def bring_up_to_date(settings: Settings, *, spread: bool = False) -> list[str]:
+    """Migrate as the owner, and with `spread` distribute the tables over a cluster; the revisions that were applied."""
     server, owner = server_url(settings), owner_url(settings)
     if owner.pooled:
         raise StartupError(
             "Migrations cannot go through a pooler: name the database itself in DATABASE_OWNER_URL, as its owner, or in"
             " DATABASE_DIRECT_URL."
         )
-    return await _patiently(owner, lambda: migrate(owner, server, citus=citus))
+    return await _patiently(owner, lambda: migrate(owner, server, spread=spread))
 
 
 async def findings(settings: Settings) -> list[Finding]:

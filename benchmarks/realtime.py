@@ -16,7 +16,7 @@ import httpx
 import psutil
 import uvloop
 
-from app.live.watching import LOCKS, SPACE
+from app.database.notices import LOCKS, SPACE
 from benchmarks import data, floor, servers
 from benchmarks.following import Copy, gathered
 

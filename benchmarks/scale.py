@@ -25,7 +25,6 @@ import psutil
 import uvloop
 
 from app.database.embedded import EmbeddedPostgres
-from app.database.statements import begin
 from app.database.url import DatabaseURL
 from benchmarks import data, load, report, servers, workloads
 from benchmarks.sent import Sent, sent
@@ -333,7 +332,7 @@ async def plans(size: Size) -> dict[str, list[str]]:
     found = {}
     for query in queries():
         statement = max(await sent(size.app_url, user_id(0), query.text, query.variables(0, 1)), key=_size)
-        await connection.execute(begin(user_id(0)))
+        await connection.execute(f"BEGIN; SELECT begin_write('{user_id(0)}')")
         explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.text}", *statement.rounds[-1])
         plan = json.loads(explained)[0]["Plan"]
         await connection.execute("ROLLBACK")

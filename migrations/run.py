@@ -24,7 +24,7 @@ from app.database.failures import driver_error
 from app.database.functions import ALL, FOR_EVERYBODY, FOR_THE_SERVER
 from app.database.url import DatabaseURL
 from app.errors import StartupError
-from migrations.citus import ROLE_SETTINGS, distribute
+from migrations import citus
 
 LOCK = 7_236_815_240  # an arbitrary key: the advisory lock that serializes migrations of one database
 # How long a migration may wait for a table lock, as other statements queue behind it; and the pauses between retries,
@@ -63,16 +63,16 @@ def missing(connection: Connection) -> list[str]:
 
 
 async def migrate(
-    owner: DatabaseURL, server: DatabaseURL | None, revision: str = HEAD, *, citus: bool = False
+    owner: DatabaseURL, server: DatabaseURL | None, revision: str = HEAD, *, spread: bool = False
 ) -> list[str]:
     """Apply missing revisions, and create the server's role with its privileges. Returns the applied revisions.
 
-    With `citus`, the tables are distributed over the machines of the cluster.
+    With `spread`, the tables are distributed over the machines of a Citus cluster, as later ones are from then on.
     """
     engine = create_async_engine(owner.sqlalchemy, connect_args=owner.connect_arguments({}), poolclass=NullPool)
     try:
         return await _between_others(
-            engine, partial(_migrate, owner=owner, server=server, revision=revision, citus=citus)
+            engine, partial(_migrate, owner=owner, server=server, revision=revision, spread=spread)
         )
     finally:
         await engine.dispose()
@@ -96,22 +96,23 @@ async def _between_others(engine: AsyncEngine, work: Callable[[Connection], list
 
 
 def _migrate(
-    connection: Connection, *, owner: DatabaseURL, server: DatabaseURL | None, revision: str, citus: bool
+    connection: Connection, *, owner: DatabaseURL, server: DatabaseURL | None, revision: str, spread: bool
 ) -> list[str]:
     connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
     try:
         applied = missing(connection)
-        connection.execute(text("SELECT set_config('lock_timeout', :timeout, false)"), {"timeout": LOCK_TIMEOUT})
+        for name, value in {"lock_timeout": LOCK_TIMEOUT, **citus.SETTINGS}.items():
+            connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
         connection.commit()
         command.upgrade(config(connection), revision)
         if not missing(connection):
             _note(connection)
-        if citus:
-            distribute(connection)
+        if spread or (revision == HEAD and citus.is_distributed(connection)):
+            citus.distribute(connection)
         if revision == HEAD:
             _close_functions(connection)
         if server is not None and server.role and server.role != owner.role:
-            _make(connection, server.role, server.password or "", SESSION | (ROLE_SETTINGS if citus else {}))
+            _make(connection, server.role, server.password or "", SESSION)
             for role in {server.role, *_servers(connection)}:
                 _grant(connection, role)
         connection.commit()

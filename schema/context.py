@@ -12,13 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database.compiling import Statements
 from app.database.database import Database
 from app.database.rendering import Selection
-from app.entities.repository import Repository
+from app.entities.repository import Repository, followed
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
 from app.sharing.preparing import Preparation
 from app.tasks.fields import TASK
-from app.tasks.repository import Tasks
 from app.tasks.viewer import Viewer
 from schema.engine.execution import Operation
 
@@ -53,7 +52,7 @@ class Context:
 
     def tasks(self) -> Repository:
         """The caller's tasks, on the hot paths."""
-        return Tasks(self.services.database, self.principal.user_id, self.services.statements)
+        return Repository(TASK, self.services.database, self.principal.user_id, self.services.statements)
 
     def viewer(self) -> Viewer:
         """The caller's own row, and what has an id."""
@@ -79,3 +78,6 @@ class Context:
 
 
 Info = strawberry.Info[Context, None]
+
+# Compiled now, and not while the first subscriber waits.
+followed(TASK)

@@ -18,16 +18,16 @@ def payload(selection: Selection, written: Written, owner: UUID) -> Rendered:
 
 
 def _payload_field(entry: Field, selection: Selection, written: Written, owner: UUID) -> Any:
+    if entry.selection is not None and entry.name != "userErrors":
+        return Fragment(written.shown.get(entry.key) or written.absent)
     match entry.name:
-        case "affectedCount":
-            return written.affected
         case "userErrors":
             return [_error(entry.inner, problem) for problem in written.problems]
+        case "affectedCount":
+            return written.affected
         case "token":
             return None if written.version is None else sync_token(written.version, owner)
-        case "__typename":
-            return selection.typename
-    return Fragment(written.shown.get(entry.key) or written.absent)
+    return selection.typename
 
 
 def _error(selection: Selection, problem: Problem) -> dict[str, Any]:

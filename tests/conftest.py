@@ -37,8 +37,17 @@ from schema import schema as usual
 
 SECRET = "a secret of the tests, long enough for HS256"
 IN_PARTS = "TEST_PARTITIONS" in os.environ
-# What goes over the wire for a write, by the first words.
-WRITE = ["BEGIN;", "WITH", "SELECT"] if IN_PARTS else ["WITH"]
+# Whether the server that TEST_DATABASE_URL names is the coordinator of a cluster: see nodes.py.
+ON_CLUSTER = "TEST_CITUS" in os.environ
+# What goes over the wire for a write, by the first words; where one task is created, several, or none that is new.
+WRITE = ["BEGIN;", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]
+CREATION = ["BEGIN;", "INSERT", "SELECT"] if ON_CLUSTER else ["WITH"]
+CREATIONS = ["BEGIN;", "INSERT", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]
+NO_CREATIONS = ["BEGIN;", "INSERT", "WITH", "ROLLBACK"] if ON_CLUSTER else ["WITH"]
+# The sessions of all servers: on a cluster those of workers are what waits for locks.
+ACTIVITY = "citus_stat_activity" if ON_CLUSTER else "pg_stat_activity"
+# The tests of clusters start their own.
+collect_ignore = [] if ON_CLUSTER else ["cluster"]
 # An example may be many operations: it takes longer, and more choices, than Hypothesis has in mind.
 NEVER_CHECKED = (
     hypothesis.HealthCheck.too_slow,
@@ -145,9 +154,18 @@ async def empty(server: Server) -> AsyncIterator[Server]:
 async def settings(server: Server) -> Settings:
     """Settings of an application on the migrated database."""
     await migrate(DatabaseURL(server.owner_url), DatabaseURL(server.app_url))
+    assert await distributed(server) == ON_CLUSTER
     if IN_PARTS:
         await partition(server.owner_url)
     return made_settings(server)
+
+
+async def distributed(server: Server) -> bool:
+    """Whether the tables are."""
+    owner = await connect(server.owner_url)
+    found: bool = await owner.fetchval("SELECT is_distributed()")
+    await owner.close()
+    return found
 
 
 def made_settings(server: Server, **more: Any) -> Settings:

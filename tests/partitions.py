@@ -32,9 +32,6 @@ async def partition(url: str) -> None:
     async with connection.transaction():
         for table in TABLES:
             await _replace(connection, table)
-    # As `taskql migrate --citus` sets it for the role that serves.
-    database = await connection.fetchval("SELECT quote_ident(current_database())")
-    await connection.execute(f"ALTER DATABASE {database} SET citus.propagate_set_commands = 'local'")
     await connection.close()
 
 

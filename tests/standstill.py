@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-from conftest import Server, connect
+from conftest import ACTIVITY, Server, connect
 from patience import PATIENCE_SECONDS
 
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'"
+WAITING = f"""
+    SELECT count(*) FROM {ACTIVITY} WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'
+"""  # noqa: S608 - a name of ours
 
 
 @asynccontextmanager

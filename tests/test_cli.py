@@ -199,7 +199,7 @@ async def test_migrate_says_what_it_did(empty: Server) -> None:
     """The first run names the revisions, the second that there is nothing to do."""
     assert finished("migrate", **environment(empty)) == (
         0,
-        "Applied 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012, 0013.\n",
+        "Applied 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012, 0013, 0014.\n",
         "",
     )
     code, out, _ = finished("migrate", **environment(empty))

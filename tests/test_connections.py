@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from conftest import Server, User, connect, made_settings, running
+from conftest import ACTIVITY, Server, User, connect, made_settings, running
 from patience import PATIENCE_SECONDS
 from prometheus_client import REGISTRY
 from sqlalchemy import URL
@@ -21,7 +21,9 @@ VIEWER = "{ viewer { id } }"
 ONE = 'mutation { createTask(input: {title: "One"}) { token } }'
 TWO = 'mutation { a: createTask(input: {title: "A"}) { token } b: createTask(input: {title: "B"}) { token } }'
 LOCK = "SELECT version FROM task_clocks WHERE user_id = $1 FOR UPDATE"
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+WAITING = f"""
+    SELECT count(*) FROM {ACTIVITY} WHERE wait_event_type = 'Lock' AND datname = current_database()
+"""  # noqa: S608 - a name of ours
 POOL = 4
 
 Pipe = tuple[asyncio.StreamReader, asyncio.StreamWriter]

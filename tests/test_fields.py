@@ -16,7 +16,7 @@ from declared import condition, conditions, empty, inputs, leaves, samples, snak
 from sqlalchemy import ColumnElement, Date, Text, cast, select
 
 from app.database.statements import compiled, user_id
-from app.entities import content
+from app.entities.content import taken
 from app.entities.entity import Condition, Entity
 from app.entities.filters import Filter
 from app.entities.filters import condition as sql_of
@@ -71,7 +71,7 @@ def test_an_error_names_the_input_field() -> None:
         for field in TASK.declared
     )
     entity: Entity = replace(TASK, declared=declared)
-    wrong = content.problems(entity, dict.fromkeys(entity.contents), ("inputs", "7"))
+    _, wrong = taken(entity, dict.fromkeys(entity.contents), ("inputs", "7"))
 
     assert {problem.field for problem in wrong} == {("inputs", "7", name, "0") for name in UPDATED}
 

@@ -160,11 +160,7 @@ async def parts(connection: "asyncpg.Connection[Any]", statement: Sent) -> dict[
 
 
 def explicable(sent: list[Sent]) -> list[Sent]:
-    return [
-        statement
-        for statement in sent
-        if re.match(r"\s*(SELECT (?!pg_notify)|WITH|UPDATE|DELETE|INSERT)", statement.text)
-    ]
+    return [statement for statement in sent if re.match(r"\s*(SELECT|WITH|UPDATE|DELETE|INSERT)", statement.text)]
 
 
 async def assert_one_part(divided: Divided, sent: list[Sent]) -> None:
@@ -185,15 +181,13 @@ async def test_a_read_stays_in_one_part(divided: Divided, name: str) -> None:
     await assert_one_part(divided, sent)
 
 
-@pytest.mark.parametrize("name", WRITES)
+# What "create" sends reads no task. Where its row belongs, the row itself tells.
+@pytest.mark.parametrize("name", [name for name in WRITES if name != "create"])
 async def test_a_write_stays_in_one_part(divided: Divided, name: str) -> None:
-    """Every writing statement and what begins it touch the part of their user."""
+    """Every writing statement touches the part of its user."""
     _, sent = await divided.asked(WRITES[name])
 
-    assert sent[0].text.startswith(f"BEGIN; SET LOCAL app.user_id = '{divided.user.id}'; INSERT INTO task_clocks")
-    assert f"VALUES ('{divided.user.id}', 1)" in sent[0].text
-    assert re.fullmatch(rf"SELECT pg_notify\('taskql', '{divided.user.id} \d+'\); COMMIT", sent[-1].text)
-    assert len(explicable(sent)) == 1
+    assert [statement.text.split()[0] for statement in sent] == ["WITH"]
     await assert_one_part(divided, sent)
 
 

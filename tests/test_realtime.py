@@ -28,13 +28,13 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app.database.embedded import EmbeddedPostgres
+from app.database.notices import LOCKS, SPACE
 from app.database.rendering import Field, Selection
 from app.database.url import DatabaseURL
 from app.entities.writing import Change, create_new
 from app.identifiers import uuid7
 from app.identity.tokens import Signer
 from app.live import followers, listener
-from app.live.watching import LOCKS, SPACE
 from app.main import create_app
 from app.settings import Settings
 from app.tasks.fields import TASK

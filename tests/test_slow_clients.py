@@ -11,7 +11,7 @@ import httpx
 import live
 import orjson
 import pytest
-from conftest import Server, User, made_settings
+from conftest import ACTIVITY, Server, User, made_settings
 from conftest import connect as connect_as
 from live import served
 from patience import PATIENCE_SECONDS
@@ -249,10 +249,10 @@ async def test_a_body_of_crumbs(address: str, alice: User) -> None:
 
 
 POOL = 1
-WAITING = """
-    SELECT count(*) FROM pg_stat_activity
+WAITING = f"""
+    SELECT count(*) FROM {ACTIVITY}
     WHERE wait_event_type = 'Lock' AND usename = 'taskql_app' AND datname = current_database()
-"""
+"""  # noqa: S608 - a name of ours
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ def test_a_create_has_other_forms() -> None:
     change = Change("create new", ("title",))
     new, other = create_new(TASK, PAYLOAD, change), create(TASK, PAYLOAD, change)
 
-    assert new.after_loss == new.in_cluster == other
+    assert new.after_loss == other
+    assert new.creation == other.creation
     assert other.after_loss is None
-    assert other.in_cluster is None
+    assert other.creation is not None

@@ -20,6 +20,7 @@ from conftest import SECRET, Server, Serving, User, announced, python, serving
 from conftest import connect as connect_as
 from patience import PATIENCE_SECONDS
 from raw import exchange, request, statuses
+from standstill import WAITING
 from websockets.asyncio.client import ClientConnection, connect
 
 from app.settings import Settings
@@ -29,7 +30,6 @@ ADD = 'mutation { createTask(input: { title: "In flight" }) { task { title } } }
 VIEWER = "{ viewer { id } }"
 TITLES = "{ tasks { nodes { title } } }"
 HALF = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'"
 CLIENTS = 8
 PROTOCOLS: Any = [SUBPROTOCOL]
 JSON = "Content-Type: application/json"

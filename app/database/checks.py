@@ -29,6 +29,7 @@ from app.database import fingerprint
 from app.database.database import SESSION
 from app.database.functions import ALL as FUNCTIONS
 from app.database.functions import CONFIGURED, DEFINERS, FIRED, FOR_EVERYBODY, FOR_THE_SERVER
+from app.database.statements import DIALECT
 from app.database.url import DatabaseURL
 from app.models import State
 from app.settings import LOOPBACK
@@ -124,6 +125,8 @@ class Finding:
 
 
 FAILURE = 2
+# How long a worker of a cluster may take to accept a connection.
+WORKER_SECONDS = 5.0
 
 
 def worst(findings: Iterable[Finding]) -> int:
@@ -159,12 +162,63 @@ def database(session: Session, missing: list[str], url: DatabaseURL) -> list[Fin
     findings = [_version(session), _pooler(session, url), _read_only(session), migrations(missing)]
     if missing:
         return [*findings, *_role(session)]
-    return [*findings, *row_security(session), _session(session), *_restored(session)]
+    findings += [*row_security(session), _session(session), *_restored(session)]
+    return [*findings, *workers(session, WORKER_SECONDS)]
 
 
 def row_security(session: Session) -> list[Finding]:
     """Whether row security stands, and the connected role cannot walk through it."""
     return [*_role(session), *_walls(session)]
+
+
+def workers(session: Session, patience: float) -> list[Finding]:
+    """Whether each worker of a cluster accepts the connected role, and holds it by row security.
+
+    Nothing where there is no cluster. A worker that does not answer within `patience` seconds fails its own users
+    alone, so it is a failure only where no other does.
+    """
+    if not _is_distributed(session):
+        return []
+    timeout = func.set_config("citus.node_connection_timeout", f"{round(patience * 1000)}ms", true())
+    session.execute(select(timeout))
+    asked = func.run_command_on_workers(_on_a_worker()).table_valued("nodename", "nodeport", "success", "result")
+    rows = session.execute(select(asked)).all()
+    level: Literal["warning", "failure"] = "warning" if any(row.success for row in rows) else "failure"
+    return [_worker(row, level) for row in rows] or [Finding("failure", "The cluster has no workers", _ADD_WORKERS)]
+
+
+def _is_distributed(session: Session) -> bool:
+    """Whether Citus distributes the tables; not where the role may not ask, which is told of among its rights."""
+    may_ask = func.coalesce(_may_execute(func.to_regprocedure("is_distributed()")), false())
+    if not session.execute(select(may_ask)).scalar_one():
+        return False
+    return bool(session.execute(select(func.is_distributed())).scalar_one())
+
+
+_ADD_WORKERS = "As a superuser on the coordinator: SELECT citus_add_node(HOST, PORT);"
+
+
+def _worker(row: Any, level: Literal["warning", "failure"]) -> Finding:
+    place = f"The worker {row.nodename}:{row.nodeport}"
+    if not row.success:
+        mend = "See that it runs, and that the coordinator has the password of the server's role: docs/citus.md."
+        return Finding(level, f"{place} does not answer: {str(row.result).strip()}", mend)
+    if row.result != "t":
+        mend = "On that worker, as a superuser: see that the role has neither SUPERUSER nor BYPASSRLS, and that row"
+        mend += " security of every table and shard is enabled and forced."
+        return Finding("failure", f"{place} does not hold the server's role by row security", mend)
+    return Finding("ok", f"{place} answers, and holds the server's role by row security")
+
+
+def _on_a_worker() -> str:
+    """The command that tells there whether row security holds the role: for the tables and their shards."""
+    named = _classes.c.relname.regexp_match(f"^({'|'.join(FORCED)})(_[0-9]+)?$")
+    walls = func.bool_and(_classes.c.relrowsecurity & _classes.c.relforcerowsecurity)
+    stands = select(walls).where(named, cast(_classes.c.relkind, Text) == "r").scalar_subquery()
+    held = select(~or_(_roles.c.rolsuper, _roles.c.rolbypassrls) & stands).where(
+        _roles.c.rolname == func.current_user()
+    )
+    return str(held.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
 
 def is_read_only(session: Session) -> bool:
@@ -477,7 +531,8 @@ def _others(name: str) -> Select[Any]:
 def _trigger_findings(session: Session) -> list[Finding]:
     """Whether the triggers that the migrations make are there and fire. One that rests does so for everybody."""
     states = {(table_name, name): state for table_name, name, state in session.execute(_trigger_list())}
-    distributed = session.execute(select(func.to_regclass("pg_catalog.pg_dist_partition"))).scalar_one() is not None
+    # A cluster's table that every server has a copy of can have none.
+    distributed = _is_distributed(session)
     found = []
     for name, (table_name, event, function) in FIRED.items():
         state = states.get((table_name, name))

@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import func, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app.database import cluster
 from app.database.connections import Connection, Connections, Spend
 from app.database.deadlines import Deadline, Deadlines
 from app.database.failures import (
@@ -22,13 +22,14 @@ from app.database.failures import (
     LOSSES,
     OUTDATED,
     CannotConnect,
-    does_not_pass,
     driver_error,
     failure,
+    is_lasting,
+    is_of_worker,
     sqlstate,
 )
 from app.database.sessions import acting, is_refusal
-from app.database.statements import Statement, begin, commit, compiled, text_literal
+from app.database.statements import Statement
 from app.database.url import DatabaseURL
 from app.errors import Unavailable
 from app.sharing.turns import Turns
@@ -39,8 +40,6 @@ Values = Mapping[str, Any]
 Row = Mapping[str, Any]
 Transaction = Callable[..., Awaitable[Row | None]]
 
-# Whether the tables are distributed: `taskql migrate --citus` gives the server's role this setting.
-SHARDED = compiled(select(func.current_setting(text_literal("citus.propagate_set_commands"), true()).is_not(None)))
 # How long a caller waits at most for other writes, a connection and the result, with all retries, in seconds.
 COMMAND_TIMEOUT = 4.3
 # Pauses before the second and third attempt of a write that PostgreSQL rolled back, in seconds. A lost connection is
@@ -83,8 +82,8 @@ class Database:
         self._writers = Turns[UUID](math.inf, 1)
         # Behind a transaction pooler no session state needs a reset: the next statement may run in another session.
         self._has_sessions = not url.pooled
-        # Whether a cluster executes the writes, where only SET LOCAL passes the user on. Queried once.
-        self._sharded: bool | None = None
+        # Whether the tables are distributed over a cluster: asked once, and again when a write fails as if they were.
+        self._is_distributed: bool | None = None
         # The `time.monotonic` of the last failure that is not transient.
         self.last_trouble = -math.inf
 
@@ -134,12 +133,12 @@ class Database:
     async def _write(self, owner: UUID, statement: Statement, values: Values) -> Row:
         lent = self._connections.idle(owner) or await self._connections.take(owner)
         with lent as connection:
-            if self._sharded is None:
-                self._sharded = await _is_sharded(connection)
-            transaction: Transaction = _once if statement.after_loss else _at_once
-            if self._sharded:
-                transaction, statement = _in_parts, statement.in_cluster or statement
             try:
+                if self._is_distributed is None:
+                    self._is_distributed = await _is_distributed(connection)
+                transaction: Transaction = _once if statement.after_loss else _at_once
+                if self._is_distributed:
+                    transaction = _in_parts
                 row = await transaction(connection, owner, statement, values)
                 if row is None:  # rejected; this statement says why
                     row = await _at_once(connection, owner, statement.after_loss or statement, values)
@@ -149,6 +148,11 @@ class Database:
                 raise
             except asyncpg.ReadOnlySQLTransactionError as error:
                 _doubt(lent, error)
+            except _MISDIRECTED as error:
+                if self._is_distributed or not await _is_distributed(connection):
+                    raise
+                self._is_distributed = True
+                raise Distributed("The tables were just distributed over a cluster; try again.") from error
             return row
 
     async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
@@ -225,7 +229,7 @@ class Database:
         cause = error.__cause__ if isinstance(error, CannotConnect) and error.__cause__ else error
         state = sqlstate(cause)
         log.warning("database unavailable: %s", f"{type(cause).__name__} {state}" if state else type(cause).__name__)
-        if does_not_pass(state):
+        if is_lasting(cause):
             self.last_trouble = monotonic()
 
     @property
@@ -253,30 +257,21 @@ async def _at_once(connection: Any, owner: UUID, statement: Statement, values: V
     return rows[-1]
 
 
-async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row:
+async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row | None:
+    """On a cluster."""
     try:
-        await _begin(connection, owner)
-        row: Row = await connection.fetchrow(statement.text, *statement.continuing(values))
-        await connection.execute(commit(owner, row.get("version")))
-    except asyncpg.PostgresError:
-        await connection.execute("ROLLBACK")
-        raise
+        await cluster.begin(connection, owner, statement, values)
+    except LOSSES as error:
+        _lose(error)
+    row: Row = await cluster.write(connection, owner, statement, values)
     return row
 
 
-async def _begin(connection: Any, owner: UUID) -> None:
+async def _is_distributed(connection: Any) -> bool:
     try:
-        await connection.execute(begin(owner))
+        return await cluster.is_distributed(connection)
     except LOSSES as error:
         _lose(error)
-
-
-async def _is_sharded(connection: Any) -> bool:
-    try:
-        sharded: bool = await connection.fetchval(SHARDED.text)
-    except LOSSES as error:
-        _lose(error)
-    return sharded
 
 
 def _engine(url: DatabaseURL) -> AsyncEngine:
@@ -287,8 +282,14 @@ class Lost(Unavailable):
     """The connection was lost, and a retry is safe."""
 
 
+class Distributed(Unavailable):
+    """A write has failed, with nothing done, because the tables are distributed by now."""
+
+
+# How it fails.
+_MISDIRECTED = (asyncpg.InternalServerError, asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError)
 # Errors after which a write is retried.
-AGAIN = (Lost, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+AGAIN = (Lost, Distributed, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
 def _doubt(lent: Connection, error: Exception) -> NoReturn:
@@ -299,7 +300,7 @@ def _doubt(lent: Connection, error: Exception) -> NoReturn:
 
 
 def _lose(error: Exception) -> NoReturn:
-    """Raise Lost, which allows a retry, unless the error is a timeout."""
-    if type(error) is TimeoutError:
+    """Mark that what has failed so may be tried again. The loss of a worker would be met again."""
+    if type(error) is TimeoutError or is_of_worker(error):
         raise error
     raise Lost("The database cannot be reached; try again.") from error

@@ -44,6 +44,8 @@ _READ_ONLY = "25006"
 # The database is not, or not yet again, as `taskql migrate` leaves it: a table, column, function, schema or type does
 # not exist, or permission is denied.
 _UNPREPARED = {"42P01", "42703", "42883", "3F000", "42704", "42501"}
+# What a cluster's coordinator reports when it has lost a worker.
+_WORKER_LOST = {"08000", "08003", "08006", "57P01", "XX000"}
 
 
 def driver_error(error: BaseException) -> BaseException:
@@ -63,9 +65,15 @@ def sqlstate(error: BaseException) -> str:
     return getattr(error, "sqlstate", None) or ""
 
 
-def does_not_pass(state: str) -> bool:
-    """Whether a failure lasts until an operator changes the database, which is not migrated or is read-only."""
-    return state in _UNPREPARED or state == _READ_ONLY
+def is_lasting(error: BaseException) -> bool:
+    """Whether a failure lasts until the database is changed: it is unprepared or read-only, or has lost a worker."""
+    state = sqlstate(error)
+    return state in _UNPREPARED or state == _READ_ONLY or (state in _WORKER_LOST and is_of_worker(error))
+
+
+def is_of_worker(error: BaseException) -> bool:
+    """Whether the session itself is intact: the coordinator of a cluster reports the failure of one of its workers."""
+    return getattr(error, "severity_en", None) == "ERROR"
 
 
 def failure(error: BaseException) -> RequestError | None:
@@ -74,7 +82,8 @@ def failure(error: BaseException) -> RequestError | None:
     state = sqlstate(error)
     if isinstance(error, _UNREACHABLE) or state[:2] in _REFUSED_CLASSES:
         return Unavailable("The database cannot be reached; try again.")
-    if state == "23503" and "users" in (getattr(error, "constraint_name", None) or ""):
+    # A cluster's coordinator passes a worker's message on, but not the name of the constraint.
+    if state == "23503" and "users" in (getattr(error, "constraint_name", None) or str(error)):
         return Unauthenticated("The account of this token no longer exists.")
     if state[:2] in _PASSING_CLASSES or state in _PASSING_STATES:
         return Unavailable("The database is busy or restarting; try again.")

@@ -9,7 +9,14 @@ SEARCH_PATH = "search_path=pg_catalog, pg_temp"
 NO_ROW_SECURITY = "row_security=off"
 
 # These qualify all names, because they run with every request, and a SET clause would cost 4 to 6 µs.
-QUALIFIED = ("act_as(uuid)", "begin_write(uuid)", "search_key(text)")
+QUALIFIED = (
+    "act_as(uuid)",
+    "begin_write(uuid)",
+    "begin_distributed_write(uuid, integer)",
+    "search_key(text)",
+    "is_distributed()",
+    "tell(uuid, integer)",
+)
 # These run as their owner for any role that writes tasks or users. Firing a trigger needs no EXECUTE privilege.
 TRIGGERS = ("keep_task_tags()", "stamp_task()", "forget_tasks()", "begin_clock()")
 # The server's operations across users. They run as their owner, to whom row-level security of `users` does not apply.
@@ -56,6 +63,8 @@ CONFIGURED = {
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),
 }
 ALL = (*QUALIFIED, *CONFIGURED)
-FOR_THE_SERVER = tuple(name for name in ALL if name not in TRIGGERS)
+# Called by triggers alone, which run as the owner.
+OF_TRIGGERS = ("tell(uuid, integer)",)
+FOR_THE_SERVER = tuple(name for name in ALL if name not in (*TRIGGERS, *OF_TRIGGERS))
 # A generated column of `tasks` calls it as the role that writes. It reads only its argument.
 FOR_EVERYBODY = ("search_key(text)",)

@@ -29,7 +29,7 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import asyncpg, insert
+from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 
@@ -39,8 +39,6 @@ DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leave
 
 
 ACTOR = "actor"
-# The channel of notifications of writes, which are sent at commit. The payload is the user and the user's clock.
-CHANNEL = "taskql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +47,16 @@ class Statement:
 
     A `repeatable` statement is idempotent, because its arguments contain the ids of the rows that it creates.
 
-    A statement that begins its write itself, in a single execution, has two alternatives that do not. `after_loss`
-    replaces it if it may have been executed already, and to find out why it rejected a write. `in_cluster` replaces it
-    if a cluster executes the writes, where only SET LOCAL passes the user on.
+    A statement that begins its write itself, in its only execution, has another in `after_loss`, for when it may have
+    been carried out already, for clusters, and to say why it refused. One that creates has `creation`, which makes what
+    does the same on a cluster.
     """
 
     text: str
     parameters: tuple[str, ...]
     repeatable: bool = False
     after_loss: "Statement | None" = None
-    in_cluster: "Statement | None" = None
+    creation: "Callable[[], Creation] | None" = None
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         return list(map(values.__getitem__, self.parameters))
@@ -70,6 +68,20 @@ class Statement:
     def continuing(self, values: Mapping[str, Any]) -> list[Any]:
         """The arguments of the second execution, which writes."""
         return self.arguments({ACTOR: None, **values})
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """The statements of a transaction that creates rows on a cluster, where the clock has counted them already.
+
+    `insert` inserts those that are not there. `look` has the answer, and in `new` how many of them are new, which is 0
+    where any is refused. `settle` has the clock count the `known` ones no more. Without it there is one row alone:
+    inserted, it is the answer.
+    """
+
+    insert: Statement
+    look: Statement
+    settle: Statement | None = None
 
 
 def compiled(construct: ClauseElement) -> Statement:
@@ -134,31 +146,6 @@ def write(
         clock = clock.values(version=case((changed, CLOCKS.c.version), else_=earlier), **counts)
     answer = row.subquery("answer")
     return compiled(select(*answer.c).select_from(begun.outerjoin(answer, true())).add_cte(clock.cte("settled")))
-
-
-_NOBODY = UUID(int=0)
-_BUMP = (
-    insert(CLOCKS)
-    .values(user_id=_NOBODY, version=1)
-    .on_conflict_do_update(index_elements=[CLOCKS.c.user_id], set_={"version": CLOCKS.c.version + 1})
-)
-_BEGIN = "BEGIN; SET LOCAL app.user_id = '{}'; {}".format(
-    _NOBODY, _BUMP.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True})
-)
-
-
-def begin(owner: UUID) -> str:
-    """SQL that begins a write with SET LOCAL: the transaction, its user, and the advance of the user's clock.
-
-    The row lock of the clock serializes the writes of a user. It is acquired before the next statement takes its
-    snapshot, which therefore contains everything committed before.
-    """
-    return _BEGIN.replace(str(_NOBODY), str(owner))
-
-
-def commit(owner: UUID, version: int | None) -> str:
-    """SQL that ends such a write. It notifies, since notifications of a worker reach only listeners on that worker."""
-    return "COMMIT" if version is None else f"SELECT pg_notify('{CHANNEL}', '{owner} {version}'); COMMIT"
 
 
 def text_literal(value: str) -> ColumnElement[str]:

@@ -1,6 +1,7 @@
 """The statements that write many rows at once: all selected rows, or none."""
 
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -10,11 +11,13 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Integer,
+    TableValuedAlias,
     Text,
     Uuid,
     and_,
     any_,
     bindparam,
+    case,
     cast,
     column,
     exists,
@@ -31,7 +34,7 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.database.rendering import Selection, joined
-from app.database.statements import Statement, text_literal, user_id, write
+from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
 from app.entities.content import parameters
 from app.entities.entity import Contents, Entity, Shape
 from app.entities.filters import condition
@@ -46,6 +49,7 @@ from app.entities.writing import (
     ranked_position,
     version_after,
 )
+from app.models import CLOCKS
 
 # Lists are passed as text[]: for other list types, asyncpg needs a catalog lookup.
 _IDS = cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid))
@@ -66,9 +70,8 @@ def create(entity: Entity, payload: Selection) -> Statement:
     exceeded: `owned` is then the current number of rows, otherwise null.
     """
     now, given, table = clock(entity.counter), _given(entity), entity.table
-    present = select(table).where(table.c.user_id == user_id(), _is_among(table.c.id, given)).cte("present")
-    changed = or_(*(present.c[name].is_distinct_from(given.c[name]) for name in entity.at_creation))
-    taken = select(given.c.place).join(present, present.c.id == given.c.id).where(changed).cte("taken")
+    present = _present(entity, given)
+    taken = _taken(entity, given, present)
     is_new = given.c.id.not_in(select(present.c.id))
     more = select(func.count()).select_from(given).where(is_new).scalar_subquery()
     excess = _excess(now.c[entity.counter.name], more)
@@ -78,12 +81,71 @@ def create(entity: Entity, payload: Selection) -> Statement:
     inserted = insert(table).from_select(list(columns), new).on_conflict_do_nothing()
     written = inserted.returning(*table.c).cte("written")
     current = union_all(select(written), select(present)).cte("current")
-    places = cast(func.array(select(taken.c.place).order_by(taken.c.place).scalar_subquery()), ARRAY(Text))
     rows = current.join(given, given.c.id == current.c.id)
     lists = _lists(entity, payload, current, rows, given.c.place, free)
     affected = select(func.count()).select_from(rows).where(free).scalar_subquery()
     owned = select(excess.c.owned).scalar_subquery()
-    return replace(_many(entity, now, written, lists, affected, places, owned=owned), repeatable=True)
+    made = _many(entity, now, written, lists, affected, _places(taken), owned=owned)
+    return replace(made, repeatable=True, creation=cache(partial(_creation, entity, payload)))
+
+
+def _creation(entity: Entity, payload: Selection) -> Creation:
+    """The same on a cluster, where the clock has counted all the rows already."""
+    return Creation(_insert(entity), _look(entity, payload), _settle(entity))
+
+
+def _insert(entity: Entity) -> Statement:
+    given, table = _rows(entity), entity.table
+    columns = _inserted(entity, given, CLOCKS)
+    has_room = and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA)
+    rows = select(*columns.values()).select_from(CLOCKS.join(given, true())).where(has_room)
+    inserted = insert(table).from_select(list(columns), rows).on_conflict_do_nothing()
+    return compiled(inserted.returning(table.c.id))
+
+
+def _look(entity: Entity, payload: Selection) -> Statement:
+    """What this write has made has the version of the clock."""
+    now, given = clock(entity.counter), _given(entity)
+    present = _present(entity, given)
+    taken = _taken(entity, given, present)
+    before = select(present.c.id).where(present.c.version < select(now.c.version).scalar_subquery())
+    more = select(func.count()).select_from(given).where(given.c.id.not_in(before)).scalar_subquery()
+    excess = _excess(now.c[entity.counter.name] - bindparam("made", type_=Integer), more)
+    free = not_(or_(is_there(taken), is_there(excess)))
+    rows = present.join(given, given.c.id == present.c.id)
+    new = case((free, more), else_=literal_column("0"))
+    return compiled(
+        select(
+            version_after(now, new > literal_column("0")).label("version"),
+            new.label("new"),
+            select(func.count()).select_from(rows).where(free).scalar_subquery().label("affected"),
+            _places(taken).label("places"),
+            select(excess.c.owned).scalar_subquery().label("owned"),
+            *_lists(entity, payload, present, rows, given.c.place, free),
+        ).select_from(now)
+    )
+
+
+def _settle(entity: Entity) -> Statement:
+    fewer = entity.counter - bindparam("known", type_=Integer)
+    settled = sql_update(CLOCKS).values({entity.counter.name: fewer}).where(CLOCKS.c.user_id == user_id())
+    return compiled(settled)
+
+
+def _present(entity: Entity, given: CTE) -> CTE:
+    """The rows with these ids that are there."""
+    table = entity.table
+    return select(table).where(table.c.user_id == user_id(), _is_among(table.c.id, given)).cte("present")
+
+
+def _taken(entity: Entity, given: CTE, present: CTE) -> CTE:
+    """The places of the ids that other content has."""
+    changed = or_(*(present.c[name].is_distinct_from(given.c[name]) for name in entity.at_creation))
+    return select(given.c.place).join(present, present.c.id == given.c.id).where(changed).cte("taken")
+
+
+def _places(taken: CTE) -> ColumnElement[Any]:
+    return cast(func.array(select(taken.c.place).order_by(taken.c.place).scalar_subquery()), ARRAY(Text))
 
 
 def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
@@ -93,11 +155,11 @@ def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
     live = table.c.deleted_at.is_(None) if shape.kind == "update" else true()
     matched = select(table).where(table.c.user_id == user_id(), selected, live).cte("matched")
     within = select(func.count() <= bindparam("at_most", type_=Integer)).select_from(matched).scalar_subquery()
-    values, due = _values(entity, shape)
+    values, due = _values(entity, shape, now.c.at)
     written = (
         sql_update(table)
-        .values(**values, version=select(now.c.version).scalar_subquery(), updated_at=NOW)
-        .where(table.c.user_id == user_id(), _is_among(table.c.id, matched), due)
+        .values(**values, version=now.c.version, updated_at=now.c.at)
+        .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id, _is_among(table.c.id, matched), due)
         .where(within, not_(bindparam("dry_run", type_=Boolean)))
         .returning(*table.c)
         .cte("written")
@@ -121,6 +183,10 @@ def _is_among(row_id: ColumnElement[Any], rows: CTE) -> ColumnElement[bool]:
 
 
 def _given(entity: Entity) -> CTE:
+    return select(_rows(entity)).cte("given")
+
+
+def _rows(entity: Entity) -> TableValuedAlias:
     """The rows to create, from one JSON array."""
     rows = func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB)).table_valued(
         column("place", Integer),
@@ -128,12 +194,12 @@ def _given(entity: Entity) -> CTE:
         *(column(name, content.cast or content.bound) for name, content in entity.at_creation.items()),
         name="rows",
     )
-    return select(rows.render_derived(with_types=True)).cte("given")
+    return rows.render_derived(with_types=True)
 
 
-def _inserted(entity: Entity, given: CTE, now: CTE) -> dict[str, ColumnElement[Any]]:
+def _inserted(entity: Entity, given: FromClause, now: FromClause) -> dict[str, ColumnElement[Any]]:
     return {
-        "user_id": user_id(),
+        "user_id": now.c.user_id,
         "id": given.c.id,
         "position": ranked_position(now.c.version, given.c.place),
         "version": now.c.version,
@@ -143,15 +209,15 @@ def _inserted(entity: Entity, given: CTE, now: CTE) -> dict[str, ColumnElement[A
     }
 
 
-def _values(entity: Entity, shape: Many) -> tuple[Contents, ColumnElement[bool]]:
+def _values(entity: Entity, shape: Many, at: ColumnElement[Any]) -> tuple[Contents, ColumnElement[bool]]:
     """The values to set, and the condition for rows that do not have them yet."""
     row = entity.table.c
     if shape.kind == "delete":
-        return {"deleted_at": NOW}, row.deleted_at.is_(None)
+        return {"deleted_at": at}, row.deleted_at.is_(None)
     if shape.kind == "restore":
         return {"deleted_at": null()}, row.deleted_at.is_not(None)
     content = parameters(entity, shape.columns)
-    return {**content, **entity.following(content, row)}, differs(entity, content)
+    return {**content, **entity.following(content, row, at)}, differs(entity, content)
 
 
 def _missing(matched: CTE) -> ColumnElement[Any]:

@@ -1,31 +1,37 @@
 """Checks the input of writes, converts it, and binds it to parameters."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, cast
 
 from app.entities.entity import Content, Entity
+from app.entities.naming import api_name
 from app.entities.problems import Problem
 
 
-def problems(entity: Entity, changes: Mapping[str, Any], path: tuple[str, ...] = ("input",)) -> list[Problem]:
-    """The problems of the input, each with the path of its field; empty if the input is valid."""
+def taken(
+    entity: Entity, changes: Mapping[str, Any], path: tuple[str, ...] = ("input",)
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Changes as they are bound, and what is wrong with them, each problem with the path of its input field.
+
+    What is bound is complete if nothing is wrong. One loop, because it runs for every write.
+    """
+    contents = entity.contents
+    bound: dict[str, Any] = {}
     found: list[Problem] = []
-    for column, (name, check) in entity.checks.items():
-        if column in changes and (wrong := check(changes[column])):
-            found += [replace(problem, field=(*path, name, *(problem.field or ()))) for problem in wrong]
-    return found
+    for column, value in changes.items():
+        content = contents[column]
+        if content.check and (wrong := content.check(value)):
+            found += _placed(wrong, *path, api_name(column))
+        else:
+            bound[column] = content.stored(value) if content.stored else value
+    return bound, found
 
 
-def stored(entity: Entity, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert valid input to the values to bind."""
-    result = dict(changes)
-    for column, convert in entity.conversions.items():
-        if column in result:
-            result[column] = convert(result[column])
-    return result
+def _placed(problems: Sequence[Problem], *path: str) -> list[Problem]:
+    return [replace(problem, field=(*path, *(problem.field or ()))) for problem in problems]
 
 
 def parameters(entity: Entity, columns: Iterable[str]) -> dict[str, ColumnElement[Any]]:

@@ -100,7 +100,7 @@ class Few:
     has: ColumnElement[bool]
 
 
-def _none_follow(_contents: Contents, _row: Columns | None) -> Contents:
+def _none_follow(_contents: Contents, _row: Columns | None, _at: ColumnElement[Any]) -> Contents:
     return {}
 
 
@@ -125,8 +125,8 @@ class Entity:
     declared: tuple[Field, ...]
     # Conditions that do not belong to a single field.
     more_conditions: Mapping[str, Condition] = field(default_factory=dict)
-    # Derived columns, computed from the columns written and, for an update, from the row before it.
-    following: Callable[[Contents, Columns | None], Contents] = _none_follow
+    # Columns that are written along with others, from what is written, the row before an update, and the time.
+    following: Callable[[Contents, Columns | None, ColumnElement[Any]], Contents] = _none_follow
     # For filters with a selective condition that has its own index.
     few: Callable[[Reader, Shape], Few | None] = _no_few
 
@@ -144,16 +144,6 @@ class Entity:
     def at_creation(self) -> Mapping[str, Content]:
         """The columns that creates accept."""
         return {name: content for name, content in self.contents.items() if content.at_creation}
-
-    @cached_property
-    def checks(self) -> Mapping[str, tuple[str, Check]]:
-        """The name in the API and the check, by column."""
-        return {name: (api_name(name), content.check) for name, content in self.contents.items() if content.check}
-
-    @cached_property
-    def conversions(self) -> Mapping[str, Callable[[Any], Any]]:
-        """The conversions of values before they are bound, by column."""
-        return {name: content.stored for name, content in self.contents.items() if content.stored}
 
     @cached_property
     def sort_keys(self) -> Mapping[str, SortKey]:

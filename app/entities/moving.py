@@ -27,7 +27,6 @@ from app.database.rendering import Selection
 from app.database.statements import Statement, text_literal, user_id, write
 from app.entities.entity import Entity
 from app.entities.writing import (
-    NOW,
     Change,
     clock,
     first_position,
@@ -50,8 +49,13 @@ def move(entity: Entity, payload: Selection, change: Change) -> Statement:
     fits = func.length(target.c.key) <= literal_column(str(LONGEST_KEY))
     written = (
         sql_update(table)
-        .values(position=target.c.key, version=select(now.c.version).scalar_subquery(), updated_at=NOW)
-        .where(table.c.user_id == user_id(), table.c.id == bindparam("id", type_=Uuid), table.c.deleted_at.is_(None))
+        .values(position=target.c.key, version=now.c.version, updated_at=now.c.at)
+        .where(
+            table.c.user_id == user_id(),
+            table.c.user_id == now.c.user_id,
+            table.c.id == bindparam("id", type_=Uuid),
+            table.c.deleted_at.is_(None),
+        )
         .where(target.c.anchored, ~target.c.settled, fits)
         .returning(*table.c)
         .cte("written")
@@ -70,11 +74,11 @@ def spread(entity: Entity) -> Statement:
     now, table = clock(), entity.table
     rank = func.row_number().over(order_by=(table.c.position, table.c.id)).label("rank")
     ranks = select(table.c.id, rank).where(table.c.user_id == user_id()).cte("ranks")
-    version = select(now.c.version).scalar_subquery()
+    key = ranked_position(now.c.version, ranks.c.rank)
     written = (
         sql_update(table)
-        .values(position=ranked_position(version, ranks.c.rank), version=version, updated_at=NOW)
-        .where(table.c.user_id == user_id(), table.c.id == ranks.c.id)
+        .values(position=key, version=now.c.version, updated_at=now.c.at)
+        .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id, table.c.id == ranks.c.id)
         .returning(table.c.id)
         .cte("written")
     )

@@ -14,7 +14,7 @@ from app.database.compiling import Statements
 from app.database.rendering import Selection
 from app.database.statements import Statement
 from app.entities import bulk, changes, moving, reading, writing
-from app.entities.content import problems, stored
+from app.entities.content import taken
 from app.entities.cursors import BEGINNING, SyncPoint, sync_point
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
@@ -160,13 +160,13 @@ class Repository:
     async def create(self, payload: Selection, given: Values) -> Written:
         """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
         content = dict(given)
-        wanted, quota = content.pop("id", None), self._database.quota
+        wanted, limits = content.pop("id", None), {"quota": self._database.quota, "made": 1}
         if wanted is None:
-            return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), quota=quota)
+            return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), **limits)
         row_id = identifier(wanted, "input.id")
         if row_id == self._owner:
             return Written(problems=[_own_id("input")])
-        return await self._write(payload, writing.create, "create", content, id=row_id, quota=quota)
+        return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
 
     async def update(self, payload: Selection, row_id: str, changes: Values, expected: int | None) -> Written:
         """Change the given fields. Writes nothing if the row already has these values."""
@@ -192,13 +192,14 @@ class Repository:
 
     async def create_many(self, payload: Selection, given: Sequence[Values]) -> Written:
         """Create rows, all or none."""
-        if wrong := self._wrong(given):
+        rows, wrong = self._rows(given)
+        if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
-        rows, quota = [self._row(place, each) for place, each in enumerate(given)], self._database.quota
+        quota = self._database.quota
         statement = payload.statements.get("create many") or await self._compiled(
             payload, "create many", lambda: bulk.create(self._entity, payload)
         )
-        values = {"user_id": self._owner, "rows": _json(rows), "quota": quota}
+        values = {"user_id": self._owner, "rows": _json(rows), "quota": quota, "made": len(rows)}
         row = await self._database.write(self._owner, statement, values)
         found = [self._taken(place) for place in row["places"]]
         if row["owned"] is not None:
@@ -211,9 +212,9 @@ class Repository:
         """Update, delete or restore the selected rows, unless there are more than `at_most`."""
         if not 1 <= at_most <= MOST_AT_ONCE:
             raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.")
-        if wrong := problems(self._entity, changes):
+        content, wrong = taken(self._entity, changes)
+        if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
-        content = stored(self._entity, changes)
         shape, selecting = self._selected(kind, where)
         many = bulk.Many(kind, tuple(content), shape)
         statement = payload.statements.get(many) or await self._compiled(
@@ -223,17 +224,23 @@ class Repository:
         row = await self._database.write(self._owner, statement, values)
         return self._many(payload, row, self._bulk_problems(row, at_most))
 
-    def _wrong(self, given: Sequence[Values]) -> list[Problem]:
-        """The problems of rows to create, with their indexes in the field paths."""
+    def _rows(self, given: Sequence[Values]) -> tuple[list[dict[str, Any]], list[Problem]]:
+        """The rows to create, for the statement's JSON, and what is wrong with them, with their places in the paths."""
         if not 1 <= len(given) <= MOST_CREATED:
             many = self._entity.many
             few = f"create{many[0].upper()}{many[1:]} takes 1 to {MOST_CREATED} {words(many)}; these are {len(given)}."
-            return [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
+            return [], [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
         ids = [identifier(each["id"], "inputs.id") if "id" in each else None for each in given]
-        paths = [("inputs", str(place)) for place in range(len(given))]
-        found = [wrong for each, path in zip(given, paths, strict=True) for wrong in problems(self._entity, each, path)]
+        rows, found = list[dict[str, Any]](), list[Problem]()
+        for place, each in enumerate(given):
+            content = {**dict.fromkeys(self._entity.at_creation), **each}
+            content.pop("id", None)
+            bound, wrong = taken(self._entity, content, ("inputs", str(place)))
+            rows.append({**bound, "place": place, "id": str(ids[place] or uuid7())})
+            found += wrong
         found += [self._taken(place) for place, wanted in enumerate(ids) if wanted and wanted in ids[:place]]
-        return found + [_own_id(*path) for wanted, path in zip(ids, paths, strict=True) if wanted == self._owner]
+        found += [_own_id("inputs", str(place)) for place, wanted in enumerate(ids) if wanted == self._owner]
+        return rows, found
 
     async def _write(
         self,
@@ -244,9 +251,9 @@ class Repository:
         **values: Any,
     ) -> Written:
         entity = self._entity
-        if wrong := problems(entity, changes):
+        content, wrong = taken(entity, changes)
+        if wrong:
             return Written(problems=wrong)
-        content = stored(entity, changes)
         change = writing.Change(kind, tuple(content), "expected" in values)
         statement = payload.statements.get(change) or await self._compiled(
             payload, change, lambda: build(entity, payload, change)
@@ -262,11 +269,6 @@ class Repository:
     def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
         """Compile a statement that the selection does not have yet."""
         return self._statements.compiled(self._owner, selection, key, build)
-
-    def _row(self, place: int, given: Values) -> dict[str, Any]:
-        """A row to create, for the statement's JSON."""
-        content = stored(self._entity, {**dict.fromkeys(self._entity.at_creation), **given})
-        return {**content, "place": place, "id": str(given.get("id") or uuid7())}
 
     def _selected(self, kind: str, where: Values) -> tuple[Shape | None, dict[str, Any]]:
         """The shape of a selector, and the values to bind. Restores select rows in the trash."""

@@ -6,13 +6,14 @@ nothing, and does everything in one execution.
 """
 
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     CTE,
     ColumnElement,
+    FromClause,
     Integer,
-    Text,
     Uuid,
     and_,
     bindparam,
@@ -35,14 +36,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import Insert, insert
 
+from app.database import notices
 from app.database.rendering import Selection
-from app.database.statements import CHANNEL, Statement, compiled, text_literal, user_id, write
+from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
 from app.entities.content import parameters
 from app.entities.entity import Contents, Entity
-from app.live.watching import nobody_follows
 from app.models import CLOCKS
 
-# statement_timestamp() instead of now(): the transaction begins before it waits for the lock of the clock.
+# statement_timestamp() instead of now(): the transaction begins before it waits for the lock of the clock. Updates take it from the
+# clock's row, beside the version: a cluster refuses a function within CASE there.
 NOW = func.statement_timestamp()
 # How many rows a user may own, including those in the trash.
 QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
@@ -66,16 +68,14 @@ def create(entity: Entity, payload: Selection, change: Change) -> Statement:
     has_room = count < QUOTA
     inserted = _inserted(entity, change, now, has_room).on_conflict_do_nothing()
     written = inserted.returning(*entity.table.c).cte("written")
-    same = and_(
-        *(before.c[name].is_not_distinct_from(value) for name, value in parameters(entity, change.columns).items())
-    )
     refusal = case(
         (is_there(written), null()),
-        (same, null()),
+        (_is_same(entity, before, change), null()),
         (and_(before.c.id.is_(None), not_(has_room)), text_literal("LIMIT_EXCEEDED")),
         else_=text_literal("ID_TAKEN"),
     )
-    return replace(outcome(entity, payload, now, before, written, refusal, owned=count.label("owned")), repeatable=True)
+    made = outcome(entity, payload, now, before, written, refusal, owned=count.label("owned"))
+    return replace(made, repeatable=True, creation=cache(partial(_creation, entity, payload, change)))
 
 
 def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
@@ -85,53 +85,84 @@ def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
     insert the row. If the user has reached the quota, the clock stays and the statement returns no row.
     """
     acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
-    one, counter = literal_column("1", Integer), entity.counter
+    one: ColumnElement[int] = literal_column("1", Integer)
+    counter = entity.counter
     first = insert(CLOCKS).from_select(["user_id", "version", counter.name], select(acting.c.user_id, one, one))
     later = first.on_conflict_do_update(
         index_elements=[CLOCKS.c.user_id],
         set_={"version": CLOCKS.c.version + one, counter.name: counter + one},
         where=counter < QUOTA,
     )
-    now = later.returning(CLOCKS.c.version).cte("clock")
+    now = later.returning(CLOCKS.c.user_id, CLOCKS.c.version).cte("clock")
     written = _inserted(entity, change, now).returning(*entity.table.c).cte("written")
     row = select(null().label("code"), now.c.version, notice(now, true()), *_shown(entity, payload, written))
-    made, other = compiled(row.select_from(now.join(written, true()))), create(entity, payload, change)
-    return replace(made, repeatable=True, after_loss=other, in_cluster=other)
+    other = create(entity, payload, change)
+    made = compiled(row.select_from(now.join(written, true())))
+    return replace(made, repeatable=True, after_loss=other, creation=other.creation)
 
 
-def _inserted(entity: Entity, change: Change, now: CTE, has_room: ColumnElement[bool] | None = None) -> Insert:
+def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
+    """The same on a cluster, where the clock has counted the row already."""
+    now, before = clock(entity.counter), present(entity)
+    rows = _inserted(entity, change, CLOCKS, and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA))
+    shown = _shown(entity, payload, entity.table)
+    insert_ = rows.on_conflict_do_nothing().returning(null().label("code"), entity.table.c.version, *shown)
+    refusal = case(
+        (before.c.id.is_(None), text_literal("LIMIT_EXCEEDED")),
+        (_is_same(entity, before, change), null()),
+        else_=text_literal("ID_TAKEN"),
+    )
+    one: ColumnElement[int] = literal_column("1")
+    look = select(
+        refusal.label("code"),
+        (now.c.version - one).label("version"),
+        (now.c[entity.counter.name] - one).label("owned"),
+        literal_column("0").label("new"),
+        *_shown(entity, payload, before),
+    )
+    return Creation(compiled(insert_), compiled(look.select_from(now.outerjoin(before, true()))))
+
+
+def _is_same(entity: Entity, before: CTE, change: Change) -> ColumnElement[bool]:
+    """Whether the row that is there has the content that one was to be created with."""
+    given = parameters(entity, change.columns)
+    return and_(*(before.c[name].is_not_distinct_from(value) for name, value in given.items()))
+
+
+def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElement[bool] | None = None) -> Insert:
     content = parameters(entity, change.columns)
     columns = {
-        "user_id": user_id(),
+        "user_id": now.c.user_id,
         "id": bindparam("id", type_=Uuid),
         "position": last_position(now.c.version),
         "version": now.c.version,
         "created_at": NOW,
         "updated_at": NOW,
         **content,
-        **entity.following(content, None),
+        **entity.following(content, None, NOW),
     }
     row = select(*columns.values()).select_from(now)
-    return insert(entity.table).from_select(list(columns), row if has_room is None else row.where(has_room))
+    return insert(entity.table).from_select(list(columns), row if where is None else row.where(where))
 
 
 def update(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Update columns of a row that is not in the trash."""
-    content, row = parameters(entity, change.columns), entity.table.c
+    now, content, row = clock(), parameters(entity, change.columns), entity.table.c
     due = and_(row.deleted_at.is_(None), differs(entity, content))
-    return _changed(entity, payload, change, {**content, **entity.following(content, row)}, due, in_trash=False)
+    values = {**content, **entity.following(content, row, now.c.at)}
+    return _changed(entity, payload, change, now, values, due, in_trash=False)
 
 
 def delete(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Move a row to the trash. Changes nothing if it is already there."""
-    due = entity.table.c.deleted_at.is_(None)
-    return _changed(entity, payload, change, {"deleted_at": NOW}, due, in_trash=True)
+    now, due = clock(), entity.table.c.deleted_at.is_(None)
+    return _changed(entity, payload, change, now, {"deleted_at": now.c.at}, due, in_trash=True)
 
 
 def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Take a row out of the trash. Changes nothing if it is not there."""
     due = entity.table.c.deleted_at.is_not(None)
-    return _changed(entity, payload, change, {"deleted_at": null()}, due, in_trash=True)
+    return _changed(entity, payload, change, clock(), {"deleted_at": null()}, due, in_trash=True)
 
 
 def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
@@ -159,21 +190,27 @@ def differs(entity: Entity, content: Contents) -> ColumnElement[bool]:
     return or_(false(), *(entity.table.c[name].is_distinct_from(value) for name, value in content.items()))
 
 
-def _changed(  # noqa: PLR0913 - the parts of a statement
+def _changed(  # noqa: PLR0913, PLR0917 - the parts of a statement
     entity: Entity,
     payload: Selection,
     change: Change,
+    now: CTE,
     values: Contents,
     due: ColumnElement[bool],
     *,
     in_trash: bool,
 ) -> Statement:
-    before, now, table = present(entity, in_trash=in_trash), clock(), entity.table
+    before, table = present(entity, in_trash=in_trash), entity.table
     expected = bindparam("expected", type_=Integer)
     written = (
         sql_update(table)
-        .values(**values, version=select(now.c.version).scalar_subquery(), updated_at=NOW)
-        .where(table.c.user_id == user_id(), table.c.id == bindparam("id", type_=Uuid), due)
+        .values(**values, version=now.c.version, updated_at=now.c.at)
+        .where(
+            table.c.user_id == user_id(),
+            table.c.user_id == now.c.user_id,
+            table.c.id == bindparam("id", type_=Uuid),
+            due,
+        )
         .where(table.c.version == expected if change.expects_version else true())
         .returning(*table.c)
         .cte("written")
@@ -194,7 +231,9 @@ def present(entity: Entity, *, in_trash: bool = True) -> CTE:
 
 
 def clock(*more: ColumnElement[Any]) -> CTE:
-    return select(CLOCKS.c.version, *more).where(CLOCKS.c.user_id == user_id()).cte("clock")
+    """The user's clock as this write has moved it on, and the time of the write."""
+    columns = CLOCKS.c.user_id, CLOCKS.c.version, NOW.label("at"), *more
+    return select(*columns).where(CLOCKS.c.user_id == user_id()).cte("clock")
 
 
 def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
@@ -204,10 +243,8 @@ def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
 
 def notice(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
     """Notify the user's followers of the user's clock, if anything changed."""
-    news = cast(user_id(), Text).concat(text_literal(" ")).concat(cast(now.c.version, Text))
     # Nested CASE: the lock must not be tried if nothing changed.
-    told = case((not_(nobody_follows(user_id())), func.pg_notify(text_literal(CHANNEL), news)))
-    return case((changed, told)).label("notice")
+    return case((changed, notices.notice(user_id(), now.c.version))).label("notice")
 
 
 def is_there(rows: CTE) -> ColumnElement[bool]:
@@ -243,7 +280,7 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     return write(select(*columns, owned).select_from(rows), changed, count_after(entity, written))
 
 
-def _shown(entity: Entity, payload: Selection, rows: CTE) -> list[ColumnElement[Any]]:
+def _shown(entity: Entity, payload: Selection, rows: FromClause) -> list[ColumnElement[Any]]:
     """The row as JSON, for each response key that selects it."""
     found = rows.c.id.is_not(None)
     return [

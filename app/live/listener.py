@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
 
 from app.database.failures import driver_error
-from app.database.statements import CHANNEL
+from app.database.notices import CHANNEL
 from app.database.url import DatabaseURL
 from app.errors import Unavailable
 from app.live.watching import UNWATCH, WATCH

@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database.statements import CHANNEL
+from app.database.notices import CHANNEL
 from app.models import TaskClock
 
 

@@ -29,7 +29,6 @@ from app.database.rendering import Columns, json_or_null, json_text, plain, quot
 from app.entities.entity import Condition, Content, Contents, Entity, Field, SortKey
 from app.entities.kinds import TEXTS, fields_of_rows, moment, span, text_value
 from app.entities.problems import Problem, storable, too_long
-from app.entities.writing import NOW
 from app.models import (
     CLOCKS,
     DESCRIPTION_LENGTH,
@@ -132,11 +131,11 @@ def _found(bind: BindParameter[Any]) -> ColumnElement[bool]:
     return func.strpos(TASKS.c.search, key) > literal_column("0")
 
 
-def _completion(content: Contents, row: Columns | None) -> Contents:
+def _completion(content: Contents, row: Columns | None, at: ColumnElement[Any]) -> Contents:
     """`completed_at` for `completed`: now, unless the task was completed before."""
     if "completed" not in content:
         return {}
-    when = NOW if row is None else func.coalesce(row["completed_at"], NOW)
+    when = at if row is None else func.coalesce(row["completed_at"], at)
     return {"completed_at": case((content["completed"], when), else_=null())}
 
 

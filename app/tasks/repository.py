@@ -2,10 +2,8 @@
 
 from functools import partial
 
-from app.entities.repository import Repository, followed
+from app.entities.repository import Repository
 from app.tasks.fields import TASK
 
 # Creates the repository of one user, from the database, the user's id and the compiled statements.
 Tasks = partial(Repository, TASK)
-
-followed(TASK)  # compiled at import, so that the first subscriber does not wait for it

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -29,10 +30,11 @@ FRESH = 1.0
 AWAKE = 60.0
 DEEP = 60.0
 PATIENCE = 1.5
+WORKER_PATIENCE = 1.0
 
 States = dict[str, str]
 
-DATABASE, MIGRATIONS, ROW_SECURITY = "database", "migrations", "row_security"
+DATABASE, MIGRATIONS, ROW_SECURITY, WORKERS = "database", "migrations", "row_security", "workers"
 OK, FAILED, UNKNOWN, READ_ONLY = "ok", "failed; the log says what mends it", "unknown", "takes no writes"
 SILENT: States = {DATABASE: "does not answer", MIGRATIONS: UNKNOWN, ROW_SECURITY: UNKNOWN}
 
@@ -57,6 +59,8 @@ class Probe:
         )
         self._last_used, self._last_trouble, self._now = last_used, last_trouble, now
         self._states: States = SILENT
+        # The workers of a cluster: those who have none of their data on one that is lost can be served.
+        self._workers: States = {}
         self._asked_at = self._looked_at = -math.inf
         self._asking: asyncio.Task[None] | None = None
 
@@ -69,6 +73,10 @@ class Probe:
                 return SILENT
         return self._states
 
+    def notes(self) -> States:
+        """What was found besides, and is no reason to send nobody here any more."""
+        return self._workers
+
     async def close(self) -> None:
         if self._asking is not None:
             self._asking.cancel()
@@ -78,11 +86,14 @@ class Probe:
     def _holds(self) -> bool:
         """Whether the last answer still stands."""
         now = self._now()
-        is_asleep = now - self._last_used() > AWAKE and set(self._states.values()) == {OK}
+        is_asleep = now - self._last_used() > AWAKE and self._all_is_well()
         return is_asleep or now - self._asked_at < FRESH
 
+    def _all_is_well(self) -> bool:
+        return {*self._states.values(), *self._workers.values()} == {OK}
+
     async def _ask(self) -> None:
-        is_due = self._now() - self._looked_at > DEEP or set(self._states.values()) != {OK}
+        is_due = self._now() - self._looked_at > DEEP or not self._all_is_well()
         is_due = is_due or self._last_trouble() >= self._looked_at
         try:
             async with AsyncSession(self.engine) as session:  # whose engine asks whether it answers
@@ -91,7 +102,13 @@ class Probe:
                     # A session keeps the default it began with.
                     await session.invalidate()
                 elif is_due:
-                    self._note(await session.run_sync(_failures))
+                    failures = await session.run_sync(_failures)
+                    workers = await _workers(session)
+                    self._note_workers(workers)
+                    # They decide where none of them serves.
+                    if workers and checks.worst(workers) == checks.FAILURE:
+                        failures |= {WORKERS: workers}
+                    self._note(failures)
         except Exception as error:  # noqa: BLE001 - whatever is in the way, it is not ready
             self._remember(SILENT, f"the database does not answer: {outline(driver_error(error))}")
         self._asked_at = self._now()
@@ -101,6 +118,14 @@ class Probe:
         seen = " ".join(str(finding) for failing in failures.values() for finding in failing)
         found = {name: FAILED if failing else OK for name, failing in failures.items()}
         self._remember(SILENT | {DATABASE: OK} | found, seen)
+
+    def _note_workers(self, findings: list[Finding]) -> None:
+        lost = [finding for finding in findings if finding.level != "ok"]
+        state = f"{len(lost)} of {len(findings)} do not serve; the log says which" if lost else OK
+        workers = {WORKERS: state} if findings else {}
+        if workers != self._workers and (lost or self._workers):
+            log.warning("%s", " ".join(map(str, lost))) if lost else log.info("all workers serve again")
+        self._workers = workers
 
     def _remember(self, states: States, problem: str) -> None:
         """Tell the log what has changed. The answer itself says little, for anybody may ask."""
@@ -120,3 +145,11 @@ def _failures(session: Session) -> dict[str, list[Finding]]:
         return {MIGRATIONS: [checks.migrations(lacking)]}
     walls = [finding for finding in checks.row_security(session) if finding.level == "failure"]
     return {MIGRATIONS: [], ROW_SECURITY: walls}
+
+
+async def _workers(session: AsyncSession) -> list[Finding]:
+    try:
+        async with asyncio.timeout(WORKER_PATIENCE):
+            return await session.run_sync(partial(checks.workers, patience=WORKER_PATIENCE))
+    except TimeoutError:
+        return [Finding("warning", "The cluster's workers do not all answer in time")]

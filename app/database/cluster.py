@@ -1,0 +1,96 @@
+"""Writes on a Citus cluster, whose coordinator sends each statement to the worker that has the user's data.
+
+A write is a transaction of three messages: what begins it, its statement, and what ends it. Each reaches one worker
+alone, so that no user depends on another's. A function that begins a write within the statement, as elsewhere, would
+not do: what it sets stays where it runs, and on a worker it may not ask for distributed tables.
+
+Rows are created by statements of their own (`Creation`): one that inserts beside other parts would go to all workers.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import Integer, Uuid, func, literal, select
+
+from app.database.notices import notice
+from app.database.statements import DIALECT, Creation, Statement, compiled
+
+Values = Mapping[str, Any]
+
+_IS_DISTRIBUTED = compiled(select(func.is_distributed()))
+
+
+async def is_distributed(connection: Any) -> bool:
+    """Whether the database's tables are distributed."""
+    distributed: bool = await connection.fetchval(_IS_DISTRIBUTED.text)
+    return distributed
+
+
+async def begin(connection: Any, owner: UUID, statement: Statement, values: Values) -> None:
+    """Begin a write, which does nothing else yet."""
+    more = values["made"] if statement.creation else 0
+    begun = func.begin_distributed_write(literal(owner, Uuid), literal(more, Integer))
+    async with _undone(connection):
+        await connection.execute(f"BEGIN; {_text(select(begun))}")
+
+
+async def write(connection: Any, owner: UUID, statement: Statement, values: Values) -> Any:
+    """The one row of a writing statement, in the transaction that was begun for it, and then ends."""
+    async with _undone(connection):
+        if statement.creation:
+            row = await _created(connection, statement.creation(), values)
+        else:
+            statement = statement.after_loss or statement
+            row = await connection.fetchrow(statement.text, *statement.continuing(values))
+        await connection.execute(_end(owner, row))
+    return row
+
+
+@asynccontextmanager
+async def _undone(connection: Any) -> AsyncIterator[None]:
+    """The transaction is over when PostgreSQL refuses anything."""
+    try:
+        yield
+    except asyncpg.PostgresError:
+        await connection.execute("ROLLBACK")
+        raise
+
+
+async def _created(connection: Any, creation: Creation, values: Values) -> Any:
+    """The row of a creation; it has no `new` where nothing is new or anything was refused."""
+    inserted = await _fetch(connection, creation.insert, values)
+    if inserted and creation.settle is None:
+        return inserted[0]
+    (row,) = await _fetch(connection, creation.look, values)
+    if creation.settle is None or not row["new"] or len(inserted) == values["made"]:
+        return row
+    # Some were there before. Counted without them, the others may fit.
+    await _fetch(connection, creation.settle, {**values, "known": values["made"] - row["new"]})
+    if not inserted:
+        values = {**values, "made": row["new"]}
+        await _fetch(connection, creation.insert, values)
+        (row,) = await _fetch(connection, creation.look, values)
+    return row
+
+
+async def _fetch(connection: Any, statement: Statement, values: Values) -> list[Any]:
+    rows: list[Any] = await connection.fetch(statement.text, *statement.arguments(values))
+    return rows
+
+
+def _end(owner: UUID, row: Mapping[str, Any]) -> str:
+    """What ends a write: with the news, for on the worker that carried it out nobody listens."""
+    if row.get("new") == 0:
+        return "ROLLBACK"
+    version = row.get("version")
+    if version is None:
+        return "COMMIT"
+    return f"{_text(select(notice(literal(owner, Uuid), literal(version, Integer))))}; COMMIT"
+
+
+def _text(construct: Any) -> str:
+    """A construct with its values within: several statements in one message have no parameters."""
+    return str(construct.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))

@@ -1,0 +1,608 @@
+"""A Citus cluster in use: which servers a request reaches, and what users see while servers come, go and fail."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import nodes
+import pytest
+from alembic import command
+from conftest import (
+    SECRET,
+    Application,
+    User,
+    connect,
+    distributed,
+    made_settings,
+    running,
+)
+from nodes import DATABASE, HOST, OWNER, SERVER, Cluster, execute
+from patience import PATIENCE_SECONDS
+from sqlalchemy import event
+from test_migrations import run
+from test_partitions import READS, WRITES
+
+from app.database.checks import Finding
+from app.database.url import DatabaseURL
+from app.identity.tokens import Signer
+from app.startup import findings
+from app.tasks.purge import purge
+from migrations import run as migrations
+from migrations.run import config, migrate
+
+pytestmark = pytest.mark.citus
+
+CREATE = """mutation ($title: String!) {
+    createTask(input: { title: $title, tags: ["home", "work"] }) { task { id title version } }
+}"""
+UPDATE = """mutation ($id: ID!, $title: String!) {
+    updateTask(id: $id, input: { title: $title }) { task { id title version } }
+}"""
+PAGE = "{ tasks(first: 1) { nodes { id title version } } }"
+# How many users and writes of each are enough to meet what is done meanwhile.
+USERS, ROUNDS = 6, 5
+# What a request sends from the coordinator to workers, and to how many of them, by the operations of test_partitions.
+READ, WRITE = (1, 1), (4, 1)
+COMMANDS = {
+    **dict.fromkeys(READS, READ),
+    # The first write of a user and what is written alone: begun, one statement, committed.
+    **dict.fromkeys(WRITES, WRITE),
+    "create many": (5, 1),
+}
+
+
+@pytest.fixture(scope="module")
+async def cluster() -> AsyncIterator[Cluster]:
+    async with nodes.running() as cluster:
+        await cluster.distribute()
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+async def application(cluster: Cluster) -> AsyncIterator[Application]:
+    async with running(made_settings(cluster.server)) as application:
+        yield application
+
+
+@pytest.fixture
+async def admin(cluster: Cluster) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """The superuser on the coordinator."""
+    connection = await connect(cluster.server.owner_url)
+    yield connection
+    await connection.close()
+
+
+async def new_user(admin: "asyncpg.Connection[Any]", application: Application) -> User:
+    email = f"{uuid4()}@example.com"
+    user_id = await admin.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", email)
+    return User(user_id, email, Signer(SECRET).token(user_id, timedelta(hours=1)), application.http)
+
+
+async def port_of(admin: "asyncpg.Connection[Any]", user_id: UUID) -> int:
+    """Where a user's data are."""
+    port: int = await admin.fetchval(
+        """SELECT nodeport FROM citus_shards
+        WHERE shardid = get_shard_id_for_distribution_column('tasks', $1::uuid)""",
+        user_id,
+    )
+    return port
+
+
+async def some_users(admin: "asyncpg.Connection[Any]", application: Application) -> dict[int, list[User]]:
+    """Users on every worker, by its port."""
+    found: dict[int, list[User]] = {}
+    workers = await admin.fetchval("SELECT count(*) FROM citus_get_active_worker_nodes()")
+    while len(found) < workers or min(map(len, found.values())) < USERS // workers:
+        user = await new_user(admin, application)
+        found.setdefault(await port_of(admin, user.id), []).append(user)
+    return found
+
+
+# What a request sends
+
+
+@dataclass
+class Remote:
+    """The commands that the coordinator sends to workers, as it tells clients that ask for it."""
+
+    commands: list[tuple[str, str]] = field(default_factory=list)
+
+    def watch(self, connection: Any, _entry: object) -> None:
+        connection.driver_connection.add_log_listener(self._told)
+
+    def _told(self, _connection: object, message: Any) -> None:
+        if message.message.startswith("issuing "):
+            place = re.search(r"@(\S+:\d+) ", message.detail)
+            assert place
+            self.commands.append((message.message.removeprefix("issuing "), place[1]))
+
+    def taken(self) -> tuple[int, int]:
+        """How many commands were sent since the last call, and to how many workers."""
+        found, self.commands = self.commands, []
+        return len(found), len({place for _, place in found})
+
+
+@pytest.fixture
+async def remote(cluster: Cluster, admin: "asyncpg.Connection[Any]") -> AsyncIterator[tuple[Application, Remote]]:
+    """An application whose connections tell what is sent to workers."""
+    await admin.execute(f"ALTER ROLE {SERVER} SET citus.log_remote_commands = on")
+    remote = Remote()
+    async with running(made_settings(cluster.server, db_pool_size=1)) as application:
+        event.listen(application.database.engine.sync_engine, "connect", remote.watch)
+        yield application, remote
+    await admin.execute(f"ALTER ROLE {SERVER} RESET citus.log_remote_commands")
+
+
+async def test_a_request_goes_to_one_worker(
+    remote: tuple[Application, Remote], admin: "asyncpg.Connection[Any]", repository: Path
+) -> None:
+    """Every operation reaches the worker of its user alone, in as many commands as the documentation says."""
+    application, told = remote
+    user = await new_user(admin, application)
+    tasks = [(await user.add(f"A task {n}", tags=["home", "work"]))["id"] for n in range(5)]
+    found = {}
+    for name, query in {**READS, **WRITES}.items():
+        names = {name: task for name, task in zip(("id", "other"), tasks, strict=False) if f"${name}:" in query}
+        told.taken()
+        await user.data(query, **names)
+        found[name] = told.taken()
+
+    assert found == COMMANDS
+    assert {place for _, place in found.values()} == {1}
+    assert documented(repository) == {commands for commands, _ in found.values()}
+
+
+def documented(repository: Path) -> set[int]:
+    """How many commands the documentation says that requests send."""
+    text = (repository / "docs" / "citus.md").read_text()
+    table = text.partition("| Operation | Messages to the coordinator | Commands to the worker |\n")[2].partition(
+        "\n\n"
+    )[0]
+    return {int(row.rsplit("|")[-2]) for row in table.split("\n")[1:]}
+
+
+async def test_creating_again_goes_to_one_worker(
+    remote: tuple[Application, Remote], admin: "asyncpg.Connection[Any]"
+) -> None:
+    """What is sent again, refused, or new in part: none of it reaches another worker."""
+    application, told = remote
+    user = await new_user(admin, application)
+    ids = [str(uuid4()) for _ in range(3)]
+    many = (
+        "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { affectedCount userErrors { code } } }"
+    )
+    one = "mutation ($input: CreateTaskInput!) { createTask(input: $input) { task { id } userErrors { code } } }"
+
+    async def asked(query: str, **variables: Any) -> Any:
+        told.taken()
+        (answer,) = (await user.data(query, **variables)).values()
+        assert told.taken()[1] == 1
+        return answer
+
+    rows = [{"id": each, "title": "New"} for each in ids]
+    assert (await asked(many, inputs=rows[:2]))["affectedCount"] == 2
+    assert (await asked(many, inputs=rows[:2]))["affectedCount"] == 2
+    assert (await asked(many, inputs=rows))["affectedCount"] == 3
+    assert (await asked(many, inputs=[{**rows[0], "title": "Other"}]))["userErrors"] == [{"code": "ID_TAKEN"}]
+    assert (await asked(one, input=rows[0]))["task"] == {"id": ids[0]}
+    assert (await asked(one, input={**rows[0], "title": "Other"}))["userErrors"] == [{"code": "ID_TAKEN"}]
+    stats = await user.data("{ viewer { taskStats { total } } }")
+    assert stats["viewer"]["taskStats"]["total"] == 3
+    assert await admin.fetchval("SELECT tasks FROM task_clocks WHERE user_id = $1", user.id) == 3
+
+
+async def test_purging_goes_to_one_worker_at_a_time(
+    remote: tuple[Application, Remote], admin: "asyncpg.Connection[Any]"
+) -> None:
+    """Each user's trash is emptied by a write like any other."""
+    application, told = remote
+    user = await new_user(admin, application)
+    await user.data(WRITES["delete"], id=(await user.add("Waste"))["id"])
+    told.taken()
+    assert [seen async for seen in purge(application.database, timedelta(0))]
+
+    assert not await admin.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", user.id)
+    begun = [place for text, place in told.commands if text.startswith("BEGIN")]
+    committed = [place for text, place in told.commands if text.startswith("COMMIT")]
+    assert begun == committed
+
+
+# The second wall
+
+ATTEMPTS = (
+    "SELECT FROM {} WHERE user_id = '{}'",
+    "UPDATE {} SET title = title WHERE user_id = '{}'",
+    "DELETE FROM {} WHERE user_id = '{}' AND title = 'None'",
+)
+INSERTION = "INSERT INTO {} (user_id, id, title) VALUES ('{}', '{}', 'Theirs')"
+
+
+async def test_row_security_holds_on_the_workers(
+    cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]"
+) -> None:
+    """Whoever logs in to a worker as the server's role finds what the coordinator would show it, in shards as well."""
+    alice, bob = [await new_user(admin, application) for _ in range(2)]
+    for user in (alice, bob):
+        await user.add("Secret", tags=["home"])
+    port = await port_of(admin, alice.id)
+    (worker,) = [node for node in cluster.workers if node.port == port]
+    shard = await admin.fetchval("SELECT 'tasks_' || get_shard_id_for_distribution_column('tasks', $1::uuid)", alice.id)
+    connection = await connect(worker.url(SERVER))
+    for table in ("tasks", shard):
+        done = {}
+        for name, user_id in (("nobody", ""), ("alice", alice.id), ("bob", bob.id)):
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL app.user_id = '{user_id}'")
+                done[name] = [await connection.execute(text.format(table, alice.id)) for text in ATTEMPTS]
+        assert done == {
+            "nobody": ["SELECT 0", "UPDATE 0", "DELETE 0"],
+            "alice": ["SELECT 1", "UPDATE 1", "DELETE 0"],
+            "bob": ["SELECT 0", "UPDATE 0", "DELETE 0"],
+        }
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            await connection.execute(INSERTION.format(table, alice.id, uuid4()))
+    await connection.close()
+
+
+async def test_every_shard_is_behind_a_wall(cluster: Cluster) -> None:
+    """Row security is enabled and forced for each shard of each table, on every worker."""
+    for node in cluster.workers:
+        connection = await connect(node.url())
+        await connection.execute("SET citus.show_shards_for_app_name_prefixes = '*'")
+        rows = await connection.fetch(
+            """SELECT relrowsecurity AND relforcerowsecurity AS walled, count(*) AS number FROM pg_class
+            WHERE relname ~ '^(tasks|task_clocks|task_tags)_[0-9]+$' AND relkind = 'r' GROUP BY 1"""
+        )
+        await connection.close()
+        assert [row["walled"] for row in rows] == [True]
+        assert rows[0]["number"] >= 3
+
+
+# New states of the database
+
+
+async def test_migrating_again(cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]") -> None:
+    """With the flag or without, as the owner, however often; a server goes on meanwhile."""
+    user = await new_user(admin, application)
+    for _ in range(2):
+        await cluster.distribute()
+        await migrate(DatabaseURL(cluster.owner_url), DatabaseURL(cluster.coordinator.url(SERVER)))
+        await user.add()
+
+
+REVISION = '''"""A column, a table of user data's index, and a function that workers call."""
+
+from alembic import op
+import sqlalchemy as sa
+
+revision = "next"
+down_revision = "{head}"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("tasks", sa.Column("extra", sa.Integer(), server_default=sa.text("7"), nullable=False))
+    op.create_index("ix_tasks_extra", "tasks", ["user_id", "extra"])
+    op.execute("""
+        CREATE OR REPLACE FUNCTION act_as(actor uuid) RETURNS uuid LANGUAGE plpgsql VOLATILE AS $$
+        BEGIN
+            PERFORM pg_catalog.set_config('app.user_id', actor::pg_catalog.text, true);
+            RETURN actor; -- as in the next version
+        END
+        $$
+    """)
+
+
+def downgrade() -> None:
+    op.drop_index("ix_tasks_extra", "tasks")
+    op.drop_column("tasks", "extra")
+'''
+
+
+async def test_upgrading(
+    cluster: Cluster,
+    application: Application,
+    admin: "asyncpg.Connection[Any]",
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A later revision reaches every worker, and servers go on."""
+    user = await new_user(admin, application)
+    await user.add()
+    head = await admin.fetchval("SELECT version_num FROM alembic_version")
+    (tmp_path / "next.py").write_text(REVISION.format(head=head))
+
+    def with_next(connection: Any = None) -> Any:
+        known = config(connection)
+        known.set_main_option("path_separator", "space")
+        known.set_main_option("version_locations", f"{Path(migrations.__file__).parent / 'versions'} {tmp_path}")
+        return known
+
+    monkeypatch.setattr(migrations, "config", with_next)
+    owner = DatabaseURL(cluster.owner_url)
+    assert await migrate(owner, DatabaseURL(cluster.coordinator.url(SERVER))) == ["next"]
+    for node in cluster.workers:
+        worker = await connect(node.url())
+        assert "next version" in await worker.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'act_as'")
+        await worker.close()
+    assert await admin.fetchval("SELECT DISTINCT extra FROM tasks WHERE user_id = $1", user.id) == 7
+    await user.add()
+
+    await run(cluster.owner_url, lambda connection: command.downgrade(with_next(connection), head))
+    await user.add()
+
+
+# Servers that come, go and fail
+
+
+@dataclass
+class Load:
+    """A client of one user who writes and reads until it is stopped, and what was acknowledged and refused."""
+
+    user: User
+    rounds: int = 0
+    slowest: float = 0.0
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            task = await self._write("createTask", CREATE, title=f"{self.rounds}")
+            if task is not None:
+                await self._write("updateTask", UPDATE, id=task["id"], title=f"{self.rounds} again")
+                await self._read()
+            self.rounds += 1
+            self.moved.set()
+            await asyncio.sleep(0.005)
+
+    async def _write(self, name: str, query: str, **variables: str) -> dict[str, Any] | None:
+        answer = await self._ask(query, **variables)
+        if answer is None:
+            # What was not acknowledged may have happened, or not.
+            return None
+        task: dict[str, Any] = answer[name]["task"]
+        self.tasks[task["id"]] = task
+        return task
+
+    async def _read(self) -> None:
+        answer = await self._ask(PAGE)
+        if answer is not None:
+            (shown,) = answer["tasks"]["nodes"]
+            known = self.tasks.get(shown["id"])
+            if known is not None and shown["version"] < known["version"]:
+                self.wrong.append(f"{shown} is older than {known}")
+
+    async def _ask(self, query: str, **variables: str) -> dict[str, Any] | None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        answer = await self.user.ask(query, **variables)
+        self.slowest = max(self.slowest, loop.time() - began)
+        for error in answer.get("errors", ()):
+            self.refused[error["extensions"]["code"]] += 1
+        return None if "errors" in answer else answer["data"]
+
+    async def more(self, rounds: int = ROUNDS) -> None:
+        """Wait until it has gone on for so many rounds."""
+        until = self.rounds + rounds
+        while self.rounds < until:
+            self.moved.clear()
+            await self.moved.wait()
+
+
+@asynccontextmanager
+async def under_load(users: Sequence[User]) -> AsyncIterator[list[Load]]:
+    loads, stop = [Load(user) for user in users], asyncio.Event()
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
+        for load in loads:
+            group.create_task(load.run(stop))
+        await everybody(loads)
+        yield loads
+        stop.set()
+
+
+async def everybody(loads: Sequence[Load]) -> None:
+    await asyncio.gather(*(load.more() for load in loads))
+
+
+async def assert_kept(admin: "asyncpg.Connection[Any]", loads: Sequence[Load]) -> int:
+    """Whatever was acknowledged is there, row by row, with its tags; what was written later may have changed it."""
+    number = 0
+    for load in loads:
+        rows = await admin.fetch("SELECT id::text, title, version FROM tasks WHERE user_id = $1", load.user.id)
+        tags = await admin.fetch("SELECT task_id::text, tag FROM task_tags WHERE user_id = $1", load.user.id)
+        stored = {row["id"]: (row["title"], row["version"]) for row in rows}
+        tagged = Counter(row["task_id"] for row in tags)
+        for known in load.tasks.values():
+            title, version = stored[known["id"]]
+            assert version >= known["version"]
+            assert version > known["version"] or title == known["title"]
+            assert tagged[known["id"]] == 2
+            number += 1
+        assert set(tagged) == set(stored)
+        counted = await admin.fetchval("SELECT tasks FROM task_clocks WHERE user_id = $1", load.user.id)
+        assert counted == len(stored)
+        assert load.wrong == []
+    return number
+
+
+async def workers_of(application: Application) -> tuple[int, str]:
+    answer = await application.http.get("/readyz")
+    return answer.status_code, answer.json()["checks"]["workers"]
+
+
+async def found(cluster: Cluster) -> list[Finding]:
+    """What doctor says of the workers."""
+    return [one for one in await findings(made_settings(cluster.server)) if "worker" in one.seen]
+
+
+async def test_a_worker_is_killed_and_returns(
+    cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]", record_property: Callable[..., None]
+) -> None:
+    """Its own users are told to try again until it is back; all others notice nothing, and nothing is lost."""
+    users = await some_users(admin, application)
+    killed = cluster.workers[0]
+    async with under_load([user for port in users for user in users[port]]) as loads:
+        lost = [load for load in loads if load.user in users[killed.port]]
+        others = [load for load in loads if load not in lost]
+        assert await workers_of(application) == (200, "ok")
+
+        cluster.kill(killed)
+        await everybody(loads)
+        assert await workers_of(application) == (200, "1 of 2 do not serve; the log says which")
+        told = [str(one) for one in await found(cluster) if one.level != "ok"]
+        assert len(told) == 1
+        assert f"The worker {HOST}:{killed.port} does not answer" in told[0]
+        assert [one.level for one in await found(cluster)].count("warning") == 1
+
+        cluster.start(killed)
+        while await workers_of(application) != (200, "ok"):
+            await lost[0].more(1)
+        refused = sum((load.refused for load in lost), Counter[str]())
+        await everybody(loads)
+
+    assert [load.refused for load in others] == [Counter()] * len(others)
+    assert set(refused) == {"UNAVAILABLE"}
+    assert all(load.tasks for load in loads)
+    kept = await assert_kept(admin, loads)
+    figures = {
+        "requests of others": sum(3 * load.rounds for load in others),
+        "refused of others": sum(sum(load.refused.values()) for load in others),
+        "refused of its own users": sum(refused.values()),
+        "acknowledged creations that are there": kept,
+    }
+    for name, figure in figures.items():
+        record_property(name, figure)
+    print("killed worker:", figures)  # noqa: T201 - figures for docs/citus.md, shown by pytest -s
+
+
+async def test_no_new_accounts_while_a_worker_is_lost(
+    cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]"
+) -> None:
+    """They go to every server. Those that are there can go on, on the others."""
+    users = await some_users(admin, application)
+    killed, other = cluster.workers
+    cluster.kill(killed)
+    try:
+        with pytest.raises(asyncpg.PostgresError):
+            await new_user(admin, application)
+        await users[other.port][0].add()
+    finally:
+        cluster.start(killed)
+    await new_user(admin, application)
+
+
+async def test_a_worker_that_refuses_the_server(cluster: Cluster, admin: "asyncpg.Connection[Any]") -> None:
+    """Where no worker knows the role's password, nothing can be served, and doctor and /readyz say so."""
+    passwords = cluster.passwords.read_text()
+    cluster.passwords.write_text(passwords.replace(f":{SERVER}:", ":nobody:"))
+    try:
+        async with running(made_settings(cluster.server)) as application:
+            user = await new_user(admin, application)
+            answer = await user.ask(PAGE)
+            assert answer["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
+            status, state = await workers_of(application)
+            assert (status, state) == (503, "2 of 2 do not serve; the log says which")
+            assert [one.level for one in await found(cluster)] == ["failure"] * 2
+    finally:
+        cluster.passwords.write_text(passwords)
+
+
+async def test_a_role_on_a_worker_that_no_wall_holds(cluster: Cluster) -> None:
+    """A worker whose copy of the role has more rights than the coordinator's is found out."""
+    worker = cluster.workers[0]
+    alter = ("SET citus.enable_ddl_propagation = off", f"ALTER ROLE {SERVER} {{}}")
+    await execute(worker.url(), alter[0], alter[1].format("BYPASSRLS"))
+    try:
+        assert [one.level for one in await found(cluster)].count("failure") == 1
+    finally:
+        await execute(worker.url(), alter[0], alter[1].format("NOBYPASSRLS"))
+    assert {one.level for one in await findings(made_settings(cluster.server))} == {"ok"}
+
+
+async def test_a_third_worker(cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]") -> None:
+    """It is added and users move to it while they write and read: nobody sees an error, and nothing is lost."""
+    users = await some_users(admin, application)
+    async with under_load([user for port in users for user in users[port]]) as loads:
+        added = await cluster.add_node()
+        await cluster.join(added)
+        await admin.execute("SELECT citus_rebalance_start(shard_transfer_mode => 'block_writes')")
+        await admin.execute("SELECT citus_rebalance_wait()")
+        await everybody(loads)
+
+    assert [load.refused for load in loads] == [Counter()] * len(loads)
+    kept = await assert_kept(admin, loads)
+    shards = Counter(
+        row["nodeport"]
+        for row in await admin.fetch("SELECT nodeport FROM citus_shards WHERE table_name = 'tasks'::regclass")
+    )
+    assert len(shards) == 3
+    assert max(shards.values()) - min(shards.values()) <= 1
+    slowest = max(load.slowest for load in loads)
+    print("rebalanced:", shards, f"{kept} kept, the slowest request {slowest:.1f} s")  # noqa: T201 - as above
+    await test_every_shard_is_behind_a_wall(cluster)
+
+
+# Backups
+
+
+CHECKSUM = """
+    SELECT count(*), md5(string_agg({0}::text, ' ' ORDER BY {0}::text)) FROM {0}
+"""
+
+
+async def checksums(url: str) -> dict[str, Any]:
+    connection = await connect(url)
+    tables = ("users", "tasks", "task_clocks", "task_tags")
+    result = {table: tuple(await connection.fetchrow(CHECKSUM.format(table)) or ()) for table in tables}
+    await connection.close()
+    return result
+
+
+async def test_a_backup_is_restored_and_distributed(
+    cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]"
+) -> None:
+    """An ordinary owner restores a dump of the coordinator, and a server goes on while it is distributed anew."""
+    user = await new_user(admin, application)
+    await user.add("Saved", tags=["home"])
+    before = await checksums(cluster.server.owner_url)
+    where = ("--host", str(cluster.coordinator.folder), "--port", str(cluster.coordinator.port))
+    dump = cluster.run("pg_dump", *where, "--username", "postgres", "--extension", "plpgsql", DATABASE)
+    name = f"restored_{uuid4().hex}"
+    for node in cluster.nodes:
+        await execute(node.url(), "SET citus.enable_ddl_propagation = off", f"CREATE DATABASE {name} OWNER {OWNER}")
+        await execute(node.url(database=name), "CREATE EXTENSION citus")
+    await execute(
+        cluster.coordinator.url(database=name),
+        f"SELECT citus_set_coordinator_host('{HOST}', {cluster.coordinator.port})",
+        *(f"SELECT citus_add_node('{HOST}', {node.port})" for node in cluster.workers),
+    )
+    cluster.write("dump", dump)
+    cluster.run("psql", *where, "--username", OWNER, "--quiet", "--file", cluster.folder / "dump", name)
+    there = cluster.server.database(name)
+    owner = DatabaseURL(cluster.owner_url.replace("/taskql?", f"/{name}?"))
+    server = DatabaseURL(cluster.coordinator.url(SERVER, name))
+    assert await checksums(there.owner_url) == before
+    await migrate(owner, server)
+
+    async with running(made_settings(there)) as restored:
+        same = User(user.id, user.email, user.token, restored.http)
+        await same.add("Before it is distributed")
+        before = await checksums(there.owner_url)
+        await migrate(owner, server, spread=True)
+        assert await distributed(there)
+        assert await checksums(there.owner_url) == before
+        task = await same.add("After it")
+        await same.data(WRITES["complete"], id=task["id"])
+        titles = (await same.data("{ tasks { nodes { title } } }"))["tasks"]["nodes"]
+        assert [row["title"] for row in titles] == ["After it", "Before it is distributed", "Saved"]

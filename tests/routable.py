@@ -1,0 +1,165 @@
+"""Which statements a Citus cluster sends to one worker as they are, told by their constructs.
+
+Each rule is what Citus has refused, or has carried out in parts that reach every worker.
+"""
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    Alias,
+    BinaryExpression,
+    BindParameter,
+    Case,
+    Cast,
+    Column,
+    ColumnElement,
+    Delete,
+    FromClause,
+    Insert,
+    Select,
+    Table,
+    Update,
+)
+from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql.elements import ClauseElement
+from sqlalchemy.sql.expression import CTE
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import ScalarSelect
+
+from app.database.checks import FORCED
+
+
+@dataclass(frozen=True)
+class Functions:
+    """Names of functions, as PostgreSQL's catalog has them."""
+
+    changing: Container[str]
+    """Those that may give another result for the same arguments."""
+    void: Container[str]
+    """Those without a result."""
+
+
+def problems(construct: ClauseElement, functions: Functions) -> list[str]:
+    """What keeps a statement from being sent to one worker; nothing for one that touches no user's data."""
+    parts = list(_parts(construct))
+    if not any(_is_of_users(part) for part in parts):
+        return []
+    return [
+        *(problem for part in parts for problem in _unbound(part)),
+        *(problem for part in parts for problem in _inserts(part)),
+        *(problem for part in parts for problem in _changing(part, functions)),
+        *_void(construct, functions),
+    ]
+
+
+def _parts(element: Any) -> Iterator[Any]:
+    """Everything that a construct is made of, each once."""
+    seen, waiting = set[int](), [element]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        waiting += part.get_children()
+        waiting += getattr(part, "_independent_ctes", ())  # CTEs that nothing selects from: no public name
+
+
+def _table(source: Any) -> Table | None:
+    while isinstance(source, Alias) and not isinstance(source, CTE):
+        source = source.element
+    return source if isinstance(source, Table) else None
+
+
+def _is_of_users(source: Any) -> bool:
+    table = _table(source)
+    return table is not None and table.name in FORCED
+
+
+def _unbound(part: Any) -> Iterator[str]:
+    """Tables of users' data that are not narrowed to the bound user, each for itself."""
+    sources: list[Any] = []
+    if isinstance(part, Select):
+        sources = [leaf for source in part.get_final_froms() for leaf in _leaves(source)]
+    elif isinstance(part, Update | Delete):
+        sources = [part.table]
+    for source in filter(_is_of_users, sources):
+        if not any(_binds(condition, source) for condition in _conditions(part)):
+            yield f"{_name(source)} is not narrowed to $user_id"
+
+
+def _leaves(source: Any) -> Iterator[FromClause]:
+    if hasattr(source, "left") and hasattr(source, "right"):
+        yield from _leaves(source.left)
+        yield from _leaves(source.right)
+    else:
+        yield source
+
+
+def _conditions(part: Any) -> list[ColumnElement[bool]]:
+    where = part.whereclause
+    return [] if where is None else list(_conjuncts(where))
+
+
+def _conjuncts(condition: Any) -> Iterator[ColumnElement[bool]]:
+    if getattr(condition, "operator", None) is operators.and_:
+        for clause in condition.clauses:
+            yield from _conjuncts(clause)
+    else:
+        yield condition
+
+
+def _binds(condition: Any, source: FromClause) -> bool:
+    if not isinstance(condition, BinaryExpression) or condition.operator is not operators.eq:
+        return False
+    bound = isinstance(condition.right, BindParameter) and condition.right.key == "user_id"
+    return bound and condition.left is source.c.user_id
+
+
+def _inserts(part: Any) -> Iterator[str]:
+    if isinstance(part, CTE) and isinstance(part.element, Insert):
+        yield f"{part.name} inserts beside other parts"
+    if isinstance(part, Insert) and part.select is not None and _is_of_users(part.table):
+        selected: Any = part.select
+        (user,) = [
+            column for name, column in zip(_names(part), selected.selected_columns, strict=True) if name == "user_id"
+        ]
+        if not isinstance(user, Column):
+            yield f"{_name(part.table)} gets its user_id from no table"
+
+
+def _names(part: Any) -> list[str]:
+    return [getattr(column, "name", column) for column in part._select_names]  # noqa: SLF001 - it has no public name
+
+
+def _changing(part: Any, functions: Functions) -> Iterator[str]:
+    """Functions within CASE or coalesce() of what an UPDATE sets, but in a subquery."""
+    if isinstance(part, Update):
+        values: Any = part._values or {}  # noqa: SLF001 - as above
+        for column, value in values.items():
+            for choice in _within(value, (Case, FunctionElement)):
+                if isinstance(choice, Case) or choice.name == "coalesce":
+                    names = [found.name for found in _within(choice, FunctionElement)]
+                    yield from (f"{name}() chooses {column}" for name in names if name in functions.changing)
+
+
+def _within(value: Any, kind: Any) -> Iterator[Any]:
+    """The elements of a kind in a value, but in a subquery."""
+    if isinstance(value, kind):
+        yield value
+    if not isinstance(value, ScalarSelect):
+        for child in value.get_children():
+            yield from _within(child, kind)
+
+
+def _void(construct: ClauseElement, functions: Functions) -> Iterator[str]:
+    cast_ = {id(part.clause) for part in _parts(construct) if isinstance(part, Cast)}
+    for part in visitors.iterate(construct):
+        if isinstance(part, FunctionElement) and part.name in functions.void and id(part) not in cast_:
+            yield f"{part.name}() has no type"
+
+
+def _name(source: Any) -> str:
+    return str(getattr(source, "name", source))

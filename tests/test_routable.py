@@ -1,0 +1,189 @@
+"""Every statement that the server compiles has a form that a Citus cluster sends to one worker, whole."""
+
+import importlib.util
+import sys
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from conftest import Application, User
+from routable import Functions, problems
+from sqlalchemy import Text, bindparam, case, cast, func, insert, literal, null, select, update
+from sqlalchemy.sql.elements import ClauseElement
+from test_partitions import READS, WRITES
+
+from app.database.compiling import Statements
+from app.database.statements import Statement, compiled, user_id
+from app.entities import moving
+from app.models import CLOCKS, TAGS, TASKS
+from app.tasks.fields import TASK
+from app.tasks.purge import purge
+from app.tasks.recount import recount
+
+TASK_ID = "{ task { id } }"
+MORE = {
+    "due": '{ tasks(filter: { due: { gte: "2026-01-01", lt: "2027-01-01" } }) { totalCount nodes { id } } }',
+    "updated": '{ tasks(filter: { not: { updated: { lt: "2027-01-01T00:00:00Z" } } }) { nodes { id } } }',
+    "create with an id": f"""mutation {{
+        createTask(input: {{ id: "7b9c4f4e-2f5e-4a3c-9a51-1f6d3c0f9a11", title: "New" }}) {TASK_ID}
+    }}""",
+    "uncomplete": f"""mutation ($id: ID!) {{
+        setTaskCompleted(id: $id, completed: false, expectedVersion: 1) {TASK_ID}
+    }}""",
+    "everything": f"""mutation ($id: ID!) {{ updateTask(id: $id, input: {{
+        title: "T", description: "D", completed: true, priority: HIGH, dueDate: "2026-05-05", tags: ["a"]
+    }}) {TASK_ID} }}""",
+    "everything of many": """mutation { updateTasks(where: { filter: { search: "t" } }, atMost: 1000, input: {
+        title: "T", description: "D", completed: true, priority: HIGH, dueDate: "2026-05-05", tags: ["a"]
+    }) { affectedCount } }""",
+}
+
+
+class Record:
+    """The constructs that were compiled, by the text that came of it, and the statements of rows that are created."""
+
+    def __init__(self) -> None:
+        self.constructs: dict[str, ClauseElement] = {}
+        self.elsewhere: set[str] = set()
+
+    def compiled(self, construct: ClauseElement) -> Statement:
+        statement = compiled(construct)
+        self.constructs[statement.text] = construct
+        return statement
+
+    def creates(self, statement: Statement) -> None:
+        """A cluster has other statements for it."""
+        if statement.creation is not None:
+            statement.creation()
+            again = statement.after_loss or statement
+            self.elsewhere |= {statement.text, again.text}
+
+
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch) -> Record:
+    record = Record()
+    modules = [module for name, module in sys.modules.items() if name.startswith("app.")]
+    for module in modules:
+        if getattr(module, "compiled", None) is compiled:
+            monkeypatch.setattr(module, "compiled", record.compiled)
+    given = Statements.compiled
+
+    async def watched(*arguments: Any) -> Statement:
+        statement = await given(*arguments)
+        record.creates(statement)
+        return statement
+
+    monkeypatch.setattr(Statements, "compiled", watched)
+    for module in modules:
+        if any(isinstance(value, Statement) for value in vars(module).values()):
+            _executed_again(module)
+    return record
+
+
+def _executed_again(module: Any) -> None:
+    """A second copy of a module, for the statements that it compiles when it is read."""
+    spec = importlib.util.spec_from_file_location(f"{module.__name__}_again", module.__file__)
+    assert spec
+    assert spec.loader
+    copy = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = copy
+    try:
+        spec.loader.exec_module(copy)
+    finally:
+        del sys.modules[spec.name]
+
+
+@pytest.fixture
+async def functions(owner: "asyncpg.Connection[Any]") -> Functions:
+    rows = await owner.fetch(
+        "SELECT proname, provolatile <> 'i' AS changing, prorettype = 'void'::regtype AS void FROM pg_proc"
+    )
+    changing = {row["proname"] for row in rows if row["changing"]}
+    return Functions(changing, {row["proname"] for row in rows if row["void"]})
+
+
+async def test_all_statements_go_to_one_worker(
+    record: Record, functions: Functions, application: Application, alice: User
+) -> None:
+    """What reads and writes ask for, in all their shapes, and what commands do for each user."""
+    tasks = [(await alice.add(f"A task {n}", tags=["home", "work"]))["id"] for n in range(3)]
+    for query in {**READS, **WRITES, **MORE}.values():
+        names = {name: task for name, task in zip(("id", "other"), tasks, strict=False) if f"${name}:" in query}
+        await alice.ask(query, **names)
+    assert [seen async for seen in purge(application.database, timedelta(0))]
+    assert [seen async for seen in recount(application.database)]
+    moving.spread(TASK)
+
+    of_users = {text: construct for text, construct in record.constructs.items() if text not in record.elsewhere}
+    assert len(of_users) > len(READS) + len(WRITES)
+    found = {text: wrong for text, construct in of_users.items() if (wrong := problems(construct, functions))}
+    assert found == {}
+
+
+MINE = TASKS.c.user_id == user_id()
+NOW = func.statement_timestamp()
+BAD = {
+    "no user": (select(TASKS.c.id), "tasks is not narrowed to $user_id"),
+    "another user": (select(TASKS.c.id).where(TASKS.c.user_id == bindparam("id")), "tasks is not narrowed to $user_id"),
+    "a user of either": (select(TASKS.c.id).where(MINE | TASKS.c.completed), "tasks is not narrowed to $user_id"),
+    "a join by the task alone": (
+        select(TASKS.c.id).join(TAGS, TAGS.c.task_id == TASKS.c.id).where(MINE),
+        "task_tags is not narrowed to $user_id",
+    ),
+    "a subquery": (
+        select(TASKS.c.id).where(MINE, TASKS.c.id.in_(select(TAGS.c.task_id))),
+        "task_tags is not narrowed to $user_id",
+    ),
+    "an alias": (
+        select(TASKS.c.id, TASKS.alias("others").c.id).where(MINE),
+        "others is not narrowed to $user_id",
+    ),
+    "an update": (update(TASKS).values(title="x"), "tasks is not narrowed to $user_id"),
+    "an insert as a part": (
+        select(
+            insert(TASKS)
+            .values(user_id=user_id(), id=literal(UUID(int=1)), title="x")
+            .returning(TASKS.c.id)
+            .cte("made")
+        ),
+        "made inserts beside other parts",
+    ),
+    "an insert for a parameter": (
+        insert(TASKS).from_select(
+            ["user_id", "title"], select(user_id(), CLOCKS.c.user_id).where(CLOCKS.c.user_id == user_id())
+        ),
+        "tasks gets its user_id from no table",
+    ),
+    "a time that is chosen": (
+        update(TASKS).values(completed_at=case((TASKS.c.completed, NOW), else_=null())).where(MINE),
+        "statement_timestamp() chooses completed_at",
+    ),
+    "a time if there is none": (
+        update(TASKS).values(completed_at=func.coalesce(TASKS.c.completed_at, NOW)).where(MINE),
+        "statement_timestamp() chooses completed_at",
+    ),
+    "a column of no type": (
+        select(func.pg_notify(literal("a"), TASKS.c.title)).where(MINE),
+        "pg_notify() has no type",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_would_not(functions: Functions, name: str) -> None:
+    """Each rule finds what breaks it."""
+    construct, problem = BAD[name]
+
+    assert problem in " ".join(problems(construct, functions))
+
+
+def test_what_would(functions: Functions) -> None:
+    """The same, as it goes to one worker."""
+    clock = select(NOW.label("at")).cte("clock")
+    chosen = case((TASKS.c.completed, select(clock.c.at).scalar_subquery()), else_=null())
+    done = update(TASKS).values(completed_at=chosen).where(MINE).returning(TASKS.c.id).cte("done")
+    told = cast(func.pg_notify(literal("a"), literal("b")), Text)
+
+    assert problems(select(told, done.c.id), functions) == []
