@@ -94,7 +94,7 @@ class Task(Owned, Base):
     priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     due_date: Mapped[date | None] = mapped_column(Date)
     tags: Mapped[list[str]] = mapped_column(ARRAY(String(TAG_LENGTH)), server_default=text("'{}'"))
-    # Triggers give a place and a version to what is written without them, and move `updated_at`.
+    # Triggers set the position and the version if a write does not, and update `updated_at`.
     position: Mapped[str] = mapped_column(Text(collation="C"), server_default=text("''"))
     version: Mapped[int] = mapped_column(Integer, server_default=text("0"), server_onupdate=FetchedValue())
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
@@ -107,7 +107,7 @@ class Task(Owned, Base):
         Text, Computed("search_key(title) || chr(768) || search_key(coalesce(description, ''))", persisted=True)
     )
 
-    # An update, too, reads back what triggers have set.
+    # Updates, too, read back what triggers have set.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy has it
     __table_args__ = (
         CheckConstraint(r"title ~ '\S'", "title_not_blank"),

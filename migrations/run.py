@@ -67,7 +67,8 @@ async def migrate(
 ) -> list[str]:
     """Apply missing revisions, and create the server's role with its privileges. Returns the applied revisions.
 
-    With `spread`, the tables are distributed over the machines of a Citus cluster, as later ones are from then on.
+    With `spread`, the tables are distributed over the machines of a Citus cluster. Tables of later revisions then are,
+    too.
     """
     engine = create_async_engine(owner.sqlalchemy, connect_args=owner.connect_arguments({}), poolclass=NullPool)
     try:

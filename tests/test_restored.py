@@ -249,7 +249,7 @@ async def test_the_warning(before: Place, restores: Restores) -> None:
     there = await restores.restore()
 
     (warning,) = await there.warnings()
-    assert "restored or copied, or a standby took over" in warning
+    assert "restored or copied, or a standby was promoted" in warning
     assert "run `taskql restored`" in warning
     code, lines = await there.command("doctor")
     assert code == 1

@@ -227,6 +227,6 @@ class Connection:
 
 
 async def _close(connection: Connection) -> None:
-    if connection.pooled.is_valid:  # SQLAlchemy closes it itself when a session has lost it
+    if connection.pooled.is_valid:  # otherwise SQLAlchemy has closed it, after a session lost it
         await greenlet_spawn(connection.pooled.invalidate)
     await greenlet_spawn(connection.pooled.close)

@@ -82,7 +82,7 @@ class Database:
         self._writers = Turns[UUID](math.inf, 1)
         # Behind a transaction pooler no session state needs a reset: the next statement may run in another session.
         self._has_sessions = not url.pooled
-        # Whether the tables are distributed over a cluster: asked once, and again when a write fails as if they were.
+        # Whether the tables are distributed over a cluster. Queried once, and again if a write fails as if they were.
         self._is_distributed: bool | None = None
         # The `time.monotonic` of the last failure that is not transient.
         self.last_trouble = -math.inf
@@ -156,7 +156,7 @@ class Database:
             return row
 
     async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
-        """Retry after a lost connection, a deadlock or a serialization failure."""
+        """Retry after one of the errors in AGAIN."""
         for pause in PAUSES:
             if isinstance(error, Lost):
                 self._distrust(error)
@@ -176,10 +176,10 @@ class Database:
 
     @asynccontextmanager
     async def session(self, owner: UUID | None) -> AsyncIterator[AsyncSession]:
-        """A session of SQLAlchemy acting as a user, or as none, on a connection of the user's share.
+        """An SQLAlchemy session that acts as a user, or as none, on a connection of the user's share.
 
-        It is committed at the end, or rolled back if the block raises. All that it does has the time of one statement.
-        Nothing is tried again; what the database cannot do now is Unavailable.
+        It is committed at the end, or rolled back if the block raises. The whole block has the time limit of one
+        statement. Nothing is retried. Raises Unavailable if the database is unreachable or busy.
         """
         failed, own = None, False
         try:
@@ -190,7 +190,7 @@ class Database:
                     try:
                         yield session
                         await session.commit()
-                    except Exception as error:  # noqa: BLE001 - raised again when the connection is in order
+                    except Exception as error:  # noqa: BLE001 - raised again after the connection is cleaned up
                         failed, own = error, isinstance(error, OSError) and not connection.is_closed()
                     await session.close()
                     if self._has_sessions:
@@ -201,7 +201,7 @@ class Database:
             self._end(failed, own=own)
 
     def _end(self, failed: Exception, *, own: bool) -> NoReturn:
-        """Raise what has ended a session; `own` is an error of the block that the driver could have raised, too."""
+        """Raise the error that ended a session. `own` means that it comes from the block and not from the driver."""
         if isinstance(driver_error(failed), OUTDATED):
             self._connections.distrust()
         if own or is_refusal(failed) or not isinstance(failed, FAILURES):
@@ -258,7 +258,7 @@ async def _at_once(connection: Any, owner: UUID, statement: Statement, values: V
 
 
 async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row | None:
-    """On a cluster."""
+    """Run a write on a cluster."""
     try:
         await cluster.begin(connection, owner, statement, values)
     except LOSSES as error:
@@ -283,10 +283,10 @@ class Lost(Unavailable):
 
 
 class Distributed(Unavailable):
-    """A write has failed, with nothing done, because the tables are distributed by now."""
+    """A write failed without effect, because the tables have been distributed since the server asked."""
 
 
-# How it fails.
+# The errors of such a write.
 _MISDIRECTED = (asyncpg.InternalServerError, asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError)
 # Errors after which a write is retried.
 AGAIN = (Lost, Distributed, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
@@ -300,7 +300,7 @@ def _doubt(lent: Connection, error: Exception) -> NoReturn:
 
 
 def _lose(error: Exception) -> NoReturn:
-    """Mark that what has failed so may be tried again. The loss of a worker would be met again."""
+    """Raise Lost, which allows a retry, unless the error is a timeout or the loss of a worker, which would repeat."""
     if type(error) is TimeoutError or is_of_worker(error):
         raise error
     raise Lost("The database cannot be reached; try again.") from error

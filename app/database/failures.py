@@ -44,7 +44,7 @@ _READ_ONLY = "25006"
 # The database is not, or not yet again, as `taskql migrate` leaves it: a table, column, function, schema or type does
 # not exist, or permission is denied.
 _UNPREPARED = {"42P01", "42703", "42883", "3F000", "42704", "42501"}
-# What a cluster's coordinator reports when it has lost a worker.
+# The coordinator of a cluster reports these if it has lost a worker.
 _WORKER_LOST = {"08000", "08003", "08006", "57P01", "XX000"}
 
 
@@ -66,13 +66,13 @@ def sqlstate(error: BaseException) -> str:
 
 
 def is_lasting(error: BaseException) -> bool:
-    """Whether a failure lasts until the database is changed: it is unprepared or read-only, or has lost a worker."""
+    """Whether a failure lasts until an operator acts: the database is not migrated, read-only, or lost a worker."""
     state = sqlstate(error)
     return state in _UNPREPARED or state == _READ_ONLY or (state in _WORKER_LOST and is_of_worker(error))
 
 
 def is_of_worker(error: BaseException) -> bool:
-    """Whether the session itself is intact: the coordinator of a cluster reports the failure of one of its workers."""
+    """Whether the coordinator of a cluster reports the failure of a worker, so that the session itself is intact."""
     return getattr(error, "severity_en", None) == "ERROR"
 
 
@@ -82,7 +82,7 @@ def failure(error: BaseException) -> RequestError | None:
     state = sqlstate(error)
     if isinstance(error, _UNREACHABLE) or state[:2] in _REFUSED_CLASSES:
         return Unavailable("The database cannot be reached; try again.")
-    # A cluster's coordinator passes a worker's message on, but not the name of the constraint.
+    # The coordinator of a cluster passes on a worker's message, but not the name of the constraint.
     if state == "23503" and "users" in (getattr(error, "constraint_name", None) or str(error)):
         return Unauthenticated("The account of this token no longer exists.")
     if state[:2] in _PASSING_CLASSES or state in _PASSING_STATES:

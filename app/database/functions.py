@@ -63,7 +63,7 @@ CONFIGURED = {
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),
 }
 ALL = (*QUALIFIED, *CONFIGURED)
-# Called by triggers alone, which run as the owner.
+# Called only by triggers, which run as the owner.
 OF_TRIGGERS = ("tell(uuid, integer)",)
 FOR_THE_SERVER = tuple(name for name in ALL if name not in (*TRIGGERS, *OF_TRIGGERS))
 # A generated column of `tasks` calls it as the role that writes. It reads only its argument.

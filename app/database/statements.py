@@ -47,9 +47,9 @@ class Statement:
 
     A `repeatable` statement is idempotent, because its arguments contain the ids of the rows that it creates.
 
-    A statement that begins its write itself, in its only execution, has another in `after_loss`, for when it may have
-    been carried out already, for clusters, and to say why it refused. One that creates has `creation`, which makes what
-    does the same on a cluster.
+    A statement that begins its write itself, in a single execution, has an alternative in `after_loss`: for a retry
+    after a lost connection, for clusters, and to find out why it rejected a write. A statement that creates rows has
+    `creation`, which returns the equivalent for clusters.
     """
 
     text: str
@@ -72,11 +72,11 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """The statements of a transaction that creates rows on a cluster, where the clock has counted them already.
+    """The statements of a transaction that creates rows on a cluster, where the clock has already counted them.
 
-    `insert` inserts those that are not there. `look` has the answer, and in `new` how many of them are new, which is 0
-    where any is refused. `settle` has the clock count the `known` ones no more. Without it there is one row alone:
-    inserted, it is the answer.
+    `insert` inserts rows that do not exist. `look` returns the result, with the number of new rows in `new`, which is 0
+    if any row is rejected. `settle` subtracts the `known` rows from the counter. Without `settle` there is a single
+    row, and if `insert` inserts it, that is the result.
     """
 
     insert: Statement

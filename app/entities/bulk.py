@@ -90,7 +90,7 @@ def create(entity: Entity, payload: Selection) -> Statement:
 
 
 def _creation(entity: Entity, payload: Selection) -> Creation:
-    """The same on a cluster, where the clock has counted all the rows already."""
+    """The equivalent of `create` on a cluster, where the clock has already counted the rows."""
     return Creation(_insert(entity), _look(entity, payload), _settle(entity))
 
 
@@ -104,7 +104,7 @@ def _insert(entity: Entity) -> Statement:
 
 
 def _look(entity: Entity, payload: Selection) -> Statement:
-    """What this write has made has the version of the clock."""
+    """The result of the write. Rows that it has created have the version of the clock."""
     now, given = clock(entity.counter), _given(entity)
     present = _present(entity, given)
     taken = _taken(entity, given, present)
@@ -133,13 +133,13 @@ def _settle(entity: Entity) -> Statement:
 
 
 def _present(entity: Entity, given: CTE) -> CTE:
-    """The rows with these ids that are there."""
+    """The existing rows with these ids."""
     table = entity.table
     return select(table).where(table.c.user_id == user_id(), _is_among(table.c.id, given)).cte("present")
 
 
 def _taken(entity: Entity, given: CTE, present: CTE) -> CTE:
-    """The places of the ids that other content has."""
+    """The indexes of ids that exist with other content."""
     changed = or_(*(present.c[name].is_distinct_from(given.c[name]) for name in entity.at_creation))
     return select(given.c.place).join(present, present.c.id == given.c.id).where(changed).cte("taken")
 

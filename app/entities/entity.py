@@ -125,7 +125,7 @@ class Entity:
     declared: tuple[Field, ...]
     # Conditions that do not belong to a single field.
     more_conditions: Mapping[str, Condition] = field(default_factory=dict)
-    # Columns that are written along with others, from what is written, the row before an update, and the time.
+    # Derived columns, computed from the columns written, the row before an update, and the time.
     following: Callable[[Contents, Columns | None, ColumnElement[Any]], Contents] = _none_follow
     # For filters with a selective condition that has its own index.
     few: Callable[[Reader, Shape], Few | None] = _no_few

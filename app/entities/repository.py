@@ -225,7 +225,7 @@ class Repository:
         return self._many(payload, row, self._bulk_problems(row, at_most))
 
     def _rows(self, given: Sequence[Values]) -> tuple[list[dict[str, Any]], list[Problem]]:
-        """The rows to create, for the statement's JSON, and what is wrong with them, with their places in the paths."""
+        """The rows to create, for the statement's JSON, and their problems, with the rows' indexes in the paths."""
         if not 1 <= len(given) <= MOST_CREATED:
             many = self._entity.many
             few = f"create{many[0].upper()}{many[1:]} takes 1 to {MOST_CREATED} {words(many)}; these are {len(given)}."

@@ -43,8 +43,8 @@ from app.entities.content import parameters
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
 
-# statement_timestamp() instead of now(): the transaction begins before it waits for the lock of the clock. Updates take it from the
-# clock's row, beside the version: a cluster refuses a function within CASE there.
+# statement_timestamp() instead of now(): the transaction begins before it waits for the lock of the clock. Updates read
+# it from the CTE of the clock, because Citus rejects a function within CASE in an update.
 NOW = func.statement_timestamp()
 # How many rows a user may own, including those in the trash.
 QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
@@ -102,7 +102,7 @@ def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
 
 
 def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
-    """The same on a cluster, where the clock has counted the row already."""
+    """The equivalent of `create` on a cluster, where the clock has already counted the row."""
     now, before = clock(entity.counter), present(entity)
     rows = _inserted(entity, change, CLOCKS, and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA))
     shown = _shown(entity, payload, entity.table)
@@ -124,7 +124,7 @@ def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
 
 
 def _is_same(entity: Entity, before: CTE, change: Change) -> ColumnElement[bool]:
-    """Whether the row that is there has the content that one was to be created with."""
+    """Whether the existing row has the content of the row to create."""
     given = parameters(entity, change.columns)
     return and_(*(before.c[name].is_not_distinct_from(value) for name, value in given.items()))
 
@@ -231,7 +231,7 @@ def present(entity: Entity, *, in_trash: bool = True) -> CTE:
 
 
 def clock(*more: ColumnElement[Any]) -> CTE:
-    """The user's clock as this write has moved it on, and the time of the write."""
+    """The user's clock, as advanced by this write, and the time of the write."""
     columns = CLOCKS.c.user_id, CLOCKS.c.version, NOW.label("at"), *more
     return select(*columns).where(CLOCKS.c.user_id == user_id()).cte("clock")
 
