@@ -377,7 +377,7 @@ REFUSED = {
     "users are hidden": (
         ["ALTER TABLE users ENABLE ROW LEVEL SECURITY"],
         {"DATABASE_OWNER_URL": ""},
-        "hides the users",
+        "hides users",
     ),
     "revisions are missing": (["DELETE FROM alembic_version"], {}, "taskql migrate"),
     "an option that is none": ([], {"LOG_LEVEL": "x"}, "LOG_LEVEL"),
