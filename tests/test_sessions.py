@@ -187,8 +187,10 @@ async def count(session: AsyncSession, _about: UUID) -> tuple[int | None, int | 
 
 
 @work
-async def get(session: AsyncSession, about: UUID) -> list[Any]:
-    return [await session.get(Task, (FOREIGN[0], about)), await session.get(Account, FOREIGN[0])]
+async def get(session: AsyncSession, about: UUID) -> list[bool]:
+    """Whether a task of Alice and her account are found by their keys."""
+    found = [await session.get(Task, (FOREIGN[0], about)), await session.get(Account, FOREIGN[0])]
+    return [item is not None for item in found]
 
 
 @work
@@ -266,13 +268,17 @@ def walled(request: pytest.FixtureRequest) -> Application:
     return application
 
 
-async def test_what_is_read_is_the_callers(walled: Application, foreign: dict[str, Any], bob: User) -> None:
+async def test_what_is_read_is_the_callers(
+    walled: Application, foreign: dict[str, Any], alice: User, bob: User
+) -> None:
     """No query of mapped classes shows anything of another user, with row security or without."""
-    (bob,) = at(walled, bob)
+    alice, bob = at(walled, alice, bob)
     await bob.add("His")
+    assert await ran(alice, "get", foreign["id"]) == "[True, True]"
+    assert len((await ran(alice, "read", foreign["id"])).split(", ")) == 8  # each query finds what is hers
 
     assert await ran(bob, "read", foreign["id"]) == "[]"
-    assert await ran(bob, "get", foreign["id"]) == "[None, None]"
+    assert await ran(bob, "get", foreign["id"]) == "[False, False]"
     assert await ran(bob, "count") == "(1, 1, 1)"
 
 
@@ -364,7 +370,9 @@ def test_every_table_of_users_data_is_behind_wall_1() -> None:
     classes = [mapper.class_ for mapper in Base.registry.mappers if "user_id" in mapper.columns]
 
     assert {kind for kind in classes if not issubclass(kind, Owned)} == set()
-    assert len(classes) == len([table for table in Base.metadata.tables.values() if "user_id" in table.c])
+    tables = [table for table in Base.metadata.tables.values() if "user_id" in table.c]
+    assert len(classes) == len(tables)
+    assert {table.primary_key.columns.keys()[0] for table in tables} == {"user_id"}
 
 
 # Transactions
@@ -526,6 +534,24 @@ async def test_a_connection_that_is_lost(sessions: Application, alice: User, own
 
     assert await refused(alice, "end_backend") == UNAVAILABLE
     assert await stored(owner, alice) == {}
+    assert await ran(alice, "pid") != before
+
+
+async def test_a_connection_that_is_lost_after_the_commit(
+    sessions: Application, alice: User, owner: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was committed is answered as done, whatever becomes of the connection then."""
+    (alice,) = at(sessions, alice)
+    before, reset = await ran(alice, "pid"), asyncpg.Connection.reset
+
+    async def lost(connection: "asyncpg.Connection[Any]") -> None:
+        await owner.execute("SELECT pg_terminate_backend($1, 5000)", connection.get_server_pid())
+        await reset(connection)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "reset", lost)
+        await ran(alice, "make")
+    assert len(await stored(owner, alice)) == 1
     assert await ran(alice, "pid") != before
 
 

@@ -181,7 +181,7 @@ class Database:
         It is committed at the end, or rolled back if the block raises. The whole block has the time limit of one
         statement. Nothing is retried. Raises Unavailable if the database is unreachable or busy.
         """
-        failed, own = None, False
+        failed, own, committed = None, False, False
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT):
                 lent = self._connections.idle(owner) or await self._connections.take(owner)
@@ -190,13 +190,15 @@ class Database:
                     try:
                         yield session
                         await session.commit()
+                        committed = True
                     except Exception as error:  # noqa: BLE001 - raised again after the connection is cleaned up
                         failed, own = error, isinstance(error, OSError) and not connection.is_closed()
                     await session.close()
                     if self._has_sessions:
                         await connection.reset()
         except FAILURES as error:
-            failed = failed or error
+            # A connection that fails after the commit is thrown away, and that is all.
+            failed = failed or (None if committed else error)
         if failed is not None:
             self._end(failed, own=own)
 
