@@ -65,7 +65,7 @@ class User(Base):
 class Owned:
     """Rows of one user. All ORM statements of a session are filtered by the user that it acts as."""
 
-    # The first column of the table, and so of its primary key.
+    # The first column of the table, and of its primary key.
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, sort_order=-1)
 
 

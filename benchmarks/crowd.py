@@ -121,7 +121,7 @@ def key_set(port: int) -> Iterator[KeySet]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Tell nobody."""
+            """Do not log."""
 
     with ThreadingHTTPServer(("127.0.0.1", port), Published) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -235,7 +235,7 @@ class Mutation:
     async def set_task_completed(self, info: Info, id: strawberry.ID, completed: bool) -> TaskPayload:
         row = await _find(info, id)
         if row is None:
-            missing = UserError(code="NOT_FOUND", message="You have no such task.", field=["id"])
+            missing = UserError(code="NOT_FOUND", message="There is no such task.", field=["id"])
             return TaskPayload(task=None, user_errors=[missing])
         row.completed, row.version = completed, row.version + 1
         row.completed_at = datetime.now(UTC) if completed else None

@@ -60,7 +60,7 @@ def _known(connection: Connection, table: str) -> bool:
 
 
 def _statements(connection: Connection, tables: Sequence[str]) -> Iterator[str]:
-    """The statements that distribute the tables. Triggers are dropped meanwhile: their rows are copied too."""
+    """The statements that distribute the tables. Triggers are dropped meanwhile: tags are copied, too."""
     triggers = [found for table in tables for found in _triggers(connection, table)]
     yield from (f"DROP TRIGGER {name} ON {table}" for table, name, _ in triggers)
     # Forced row-level security would hide all rows from the owner, who copies them.

@@ -197,7 +197,7 @@ class Database:
                     if self._has_sessions:
                         await connection.reset()
         except FAILURES as error:
-            # A connection that fails after the commit is thrown away, and that is all.
+            # A failure after the commit only closes the connection.
             failed = failed or (None if committed else error)
         if failed is not None:
             self._end(failed, own=own)
