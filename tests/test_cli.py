@@ -177,7 +177,7 @@ def test_a_setting_that_cannot_be(name: str, value: str) -> None:
 
 async def test_serve_names_missing_migrations_and_applies_them_when_told(empty: Server) -> None:
     """A database of one's own is migrated only on request."""
-    assert "lacks the revisions 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009" in refused(
+    assert "lacks the migrations 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009" in refused(
         "serve", "--port", "0", **environment(empty)
     )
 

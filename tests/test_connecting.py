@@ -149,7 +149,7 @@ async def test_those_who_follow(
             await owner.execute("ALTER ROLE taskql_app NOLOGIN")
             await owner.execute(END)
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while "trying again: InvalidAuth" not in caplog.text:  # noqa: ASYNC110 - nobody tells when
+                while "retrying: InvalidAuth" not in caplog.text:  # noqa: ASYNC110 - nobody tells when
                     await asyncio.sleep(0.05)
             await owner.execute("ALTER ROLE taskql_app LOGIN")
             await alice.add("Second")
@@ -157,7 +157,7 @@ async def test_those_who_follow(
 
     titles = [message["payload"]["data"]["taskChanges"]["task"]["title"] for message in (first, second)]
     assert titles == ["First", "Second"]
-    assert "listening for changes failed, trying again: InvalidAuthorizationSpecificationError" in caplog.text
+    assert "listening for changes failed, retrying: InvalidAuthorizationSpecificationError" in caplog.text
 
 
 def purging(postgres: Postgres) -> tuple[int, str]:

@@ -388,7 +388,7 @@ async def test_the_embedded_database_is_killed(tmp_path: Path, workers: str) -> 
         assert not (tmp_path / "postgres/postmaster.pid").exists()
         assert served.process.stderr
         said = served.process.stderr.read()
-    assert said.count("the embedded PostgreSQL has ended: it was started again") == 1
+    assert said.count("the embedded PostgreSQL stopped: it was restarted") == 1
     assert "Traceback" not in said, said
 
 

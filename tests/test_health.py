@@ -270,7 +270,7 @@ async def test_the_log_says_what_mends_it(
             await readiness(application)
 
     (line,) = caplog.messages
-    assert "Row security of tasks is not enabled and forced. As its owner: ALTER TABLE tasks" in line
+    assert "Row-level security of tasks is not enabled and forced. As its owner: ALTER TABLE tasks" in line
 
 
 def of_issuer(server: Server, url: str) -> Settings:

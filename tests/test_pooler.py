@@ -235,7 +235,7 @@ async def test_listening_through_a_pooler(
     listening.cancel()
     await asyncio.wait({listening})
 
-    assert "listening for changes failed, trying again: Deaf" in caplog.text
+    assert "listening for changes failed, retrying: NoEcho" in caplog.text
 
 
 @pytest.mark.pgbouncer

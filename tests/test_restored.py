@@ -249,7 +249,7 @@ async def test_the_warning(before: Place, restores: Restores) -> None:
     there = await restores.restore()
 
     (warning,) = await there.warnings()
-    assert "restored or copied, or a standby took over" in warning
+    assert "restored or copied, or a standby was promoted" in warning
     assert "run `taskql restored`" in warning
     code, lines = await there.command("doctor")
     assert code == 1
@@ -377,7 +377,7 @@ REFUSED = {
     "users are hidden": (
         ["ALTER TABLE users ENABLE ROW LEVEL SECURITY"],
         {"DATABASE_OWNER_URL": ""},
-        "hides the users",
+        "hides users",
     ),
     "revisions are missing": (["DELETE FROM alembic_version"], {}, "taskql migrate"),
     "an option that is none": ([], {"LOG_LEVEL": "x"}, "LOG_LEVEL"),

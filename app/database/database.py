@@ -1,4 +1,4 @@
-"""The database: one round trip for a read, a transaction for a write."""
+"""Runs statements: a read in one round trip, a write in a transaction."""
 
 import asyncio
 import logging
@@ -40,17 +40,18 @@ Values = Mapping[str, Any]
 Row = Mapping[str, Any]
 Transaction = Callable[..., Awaitable[Row | None]]
 
-# What a caller waits at most, in seconds: for other writes, for a connection and for the answer, twice if one was lost.
+# How long a caller waits at most for other writes, a connection and the result, with all retries, in seconds.
 COMMAND_TIMEOUT = 4.3
-# Before the second and the third try of a write that PostgreSQL has undone, in seconds; after a loss there is none.
+# Pauses before the second and third attempt of a write that PostgreSQL rolled back, in seconds. A lost connection is
+# replaced without a pause.
 PAUSES = (0.02, 0.1)
 
-# A session keeps the default it began with: an old one may be read-only where the database no longer is. One that is
-# younger than this, in seconds, tells how the database is.
+# A session keeps the defaults that it started with, so an old one may be read-only although the database no longer is.
+# A session younger than this, in seconds, shows the state of the database.
 YOUNG = 5.0
 
-# What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
-# statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
+# The settings of every session. Sorting is off so that pages scan an index in order: in a prepared statement, the
+# planner does not know how many tasks a user has, and prefers to sort what it expects to be a few rows.
 SESSION = {
     "timezone": "UTC",
     "statement_timeout": "4s",
@@ -63,13 +64,14 @@ SESSION = {
 
 
 def for_free(_payer: str, _seconds: float) -> None:
-    """What is not charged: commands have no other users to be fair to."""
+    """Charge nothing: commands do not compete with other users."""
 
 
 class Database:
-    """Statements run as one user each, on connections that are lent to them.
+    """Runs statements, each as one user, on pooled connections.
 
-    `quota` is how many tasks each user may own, those in the trash included. `spend` is told what time each takes.
+    `quota` is the number of tasks that a user may own, including those in the trash. `spend` is called with the time
+    that each statement takes.
     """
 
     def __init__(self, url: DatabaseURL, *, pool_size: int, quota: int, spend: Spend = for_free) -> None:
@@ -78,15 +80,15 @@ class Database:
         self._connections = Connections(self.engine, pool_size, spend)
         self._deadlines = Deadlines()
         self._writers = Turns[UUID](math.inf, 1)
-        # Behind a transaction pooler there is nothing of a session to reset: the next statement may meet another.
+        # Behind a transaction pooler no session state needs a reset: the next statement may run in another session.
         self._has_sessions = not url.pooled
-        # Whether the tables are distributed over a cluster: asked once, and again when a write fails as if they were.
+        # Whether the tables are distributed over a cluster. Queried once, and again if a write fails as if they were.
         self._is_distributed: bool | None = None
-        # When something was last found that does not pass by itself, as `time.monotonic` has it.
+        # The `time.monotonic` of the last failure that is not transient.
         self.last_trouble = -math.inf
 
     async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None:
-        """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
+        """The first column of the single row, in autocommit. Retried on a new connection if the connection is lost."""
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT):
                 try:
@@ -109,11 +111,11 @@ class Database:
             return body
 
     async def write(self, owner: UUID, statement: Statement, values: Values) -> Row:
-        """The one row of a writing statement, in a transaction.
+        """The single row of a writing statement, in a transaction.
 
-        One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile. After a
-        failure the commit may have happened, and the caller decides; but not where nothing was done yet, nor where
-        doing it again makes no difference.
+        Each user has one write at a time, so that writes that wait for the user's clock hold no connections. A write
+        that PostgreSQL rolled back is retried. After a lost connection it is retried only if nothing was executed yet
+        or the statement is idempotent; otherwise the error is raised, and the commit may have happened.
         """
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT):
@@ -138,10 +140,10 @@ class Database:
                 if self._is_distributed:
                     transaction = _in_parts
                 row = await transaction(connection, owner, statement, values)
-                if row is None:  # one execution has refused, and two say why
+                if row is None:  # rejected; this statement says why
                     row = await _at_once(connection, owner, statement.after_loss or statement, values)
             except LOSSES as error:
-                # A backend that was ended after the commit would have sent the result instead of its farewell.
+                # The backend was terminated before the commit: after a commit, the result would have arrived first.
                 is_undone = isinstance(error, asyncpg.AdminShutdownError) and not self._is_distributed
                 if statement.repeatable or is_undone:
                     _lose(error)
@@ -156,7 +158,7 @@ class Database:
             return row
 
     async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
-        """What was lost, and what a deadlock or serialization failure has undone whole."""
+        """Retry after one of the errors in AGAIN."""
         for pause in PAUSES:
             if isinstance(error, Lost):
                 self._distrust(error)
@@ -170,16 +172,16 @@ class Database:
         raise error
 
     def _distrust(self, lost: "Lost") -> None:
-        """Once more is safe, but on a connection that was opened after the loss was noticed."""
-        log.warning("a connection was lost, trying another: %s", type(lost.__cause__).__name__)
+        """Retry only on a connection that is opened from now on."""
+        log.warning("a connection was lost, retrying on another: %s", type(lost.__cause__).__name__)
         self._connections.distrust()
 
     @asynccontextmanager
     async def session(self, owner: UUID | None) -> AsyncIterator[AsyncSession]:
-        """A session of SQLAlchemy acting as a user, or as none, on a connection of the user's share.
+        """An SQLAlchemy session that acts as a user, or as none, on a connection of the user's share.
 
-        It is committed at the end, or rolled back if the block raises. All that it does has the time of one statement.
-        Nothing is tried again; what the database cannot do now is Unavailable.
+        It is committed at the end, or rolled back if the block raises. The whole block has the time limit of one
+        statement. Nothing is retried. Raises Unavailable if the database is unreachable or busy.
         """
         failed, own, committed = None, False, False
         try:
@@ -191,19 +193,19 @@ class Database:
                         yield session
                         await session.commit()
                         committed = True
-                    except Exception as error:  # noqa: BLE001 - raised again when the connection is in order
+                    except Exception as error:  # noqa: BLE001 - raised again after the connection is cleaned up
                         failed, own = error, isinstance(error, OSError) and not connection.is_closed()
                     await session.close()
                     if self._has_sessions:
                         await connection.reset()
         except FAILURES as error:
-            # A connection that fails after the commit is thrown away, and that is all.
+            # A failure after the commit only closes the connection.
             failed = failed or (None if committed else error)
         if failed is not None:
             self._end(failed, own=own)
 
     def _end(self, failed: Exception, *, own: bool) -> NoReturn:
-        """Raise what has ended a session; `own` is an error of the block that the driver could have raised, too."""
+        """Raise the error that ended a session. `own` means that it comes from the block and not from the driver."""
         if isinstance(driver_error(failed), OUTDATED):
             self._connections.distrust()
         if own or is_refusal(failed) or not isinstance(failed, FAILURES):
@@ -211,7 +213,7 @@ class Database:
         self._tell(failed)
 
     async def notify(self, channel: str) -> None:
-        """Send an empty notification, on whichever connection; Unavailable where it cannot be sent."""
+        """Send an empty notification on any connection. Raises Unavailable if it cannot be sent."""
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT), await self._connections.take(None) as connection:
                 await connection.execute(f"NOTIFY {channel}")
@@ -219,7 +221,7 @@ class Database:
             self._tell(error)
 
     def _tell(self, error: Exception) -> NoReturn:
-        """Turn what the driver and the pool raise into the failures that callers know."""
+        """Raise the expected failure for an error of the driver or the pool."""
         known = failure(error)
         if known is None:
             raise error
@@ -243,23 +245,27 @@ class Database:
 
 
 async def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Row | None:
-    """A statement that begins its write itself; no row where it refuses, or where another write was faster."""
+    """Run a statement that begins its write itself. It returns no row if it rejects the write.
+
+    It fails if another write was faster, which leaves the clock where it was: see `_changed_at_once` in
+    app.entities.writing.
+    """
     try:
         row: Row | None = await connection.fetchrow(statement.text, *statement.arguments(values))
-    except asyncpg.InvalidTextRepresentationError:  # see `_changed_at_once` in app.entities.writing
+    except asyncpg.InvalidTextRepresentationError:
         return None
     return row
 
 
 async def _at_once(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row:
-    """In one round trip: what is sent together is one transaction."""
+    """Begin and write in one round trip: asyncpg sends both executions in one implicit transaction."""
     executions = statement.beginning(owner), statement.continuing(values)
     rows: list[Row] = await connection.fetchmany(statement.text, executions)
     return rows[-1]
 
 
 async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row | None:
-    """On a cluster."""
+    """Run a write on a cluster."""
     try:
         await cluster.begin(connection, owner, statement, values)
     except LOSSES as error:
@@ -280,28 +286,28 @@ def _engine(url: DatabaseURL) -> AsyncEngine:
 
 
 class Lost(Unavailable):
-    """The connection was lost, and a second try does nothing that was done already."""
+    """The connection was lost, and a retry is safe."""
 
 
 class Distributed(Unavailable):
-    """A write has failed, with nothing done, because the tables are distributed by now."""
+    """A write failed without effect, because the tables have been distributed since the server asked."""
 
 
-# How it fails.
+# The errors of such a write.
 _MISDIRECTED = (asyncpg.InternalServerError, asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError)
-# What is carried out again.
+# Errors after which a write is retried.
 AGAIN = (Lost, Distributed, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
 def _doubt(lent: Connection, error: Exception) -> NoReturn:
-    """Have a write that was refused as read-only, with nothing done, tried again on a new session if this was old."""
+    """Retry a statement that was rejected as read-only, if the session is old. Nothing was executed."""
     if monotonic() - lent.opened < YOUNG:
         raise error
-    raise Lost("The database takes no writes now; try again.") from error
+    raise Lost("The database currently accepts no writes; try again.") from error
 
 
 def _lose(error: Exception) -> NoReturn:
-    """Mark that what has failed so may be tried again. The loss of a worker would be met again."""
+    """Raise Lost, which allows a retry, unless the error is a timeout or the loss of a worker, which would repeat."""
     if type(error) is TimeoutError or is_of_worker(error):
         raise error
     raise Lost("The database cannot be reached; try again.") from error

@@ -1,7 +1,6 @@
-"""Which database this is, as far as PostgreSQL tells, and which one it was when somebody last looked.
+"""The fingerprint of a database, to detect that it was restored or replaced since it was last checked.
 
-A dump that is restored is in another database, a base backup that is recovered on another timeline. A standby that has
-become the primary is on another timeline too.
+A restored dump has another database oid. A recovered base backup and a promoted standby have another timeline.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ _CONTROL = ("pg_control_system()", "pg_control_checkpoint()")
 
 
 class Identity(NamedTuple):
-    """The cluster, its history, and the database in it; None for what PostgreSQL does not tell this role."""
+    """The cluster, its timeline, and the database in it. None for what the role may not read."""
 
     system_identifier: str | None
     timeline: int | None
@@ -24,11 +23,11 @@ class Identity(NamedTuple):
 
 
 def current(session: Session) -> Identity:
-    """The database of a connection."""
+    """The identity of the session's database."""
     oid = select(cast(cast(_databases.c.oid, Text), BigInteger)).where(_databases.c.datname == func.current_database())
     database_oid: int = session.execute(oid).scalar_one()
     allowed = [func.has_function_privilege(name, literal("EXECUTE", Text)) for name in _CONTROL]
-    if not session.execute(select(and_(*allowed))).scalar_one():  # some hosts keep it to themselves
+    if not session.execute(select(and_(*allowed))).scalar_one():  # some hosting providers do not allow it
         return Identity(None, None, database_oid)
     system = func.pg_control_system().table_valued(column("system_identifier"))
     checkpoint = func.pg_control_checkpoint().table_valued(column("timeline_id", Integer))
@@ -40,7 +39,7 @@ def current(session: Session) -> Identity:
 
 
 def seen(session: Session) -> Identity | None:
-    """The database as it was last seen; None where nobody has looked."""
+    """The identity that was stored last; None if there is none."""
     state = session.get(State, 1, populate_existing=True)
     if state is None or state.database_oid is None:
         return None
@@ -48,13 +47,13 @@ def seen(session: Session) -> Identity | None:
 
 
 def remember(session: Session) -> None:
-    """From now on this is the database that was seen."""
+    """Store the current identity."""
     values: dict[str, Any] = current(session)._asdict()
     session.execute(update(State).values(values))
 
 
 def differs(session: Session) -> bool:
-    """Whether this is another database than the one that was last seen, in what PostgreSQL told then and tells now."""
+    """Whether the current identity differs from the stored one, in the parts that are known of both."""
     before = seen(session)
     if before is None:
         return False

@@ -1,8 +1,8 @@
-"""SQLAlchemy's sessions, for everything that is not on a hot path: the models in the usual way, behind both walls.
+"""SQLAlchemy sessions that act as one user, for everything that is not on a hot path.
 
-A session acts as one user. Wall 1 stands here: what the ORM reads, updates or deletes is narrowed to the user's rows,
-and a flush refuses objects of others. Wall 2 is the row security of PostgreSQL. Statements on tables instead of mapped
-classes, statements as text and inserts in bulk have wall 2 alone.
+Two layers isolate users. The first is here: ORM reads, updates and deletes are filtered by user, and a flush rejects
+objects of other users. The second is PostgreSQL's row-level security. Statements on tables instead of mapped classes,
+text statements and bulk inserts have only the second layer.
 """
 
 from typing import Any
@@ -26,51 +26,51 @@ from sqlalchemy.pool import PoolProxiedConnection
 from app.database.failures import driver_error
 from app.models import Owned, User
 
-# The function of PostgreSQL that refuses rows which a policy does not allow.
+# PostgreSQL's function that rejects rows which violate a policy.
 ROW_SECURITY = "ExecWithCheckOptions"
-# Where a session keeps whom it acts as.
+# The key of the session's user in its `info`.
 OWNER = "owner"
 
 
 class ForeignObject(Exception):
-    """A flush was to write an object of another user; a bug of the code that put it in the session."""
+    """A flush would write an object of another user, which is a bug in the code that added it to the session."""
 
 
 class ActingSession(Session):
-    """A session that acts as the user in its `info`, in each of its transactions."""
+    """A session whose transactions act as the user in its `info`."""
 
 
 def acting(engine: AsyncEngine, lent: PoolProxiedConnection, owner: UUID | None) -> AsyncSession:
-    """A session on a connection that is lent; None acts as no user. Closed for good, it leaves the connection open."""
+    """A session on a lent connection, which it does not close. Without an owner it acts as no user."""
     connection = AsyncConnection(engine, Connection(engine.sync_engine, lent))
     kind = Session if owner is None else ActingSession
     return AsyncSession(
         connection,
         sync_session_class=kind,
         info={OWNER: owner},
-        # Objects stay readable when their session has ended, where nothing can be loaded any more.
+        # Objects stay readable after their session, when nothing can be loaded any more.
         expire_on_commit=False,
-        # One that was kept must not go on with a connection which is lent to another user by then.
+        # A closed session must not use the connection again, which may be lent to another user by then.
         close_resets_only=False,
     )
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether row security has refused to write a row; its SQLSTATE is that of missing rights."""
+    """Whether row-level security has rejected a row. The SQLSTATE alone could also mean a missing privilege."""
     cause = driver_error(error)
     return isinstance(cause, asyncpg.InsufficientPrivilegeError) and cause.server_source_function == ROW_SECURITY
 
 
 @event.listens_for(ActingSession, "after_begin")
 def _act(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    """Begin a transaction as the user. SET LOCAL, since a cluster hands on no other setting."""
+    """Begin a transaction as the user. SET LOCAL is the only kind of setting that a cluster propagates."""
     if not transaction.nested:
         connection.exec_driver_sql(f"SET LOCAL app.user_id = '{session.info[OWNER]}'")
 
 
 @event.listens_for(ActingSession, "do_orm_execute")
 def _narrow(state: ORMExecuteState) -> None:
-    """Narrow a statement to the user's rows, wherever in it a mapped class occurs."""
+    """Filter a statement by user, for each mapped class in it."""
     if state.is_orm_statement and (state.is_select or state.is_update or state.is_delete):
         state.statement = state.statement.options(*_criteria(state.session.info[OWNER]))
 
@@ -84,7 +84,7 @@ def _criteria(owner: UUID) -> tuple[LoaderCriteriaOption, LoaderCriteriaOption]:
 
 @event.listens_for(Owned, "before_insert", propagate=True)
 def _give(_mapper: Mapper[Any], _connection: Connection, new: Owned) -> None:
-    """A new object without a user is the user's whom the session acts as."""
+    """Set the user of a new object to the session's user, if it has none."""
     owner = _owner(new)
     if owner is not None and new.user_id is None:
         new.user_id = owner
@@ -110,7 +110,7 @@ def _owner(written: object) -> UUID | None:
 
 
 def _refuse(written: object, key: str) -> None:
-    """Refuse to write what is another user's, or was when it was read."""
+    """Raise ForeignObject for an object that belongs to another user, or did when it was read."""
     owner, history = _owner(written), get_history(written, key)
     if owner is not None and {*history.unchanged, *history.added, *history.deleted} != {owner}:
         raise ForeignObject(f"A session of one user must not write a {type(written).__name__} of another.")

@@ -1,4 +1,4 @@
-"""The clock of a user in a session: its lock puts the writes of a user one behind the other."""
+"""A user's clock in a session. Its lock serializes the writes of the user."""
 
 from uuid import UUID
 
@@ -11,14 +11,14 @@ from app.models import TaskClock
 
 
 async def locked(session: AsyncSession, owner: UUID) -> TaskClock:
-    """The user's clock, made if there is none, and locked until the transaction ends.
+    """The user's clock, created if there is none, and locked until the transaction ends.
 
-    Lock it before the tasks, as the server's writes do, or two writes may wait for each other.
+    Lock it before tasks, as the server's writes do, to avoid deadlocks.
     """
     await session.execute(insert(TaskClock).values(user_id=owner).on_conflict_do_nothing())
     return (await session.scalars(select(TaskClock).where(TaskClock.user_id == owner).with_for_update())).one()
 
 
 async def tell(session: AsyncSession, clock: TaskClock) -> None:
-    """Tell the servers that the clock has moved, when the transaction is committed."""
+    """Notify servers of the clock when the transaction commits."""
     await session.execute(select(func.pg_notify(CHANNEL, f"{clock.user_id} {clock.version}")))

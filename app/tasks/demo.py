@@ -10,7 +10,7 @@ from app.models import PRIORITIES, Task
 
 
 async def fill(database: Database, owner: UUID) -> None:
-    """Give a user the demo tasks, in this order by their ids."""
+    """Create the demo tasks for a user, with ids in this order."""
     tasks = _tasks()
     for task, task_id in zip(tasks, sorted(uuid7() for _ in tasks), strict=True):
         task.id = task_id

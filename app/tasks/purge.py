@@ -1,4 +1,4 @@
-"""Removing what has been in the trash for long, user by user."""
+"""Permanently deletes tasks that have been in the trash for some time, user by user."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,10 +19,10 @@ BATCH = 1000
 
 
 async def purge(database: Database, older_than: timedelta) -> AsyncIterator[tuple[int, int]]:
-    """Remove tasks that were deleted before then; yields, a user at a time, how many users were seen and tasks removed.
+    """Purge tasks deleted longer ago than this. Yields, after each user, how many users were seen and tasks purged.
 
-    Each batch is a transaction, and users come in the order of their ids: whatever was done before an interruption
-    stays done, and the next run goes through it quickly.
+    Each batch is a transaction, and users are processed by id. So an interrupted run keeps what it has done, and the
+    next run passes that quickly.
     """
     before, users, removed = datetime.now(UTC) - older_than, 0, 0
     async for owner in each_user(database):
@@ -33,20 +33,20 @@ async def purge(database: Database, older_than: timedelta) -> AsyncIterator[tupl
 
 
 async def _purge(database: Database, owner: UUID, before: datetime) -> int:
-    """Remove one batch of a user's old trash; a trigger notes which sync tokens no longer tell the whole story."""
+    """Purge one batch of a user's old trash. A trigger invalidates the sync tokens that would miss these removals."""
     old = select(Task.id).where(Task.deleted_at < before).limit(BATCH)
     async with database.session(owner) as session:
-        # Most users have none, and looking locks nothing.
+        # Most users have none. This query takes no locks.
         if not await session.scalar(select(old.exists())):
             return 0
         await clocks.locked(session, owner)
-        # An array is looked up in the index. With a sub-select the planner of a new table compares all with all.
+        # An array, for lookups in the index: with a subquery on a new table, the planner compares all pairs of rows.
         gone = delete(Task).where(Task.id == any_(func.array(old.scalar_subquery()))).returning(Task.id)
         return len((await session.scalars(gone, execution_options={"synchronize_session": False})).all())
 
 
 async def each_user(database: Database) -> AsyncIterator[UUID]:
-    """All users, in the order of their ids; StartupError where they cannot be listed."""
+    """All users, ordered by id. Raises StartupError if they cannot be listed."""
     last: Any = UUID(int=0)
     while last is not None:
         ids = await _users_after(database, last)
@@ -61,8 +61,8 @@ async def _users_after(database: Database, last: UUID) -> Sequence[UUID]:
         try:
             return (await session.scalars(select(page.c.id))).all()
         except DBAPIError as error:
-            # The function reads with row_security off: where row security would hide users it fails.
+            # The function has row_security=off: it fails if row-level security would hide users.
             if not isinstance(driver_error(error), asyncpg.InsufficientPrivilegeError):
                 raise
             reason = driver_error(error)
-    raise StartupError(f"The users cannot be listed: {reason}. `taskql doctor` says more.")
+    raise StartupError(f"The users cannot be listed: {reason}. Run `taskql doctor`.")

@@ -1,4 +1,4 @@
-"""Comparing the counters of tasks with the tasks there are, user by user."""
+"""Compares the task counters with the actual tasks, user by user."""
 
 from collections.abc import AsyncGenerator
 
@@ -16,9 +16,9 @@ _STORED = select(func.coalesce(func.max(TaskClock.tasks), 0))
 
 
 async def recount(database: Database) -> AsyncGenerator[tuple[int, int], None]:
-    """Correct the counters that are wrong; yields, a user at a time, how many users were seen and how many were wrong.
+    """Correct wrong counters. Yields, after each user, how many users were checked and how many were wrong.
 
-    Looking locks nothing. A wrong counter is corrected under the lock that all of the user's writes take.
+    The comparison takes no locks. A wrong counter is corrected while holding the lock that the user's writes take.
     """
     users, wrong = 0, 0
     async for owner in each_user(database):

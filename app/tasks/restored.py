@@ -1,10 +1,11 @@
-"""After a restore: all clocks jump ahead, and all tasks get new versions.
+"""After a restore: advances all clocks, and gives all tasks new versions.
 
-Clients have sync tokens and versions from after the moment that was restored, and the clocks would give them out again
-for other writes. A clock that has jumped is beyond all that it has ever shown, and what was purged is moved there too:
-so each older token begins anew. Versions change because somebody may have written between the restore and the jump.
+Clients have sync tokens and versions from after the restored backup, which the clocks would issue again for other
+writes. So each clock jumps beyond all values that it has ever had, and `purged_through` with it, which makes older
+tokens invalid. Tasks get new versions because there may have been writes between the restore and the jump.
 
-The jump is random, within bounds: who restores the same dump twice must not get the same versions twice.
+The size of the jump is random, within bounds, so that restoring the same dump twice does not give the same versions
+twice.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from app.tasks import clocks
 T = TypeVar("T")
 
 SMALLEST_JUMP, LARGEST_JUMP = 50_000_000, 100_000_000
-# The last clock from which a jump leaves as much room again for writes.
+# The highest clock from which a jump leaves room for another jump.
 LAST_START = 2**31 - 1 - 2 * LARGEST_JUMP
 BATCH = 1000
 TRIES = 10
@@ -35,7 +36,7 @@ Work = Callable[[AsyncSession, UUID], Awaitable[T]]
 
 
 class Progress(NamedTuple):
-    """How many users were seen, tasks given new versions, and users left alone whose clocks have no room."""
+    """The number of users seen, of tasks with new versions, and of users skipped because their clocks have no room."""
 
     users: int
     tasks: int
@@ -43,13 +44,13 @@ class Progress(NamedTuple):
 
 
 async def jump(database: Database) -> AsyncIterator[Progress]:
-    """Move the clocks of all users ahead, as the tables' owner, who acts as one user after the other.
+    """Advance the clocks of all users, as the tables' owner, which acts as each user in turn.
 
-    May be interrupted and run again: what has jumped jumps once more.
+    May be interrupted and run again; clocks then jump again.
     """
-    await _refuse_blindness(database)
-    size = random.randint(SMALLEST_JUMP, LARGEST_JUMP)  # noqa: S311 - it keeps no secret
-    await _let_new_users_begin_later(database, size)
+    await _check_that_users_are_visible(database)
+    size = random.randint(SMALLEST_JUMP, LARGEST_JUMP)  # noqa: S311 - not a secret
+    await _advance_new_users(database, size)
     done = Progress(0, 0, 0)
     async for owner in _users(database):
         try:
@@ -62,7 +63,7 @@ async def jump(database: Database) -> AsyncIterator[Progress]:
 
 
 async def _restamped(database: Database, owner: UUID, through: int) -> int:
-    """Give all tasks with versions up to this one new ones; how many there were."""
+    """Give new versions to all tasks with versions up to `through`. Returns their number."""
     stamped, count = 0, BATCH
     while count == BATCH:
         count = await _patiently(database, owner, partial(_restamp, through=through))
@@ -71,21 +72,21 @@ async def _restamped(database: Database, owner: UUID, through: int) -> int:
 
 
 async def remember(database: Database) -> None:
-    """Note which database this is: nobody need be warned any more."""
+    """Store the fingerprint of the database, which ends the warning of `taskql doctor`."""
     async with database.session(None) as session:
         await session.run_sync(fingerprint.remember)
 
 
-async def _refuse_blindness(database: Database) -> None:
-    """Whoever is shown none of the users would move no clock, and say that all is done."""
+async def _check_that_users_are_visible(database: Database) -> None:
+    """Raise StartupError if row-level security hides users, so that their clocks would be skipped silently."""
     async with database.session(None) as session:
         if await session.scalar(select(func.row_security_active(literal("users", Text)))):
             raise StartupError(
-                "Row security hides the users from this role: name the tables' owner in DATABASE_OWNER_URL."
+                "Row-level security hides users from this role: use the tables' owner in DATABASE_OWNER_URL."
             )
 
 
-async def _let_new_users_begin_later(database: Database, size: int) -> None:
+async def _advance_new_users(database: Database, size: int) -> None:
     begins = State.first_version + size
     async with database.session(None) as session:
         await session.execute(update(State).values(first_version=begins).where(State.first_version <= LAST_START))
@@ -103,7 +104,7 @@ async def _users(database: Database) -> AsyncIterator[UUID]:
 
 
 async def _patiently(database: Database, owner: UUID, work: Work[T]) -> T:
-    """What a transaction of a user gives. It is tried again: servers write too, and may hold the user's clock."""
+    """Run work in a transaction of a user. Retried, because servers may hold the user's clock."""
     for _ in range(TRIES - 1):
         try:
             async with database.session(owner) as session:
@@ -115,7 +116,7 @@ async def _patiently(database: Database, owner: UUID, work: Work[T]) -> T:
 
 
 async def _jump(session: AsyncSession, owner: UUID, *, size: int) -> int | None:
-    """The clock where it then stands; None where it has no room."""
+    """Advance the clock. Returns its new version, or None if it has no room."""
     clock = await clocks.locked(session, owner)
     if clock.version >= LAST_START:
         return None
@@ -125,7 +126,7 @@ async def _jump(session: AsyncSession, owner: UUID, *, size: int) -> int | None:
 
 
 async def _restamp(session: AsyncSession, owner: UUID, *, through: int) -> int:
-    """Give a batch of a user's older tasks, in the trash or not, the version of this write; how many these are."""
+    """Give the version of this write to a batch of a user's older tasks, including the trash. Returns their number."""
     clock = await clocks.locked(session, owner)
     some = func.array(select(Task.id).where(Task.version <= through).limit(BATCH).scalar_subquery())
     stamp = update(Task).values(version=clock.version + 1).where(Task.id == any_(some)).returning(Task.id)
