@@ -334,7 +334,7 @@ async def test_there_are_few_sockets_without_a_token(
 
     for client in silent[:2]:
         code, reason = await client.closed()
-        assert (code, reason.split(";")[0]) == (1013, "Too many sockets wait here for connection_init")
+        assert (code, reason.split(";")[0]) == (1013, "Too many sockets have not sent connection_init")
     for client in silent[2:]:
         await client.initialise(alice)
 
@@ -716,7 +716,7 @@ async def test_a_user_has_so_many_sockets(
                 assert await client.receive() == {"type": "connection_ack"}
                 break
 
-    assert (code, reason) == (1013, "A user has at most 2 sockets here; close others, or try again later.")
+    assert (code, reason) == (1013, "A user may have 2 sockets here; close others, or retry later.")
 
 
 async def test_messages_that_are_not_charged_have_a_pace(
