@@ -114,8 +114,8 @@ class BoundedRequests(HttpToolsProtocol):
     """uvicorn's protocol for HTTP, with limits for requests that are too large, too slow, or abandoned.
 
     It rejects malformed and ambiguous requests, after the responses to earlier requests on the connection. One timer
-    per connection, instead of one per request, checks whether the client is too slow. The task of a request whose client
-    disconnects is cancelled.
+    per connection, instead of one per request, checks whether the client is too slow. The task of a request whose
+    client disconnects is cancelled.
     """
 
     # Slots are faster, and each request uses these attributes.
