@@ -33,7 +33,7 @@ class DateTimeRange:
 
 @strawberry.input(
     description="Selects the tasks that meet all conditions. Omitted and null conditions are ignored. At most 50"
-    " conditions, and 1,000 values per list."
+    " conditions, and 1,000 values per list; more get the error LIMIT_EXCEEDED."
 )
 class TaskFilter:
     ids: list[strawberry.ID] | None = strawberry.field(
@@ -52,9 +52,11 @@ class TaskFilter:
     tags_any: list[str] | None = strawberry.field(
         description="The task has at least one of these tags, in the same case. An empty list matches no task."
     )
-    due: DateRange | None = strawberry.field(description="The due date. Tasks without one match only `isNull: true`.")
-    created: DateTimeRange | None = strawberry.field(description="The time of `createdAt`.")
-    updated: DateTimeRange | None = strawberry.field(description="The time of `updatedAt`.")
+    due: DateRange | None = strawberry.field(
+        description="The range of `dueDate`. Tasks without a due date match only `isNull: true`."
+    )
+    created: DateTimeRange | None = strawberry.field(description="The range of `createdAt`.")
+    updated: DateTimeRange | None = strawberry.field(description="The range of `updatedAt`.")
     trashed: bool | None = strawberry.field(
         default=False,
         description="true: only tasks in the trash; false: only tasks that are not. Allowed on the outermost filter"
@@ -71,8 +73,8 @@ class TaskFilter:
 
 @strawberry.enum(description="The field to sort tasks by.")
 class TaskOrderField(Enum):
-    CREATED_AT = strawberry.enum_value("CREATED_AT", description="`createdAt`.")
-    UPDATED_AT = strawberry.enum_value("UPDATED_AT", description="`updatedAt`.")
+    CREATED_AT = strawberry.enum_value("CREATED_AT", description="The time of creation, `createdAt`.")
+    UPDATED_AT = strawberry.enum_value("UPDATED_AT", description="The time of the last change, `updatedAt`.")
     DUE_DATE = strawberry.enum_value(
         "DUE_DATE", description="`dueDate`. In ascending order, tasks without a due date come last."
     )
@@ -154,7 +156,8 @@ class UpdateTaskInput:
 class TaskSelector:
     ids: list[strawberry.ID] | None = strawberry.field(
         default=UNSET,
-        description="At most 1,000 ids. Ids of tasks that you do not have are reported as NOT_FOUND and skipped.",
+        description="At most 1,000 ids. Ids that are not found are reported as NOT_FOUND and skipped; the other tasks"
+        " are changed.",
     )
     filter: TaskFilter | None = strawberry.field(
         default=UNSET,

@@ -16,7 +16,8 @@ Expected = Annotated[
     int | None,
     strawberry.argument(
         description="The `version` that you last read. If the task has another version, nothing is changed, and the"
-        " error is VERSION_CONFLICT. Omit it to change any version."
+        " error is VERSION_CONFLICT. Omit it to change any version. If you retry a mutation that succeeded, you get"
+        " this error, too."
     ),
 ]
 NewTask = Annotated[CreateTaskInput, strawberry.argument(description="The task to create.")]
@@ -29,7 +30,7 @@ AtMost = Annotated[
     int | None,
     strawberry.argument(
         description="1 to 1,000. If more tasks are selected, nothing is changed, and the error is LIMIT_EXCEEDED. The"
-        " cost of the operation is this number of rows."
+        " number is also the cost of the mutation, in rows."
     ),
 ]
 DryRun = Annotated[
@@ -53,7 +54,10 @@ class Mutation:
         written = await context.tasks().create(selection, input.content())
         return payload(selection, written, context.principal.user_id)
 
-    @strawberry.mutation(graphql_type=TaskPayload, description="Change a task that is not in the trash. Safe to retry.")
+    @strawberry.mutation(
+        graphql_type=TaskPayload,
+        description="Change a task that is not in the trash. Safe to retry without `expectedVersion`.",
+    )
     async def update_task(
         self,
         info: Info,
@@ -67,7 +71,8 @@ class Mutation:
 
     @strawberry.mutation(
         graphql_type=TaskPayload,
-        description="Set whether a task is done. It must not be in the trash. Safe to retry, since it does not toggle.",
+        description="Set whether a task is done. It must not be in the trash. It does not toggle, so it is safe to"
+        " retry.",
     )
     async def set_task_completed(
         self,

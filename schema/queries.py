@@ -23,7 +23,8 @@ Filter = Annotated[
 OrderBy = Annotated[
     list[TaskOrder] | None,
     strawberry.argument(
-        description="The fields to sort by, the most significant one first. By default the newest tasks come first."
+        description="The fields to sort by, the most significant one first. Each field at most once. By default the"
+        " newest tasks come first."
     ),
 ]
 First = Annotated[
@@ -56,7 +57,8 @@ def _rendered(text: str | None) -> Rendered | None:
 
 @strawberry.type(
     description="Queries about the user whose token the request carries. Without a valid token each field fails with"
-    " the error UNAUTHENTICATED."
+    " the error UNAUTHENTICATED, with an invalid argument with BAD_USER_INPUT. The cost of an operation, counted in"
+    ' rows, is limited; send `"extensions": {"cost": true}` with a request to see it.'
 )
 class Query:
     @strawberry.field(graphql_type=User, description="The user's account.")

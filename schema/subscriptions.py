@@ -28,7 +28,8 @@ class Subscription:
         graphql_type=TaskChange,
         description="Each change of the user's tasks as it happens, starting from a token of the query `taskChanges`"
         " or of an earlier change. The error FULL_SYNC_REQUIRED means that the token cannot be continued: run the query"
-        " `taskChanges` with it first, and drop your copy.",
+        " `taskChanges` with it, which starts a full sync. LIMIT_EXCEEDED means that the user has too many"
+        " subscriptions.",
     )
     async def task_changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
         members = {name: info.context.selection(info, name) for name in ("TaskUpserted", "TaskRemoved")}

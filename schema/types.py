@@ -122,7 +122,7 @@ class Task(Node):
     )
     position: str = strawberry.field(
         description="Sort key of the manual order. Compare keys by character code (`<` in JavaScript), not by locale."
-        " Moving another task can change it, too."
+        " It can also change when another task is moved."
     )
     version: int = strawberry.field(
         description="Increases with each change of the task, not always by 1. Pass it as `expectedVersion` to detect"
@@ -140,10 +140,12 @@ class Task(Node):
 @strawberry.type(description="Position of a page in its list.")
 class PageInfo:
     has_next_page: bool = strawberry.field(
-        description="Whether tasks follow this page. With `first` and `before`, only tasks before that cursor count."
+        description="Whether tasks follow this page. If you page forward with `before` set, only tasks before that"
+        " cursor count."
     )
     has_previous_page: bool = strawberry.field(
-        description="Whether tasks precede this page. With `last` and `after`, only tasks after that cursor count."
+        description="Whether tasks precede this page. If you page backward with `after` set, only tasks after that"
+        " cursor count."
     )
     start_cursor: str | None = strawberry.field(
         description="Cursor of the first task; null if the page is empty. Pass it as `before`, with `last`, to get the"
@@ -236,8 +238,8 @@ class UserErrorCode(Enum):
 
 @strawberry.type(description="An error that the user can correct.")
 class UserError:
-    code: UserErrorCode = strawberry.field(description="For programs.")
-    message: str = strawberry.field(description="For people, in English: what is wrong.")
+    code: UserErrorCode = strawberry.field(description="What is wrong, for programs.")
+    message: str = strawberry.field(description="What is wrong, for people, in English.")
     field: list[str] | None = strawberry.field(
         description='Path of the input field, such as `["input", "title"]` or `["inputs", "0", "id"]`; null if no'
         " single"
