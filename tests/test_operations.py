@@ -383,7 +383,7 @@ async def test_scheduled_purges(site: Site, tmp_path: Path, kind: str) -> None:
     command = scheduled(kind).replace("/etc/taskql.env", shlex.quote(str(settings)))
     command = command.replace("/srv/taskql/.venv/bin/taskql", shlex.quote(str(TASKQL)))
 
-    assert "Removed 1 tasks" in run(tmp_path, "sh", "-euc", command)
+    assert "Deleted 1 tasks" in run(tmp_path, "sh", "-euc", command)
 
 
 async def test_a_new_role_for_the_server(site: Site) -> None:
