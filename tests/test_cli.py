@@ -248,8 +248,8 @@ CHANGES = {
     "ARG_CHANGED_KIND: Argument Query.task(id:)": ("    id: ID!\n  ): Task\n", "    id: ID\n  ): Task\n"),
     "VALUE_REMOVED_FROM_ENUM: Enum value TaskPriority.SOMEDAY": ("  LOW\n", "  LOW SOMEDAY\n"),
     "FIELD_CHANGED_KIND: Field Task.dueDate": (
-        '  dueDate: Date\n\n  """At most 20 labels',
-        '  dueDate: Date! """At most 20 labels',
+        '  dueDate: Date\n\n  """\n  At most 20 different',
+        '  dueDate: Date! """At most 20 different',
     ),
     "FIELD_CHANGED_KIND: Field CreateTaskInput.title": (
         '  title: String!\n\n  """\n  A UUID',
