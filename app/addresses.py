@@ -32,10 +32,10 @@ class Proxies:
         client, hop, left = peer, 0, forwarded
         while left and self._trusts(client, hop):
             left, _, last = left.rpartition(",")
-            told = address(last)
-            if told is None:
+            entry = address(last)
+            if entry is None:
                 break
-            client, hop = str(told), hop + 1
+            client, hop = str(entry), hop + 1
         return client
 
     def _trusts(self, client: str, hop: int) -> bool:

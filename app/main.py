@@ -26,7 +26,7 @@ from app.identity import accounts
 from app.identity.tokens import Authenticator, Principal, Signer
 from app.live.followers import Realtime
 from app.observability.metrics import Record, Recorded, Telemetry
-from app.operations import GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.operations import GraphQLRequest, GraphQLResponse, ResponseStream
 from app.origins import Origins
 from app.settings import OFF, Settings
 from app.sharing.places import Places
@@ -86,11 +86,11 @@ def create_app(settings: Settings, metrics_listener: socket.socket | None = None
         readiness.stopping()
         endpoint.stop()
 
-    told = partial(before_stopping, stopping, streams.close, settings.drain_seconds)
+    on_start = partial(before_stopping, stopping, streams.close, settings.drain_seconds)
     ends = [realtime.close, authenticator.close, preparation.close, rates.close, probe.close, database.close]
     last = [telemetry.close, *([tracing.close] if tracing else [])]
     routes = [*health.routes(readiness), *_routes(settings.root_path)]
-    lifespan = _lifespan(told, ends, last, partial(metrics_port.exposed, settings, metrics_listener))
+    lifespan = _lifespan(on_start, ends, last, partial(metrics_port.exposed, settings, metrics_listener))
     app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers(settings.root_path + GRAPHQL))
     app.proxies = Proxies(networks(settings.forwarded_allow_ips), settings.forwarded_hops)
     app.state.database, app.state.probe, app.state.readiness, app.state.rates = database, probe, readiness, rates
@@ -180,7 +180,7 @@ def executing(admission: Admission, authenticator: Authenticator, places: Places
     """The function that transports call for each request."""
     engine, limit = admission.engine, admission.engine.gauge.limits.cost
 
-    async def execute(request: GraphQLRequest, record: Record) -> GraphQLAnswer | ResponseStream:
+    async def execute(request: GraphQLRequest, record: Record) -> GraphQLResponse | ResponseStream:
         remembered = authenticator.remembered(request.authorization)
         caller = remembered or await _caller(authenticator, request)
         record.user_id = user_id = caller.user_id if isinstance(caller, Principal) else None
@@ -194,25 +194,25 @@ def executing(admission: Admission, authenticator: Authenticator, places: Places
                 results = engine.subscribe(operation, request.variables, context)
                 request.leave()  # subscriptions have their own limit
                 return ResponseStream(
-                    _answers(results, request, partial(record.cost, limit)), context.principal.expires_at
+                    _responses(results, request, partial(record.cost, limit)), context.principal.expires_at
                 )
             result = await engine.execute(operation, request.variables, context, is_large=request.is_large)
         except RequestErrors as refused:
             return _refused(refused.errors, request)
         except RequestError as error:
             return _refused([located_error(error)], request)
-        return _answer(result, request, partial(record.cost, limit))
+        return _response(result, request, partial(record.cost, limit))
 
     return execute
 
 
-async def _answers(
+async def _responses(
     results: AsyncGenerator[ExecutionResult, None], request: GraphQLRequest, cost: Callable[[], Any]
-) -> AsyncGenerator[GraphQLAnswer, None]:
+) -> AsyncGenerator[GraphQLResponse, None]:
     try:
         async with aclosing(results):
             async for result in results:
-                yield _answer(result, request, cost)
+                yield _response(result, request, cost)
     except RequestErrors as refused:
         yield _refused(refused.errors, request)
     except GraphQLError as error:
@@ -263,16 +263,16 @@ def _rates(settings: Settings) -> Rates:
     return Rates(users, addresses, seconds, SharedCounters(url.get_secret_value()) if url else Windows())
 
 
-def _answer(result: ExecutionResult, request: GraphQLRequest, cost: Callable[[], Any]) -> GraphQLAnswer:
+def _response(result: ExecutionResult, request: GraphQLRequest, cost: Callable[[], Any]) -> GraphQLResponse:
     entries: dict[str, Any] = {"errors": _formatted(result.errors, request)} if result.errors else {}
     entries["data"] = result.data
     if request.extensions and request.extensions.get("cost") is True:
         entries["extensions"] = {"cost": cost()}
-    return GraphQLAnswer(entries, executed=True)
+    return GraphQLResponse(entries, executed=True)
 
 
-def _refused(errors: list[GraphQLError], request: GraphQLRequest) -> GraphQLAnswer:
-    return GraphQLAnswer({"errors": _formatted(errors, request)}, executed=False)
+def _refused(errors: list[GraphQLError], request: GraphQLRequest) -> GraphQLResponse:
+    return GraphQLResponse({"errors": _formatted(errors, request)}, executed=False)
 
 
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:

@@ -58,7 +58,7 @@ class GraphQLRequest:
 
 
 @dataclass(slots=True)
-class GraphQLAnswer:
+class GraphQLResponse:
     """The entries of a GraphQL response, and whether the operation was executed."""
 
     entries: dict[str, Any]
@@ -72,23 +72,23 @@ class ResponseStream:
     A response that was not executed is the last one: the subscription could not start, or failed.
     """
 
-    answers: AsyncGenerator[GraphQLAnswer, None]
+    responses: AsyncGenerator[GraphQLResponse, None]
     expires_at: float
 
 
-Execute = Callable[[GraphQLRequest], Awaitable[GraphQLAnswer | ResponseStream]]
+Execute = Callable[[GraphQLRequest], Awaitable[GraphQLResponse | ResponseStream]]
 
 
-async def each(answered: GraphQLAnswer | ResponseStream) -> AsyncGenerator[GraphQLAnswer, None]:
+async def each(outcome: GraphQLResponse | ResponseStream) -> AsyncGenerator[GraphQLResponse, None]:
     """The single response, or each response of the stream."""
-    if isinstance(answered, GraphQLAnswer):
-        yield answered
+    if isinstance(outcome, GraphQLResponse):
+        yield outcome
         return
     try:
-        async for answer in answered.answers:
-            yield answer
+        async for response in outcome.responses:
+            yield response
     finally:
-        await answered.answers.aclose()
+        await outcome.responses.aclose()
 
 
 _KINDS = {"query": str, "documentId": str, "operationName": str, "variables": dict, "extensions": dict}

@@ -66,13 +66,13 @@ async def bring_up_to_date(settings: Settings, *, citus: bool = False) -> list[s
             "Migrations cannot go through a pooler: set DATABASE_OWNER_URL to a direct connection as the owner, or set"
             " DATABASE_DIRECT_URL."
         )
-    return await _patiently(owner, lambda: migrate(owner, server, citus=citus))
+    return await _retrying(owner, lambda: migrate(owner, server, citus=citus))
 
 
 async def findings(settings: Settings) -> list[Finding]:
     """The findings of `checks`, as the server's role."""
     server = server_url(settings)
-    return await _patiently(server, lambda: _inspect(server, partial(_checked, server)))
+    return await _retrying(server, lambda: _inspect(server, partial(_checked, server)))
 
 
 async def report(settings: Settings, progress: Progress | None = None, *, embedded: bool = False) -> list[Finding]:
@@ -165,7 +165,7 @@ def _counted(users: int, wrong: int, *, whole: bool) -> Finding:
 async def _open_to_all(settings: Settings) -> list[Finding]:
     try:
         server = server_url(settings)
-        return [await _patiently(server, lambda: _inspect(server, checks.open_to_all))]
+        return [await _retrying(server, lambda: _inspect(server, checks.open_to_all))]
     except StartupError:
         return []  # reported by the other checks
 
@@ -173,7 +173,7 @@ async def _open_to_all(settings: Settings) -> list[Finding]:
 async def _owner(owner: DatabaseURL, server: DatabaseURL) -> Finding:
     """Check that the owner can log in, as `serve` does to find missing migrations, and can do what `migrate` needs."""
     try:
-        await _patiently(owner, lambda: _inspect(owner, missing))
+        await _retrying(owner, lambda: _inspect(owner, missing))
         if server.role and server.role != owner.role:
             return await _inspect(owner, partial(checks.server_role, role=server.role))
     except StartupError as error:
@@ -190,7 +190,7 @@ async def refuse_failures(settings: Settings) -> list[Finding]:
     if settings.database_owner_url is not None:
         owner = owner_url(settings)
         # The server's role may not exist before the first migration.
-        lacking = checks.migrations(await _patiently(owner, lambda: _inspect(owner, missing)))
+        lacking = checks.migrations(await _retrying(owner, lambda: _inspect(owner, missing)))
         if lacking.level == "failure":
             raise StartupError(str(lacking))
     found = await findings(settings)
@@ -213,7 +213,7 @@ def _checked(url: DatabaseURL, connection: Connection) -> list[Finding]:
     return checks.database(connection, missing(connection), url)
 
 
-async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
+async def _retrying(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
     """Retry for a few seconds, since the database may still be starting; then raise StartupError."""
     loop = asyncio.get_running_loop()
     deadline, pause = loop.time() + PATIENCE_SECONDS, FIRST_PAUSE_SECONDS

@@ -56,7 +56,7 @@ class Context:
         """The caller's account, and the caller's objects by id."""
         return Viewer(self.services.database, self.principal.user_id, self.services.statements)
 
-    async def away(self, work: Callable[[], T]) -> T:
+    async def on_thread(self, work: Callable[[], T]) -> T:
         """Run work on a thread because it would block the event loop; raises Unavailable if it takes too long."""
         is_user = isinstance(self.caller, Principal)
         return await self.services.preparation.run(self.payer, work, is_user=is_user)

@@ -339,13 +339,9 @@ async def test_a_database_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch
 
     async with await asyncio.start_server(no_tls, "127.0.0.1", 0) as listener:
         there = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        with pytest.raises(
-            StartupError, match=f"database at .*@{there}/db cannot be .*rejected SSL upgrade"
-        ):
+        with pytest.raises(StartupError, match=f"database at .*@{there}/db cannot be .*rejected SSL upgrade"):
             await startup.findings(at(f"postgresql://u:p@{there}/db?sslmode=require"))
-    with pytest.raises(
-        StartupError, match=r"database at .*nowhere\.invalid.* cannot be reached: .*(not known|resol)"
-    ):
+    with pytest.raises(StartupError, match=r"database at .*nowhere\.invalid.* cannot be reached: .*(not known|resol)"):
         await startup.findings(at("postgresql://u:p@nowhere.invalid/db"))
     assert asked > 2
 

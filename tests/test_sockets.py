@@ -24,7 +24,7 @@ from app import cli
 from app.errors import Unavailable
 from app.identity.tokens import LEEWAY_SECONDS, Principal
 from app.main import create_app
-from app.operations import GraphQLAnswer, GraphQLRequest
+from app.operations import GraphQLRequest, GraphQLResponse
 from app.origins import Origins
 from app.settings import Settings, load
 from app.sharing.rate_limits import Pace
@@ -288,7 +288,7 @@ async def test_a_bug_in_an_operation_is_masked(caplog: pytest.LogCaptureFixture)
     assert "secret" not in caplog.text
 
 
-async def refuse(_request: GraphQLRequest) -> GraphQLAnswer:
+async def refuse(_request: GraphQLRequest) -> GraphQLResponse:
     raise ZeroDivisionError("secret")
 
 

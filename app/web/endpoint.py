@@ -29,7 +29,7 @@ from app.errors import (
     Unavailable,
 )
 from app.observability.masking import masked
-from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.operations import Execute, GraphQLRequest, GraphQLResponse, ResponseStream
 from app.origins import Origins
 from app.sharing.rate_limits import OtherRequests, Rates, network
 from app.web.arrivals import Arrivals
@@ -37,7 +37,7 @@ from app.web.event_streams import EventStreams
 from app.web.explorer import CONTENT_SECURITY_POLICY, page
 from app.web.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
 from app.web.refusals import FAILED, Refusal, no_address, no_method, too_many
-from app.web.requests import Gone, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
+from app.web.requests import Disconnected, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
 
 # A response that fits into TCP's initial window arrives no sooner if it is smaller.
 WORTH_COMPRESSING = 14_000
@@ -115,7 +115,7 @@ class GraphQLEndpoint:
         lines = scope["headers"]
         headers = headers_of(scope)
         send = _closing(send) if self._is_stopping else send
-        asked_as = request_id(headers.get(b"x-request-id"))
+        id_ = request_id(headers.get(b"x-request-id"))
         asked: GraphQLRequest | None = None
         try:
             if len(headers) != len(lines):
@@ -124,28 +124,28 @@ class GraphQLEndpoint:
             media_type = _media_type(scope["method"], headers)
             if media_type == HTML:
                 return await _respond(send, 200, _PAGE_HEADERS, page().encode())
-            asked = await read(scope, headers, receive, asked_as, self._arrivals)
-            answer = await self._execute(asked)
-            if isinstance(answer, GraphQLAnswer):
-                body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
+            asked = await read(scope, headers, receive, id_, self._arrivals)
+            response = await self._execute(asked)
+            if isinstance(response, GraphQLResponse):
+                body, more = orjson.dumps(response.entries), [NO_STORE] if asked.safe else []
             else:
                 _demand_events(headers)
-        except Gone:
+        except Disconnected:
             return None
         except Exception as error:  # noqa: BLE001 - the client gets a GraphQL error for any exception
             charged = error if asked else await self._charged(error, scope)
-            return await self._refuse(send, charged, headers, asked_as)
+            return await self._refuse(send, charged, headers, id_)
         else:
-            if isinstance(answer, ResponseStream) or media_type == EVENT_STREAM:
-                return await self._streams.send(answer, [_id_header(asked_as)], receive, send)
-            status = _status(answer, media_type)
+            if isinstance(response, ResponseStream) or media_type == EVENT_STREAM:
+                return await self._streams.send(response, [_id_header(id_)], receive, send)
+            status = _status(response, media_type)
             if status in _HEADERS_OF:
                 asked.leave()
                 asked = None  # do not keep its variables in memory during the delay
-                more += [*_HEADERS_OF[status], *_headers_of(answer.entries["errors"][0])]
+                more += [*_HEADERS_OF[status], *_headers_of(response.entries["errors"][0])]
             if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
                 body, more = await _compressed(body), [*more, *_COMPRESSED]
-            return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
+            return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(id_), *more], body)
         finally:
             if asked is not None:
                 asked.leave()
@@ -162,20 +162,20 @@ class GraphQLEndpoint:
             return Refused(429, str(limited), limited.code, (b"retry-after", b"%d" % limited.seconds))
         return error
 
-    async def _refuse(self, send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
+    async def _refuse(self, send: Send, error: Exception, headers: Headers, id_: str) -> None:
         """Respond with one GraphQL error. An exception that is not `Refused` is a bug: it is masked and logged."""
         if isinstance(error, Refused):
             error.forget()
             status, more = error.status, error.headers
             shown = {"message": str(error), "extensions": {"code": error.code}}
-            self._note(asked_as, status, error.code)
+            self._note(id_, status, error.code)
             if status == HTTPStatus.METHOD_NOT_ALLOWED and b"access-control-request-method" in headers:
                 self._origins.log_refused(headers.get(b"origin", b"").decode("latin-1"))
         else:
-            status, more, shown = 500, (), masked(error, asked_as)
+            status, more, shown = 500, (), masked(error, id_)
         media_type = preferred(headers.get(b"accept", b""), ANSWERS) or JSON
         body = orjson.dumps({"errors": [shown]})
-        await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
+        await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(id_), *more], body)
 
 
 def _media_type(method: str, headers: Headers) -> str:
@@ -194,12 +194,12 @@ def _demand_events(headers: Headers) -> None:
         raise Refused(406, NO_EVENTS)
 
 
-def _status(answer: GraphQLAnswer, media_type: str) -> int:
+def _status(response: GraphQLResponse, media_type: str) -> int:
     """The status by GraphQL over HTTP: with application/json, 200 for all well-formed requests."""
-    errors, data = answer.entries.get("errors"), answer.entries.get("data")
+    errors, data = response.entries.get("errors"), response.entries.get("data")
     if not errors or (data and any(value is not None for value in data.values())):
         return 200
-    refused = 400 if media_type == GRAPHQL_JSON and not answer.executed else 200
+    refused = 400 if media_type == GRAPHQL_JSON and not response.executed else 200
     return STATUS.get(errors[0]["extensions"]["code"], refused)
 
 
@@ -225,8 +225,8 @@ async def _compressed(body: bytes) -> bytes:
     return await asyncio.to_thread(gzip.compress, body, FASTEST)
 
 
-def _id_header(asked_as: str) -> Header:
-    return b"x-request-id", asked_as.encode()
+def _id_header(id_: str) -> Header:
+    return b"x-request-id", id_.encode()
 
 
 def _closing(send: Send) -> Send:
@@ -274,16 +274,18 @@ async def _refusal(nowhere: Refusal, request: Request, error: Exception) -> Resp
     """The GraphQL error for an unknown path or method, or an unreadable file."""
     assert isinstance(error, HTTPException)  # noqa: S101 - the handler of that class
     is_method = error.status_code == HTTPStatus.METHOD_NOT_ALLOWED
-    return _answer(no_method((error.headers or {}).get("Allow", "GET, HEAD")) if is_method else nowhere, request)
+    return _error_response(
+        no_method((error.headers or {}).get("Allow", "GET, HEAD")) if is_method else nowhere, request
+    )
 
 
 async def _failure(request: Request, _error: Exception) -> Response:
     """The GraphQL error for a bug outside the endpoint. uvicorn logs the exception."""
-    return _answer(FAILED, request)
+    return _error_response(FAILED, request)
 
 
-def _answer(refusal: Refusal, request: Request) -> Response:
-    headers, body = refusal.told(request.scope["headers"])
+def _error_response(refusal: Refusal, request: Request) -> Response:
+    headers, body = refusal.rendered(request.scope["headers"])
     response = Response(body, refusal.status)
     response.raw_headers = headers
     return response
@@ -293,7 +295,7 @@ class ExplorerFiles(StaticFiles):
     """The explorer's assets. Their URLs change with their content, so browsers may cache them permanently.
 
     Each is compressed once, on a thread, and cached, because anybody can request them. Range headers are ignored:
-    Starlette answers malformed ones in plain text.
+    Starlette responses malformed ones in plain text.
     """
 
     def __init__(self, directory: Path) -> None:

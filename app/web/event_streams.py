@@ -8,7 +8,7 @@ import orjson
 from starlette.types import Receive, Send
 
 from app.observability.metrics import STREAMS
-from app.operations import GraphQLAnswer, ResponseStream, each
+from app.operations import GraphQLResponse, ResponseStream, each
 from app.web.media import EVENT_STREAM
 from app.web.requests import Header
 
@@ -42,23 +42,23 @@ class EventStreams:
             sending.cancel()
 
     async def send(
-        self, answered: GraphQLAnswer | ResponseStream, headers: list[Header], receive: Receive, send: Send
+        self, outcome: GraphQLResponse | ResponseStream, headers: list[Header], receive: Receive, send: Send
     ) -> None:
         """Respond with an event stream. The status is 200 also for errors, because clients can only read those."""
         await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
         with STREAMS.track_inprogress(), suppress(_Stalled):
-            await self._stream(answered, receive, send)
+            await self._stream(outcome, receive, send)
             await send({"type": "http.response.body", "body": b""})
 
-    async def _stream(self, answered: GraphQLAnswer | ResponseStream, receive: Receive, send: Send) -> None:
+    async def _stream(self, outcome: GraphQLResponse | ResponseStream, receive: Receive, send: Send) -> None:
         """Send until the responses end, the client disconnects, the token expires or the process stops."""
-        sending = asyncio.create_task(_send_answers(answered, send))
-        if isinstance(answered, ResponseStream):
+        sending = asyncio.create_task(_send_responses(outcome, send))
+        if isinstance(outcome, ResponseStream):
             self._open.add(sending)
         gone = asyncio.create_task(_disconnected(receive))
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_seconds_left(answered)):
+                async with asyncio.timeout(_seconds_left(outcome)):
                     await _keep_alive({sending, gone}, send)
         finally:
             self._open.discard(sending)
@@ -69,8 +69,8 @@ class EventStreams:
             sending.result()
 
 
-def _seconds_left(answered: GraphQLAnswer | ResponseStream) -> float | None:
-    return answered.expires_at - time.time() if isinstance(answered, ResponseStream) else None
+def _seconds_left(outcome: GraphQLResponse | ResponseStream) -> float | None:
+    return outcome.expires_at - time.time() if isinstance(outcome, ResponseStream) else None
 
 
 async def _keep_alive(ends: set[asyncio.Task[None]], send: Send) -> None:
@@ -79,10 +79,10 @@ async def _keep_alive(ends: set[asyncio.Task[None]], send: Send) -> None:
         await _write(send, COMMENT)
 
 
-async def _send_answers(answered: GraphQLAnswer | ResponseStream, send: Send) -> None:
-    async with aclosing(each(answered)) as answers:
-        async for answer in answers:
-            await _write(send, b"event: next\ndata: %b\n\n" % orjson.dumps(answer.entries))
+async def _send_responses(outcome: GraphQLResponse | ResponseStream, send: Send) -> None:
+    async with aclosing(each(outcome)) as responses:
+        async for response in responses:
+            await _write(send, b"event: next\ndata: %b\n\n" % orjson.dumps(response.entries))
     await _write(send, COMPLETE)
 
 

@@ -3,14 +3,14 @@
 from typing import Protocol
 
 
-class GivesWay(Protocol):
+class Evictable(Protocol):
     """A connection that can be evicted."""
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """Close, to make room for another connection. It has been removed from the set."""
 
 
-class Waiting(dict[GivesWay, None]):
+class Waiting(dict[Evictable, None]):
     """Connections in one state, the oldest first. A dict, because each request adds and removes one."""
 
     def __init__(self, most: int) -> None:
@@ -22,4 +22,4 @@ class Waiting(dict[GivesWay, None]):
         if len(self) > self.most:
             longest = next(iter(self))
             del self[longest]
-            longest.give_way()
+            longest.evict()

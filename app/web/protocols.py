@@ -105,7 +105,7 @@ class _LongHead:
     def __init__(self, connection: "BoundedRequests") -> None:
         self._connection = connection
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """Close the connection, to make room for another long head."""
         self._connection.end(CROWDED)
 
@@ -355,7 +355,7 @@ class BoundedRequests(HttpToolsProtocol):
         self.transport.write(refusal.answer(asked, self._shared.origins, has_body=has_body))
         return True
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """Close the connection, to make room for another."""
         self._waits = None
         self.end(LATE)

@@ -35,16 +35,16 @@ class Refusal(NamedTuple):
     headers: tuple[Header, ...] = ()
     retry_after: int | None = None
 
-    def told(self, asked: Iterable[Header]) -> tuple[list[Header], bytes]:
+    def rendered(self, asked: Iterable[Header]) -> tuple[list[Header], bytes]:
         """The headers and the body for a request with the headers `asked`. Logs and counts the refusal."""
-        asked_as = request_id(dict(asked).get(b"x-request-id"))
+        id_ = request_id(dict(asked).get(b"x-request-id"))
         ERRORS.labels(self.code).inc()
-        log.info("request %s was rejected with %d: %s", asked_as, self.status, self.message)
+        log.info("request %s was rejected with %d: %s", id_, self.status, self.message)
         again = {} if self.retry_after is None else {"retryAfter": self.retry_after}
         body = orjson.dumps({"errors": [{"message": self.message, "extensions": {"code": self.code, **again}}]})
         headers = [
             (b"content-type", b"application/json; charset=utf-8"),
-            (b"x-request-id", asked_as.encode()),
+            (b"x-request-id", id_.encode()),
             (b"content-length", b"%d" % len(body)),
             *self.headers,
             *((b"retry-after", b"%d" % seconds) for seconds in again.values()),
@@ -53,7 +53,7 @@ class Refusal(NamedTuple):
 
     def answer(self, asked: list[Header], origins: Origins, *, has_body: bool = True) -> bytes:
         """The last response on a connection, as bytes."""
-        headers, body = self.told(asked)
+        headers, body = self.rendered(asked)
         headers += [(b"connection", b"close"), *origins.headers_for(dict(asked).get(b"origin"))]
         lines = [b"HTTP/1.1 %d %b" % (self.status, self.status.phrase.encode()), *map(b": ".join, headers)]
         return b"\r\n".join([*lines, b"", body if has_body else b""])
@@ -61,7 +61,7 @@ class Refusal(NamedTuple):
     async def send(self, scope: Scope, send: Send, cors: Iterable[Header]) -> None:
         """Respond to an ASGI request, or to a WebSocket handshake that was not accepted."""
         kind = "http" if scope["type"] == "http" else "websocket.http"
-        headers, body = self.told(scope["headers"])
+        headers, body = self.rendered(scope["headers"])
         await send({"type": f"{kind}.response.start", "status": self.status.value, "headers": [*headers, *cors]})
         await send({"type": f"{kind}.response.body", "body": body})
 

@@ -64,7 +64,7 @@ def refuse_conflicts(lines: list[Header]) -> None:
             raise Refused(400, f"The request has {single.decode().title()} headers with different values; send one.")
 
 
-class Gone(Exception):
+class Disconnected(Exception):
     """The client has disconnected."""
 
 
@@ -134,7 +134,7 @@ async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearr
     body = bytearray()
     while True:
         if message["type"] == "http.disconnect":
-            raise Gone
+            raise Disconnected
         body += message.get("body", b"")
         if len(body) > MOST_BYTES:
             # The connection stays open: if it is closed while the client still sends, the response may be lost.

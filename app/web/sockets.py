@@ -21,7 +21,7 @@ from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
 from app.identity.tokens import Principal
 from app.observability.masking import masked
 from app.observability.metrics import SOCKETS
-from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
+from app.operations import Execute, GraphQLRequest, GraphQLResponse, each, request
 from app.origins import Origins, is_same
 from app.sharing.rate_limits import Pace, network
 from app.web.lobby import Lobby
@@ -62,7 +62,7 @@ _CROWDED = _Closing(1013, "Too many sockets have not sent connection_init; send 
 _EXPIRED = _Closing(4403, "Expired: The token has expired; get a new one.")
 
 
-class _Gone(Exception):
+class _Disconnected(Exception):
     """Nothing can be sent any more: the client has disconnected, or does not read."""
 
 
@@ -145,12 +145,12 @@ class _Socket:
                 with self._place:
                     self._place.enter_context(self._callers.lobby.wait(network(self._address), self._make_room))
                     closing = await self._converse()
-        except* _Gone:
+        except* _Disconnected:
             closing = None
         except* TimeoutError:
             closing = self._late
         if closing is not None:
-            with suppress(_Gone):
+            with suppress(_Disconnected):
                 await self._transmit(_close(closing))
 
     def _make_room(self) -> None:
@@ -246,25 +246,25 @@ class _Socket:
 
     async def _run(self, id_: str, asked: GraphQLRequest) -> None:
         try:
-            await self._answer(id_, asked)
+            await self._execute_and_send(id_, asked)
         finally:
             asked.leave()
 
-    async def _answer(self, id_: str, asked: GraphQLRequest) -> None:
+    async def _execute_and_send(self, id_: str, asked: GraphQLRequest) -> None:
         try:
-            answered = await self._execute(asked)
+            outcome = await self._execute(asked)
         except Exception as error:  # noqa: BLE001 - the client gets a GraphQL error for any exception
-            answered = _refused(masked(error, asked.request_id))
-        async with aclosing(each(answered)) as answers:
-            async for answer in answers:
-                if not answer.executed:
+            outcome = _refused(masked(error, asked.request_id))
+        async with aclosing(each(outcome)) as responses:
+            async for response in responses:
+                if not response.executed:
                     await self._slow_down()
-                    return await self._pass_on(id_, answer)
-                await self._pass_on(id_, answer)
+                    return await self._pass_on(id_, response)
+                await self._pass_on(id_, response)
         return await self._write({"id": id_, "type": "complete"})
 
-    async def _pass_on(self, id_: str, answer: GraphQLAnswer) -> None:
-        kind, payload = ("next", answer.entries) if answer.executed else ("error", answer.entries["errors"])
+    async def _pass_on(self, id_: str, response: GraphQLResponse) -> None:
+        kind, payload = ("next", response.entries) if response.executed else ("error", response.entries["errors"])
         await self._write({"id": id_, "type": kind, "payload": payload})
 
     async def _write(self, message: Mapping[str, Any]) -> None:
@@ -279,15 +279,15 @@ class _Socket:
                 await self._send(event)
         # Both mean that the socket is closed. RuntimeError: the server has closed it, as after an unanswered ping.
         except (OSError, RuntimeError):
-            raise _Gone from None
+            raise _Disconnected from None
 
 
 def _pace() -> Pace:
     return Pace(SECONDS_OF_A_MESSAGE, MESSAGES_AT_ONCE)
 
 
-def _refused(error: dict[str, Any]) -> GraphQLAnswer:
-    return GraphQLAnswer({"errors": [error]}, executed=False)
+def _refused(error: dict[str, Any]) -> GraphQLResponse:
+    return GraphQLResponse({"errors": [error]}, executed=False)
 
 
 def _forbidden(refusal: Unauthenticated) -> _Closing:

@@ -28,8 +28,8 @@ def before_stopping(begin: Callable[[], None], end: Callable[[], None], drain_se
         end()
         stop(number, None)
 
-    def told(number: int, _frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(act, number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, told)
+        signal.signal(number, handle)

@@ -69,7 +69,7 @@ class Admission:
     def _check(
         self, operation: Operation, rows: int, request: GraphQLRequest, caller: Principal | RequestError
     ) -> None:
-        self.engine.gauge.afford(rows)
+        self.engine.gauge.check_cost(rows)
         if request.safe and operation.node.operation is OperationType.MUTATION:
             raise MethodNotAllowed("Mutations cannot be sent by GET; use POST.")
         if operation.size.introspection and self.introspection != "on":

@@ -58,7 +58,7 @@ class Gauge:
         for size in measured.values():
             self._hold(size)
             _hold(size.direct, self.limits.root_fields, "root fields")
-            self.afford(prices.rows(size.rows, size.counts, size.values))
+            self.check_cost(prices.rows(size.rows, size.counts, size.values))
             _hold(size.introspection, MOST_INTROSPECTION, "introspection fields (__schema, __type)")
         return measured
 
@@ -67,7 +67,7 @@ class Gauge:
         rows, pages = prices.rows(size.rows, size.counts, size.values), tuple(size.pages.items())
         return Cost(rows, pages, tuple(size.arguments), prices.defaults(node))
 
-    def afford(self, rows: int) -> None:
+    def check_cost(self, rows: int) -> None:
         """Raise LimitExceeded if an operation may touch too many rows."""
         if rows > self.limits.cost:
             limit = f"the limit is {self.limits.cost:,} per operation"

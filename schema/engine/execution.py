@@ -83,7 +83,7 @@ Variant = dict[tuple[str | int, str], Selection]
 class Surroundings(Protocol):
     """What the engine needs of a request's context."""
 
-    def away(self, work: Callable[[], T]) -> Awaitable[T]:
+    def on_thread(self, work: Callable[[], T]) -> Awaitable[T]:
         """Run work on a thread because it would block the event loop."""
         ...
 
@@ -300,10 +300,14 @@ class Engine:
     ) -> ExecutionResult:
         if operation.answer is not None:
             return operation.answer
-        if operation.single and is_large and (single := await context.away(partial(operation.single.variables, given))):
+        if (
+            operation.single
+            and is_large
+            and (single := await context.on_thread(partial(operation.single.variables, given)))
+        ):
             return await operation.single.run(single, context)
         coerced = partial(self._variables, operation, given)
-        values = await context.away(coerced) if is_large else coerced()
+        values = await context.on_thread(coerced) if is_large else coerced()
         await self._ready(operation, values, context)
         if operation.introspects:
             return await self._introspected(operation, values, context)
@@ -313,16 +317,16 @@ class Engine:
     async def _ready(self, operation: Operation, values: VariableValues, context: Surroundings) -> None:
         if not operation.has_collected(values):
             with suppress(GraphQLError):  # an invalid @skip or @include, which execution reports
-                await context.away(partial(operation.collect, values))
+                await context.on_thread(partial(operation.collect, values))
 
     async def _introspected(
         self, operation: Operation, values: VariableValues, context: Surroundings
     ) -> ExecutionResult:
         """Execute introspection. Without variables and errors the result is cached: the schema never changes."""
-        begun = await context.away(operation.executor(values, context).execute_operation)
+        begun = await context.on_thread(operation.executor(values, context).execute_operation)
         result = cast("ExecutionResult", await begun if isinstance(begun, Awaitable) else begun)
         if begun is result and not result.errors and not operation.node.variable_definitions:
-            data = await context.away(partial(orjson.dumps, result.data))
+            data = await context.on_thread(partial(orjson.dumps, result.data))
             operation.answer = result = ExecutionResult(cast("dict[str, Any]", orjson.Fragment(data)), None)
         return result
 
