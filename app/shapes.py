@@ -1,13 +1,13 @@
-"""What TaskQL relies on in libraries beyond what they promise, checked at import: an upgrade fails at once.
+"""Checks at import what TaskQL uses of libraries beyond their public interfaces, so that an upgrade fails at once.
 
-There is no public way to the same thing where this is used; the reason stands beside each use.
+It is used only where the public interface does not suffice, with the reason next to it.
 """
 
 
 def require(holds: bool, relied_on: str) -> None:  # noqa: FBT001 - it is what is required
-    """ImportError that names what a library has changed, unless it `holds`."""
+    """Raise ImportError, which says what has changed, unless the assumption `holds`."""
     if not holds:
         raise ImportError(
-            f"The installed version of a library differs from the one that TaskQL is written for. {relied_on}"
-            " Install what requirements/ pins."
+            f"An installed library differs from the version that TaskQL is written for. {relied_on}"
+            " Install the versions that requirements/ pins."
         )

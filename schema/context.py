@@ -1,4 +1,4 @@
-"""What resolvers get: the caller's tasks, and sessions that act as the caller; nothing else of the database."""
+"""The context of resolvers: it gives access to the caller's own data only."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all requests of a process share."""
+    """Services that all requests of a process share."""
 
     database: Database
     realtime: Realtime
@@ -36,7 +36,7 @@ class Services:
 
 @dataclass(slots=True)
 class Context:
-    """One request: whom its token speaks for, or why it speaks for nobody, and who pays for it."""
+    """One request: its authenticated user, or why there is none, and the key that it is charged to."""
 
     caller: Principal | RequestError
     payer: str
@@ -45,35 +45,35 @@ class Context:
 
     @property
     def principal(self) -> Principal:
-        """The caller; every field that needs one fails in a request whose token does not hold."""
+        """The authenticated user; raises the error of authentication if there is none."""
         if isinstance(self.caller, RequestError):
             raise self.caller
         return self.caller
 
     def tasks(self) -> Repository:
-        """The caller's tasks, on the hot paths."""
+        """The caller's tasks, on compiled statements."""
         return Repository(TASK, self.services.database, self.principal.user_id, self.services.statements)
 
     def viewer(self) -> Viewer:
-        """The caller's own row, and what has an id."""
+        """The caller's account, and the caller's objects by id."""
         return Viewer(self.services.database, self.principal.user_id, self.services.statements)
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session of SQLAlchemy acting as the caller, in one transaction: `async with`; see docs/adding.md."""
         return self.services.database.session(self.principal.user_id)
 
-    async def away(self, work: Callable[[], T]) -> T:
-        """Carry out work that would hold up the event loop; Unavailable where it takes too long."""
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Run work on a thread because it would block the event loop; raises Unavailable if it takes too long."""
         is_user = isinstance(self.caller, Principal)
         return await self.services.preparation.run(self.payer, work, is_user=is_user)
 
     def follow(self, since: str | None) -> AsyncGenerator[Change, None]:
-        """Each change of the caller's tasks since a token, or from now on, whole."""
+        """Each change of the caller's tasks, with all fields, since a token or from now on."""
         tasks, realtime = self.tasks(), self.services.realtime
         return realtime.follow(self.principal.user_id, TASK.many, partial(tasks.token, since), tasks.changes_since)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
-        """What a root field asks of an object type."""
+        """The fields of an object type that a root field selects."""
         return self.operation.selection(info, type_name)
 
 

@@ -413,7 +413,7 @@ def test_an_account_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("postgresql://u:s3cret@localhost:9/db", "No database answers"),
+        ("postgresql://u:s3cret@localhost:9/db", "cannot be reached"),
         ("postgresql://u:s3cret@localhost/db?sslmod=require", "sslmod"),
         ("mysql://u:s3cret@localhost/db", "postgresql://"),
     ],
@@ -435,7 +435,7 @@ async def test_an_owner_who_cannot_log_in(stage: Stage) -> None:
     assert code == 2
     (failure,) = [line for line in lines if line.startswith("failure")]
     assert "DATABASE_OWNER_URL" in failure
-    assert "creates that role" not in failure
+    assert "creates the role" not in failure
     assert any("Row-level security" in line for line in lines)
 
 
@@ -483,7 +483,7 @@ async def test_documents_that_can_run(stage: Stage, tmp_path: Path) -> None:
     code, lines = doctor(**in_order(stage), TRUSTED_DOCUMENTS=str(manifest))
 
     assert code == 0
-    assert f"ok       The operations of {manifest} can run." in lines
+    assert f"ok       All operations of {manifest} are valid." in lines
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ async def test_documents_that_can_run(stage: Stage, tmp_path: Path) -> None:
     [
         (None, "cannot be read"),
         ("{", "is not JSON"),
-        ('{"one": "query Gone { gone }"}', "operation Gone (one) cannot run"),
+        ('{"one": "query Gone { gone }"}', "operation Gone (one) is invalid"),
     ],
 )
 async def test_documents_that_cannot(stage: Stage, tmp_path: Path, text: str | None, words: str) -> None:

@@ -23,8 +23,8 @@ from migrations.run import migrate
 
 VIEWER = "{ viewer { id } }"
 ALL_WELL = {"database": "ok", "migrations": "ok", "row_security": "ok", "key_sets": "ok", "pool": "ok"}
-FAILED = "failed; the log says what mends it"
-SILENT = {"database": "does not answer", "migrations": "unknown", "row_security": "unknown"}
+FAILED = "failed; the log says how to fix it"
+SILENT = {"database": "unreachable", "migrations": "unknown", "row_security": "unknown"}
 ADDRESS = "postgresql://taskql@127.0.0.1:{}/taskql"
 
 
@@ -214,7 +214,7 @@ async def test_a_database_that_comes_back(
     back = await asking.states()
     await asking.close()
 
-    assert (away["database"], set(back.values())) == ("does not answer", {"ok"})
+    assert (away["database"], set(back.values())) == ("unreachable", {"ok"})
 
 
 async def test_connections_that_the_database_closed(

@@ -73,12 +73,12 @@ HOSTILE = {
     "20,000 comments": ("{ " + "#a\n" * 20_000 + "viewer { id } }", "1000 tokens"),
     "deep literals": ("{ task(id: " + "[" * 450 + "]" * 450 + ") { id } }", "nested too deeply"),
     "deep inline fragments": ("{ " + "... { " * 250 + "viewer { id }" + " }" * 250 + " }", "nested too deeply"),
-    "three schemas": ("{ " + " ".join(f"a{n}: {SCHEMA[1:-1]}" for n in range(3)) + " }", "fields that show the schema"),
+    "three schemas": ("{ " + " ".join(f"a{n}: {SCHEMA[1:-1]}" for n in range(3)) + " }", "introspection fields"),
     "a schema within the schema": (
         "{ __schema { "
         + " ".join(f"a{n}: types {{ fields {{ type {{ fields {{ name }} }} }} }}" for n in range(30))
         + "} }",
-        "values of the schema",
+        "values from introspection",
     ),
     "pages upon pages": ("{ " + FULL_PAGES + " }", "2,200 rows"),
     "5,000 digits": ("{ a: tasks(first: " + "9" * 5000 + ") { " + "nodes { id } " * 21 + "} }", "2,100 rows"),
@@ -111,7 +111,7 @@ async def test_variables_of_many_values(alice: User, wire: Wire, variables: dict
     response = await alice.post(FILTERED, variables)
 
     assert (response.status_code, code(response.json())) == (200, "LIMIT_EXCEEDED")
-    assert "5000 values" in response.text
+    assert "5,000 values" in response.text
     assert await wire.statements() == []
 
 

@@ -215,7 +215,7 @@ async def test_a_certificate_that_is_not_believed(
     server: Server, pooler: str, certificate: Path, host: str, tls: str
 ) -> None:
     """A certificate of an unknown authority, or for another name, is refused at once, with what mends it."""
-    with pytest.raises(StartupError, match=r"refuses: .*certificate verify failed.*sslrootcert=FILE"):
+    with pytest.raises(StartupError, match=r"rejects the connection: .*certificate verify failed.*sslrootcert=FILE"):
         await findings(at(server, pooler.replace("localhost", host), tls=tls.format(certificate)))
 
 

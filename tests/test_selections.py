@@ -316,7 +316,7 @@ async def test_switches_without_end() -> None:
     class Nobody:
         operation: execution.Operation
 
-        async def away(self, work: Callable[[], Any]) -> Any:
+        async def on_thread(self, work: Callable[[], Any]) -> Any:
             return work()
 
         def selection(self, info: Any, type_name: str) -> object:

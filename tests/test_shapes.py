@@ -40,7 +40,7 @@ INFO = [
 def test_what_is_required_is_named() -> None:
     """A server on a library that has changed does not start, and says why."""
     require(holds=True, relied_on="Nothing was said.")
-    with pytest.raises(ImportError, match=r"differs .* It had a name\. Install what requirements/ pins\."):
+    with pytest.raises(ImportError, match=r"differs .* It had a name\. Install the versions that requirements/ pins\."):
         require(holds=False, relied_on="It had a name.")
 
 

@@ -31,7 +31,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from app.errors import RequestError, Unavailable
 from app.observability.logs import RequestLog
-from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.operations import Execute, GraphQLRequest, GraphQLResponse, ResponseStream
 from app.settings import Settings
 
 # The maximum number of operation names, which clients choose, among the label values of latencies.
@@ -152,7 +152,7 @@ class Record:
         return {"rows": self.rows, "limit": limit, **{name: round(1000 * s, 3) for name, s in taken.items()}}
 
 
-Recorded = Callable[[GraphQLRequest, Record], Awaitable[GraphQLAnswer | ResponseStream]]
+Recorded = Callable[[GraphQLRequest, Record], Awaitable[GraphQLResponse | ResponseStream]]
 Describe = Callable[[Record, str], None]
 
 _current: ContextVar[Record | None] = ContextVar("record", default=None)
@@ -168,7 +168,7 @@ class Telemetry:
     def recorded(self, execute: Recorded) -> Execute:
         """Wrap `execute` for the transports, so that each request is recorded."""
 
-        async def recording(request: GraphQLRequest) -> GraphQLAnswer | ResponseStream:
+        async def recording(request: GraphQLRequest) -> GraphQLResponse | ResponseStream:
             record = Record(request.request_id, perf_counter())
             _current.set(record)
             try:
@@ -180,7 +180,7 @@ class Telemetry:
                 self._end(record, _counted([RequestError.code]))
                 raise
             if isinstance(answered, ResponseStream):
-                return ResponseStream(self._followed(answered.answers, record), answered.expires_at)
+                return ResponseStream(self._followed(answered.responses, record), answered.expires_at)
             self._end(record, _code(answered))
             return answered
 
@@ -197,8 +197,8 @@ class Telemetry:
         self._log.flush()
 
     async def _followed(
-        self, answers: AsyncGenerator[GraphQLAnswer, None], record: Record
-    ) -> AsyncGenerator[GraphQLAnswer, None]:
+        self, answers: AsyncGenerator[GraphQLResponse, None], record: Record
+    ) -> AsyncGenerator[GraphQLResponse, None]:
         code = OK
         with SUBSCRIPTIONS.track_inprogress():
             try:
@@ -307,7 +307,7 @@ def _new_latency(record: Record) -> Latencies:
     return known
 
 
-def _code(answer: GraphQLAnswer) -> str:
+def _code(answer: GraphQLResponse) -> str:
     """The code of a response: OK, or that of its first error. Counts all its errors."""
     errors: Sequence[Mapping[str, Any]] | None = answer.entries.get("errors")
     return _counted([error["extensions"]["code"] for error in errors]) if errors else OK

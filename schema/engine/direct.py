@@ -1,10 +1,10 @@
-"""Resolvers called by graphql-core directly, with arguments that it has brought into their Python form.
+"""Makes graphql-core call resolvers directly, with arguments that it has already converted to Python objects.
 
-Strawberry would convert each argument of each request by asking what its type is. graphql-core can do it while it
-checks values, if its types know the Python names and classes: `out_name` and `out_type`.
+Strawberry would look up the type of each argument of each request to convert it. graphql-core can convert arguments
+while it coerces them, if its types have the Python names and classes: `out_name` and `out_type`.
 
-This is for the root fields that return a `Rendered` value. All others are Strawberry's own in every respect, such as
-permissions and extensions; only input objects reach them as graphql-core has built them.
+This is for the root fields that return a `Rendered` value. Strawberry resolves all others as usual, with permissions
+and extensions; only their input objects are built by graphql-core.
 """
 
 from collections.abc import Callable
@@ -24,25 +24,25 @@ from app.shapes import require
 from schema.engine.execution import Rendered
 from schema.engine.single import RENDERED
 
-# Where Strawberry notes on graphql-core's types and fields what they were made of.
+# The key under which graphql-core's types and fields refer to Strawberry's definitions.
 DEFINITION = GraphQLCoreConverter.DEFINITION_BACKREF
 
 require(
     [field.name for field in fields(strawberry.Info)] == ["_raw_info", "_field"],
-    "strawberry.Info was made of graphql-core's info and a field.",
+    "strawberry.Info was constructed from graphql-core's info and a field.",
 )
 
 
 def core(schema: strawberry.Schema) -> GraphQLSchema:
-    """graphql-core's schema, which Strawberry's is made into."""
+    """The graphql-core schema that Strawberry has built."""
     found: object = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
     if not isinstance(found, GraphQLSchema):
-        raise TypeError(f"strawberry.Schema has no graphql-core schema where it had one, but a {type(found).__name__}.")
+        raise TypeError(f"strawberry.Schema._schema must be a GraphQLSchema; it is a {type(found).__name__}.")
     return found
 
 
 def direct(schema: strawberry.Schema) -> strawberry.Schema:
-    """The same schema, whose rendered root fields and input types need no conversion by Strawberry."""
+    """Change a schema so that rendered root fields and input types need no conversion by Strawberry; returns it."""
     made = core(schema)
     for type_ in made.type_map.values():
         if isinstance(type_, GraphQLInputObjectType):
@@ -55,18 +55,18 @@ def direct(schema: strawberry.Schema) -> strawberry.Schema:
 def _build_directly(type_: GraphQLInputObjectType, definition: StrawberryObjectDefinition) -> None:
     for field, described in zip(type_.fields.values(), definition.fields, strict=True):
         field.out_name = described.python_name
-    definition.from_input = _as_it_is
-    # Assigned as its constructor does; what was there checks that one of several is given.
+    definition.from_input = _already_built
+    # Assigned as its constructor does. Strawberry's own function checks @oneOf types.
     type_.out_type = _builder(definition, type_.out_type)  # type: ignore[method-assign]  # see above
 
 
-def _as_it_is(_type: type, value: object, _context: InputContext) -> object:
+def _already_built(_type: type, value: object, _context: InputContext) -> object:
     """An input object for resolvers that Strawberry calls: it is built already."""
     return value
 
 
 def _builder(definition: StrawberryObjectDefinition, check: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
-    """What makes an input object of a mapping that graphql-core has checked; what is optional and omitted is None."""
+    """A function that builds an input object from coerced values. Omitted optional fields are None."""
     maybes = frozenset(field.python_name for field in definition.fields if isinstance(field.type, StrawberryMaybe))
     omitted = {field.python_name: None for field in definition.fields if field.default_value is MISSING}
     origin, new = definition.origin, object.__new__
@@ -76,7 +76,7 @@ def _builder(definition: StrawberryObjectDefinition, check: Callable[[dict[str, 
         if maybes:
             given = {name: Some(item) if name in maybes else item for name, item in given.items()}
         made = new(origin)
-        made.__dict__ = {**omitted, **given}  # as its constructor does, which only takes longer
+        made.__dict__ = {**omitted, **given}  # the same as its constructor, but faster
         return made
 
     return build
