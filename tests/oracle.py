@@ -261,7 +261,7 @@ class Oracle:
         return keys.get(name, lambda row: ((value := getattr(row, name.lower())) is None, value))
 
     def cursor(self, row: Task, order: list[Term]) -> str:
-        """A cursor as app.entities.cursors defines it: base64url of a checksum and a JSON array as PostgreSQL formats it."""
+        """The cursor format of app.entities.cursors: base64url of checksum and a JSON array in PostgreSQL's format."""
         shown = {"TITLE": self._lowered[row.id], "DUE_DATE": row.due_date or "infinity"}
         terms = _total(order)
         name = " ".join(["tasks", *(("-" if descending else "+") + field for field, descending in terms)])
