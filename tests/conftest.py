@@ -39,7 +39,7 @@ SECRET = "a secret of the tests, long enough for HS256"
 IN_PARTS = "TEST_PARTITIONS" in os.environ
 # Whether TEST_DATABASE_URL names the coordinator of a Citus cluster: see nodes.py.
 ON_CLUSTER = "TEST_CITUS" in os.environ
-# The first word of each statement that a write sends; for creates of one task, of several, and of none that is new.
+# The first word of each statement that a write sends; for creating one task, several, or only existing ones.
 WRITE = ["BEGIN;", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]
 CREATION = ["BEGIN;", "INSERT", "SELECT"] if ON_CLUSTER else ["WITH"]
 CREATIONS = ["BEGIN;", "INSERT", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]

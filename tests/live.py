@@ -112,7 +112,7 @@ class Subscription:
         finally:
             await watch.change(-1)
 
-    @strawberry.subscription(graphql_type=Task | None)  # type: ignore[untyped-decorator]  # with graphql_type it is
+    @strawberry.subscription(graphql_type=Task | None)  # type: ignore[untyped-decorator]  # untyped with graphql_type
     async def task(self, info: Info, id: strawberry.ID) -> AsyncGenerator[Rendered | None, None]:  # noqa: A002 - the schema's name
         """The current state of a task, once."""
         text = await info.context.tasks().find(info.context.selection(info, "Task"), id)

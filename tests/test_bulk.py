@@ -229,7 +229,7 @@ async def test_one_taken_id_rejects_all(alice: User, other: Task) -> None:
     assert await everything(alice) == before
 
 
-async def test_an_id_twice_is_taken(alice: User, wire: Wire) -> None:
+async def test_a_duplicate_id_is_taken(alice: User, wire: Wire) -> None:
     """A duplicate id among the inputs is ID_TAKEN, even with equal content; no SQL is sent."""
     new = inputs(4)
     again = {**new[1], "id": new[1]["id"].upper()}
@@ -240,7 +240,7 @@ async def test_an_id_twice_is_taken(alice: User, wire: Wire) -> None:
     assert await wire.statements() == []
 
 
-async def test_the_accounts_id_is_no_task_id(alice: User) -> None:
+async def test_the_users_id_cannot_be_a_task_id(alice: User) -> None:
     """The user's own id is rejected, so that node ids stay unique."""
     refused = await create(alice, [*inputs(1), {"id": str(alice.id), "title": "Me"}])
 
@@ -391,7 +391,7 @@ async def test_more_than_at_most(alice: User, bob: User, kind: str, by: str, *, 
     assert await everything(bob) == bobs
 
 
-async def test_100_are_changed_unless_told_otherwise(alice: User) -> None:
+async def test_the_default_limit_is_100(alice: User) -> None:
     """Without atMost, or with null, the limit is 100 tasks; up to 1,000 can be requested."""
     for _ in range(2):
         await made(alice, inputs(100))
@@ -427,7 +427,7 @@ async def test_unknown_and_foreign_ids_are_not_found(alice: User, bob: User, kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_id_twice_is_one_task(alice: User, bob: User, kind: str) -> None:
+async def test_a_duplicate_id_is_one_task(alice: User, bob: User, kind: str) -> None:
     """A duplicate id counts and appears once, and an empty list changes nothing."""
     first, second = await two_with(alice, bob, 2, kind)
 

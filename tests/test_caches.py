@@ -15,7 +15,7 @@ def test_eviction_takes_from_the_largest_holder() -> None:
     assert list(cache) == [1, 2, *range(192, 200)]
 
 
-def test_what_is_used_stays() -> None:
+def test_recently_used_entries_stay() -> None:
     """Within one holder the least recently used entry goes first; `peek` does not count as use."""
     cache = FairCache[str, int](3)
     for key in "abc":

@@ -175,7 +175,7 @@ def test_an_invalid_setting(name: str, value: str) -> None:
     assert f"taskql: {name}: " in refused("serve", **{name: value})
 
 
-async def test_serve_names_missing_migrations_and_applies_them_when_told(empty: Server) -> None:
+async def test_serve_migrates_only_on_request(empty: Server) -> None:
     """`serve` refuses to start with missing migrations, and applies them only with --migrate."""
     assert "lacks the migrations 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009" in refused(
         "serve", "--port", "0", **environment(empty)

@@ -8,7 +8,7 @@ from patience import PATIENCE_SECONDS
 from app.database.deadlines import LOOK_SECONDS, Deadline, Deadlines
 
 
-async def test_what_is_late_is_ended() -> None:
+async def test_late_waits_are_ended() -> None:
     """Only the wait past its deadline gets TimeoutError; the others finish."""
     deadlines = Deadlines()
 

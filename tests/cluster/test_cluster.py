@@ -252,7 +252,7 @@ async def test_row_security_holds_on_the_workers(
     await connection.close()
 
 
-async def test_every_shard_is_behind_a_wall(cluster: Cluster) -> None:
+async def test_row_security_is_forced_on_every_shard(cluster: Cluster) -> None:
     """Row-level security is enabled and forced on each shard of each table, on every worker."""
     for node in cluster.workers:
         connection = await connect(node.url())
@@ -550,7 +550,7 @@ async def test_a_third_worker(cluster: Cluster, application: Application, admin:
     assert max(shards.values()) - min(shards.values()) <= 1
     slowest = max(load.slowest for load in loads)
     print("rebalanced:", shards, f"{kept} kept, the slowest request {slowest:.1f} s")  # noqa: T201 - as above
-    await test_every_shard_is_behind_a_wall(cluster)
+    await test_row_security_is_forced_on_every_shard(cluster)
 
 
 # Backups
