@@ -28,5 +28,5 @@ async def standstill(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]
 async def waiting(watcher: "asyncpg.Connection[Any]", count: int) -> None:
     """Wait until at least this many of the server's statements wait for a lock."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while await watcher.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while await watcher.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)

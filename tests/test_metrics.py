@@ -69,7 +69,7 @@ def value(found: Samples, name: str, **labels: str) -> float:
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Poll, as metrics send no events."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await holds():  # noqa: ASYNC110 - see above
+        while not await holds():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
 
 

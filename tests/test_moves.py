@@ -121,7 +121,7 @@ async def test_every_move_among_four(alice: User, place: str) -> None:
 
 async def test_ten_thousand_moves_keep_the_order_of_a_list(alice: User) -> None:
     """Random moves keep a total order without duplicate positions, equal to the model's."""
-    random = Random(20261122)  # noqa: S311 - a repeatable choice
+    random = Random(20261122)  # noqa: S311 - must be repeatable
     order = await fill(alice, 60)
     for request in range(10_000 // AT_ONCE):
         moves = []
@@ -207,7 +207,7 @@ async def test_two_clients_move_to_one_place_at_once(alice: User, place: str) ->
 
 async def test_many_clients_move_at_once(alice: User) -> None:
     """Concurrent moves keep all tasks."""
-    random = Random(7)  # noqa: S311 - a repeatable choice
+    random = Random(7)  # noqa: S311 - must be repeatable
     order = await fill(alice, 12)
 
     payloads = await asyncio.gather(*(move(alice, task, **to) for task, to in [any_move(random, order)] * 12))
@@ -349,7 +349,7 @@ async def test_new_tasks_come_at_the_end_after_moves(alice: User, place: str) ->
 
 async def test_keys_between_keys(owner: "asyncpg.Connection[Any]") -> None:
     """A key lies strictly between its neighbours, or beyond an end, and never ends in the lowest digit."""
-    random = Random(62)  # noqa: S311 - a repeatable choice
+    random = Random(62)  # noqa: S311 - must be repeatable
     digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     made = {"".join(random.choices(digits[:3] + digits[-2:], k=random.randint(0, 5))) + "V" for _ in range(60)}
     keys = sorted(made | {"a00000001V", "a00000002V", "a00000002000001V", "Z7ffffffeV", "1", "z", "zz"})

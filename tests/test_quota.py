@@ -349,7 +349,7 @@ async def test_the_same_id_by_two_sessions_at_once(carol: User, owner: "Owner", 
     async with owner.transaction():
         await owner.execute(INSERT, carol.id, task_id)
         waiting = asyncio.create_task(other.execute(f"{INSERT} ON CONFLICT DO NOTHING", carol.id, task_id))
-        while not await owner.fetchval(BLOCKS):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while not await owner.fetchval(BLOCKS):  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
     await waiting
     await other.close()

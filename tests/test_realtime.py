@@ -306,7 +306,7 @@ async def test_what_was_passed_on_is_not_kept(alice: User, follow: Open) -> None
         await follower.change()
 
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while any(type(held) is followers.Changes and len(held.items) == 100 for held in gc.get_objects()):  # noqa: ASYNC110 - nothing tells of memory
+        while any(type(held) is followers.Changes and len(held.items) == 100 for held in gc.get_objects()):  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.05)
 
 
@@ -416,7 +416,7 @@ async def test_a_token_from_before_a_purge(
 async def no_socket() -> None:
     """Wait until the servers of this process have no open sockets."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while REGISTRY.get_sample_value("taskql_sockets"):  # noqa: ASYNC110 - nobody tells when
+        while REGISTRY.get_sample_value("taskql_sockets"):  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.02)
 
 
@@ -513,8 +513,8 @@ async def test_users_are_deleted_by_a_role_of_their_own(
 
 
 LISTENING = "application_name = 'taskql listener' AND datname = current_database()"
-LISTENERS = f"SELECT pid FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - from above
-END_LISTENERS = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - from above
+LISTENERS = f"SELECT pid FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - a constant above
+END_LISTENERS = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - a constant above
 
 
 async def test_the_listening_connection_is_lost(
@@ -525,7 +525,7 @@ async def test_the_listening_connection_is_lost(
     _, other = await following(bob, follow)
 
     for number in range(5):
-        while not await owner.fetchval(END_LISTENERS):  # noqa: ASYNC110 - PostgreSQL tells of no connection
+        while not await owner.fetchval(END_LISTENERS):  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
         await alice.add(f"Unheard {number}")
         mirror.change(await follower.change())
@@ -553,7 +553,7 @@ async def test_one_connection_listens_while_anybody_follows(
 async def until(owner: "asyncpg.Connection[Any]", listening: int) -> None:
     """Wait until this many connections listen."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while len(await owner.fetch(LISTENERS)) != listening:  # noqa: ASYNC110 - PostgreSQL tells of no connection
+        while len(await owner.fetch(LISTENERS)) != listening:  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.02)
 
 
@@ -580,7 +580,7 @@ async def held(owner: "asyncpg.Connection[Any]", user: User, times: int) -> None
     """Wait until this many processes share the user's lock."""
     lock = await owner.fetchval(LOCK, user.id)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while await owner.fetchval(HELD, lock) != times:  # noqa: ASYNC110 - PostgreSQL tells of no lock
+        while await owner.fetchval(HELD, lock) != times:  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.02)
 
 

@@ -274,7 +274,7 @@ async def test_what_identifies_another_database(before: Place, field: str) -> No
     alice = await before.new_user()
     await alice.add()
     copy = await caught_up(alice)
-    await before.owner.execute(f"UPDATE taskql_state SET {field}")  # noqa: S608 - from above
+    await before.owner.execute(f"UPDATE taskql_state SET {field}")  # noqa: S608 - a constant above
     assert len(await before.warnings()) == 1
 
     assert await before.command("restored", "--nothing-lost") == (0, "Recorded this database as the current one.\n")
@@ -303,7 +303,7 @@ async def test_subscribers_need_a_full_sync(before: Place) -> None:
     following = asyncio.create_task(alice.http.post("/graphql", json=body, headers=headers))
     name = await before.owner.fetchval("SELECT current_database()")
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await before.owner.fetchval(LOCKS, name):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while not await before.owner.fetchval(LOCKS, name):  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
 
     await before.restored()

@@ -607,7 +607,7 @@ async def test_sessions_are_within_the_users_share(settings: Settings, alice: Us
         inside.clear()
         flood = [asyncio.create_task(ran(alice, "hold", alice.id)) for _ in range(5)]
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(inside) < 2:  # noqa: ASYNC110 - nobody tells when
+            while len(inside) < 2:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0)
         for _ in range(5):
             assert await ran(bob, "count") == "(0, 0, 1)"

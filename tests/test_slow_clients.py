@@ -193,13 +193,13 @@ async def large(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.mark.usefixtures("impatient", "_quiet")
 @pytest.mark.parametrize("requests", [1, 3])
 @pytest.mark.parametrize(("pause", "whole"), [(0.02, True), (1.0, False)])
-async def test_a_response_must_be_read(pause: float, whole: bool, requests: int) -> None:  # noqa: FBT001 - a parameter of the test
+async def test_a_response_must_be_read(pause: float, whole: bool, requests: int) -> None:  # noqa: FBT001 - a test parameter
     """A slow reader gets the whole response; a client that reads nothing for long is disconnected."""
     loop = asyncio.get_running_loop()
     async with served(large) as address:
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.setblocking(False)  # noqa: FBT003 - the only way to say it
+            client.setblocking(False)  # noqa: FBT003 - the only signature
             host, port = address.split(":")
             await loop.sock_connect(client, (host, int(port)))
             last = WHOLE.replace("Host", "Connection: close\r\nHost")
@@ -252,7 +252,7 @@ POOL = 1
 WAITING = f"""
     SELECT count(*) FROM {ACTIVITY}
     WHERE wait_event_type = 'Lock' AND usename = 'taskql_app' AND datname = current_database()
-"""  # noqa: S608 - a name of ours
+"""  # noqa: S608 - a constant
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ async def watcher(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
 async def waiting(watcher: "asyncpg.Connection[Any]", count: int) -> None:
     """Wait until this many of the server's statements wait for a lock."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while await watcher.fetchval(WAITING) != count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while await watcher.fetchval(WAITING) != count:  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
 
 
