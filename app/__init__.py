@@ -1,18 +1,18 @@
 """TaskQL's server. Start at `app.main`, which turns settings into a running application.
 
-Data flows down through the packages, from what strangers send to what PostgreSQL stores, and no package imports from
-one above it. From top to bottom:
+Data flows down through the packages, from requests to PostgreSQL. No package imports from one above it. From top to
+bottom:
 
-    app.cli, app.main, app.startup   the command line, the composition root, what runs before the first request
-    schema, schema.engine            the GraphQL API, and what executes it
+    app.cli, app.main, app.startup   the command line, the composition root, checks before the first request
+    schema, schema.engine            the GraphQL API, and its execution
     app.web                          HTTP and WebSocket
-    app.identity                     who is asking
-    app.tasks                        tasks: their fields, and what they alone have
-    app.entities                     what a user owns: reading, writing, filtering, ordering, following
-    app.live                         who is told of changes
-    migrations                       the history of the database
-    app.database                     connections, statements, and the checks of a database
-    app.sharing                      how callers share the process: turns, rate limits, caches
+    app.identity                     authentication
+    app.tasks                        tasks: their fields, and features that only tasks have
+    app.entities                     data that belongs to a user: reads, writes, filters, orders, changes
+    app.live                         delivery of changes to subscribers
+    migrations                       the history of the database schema
+    app.database                     connections, statements, and checks of the database
+    app.sharing                      fair shares among callers: turns, rate limits, caches
     app.observability                metrics, traces, logs
-    app.settings, app.models, …      the modules of this package that everything may import
+    app.settings, app.models, …      modules that all packages may import
 """

@@ -1,7 +1,7 @@
-"""The address of a client, where proxies stand between it and the server: from X-Forwarded-For, counted from the right.
+"""The client's address behind proxies, from X-Forwarded-For, read from the right.
 
-Each proxy appends the address that it was called from. So what trusted proxies have appended stands at the right, and
-what stands left of that is the client's own invention.
+Each proxy appends the address of its client. The entries of trusted proxies are at the right; a client can forge all
+entries left of these.
 """
 
 import ipaddress
@@ -16,26 +16,26 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Proxies:
-    """Which proxies are trusted: those in these networks, or where everybody is, the last `hops` before the server."""
+    """The trusted proxies: those in the networks, or if `trusted` is None, the last `hops` in front of the server."""
 
     def __init__(self, trusted: Sequence[Network] | None, hops: int) -> None:
         self._trusted, self._hops = trusted, hops
 
     def see_through(self, scope: Any) -> None:
-        """Give an ASGI scope its client's address, where a proxy tells of one."""
+        """Set the client of an ASGI scope from the X-Forwarded-For of trusted proxies."""
         given = [value for name, value in scope["headers"] if name == FORWARDED_FOR]
         peer, port = scope.get("client") or ("", 0)
         scope["client"] = self.client(peer, b",".join(given).decode("latin-1")), port
 
     def client(self, peer: str, forwarded: str) -> str:
-        """The client behind a peer; what is no address ends the chain, at the proxy that has told it."""
+        """The client behind a peer. An entry that is not an address ends the chain at the proxy that sent it."""
         client, hop, left = peer, 0, forwarded
         while left and self._trusts(client, hop):
             left, _, last = left.rpartition(",")
-            told = address(last)
-            if told is None:
+            entry = address(last)
+            if entry is None:
                 break
-            client, hop = str(told), hop + 1
+            client, hop = str(entry), hop + 1
         return client
 
     def _trusts(self, client: str, hop: int) -> bool:
@@ -46,7 +46,7 @@ class Proxies:
 
 
 def headers_of(scope: Any) -> Mapping[bytes, bytes]:
-    """The headers of an ASGI scope by name, the last of each; our HTTP protocol leaves them there."""
+    """The headers of an ASGI scope by name, the last line of each. `app.web.protocols` stores them in the scope."""
     try:
         known: Mapping[bytes, bytes] = scope["state"]["headers"]
     except KeyError:
@@ -55,7 +55,7 @@ def headers_of(scope: Any) -> Mapping[bytes, bytes]:
 
 
 def address(text: str) -> Address | None:
-    """An IP address, with or without a port, in brackets or not; None for anything else."""
+    """Parse an IP address, with or without port and brackets; None if the text is not one."""
     host = text.strip()
     if host.startswith("["):
         host = host[1:].partition("]")[0]
@@ -70,7 +70,7 @@ def address(text: str) -> Address | None:
 
 
 def networks(text: str) -> list[Network] | None:
-    """The networks and addresses of a list with commas; None for all there are. ValueError names what is neither."""
+    """Parse a comma-separated list of networks and addresses; None for `*`. ValueError names an invalid part."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if EVERYBODY in parts:
         return None

@@ -25,7 +25,8 @@ from app import settings as configuration
 from app import startup
 from app.database import checks
 from app.database.checks import Finding
-from app.database.database import FAILURES, Database
+from app.database.database import Database
+from app.database.failures import FAILURES
 from app.database.url import owner_url
 from app.errors import RequestError, StartupError
 from app.identity.accounts import demo_user, user_with_email
@@ -41,16 +42,16 @@ from schema import sdl
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10
-# How long a worker may take to start, and to answer its parent, before another is started in its place.
+# How long a worker may take to start, and to answer its parent's health check, before it is replaced.
 WORKER_SECONDS = 30
 BACKLOG = 2048
-# What the kernel keeps of each connection until it is read, roughly. So no more of a large body is in memory before it
-# has a place, and its sender waits. A round trip more for each of these: as many as a new connection needs anyway.
+# The kernel's receive buffer of each connection, approximately. It bounds what large bodies occupy before they get a
+# place. It costs a large body one more round trip for each of these, as on any new connection.
 UNREAD_BYTES = 16_384
-# What a client leaves unread for this long closes its connection, however it was sent.
+# A connection is closed if its client reads nothing for this long.
 UNREAD_MILLISECONDS = 30_000
-# Pings find clients that have gone without a word. Messages are small, and compressing them would cost each idle
-# socket 42 KB more. Larger messages than the application takes are read up to a limit, so that it can say so.
+# Pings detect clients that have vanished. Messages are small, and compression would cost each idle socket 42 KB.
+# ws_max_size exceeds the application's limit, so that the application can report messages that are too long.
 WEB_SOCKETS: Mapping[str, Any] = {
     "ws": BoundedSockets,
     "ws_max_size": 400_000,
@@ -63,7 +64,7 @@ COMMITTED = Path(__file__).parent.parent / "schema" / "schema.graphql"
 
 
 class _OneLine(click.Group):
-    """Shows an expected failure as one line and exits with 1."""
+    """Prints an expected error as one line, and exits with code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -71,7 +72,7 @@ class _OneLine(click.Group):
         except StartupError as error:
             return self._end(ctx, error)
         except (RequestError, *FAILURES) as error:
-            # The database was there when the command began.
+            # The command has lost its connection to the database.
             return self._end(ctx, startup.interruption(error))
 
     def _end(self, ctx: click.Context, error: StartupError) -> NoReturn:
@@ -80,29 +81,29 @@ class _OneLine(click.Group):
 
 
 data_dir = click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Where the embedded database lives. [TASKQL_DATA_DIR]"
+    "--data-dir", type=click.Path(path_type=Path), help="Directory of the embedded database. [TASKQL_DATA_DIR]"
 )
 
 
 @click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="taskql")
 def main() -> None:
-    """A GraphQL back end for tasks, on PostgreSQL.
+    """A GraphQL server for tasks, on PostgreSQL.
 
-    Without DATABASE_URL an embedded PostgreSQL is started, with a demo user. docs/settings.md lists all settings.
+    Without DATABASE_URL it starts an embedded PostgreSQL with a demo user. docs/settings.md lists all settings.
     """
 
 
 @main.command()
-@click.option("--host", help="The address to listen on. [HOST, 127.0.0.1]")
-@click.option("--port", type=int, help="The port to listen on; 0 picks a free one. [PORT, 8000]")
-@click.option("--workers", type=int, help="Server processes. [WORKERS, 1]")
+@click.option("--host", help="Address to listen on. [HOST, 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on; 0 picks a free one. [PORT, 8000]")
+@click.option("--workers", type=int, help="Number of server processes. [WORKERS, 1]")
 @click.option(
     "--trusted-documents",
     type=click.Path(path_type=Path),
-    help="Answer the documents of this JSON file and no others. [TRUSTED_DOCUMENTS]",
+    help="Run only the documents of this JSON file. [TRUSTED_DOCUMENTS]",
 )
-@click.option("--migrate", is_flag=True, help="Apply missing migrations first. The embedded database needs no asking.")
+@click.option("--migrate", is_flag=True, help="Apply missing migrations first. Always on with the embedded database.")
 @data_dir
 def serve(*, migrate: bool, **options: object) -> None:
     """Serve the API and its explorer."""
@@ -128,10 +129,10 @@ def serve(*, migrate: bool, **options: object) -> None:
 @click.option("--citus", is_flag=True, help="Distribute the tables over the machines of a Citus cluster.")
 @data_dir
 def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
-    """Bring the database to the newest revision, and make the server's role.
+    """Apply migrations, and create the server's database role.
 
-    Runs as the role of DATABASE_OWNER_URL (or else DATABASE_URL), and grants the role of DATABASE_URL what it needs.
-    Several at once wait for one another.
+    Connects with DATABASE_OWNER_URL (or else DATABASE_URL), and grants the role of DATABASE_URL what it needs. Several
+    can run at the same time: they wait for each other.
     """
     with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         applied = asyncio.run(startup.bring_up_to_date(settings, spread=citus))
@@ -141,8 +142,8 @@ def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fla
 
 
 @main.command()
-@click.option("--email", required=True, help="Whose token; the user is made if there is none.")
-@click.option("--ttl", default="1h", show_default=True, help="How long it holds: 90s, 15m, 12h, 30d.")
+@click.option("--email", required=True, help="Email address of the user, who is created if necessary.")
+@click.option("--ttl", default="1h", show_default=True, help="How long the token is valid: 90s, 15m, 12h, 30d.")
 @data_dir
 def token(email: str, ttl: str, data_dir: Path | None) -> None:
     """Print a token for a user, and nothing else."""
@@ -150,7 +151,7 @@ def token(email: str, ttl: str, data_dir: Path | None) -> None:
     with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         signs = signer(settings)
         if signs is None:
-            raise StartupError("The issuer in AUTH_ISSUER makes the tokens here; sign in there to get one.")
+            raise StartupError("Tokens come from the issuer in AUTH_ISSUER; sign in there to get one.")
         user_id = asyncio.run(_user(settings, email))
         click.echo(signs.token(user_id, lifetime))
 
@@ -160,10 +161,10 @@ def token(email: str, ttl: str, data_dir: Path | None) -> None:
 @click.option(
     "--against",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Name what breaks clients of the schema in this file; exit code 1 if anything does.",
+    help="List changes that break clients of the schema in this file; exit code 1 if there are any.",
 )
 def schema(check: bool, against: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
-    """Print the schema in the GraphQL definition language."""
+    """Print the schema in GraphQL's schema definition language."""
     if check and sdl() != COMMITTED.read_text():
         raise StartupError("schema/schema.graphql is out of date; run: taskql schema > schema/schema.graphql")
     if against is not None:
@@ -173,46 +174,46 @@ def schema(check: bool, against: Path | None) -> None:  # noqa: FBT001 - a flag 
 
 
 @main.command()
-@click.option("--older-than", default="30d", show_default=True, help="How long a task has been in the trash: 12h, 30d.")
+@click.option("--older-than", default="30d", show_default=True, help="Minimum time in the trash: 12h, 30d.")
 @data_dir
 def purge(older_than: str, data_dir: Path | None) -> None:
-    """Remove for good what has been in the trash for long.
+    """Permanently delete tasks that have been in the trash for some time.
 
-    Works in batches and may be interrupted and run again at any time. Sync tokens from before what was removed are
-    answered with a full sync.
+    It works in batches, and can be interrupted and run again at any time. Clients with older sync tokens then do a full
+    sync.
     """
     age = _duration(older_than, "--older-than")
     with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         users, removed = asyncio.run(_purged(settings, age))
-    click.echo(f"Removed {removed} tasks of {users} users.")
+    click.echo(f"Deleted {removed} tasks of {users} users.")
 
 
 @main.command()
 @click.option(
     "--nothing-lost",
     is_flag=True,
-    help="Only note that this is the database from now on: after pg_upgrade, or a failover that lost no write.",
+    help="Only record this database as the current one: after pg_upgrade, or a failover that lost no write.",
 )
 @data_dir
 def restored(nothing_lost: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
-    """Have all copies on clients begin anew, after the database was restored to an earlier moment.
+    """Make all clients sync again, after the database was restored to an earlier state.
 
-    Moves every user's clock far ahead and gives every task a new version, in batches, as the role of
-    DATABASE_OWNER_URL. Servers may go on meanwhile, and it may be interrupted and run again. A clock has room for 20
-    runs at least.
+    It advances every user's clock by a large step and gives every task a new version, in batches, as the role of
+    DATABASE_OWNER_URL. Servers can keep running, and it can be interrupted and run again. Clocks have room for at least
+    20 runs.
     """
     with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         click.echo(asyncio.run(_restored(settings, nothing_lost=nothing_lost)))
 
 
 @main.command()
-@click.option("--recount", is_flag=True, help="Compare the counters of tasks of all users, however long it takes.")
+@click.option("--recount", is_flag=True, help="Check the task counters of all users, however long it takes.")
 @data_dir
 def doctor(recount: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
-    """Check settings, documents, issuers, Redis and database, and say what mends what is wrong. It makes nothing.
+    """Check settings, documents, issuers, Redis and database, and suggest fixes. It creates nothing.
 
-    Counters of tasks that differ from the tasks there are get corrected, for as many users as ten seconds allow.
-    The exit code says the worst: 0 where all is ok, 1 for a warning, 2 for a failure.
+    It also corrects wrong task counters, for as many users as it can check in ten seconds. The exit code is 0 if all is
+    well, 1 for a warning, 2 for a failure.
     """
     progress = _recounted if recount else None
     try:
@@ -239,20 +240,20 @@ def _settings(**options: object) -> Settings:
 
 
 def _documents(settings: Settings) -> list[Finding]:
-    """Whether the manifest, if there is one, can be read and each of its operations run."""
+    """Check that the manifest, if there is one, is readable, and that all of its operations are valid."""
     if settings.trusted_documents is None:
         return []
     try:
         engine_of(settings)
     except StartupError as error:
         return [startup.failed(error)]
-    return [Finding("ok", f"The operations of {settings.trusted_documents} can run")]
+    return [Finding("ok", f"All operations of {settings.trusted_documents} are valid")]
 
 
 class _Stop:
-    """Ends by unwinding, so that the embedded database is left in order.
+    """Exits by an exception, so that the embedded database is shut down properly.
 
-    Python swallows what is raised while it runs a finalizer: `asked` tells all the same.
+    Python ignores exceptions that are raised while it runs a finalizer; `asked` is set in any case.
     """
 
     asked = False
@@ -263,13 +264,13 @@ class _Stop:
 
 
 def _hang_up(_signal: int, _frame: object) -> None:
-    """A closed terminal ends the server as SIGTERM does."""
+    """Treat a closed terminal like SIGTERM."""
     signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager
 def listening(settings: Settings) -> Iterator[socket.socket]:
-    """The server's socket, opened first: a port in use should not cost a started database."""
+    """The server's socket. It is opened before the embedded database is started, since the port may be in use."""
     with _bound(settings.host, settings.port, "--port") as listener:
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
@@ -278,9 +279,9 @@ def listening(settings: Settings) -> Iterator[socket.socket]:
 
 @contextmanager
 def listening_for_metrics(settings: Settings) -> Iterator[socket.socket | None]:
-    """The socket of the metrics, if there is one."""
+    """The socket for metrics; None if they are off."""
     if settings.metrics == "on" and settings.metrics_port is None:
-        raise StartupError("METRICS=on needs METRICS_PORT: the metrics have a port of their own.")
+        raise StartupError("METRICS=on needs METRICS_PORT: metrics are served on a separate port.")
     if not settings.has_metrics:
         yield None
         return
@@ -290,20 +291,20 @@ def listening_for_metrics(settings: Settings) -> Iterator[socket.socket | None]:
 
 
 def _bound(host: str, port: int, setting: str) -> socket.socket:
-    """A listening socket; StartupError where the address cannot be had."""
+    """A listening socket; raises StartupError if the address is not available."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        advice = f"Choose another with {setting} (0: a free one)."
+        advice = f"Choose another port with {setting} (0 picks a free one)."
         raise StartupError(f"Cannot listen on {host} port {port}: {reason}. {advice}") from None
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)  # its connections inherit it
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)  # inherited by its connections
     return listener
 
 
 async def _prepared(settings: Settings, *, embedded: bool, migrate: bool) -> UUID | None:
-    """A database that may be served; the demo user of an embedded one."""
+    """Prepare and check the database; returns the demo user if it is embedded."""
     settings.issuers()
     if embedded or migrate:
         await startup.bring_up_to_date(settings)
@@ -320,7 +321,7 @@ async def _prepared(settings: Settings, *, embedded: bool, migrate: bool) -> UUI
 
 async def _user(settings: Settings, email: str) -> UUID:
     if not re.fullmatch(r"[^@\s]+@[^@\s]+", email):
-        raise StartupError(f"{email!r} is no email address.")
+        raise StartupError(f"--email must be an email address; it is {email!r}.")
     await startup.refuse_failures(settings)
     database = connect(settings)
     try:
@@ -335,7 +336,7 @@ async def _purged(settings: Settings, age: timedelta) -> tuple[int, int]:
     try:
         async for users, removed in purging.purge(database, age):
             if users % PROGRESS_EVERY == 0:
-                click.echo(f"{users} users, {removed} tasks removed", err=True)
+                click.echo(f"{users} users, {removed} tasks deleted", err=True)
     finally:
         await database.close()
     return users, removed
@@ -352,20 +353,20 @@ async def _restored(settings: Settings, *, nothing_lost: bool) -> str:
                     click.echo(f"{done.users} users, {done.tasks} tasks", err=True)
         if done.full:
             raise StartupError(
-                f"The clocks of {done.full} of {done.users} users have no room to move; see operations.md."
+                f"The clocks of {done.full} of {done.users} users cannot be advanced further; see docs/operations.md."
             )
         await restoring.remember(database)
     finally:
         await database.close()
     if nothing_lost:
-        return "Noted that this is the database from now on."
-    return f"Moved the clocks of {done.users} users ahead, and gave {done.tasks} tasks new versions."
+        return "Recorded this database as the current one."
+    return f"Advanced the clocks of {done.users} users, and gave {done.tasks} tasks new versions."
 
 
 def _announce(
     settings: Settings, listener: socket.socket, metrics_listener: socket.socket | None, demo: UUID | None
 ) -> None:
-    """Say where the server is, and for the embedded database how to ask it something."""
+    """Print the server's URL, and for the embedded database a token and example requests."""
     url = f"{_url(listener)}/graphql"
     click.echo(f"TaskQL serves {url}")
     if metrics_listener is not None:
@@ -374,13 +375,13 @@ def _announce(
     if demo is not None and signs is not None:
         ready = signs.token(demo, DEMO_TOKEN_LIFETIME)
         click.echo(f"\nThe explorer, signed in as the demo user:\n\n{url}#token={ready}\n")
-        click.echo(f"The token alone, good for a week:\n\n{ready}\n")
-        click.echo(f"Or ask from a shell:\n\n{_curl(url, ready)}\n")
+        click.echo(f"The token alone, valid for a week:\n\n{ready}\n")
+        click.echo(f"A request from a shell:\n\n{_curl(url, ready)}\n")
     sys.stdout.flush()
 
 
 def _url(listener: socket.socket) -> str:
-    """Where this machine reaches a socket."""
+    """The URL of a socket on this machine."""
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - shown only
     return f"http://{shown}:{port}"
@@ -393,7 +394,7 @@ def _curl(url: str, bearer: str) -> str:
 
 
 def _application(settings: Settings, metrics_listener: socket.socket | None) -> Starlette:
-    """What each process serves, and logs for."""
+    """The application of one server process, with logging configured."""
     logs.configure(settings)
     app = create_app(settings, metrics_listener)
     garbage.settle()
@@ -401,7 +402,7 @@ def _application(settings: Settings, metrics_listener: socket.socket | None) -> 
 
 
 def _server(settings: Settings, listener: socket.socket, metrics_listener: socket.socket | None) -> Callable[[], None]:
-    """What serves until it is told to stop. From now on signals raise nothing: they only tell it."""
+    """A function that serves until a signal stops it. From now on, signals do not raise exceptions."""
     config = uvicorn.Config(
         partial(_application, settings, metrics_listener),
         factory=True,
@@ -416,7 +417,7 @@ def _server(settings: Settings, listener: socket.socket, metrics_listener: socke
         timeout_worker_healthcheck=WORKER_SECONDS,
         http=partial(BoundedRequests, Connections(settings)),  # type: ignore[arg-type]  # it is only called
         **WEB_SOCKETS,
-        proxy_headers=False,  # app.addresses has its own
+        proxy_headers=False,  # app.addresses replaces it
     )
     if settings.workers > 1:
         return _Workers(config, [listener]).run
@@ -427,7 +428,7 @@ def _server(settings: Settings, listener: socket.socket, metrics_listener: socke
 
 
 class _Workers(Multiprocess):
-    """uvicorn's parent process, which restarts its workers one by one upon SIGHUP; but a closed terminal ends it."""
+    """uvicorn's parent process. SIGHUP restarts its workers one by one; on a terminal, SIGHUP ends it."""
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
@@ -436,9 +437,9 @@ class _Workers(Multiprocess):
             signal.signal(number, self._end)
 
     def _end(self, _signal: int, _frame: object) -> None:
-        """Stop at once, also amid a restart, which takes seconds for each worker.
+        """Stop at once, also during a restart, which takes seconds for each worker.
 
-        By a thread, for the signal may come while this one holds the event's lock.
+        A thread sets the event, because the signal can arrive while the main thread holds the event's lock.
         """
         Thread(target=self.should_exit.set).start()
 
@@ -452,7 +453,7 @@ class _Workers(Multiprocess):
 def _duration(text: str, option: str) -> timedelta:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     if text[-1:] not in units or not text[:-1].isdecimal() or not 0 < int(text[:-1]) < 10**6:
-        raise StartupError(f"{option} must be a number and s, m, h or d, such as 15m; it is {text!r}.")
+        raise StartupError(f"{option} must be a number with the unit s, m, h or d, such as 15m; it is {text!r}.")
     return timedelta(seconds=int(text[:-1]) * units[text[-1]])
 
 
@@ -460,20 +461,20 @@ def _read_schema(path: Path) -> GraphQLSchema:
     try:
         return build_schema(path.read_text())
     except (GraphQLError, TypeError, UnicodeDecodeError) as error:
-        raise StartupError(f"{path} holds no GraphQL schema: {error}") from None
+        raise StartupError(f"{path} is not a valid GraphQL schema: {error}") from None
 
 
 def _refuse_breaking_changes(old: GraphQLSchema) -> None:
     new = build_schema(sdl())
     breaking = [f"{change.type.name}: {change.description}" for change in find_breaking_changes(old, new)]
-    breaking += [f"ONE_OF_ADDED: {name} takes exactly one of its fields now." for name in _narrowed(old, new)]
+    breaking += [f"ONE_OF_ADDED: {name} now requires exactly one of its fields." for name in _narrowed(old, new)]
     click.echo("".join(f"{line}\n" for line in breaking), nl=False)
     if breaking:
-        raise StartupError(f"{len(breaking)} changes break clients of the old schema.")
+        raise StartupError(f"{len(breaking)} changes break clients of the old schema; see the list above.")
 
 
 def _narrowed(old: GraphQLSchema, new: GraphQLSchema) -> list[str]:
-    """The input types that have become @oneOf, which graphql-core does not count as a change."""
+    """The input types that have become @oneOf, which graphql-core does not report as a breaking change."""
     pairs = ((old.type_map.get(name), type_) for name, type_ in new.type_map.items())
     return [
         type_.name

@@ -1,8 +1,8 @@
-"""The failures TaskQL expects; everything else is a bug and is masked.
+"""Expected errors. All other exceptions are bugs, and are masked.
 
 TaskQLError
-├── StartupError       the process cannot start as it was asked to: one line for the operator, exit code 1
-└── RequestError       a request cannot be answered: one GraphQL error with `extensions.code`
+├── StartupError       a command cannot run: one line for the operator, exit code 1
+└── RequestError       a request fails: one GraphQL error with `extensions.code`
     ├── Unauthenticated
     ├── BadUserInput
     ├── MethodNotAllowed
@@ -22,15 +22,15 @@ RETRY_AFTER_SECONDS = 1
 
 
 class TaskQLError(Exception):
-    """Base of every expected failure; its text is for the person who meets it."""
+    """Base of all expected errors. The message is for the operator or the caller."""
 
 
 class StartupError(TaskQLError):
-    """What is wrong, where, and what to do, in one line."""
+    """Says in one line what is wrong, where, and what to do."""
 
 
 class RequestError(TaskQLError):
-    """Becomes a top-level GraphQL error; graphql-core copies `extensions` into the answer."""
+    """Becomes a GraphQL error of the response; graphql-core copies `extensions` into it."""
 
     code = "INTERNAL"
 
@@ -40,11 +40,11 @@ class RequestError(TaskQLError):
 
 
 class Unauthenticated(RequestError):
-    """No token, or one that is not accepted; `reason` tells clients whether to get another one."""
+    """The request has no valid token. `reason` tells clients whether a new token helps."""
 
     code = "UNAUTHENTICATED"
 
-    # Reasons: no token came; it was good and a new one will be; it will be good later; it will never be accepted.
+    # No token was sent; get a new one; retry with the same one later; sign in again.
     MISSING, EXPIRED, NOT_YET_VALID, INVALID = "MISSING", "EXPIRED", "NOT_YET_VALID", "INVALID"
 
     def __init__(self, message: str, reason: str = INVALID) -> None:
@@ -57,49 +57,49 @@ class Unauthenticated(RequestError):
 
 
 class BadUserInput(RequestError):
-    """An argument that no form would let through: a malformed id, cursor or text."""
+    """An argument is malformed, such as an id or a cursor."""
 
     code = "BAD_USER_INPUT"
 
 
 class MethodNotAllowed(RequestError):
-    """A way to ask that is not for what was asked: a mutation by GET."""
+    """The HTTP method does not allow this operation, such as a mutation by GET."""
 
     code = "METHOD_NOT_ALLOWED"
 
 
 class PersistedQueryNotFound(RequestError):
-    """The hash of a document that is not known here: Apollo's protocol has the client send it along."""
+    """The hash is unknown: by Apollo's protocol, the client then sends the document with its hash."""
 
     code = "PERSISTED_QUERY_NOT_FOUND"
 
 
 class PersistedQueryNotSupported(RequestError):
-    """The hash of a document where no such documents are kept: the client sends texts from now on."""
+    """Persisted queries are off: by Apollo's protocol, the client then always sends the document."""
 
     code = "PERSISTED_QUERY_NOT_SUPPORTED"
 
 
 class IntrospectionRefused(RequestError):
-    """A question about the schema, where it is not shown."""
+    """Introspection is not allowed."""
 
     code = "GRAPHQL_VALIDATION_FAILED"
 
 
 class UntrustedDocument(RequestError):
-    """A document that is not in the manifest of those this server answers."""
+    """The document is not in the manifest of trusted documents."""
 
     code = "UNTRUSTED_DOCUMENT"
 
 
 class LimitExceeded(RequestError):
-    """More than this server does for one request."""
+    """The request exceeds a limit."""
 
     code = "LIMIT_EXCEEDED"
 
 
 class RateLimited(RequestError):
-    """The caller has asked for more than its share of a window of time, which ends in `seconds`."""
+    """The caller has used up its rate. The next window of time starts in `seconds`."""
 
     code = "RATE_LIMITED"
 
@@ -113,16 +113,16 @@ class RateLimited(RequestError):
 
 
 class FullSyncRequired(RequestError):
-    """A sync token that does not lead on: it is damaged or another user's, or from before a purge or a restore."""
+    """A sync token cannot be continued: it is damaged, another user's, or from before a purge or a restore."""
 
     code = "FULL_SYNC_REQUIRED"
 
     def __init__(self) -> None:
-        super().__init__("The token does not lead on; ask the query taskChanges, which begins anew, for another.")
+        super().__init__("The sync token cannot be continued; run the query taskChanges with it, for a full sync.")
 
 
 class Unavailable(RequestError):
-    """What is needed cannot answer now; the same request may succeed in some `seconds`."""
+    """The database or another resource is not available. The client can retry after `seconds`."""
 
     code = "UNAVAILABLE"
 

@@ -1,16 +1,30 @@
-"""Identifiers that the server makes, of the driver's own type, which costs a tenth of the standard library's."""
+"""UUIDs: parses those that clients send, and creates those of the server.
+
+They are of asyncpg's type, which is ten times cheaper than the standard library's.
+"""
 
 import os
+import re
 import time
 
 from asyncpg.pgproto.pgproto import UUID
 
-# The bits of a UUID that say what it is: four of its version, two of its variant.
+from app.errors import BadUserInput
+
+_CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+# The fixed bits of a UUID: four of its version, two of its variant.
 _FIXED = 0xF << 76 | 0b11 << 62
 _VERSION_7 = 0x7 << 76 | 0b10 << 62
 
 
+def identifier(value: str, name: str) -> UUID:
+    """A UUID from its canonical text form. Raises BadUserInput with the `name` of the value for other text."""
+    if not _CANONICAL_UUID.fullmatch(value):
+        raise BadUserInput(f"{name} must be a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057.")
+    return UUID(value)
+
+
 def uuid7() -> UUID:
-    """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then random bits, so that new ids lie together."""
+    """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then random bits, so that new ids are adjacent."""
     number = int.from_bytes(os.urandom(10)) | (time.time_ns() // 1_000_000) << 80
     return UUID((number & ~_FIXED | _VERSION_7).to_bytes(16))

@@ -1,4 +1,4 @@
-"""The composition root: settings become a running application."""
+"""The composition root: builds the application from the settings."""
 
 import logging
 import re
@@ -26,7 +26,7 @@ from app.identity import accounts
 from app.identity.tokens import Authenticator, Principal, Signer
 from app.live.followers import Realtime
 from app.observability.metrics import Record, Recorded, Telemetry
-from app.operations import GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.operations import GraphQLRequest, GraphQLResponse, ResponseStream
 from app.origins import Origins
 from app.settings import OFF, Settings
 from app.sharing.places import Places
@@ -44,6 +44,7 @@ from app.web.stopping import before_stopping
 from schema import schema as taskql
 from schema.context import Context, Services
 from schema.engine.admission import Admission
+from schema.engine.direct import core
 from schema.engine.document_limits import Limits
 from schema.engine.execution import MOST_ERRORS, Engine, RequestErrors, formatted
 from schema.engine.persisted import Documents, FullTexts, PersistedQueries, TrustedDocuments, manifest
@@ -58,10 +59,10 @@ DEMO_TOKEN_LIFETIME = timedelta(days=7)
 
 
 def create_app(settings: Settings, metrics_listener: socket.socket | None = None, schema: Schema = taskql) -> Starlette:
-    """The ASGI application. It shows its metrics to whoever connects to `metrics_listener`."""
+    """The ASGI application. It serves its metrics on `metrics_listener`, if there is one."""
     rates = _rates(settings)
     preparation = Preparation(rates.spend)
-    door = Admission(*engine_of(settings, schema), rates, preparation, settings.introspection)
+    admission = Admission(*engine_of(settings, schema), rates, preparation, settings.introspection)
     database = connect(settings, rates.spend)
     authenticator = Authenticator(
         settings.issuers(), partial(accounts.provision, database) if settings.auth_provision else None
@@ -78,7 +79,7 @@ def create_app(settings: Settings, metrics_listener: socket.socket | None = None
         [probe.states, health.key_sets(authenticator)], lambda: {**health.pool(database), **probe.notes()}
     )
 
-    execute = telemetry.recorded(executing(door, authenticator, places, services))
+    execute = telemetry.recorded(executing(admission, authenticator, places, services))
     origins = Origins(settings.cors_origins)
     endpoint = GraphQLEndpoint(execute, streams, rates, origins, telemetry.refused)
     sockets = SocketEndpoint(execute, authenticator.principal, origins, settings.limit_sockets)
@@ -87,11 +88,11 @@ def create_app(settings: Settings, metrics_listener: socket.socket | None = None
         readiness.stopping()
         endpoint.stop()
 
-    told = partial(before_stopping, stopping, streams.close, settings.drain_seconds)
+    on_start = partial(before_stopping, stopping, streams.close, settings.drain_seconds)
     ends = [realtime.close, authenticator.close, preparation.close, rates.close, probe.close, database.close]
     last = [telemetry.close, *([tracing.close] if tracing else [])]
     routes = [*health.routes(readiness), *_routes(settings.root_path)]
-    lifespan = _lifespan(told, ends, last, partial(metrics_port.exposed, settings, metrics_listener))
+    lifespan = _lifespan(on_start, ends, last, partial(metrics_port.exposed, settings, metrics_listener))
     app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers(settings.root_path + GRAPHQL))
     app.proxies = Proxies(networks(settings.forwarded_allow_ips), settings.forwarded_hops)
     app.state.database, app.state.probe, app.state.readiness, app.state.rates = database, probe, readiness, rates
@@ -106,7 +107,7 @@ def _lifespan(
     last: Sequence[Callable[[], None]],
     meanwhile: Callable[[], AbstractAsyncContextManager[None]],
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    """What is done when the server starts, and closed when it ends: all of it in this order, whatever fails."""
+    """The lifespan of the application: everything is closed in this order, even if one part fails."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -123,18 +124,18 @@ def _lifespan(
 
 
 class Application(Starlette):
-    """Starlette, with the one address that must be quick in front of its middleware and router."""
+    """Starlette, with the GraphQL endpoint in front of its middleware and router, because it must be fast."""
 
     graphql: ASGIApp
     proxies: Proxies
 
     def place(self, graphql: ASGIApp, sockets: ASGIApp, origins: Origins, root_path: str) -> None:
-        """Serve GraphQL with `graphql` and `sockets`, to pages of `origins` too, and also below `root_path`."""
+        """Route GraphQL requests to `graphql` and `sockets`, with and without `root_path`; allow `origins`."""
         self.graphql = CrossOrigin(graphql, origins) if origins else graphql
         self._sockets, self._origins = sockets, origins
         self._others = CrossOrigin(limited(super().__call__, OtherRequests(), health.PATHS), origins)
         self._root_path, self._addresses = root_path, {GRAPHQL, root_path + GRAPHQL}
-        # They name the Host header, which a proxy may have changed.
+        # Such redirects contain the Host header, which a proxy may have changed.
         self.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +156,7 @@ class Application(Starlette):
 
 
 def _below(root_path: str, scope: Scope) -> Scope:
-    """A scope as ASGI has it, with the prefix in its path, whether or not a proxy has removed the prefix."""
+    """A scope whose path contains the prefix, as ASGI requires, whether or not a proxy has stripped it."""
     if not root_path or "path" not in scope:
         return scope
     path = scope["path"]
@@ -173,47 +174,47 @@ def _routes(root_path: str) -> list[BaseRoute]:
 
 
 def connect(settings: Settings, spend: Spend = for_free) -> Database:
-    """The database that serves requests; nothing is opened yet. `spend` is told what time a user's statements take."""
+    """The database for requests, not connected yet. `spend` is called with the time of each user's statements."""
     return Database(server_url(settings), pool_size=settings.db_pool_size, quota=settings.limit_tasks, spend=spend)
 
 
-def executing(door: Admission, authenticator: Authenticator, places: Places, services: Services) -> Recorded:
-    """What the transports call for each request."""
-    engine, limit = door.engine, door.engine.gauge.limits.cost
+def executing(admission: Admission, authenticator: Authenticator, places: Places, services: Services) -> Recorded:
+    """The function that transports call for each request."""
+    engine, limit = admission.engine, admission.engine.gauge.limits.cost
 
-    async def execute(request: GraphQLRequest, record: Record) -> GraphQLAnswer | ResponseStream:
+    async def execute(request: GraphQLRequest, record: Record) -> GraphQLResponse | ResponseStream:
         remembered = authenticator.remembered(request.authorization)
         caller = remembered or await _caller(authenticator, request)
         record.user_id = user_id = caller.user_id if isinstance(caller, Principal) else None
         request.payer = network(request.address) if user_id is None else str(user_id)
         try:
             places.take(request, is_user=user_id is not None)
-            operation, record.rows = await door.admit(request, caller)
+            operation, record.rows = await admission.admit(request, caller)
             record.operation, record.kind = operation.name, operation.kind
             context = Context(caller, request.payer, operation, services)
             if operation.node.operation is OperationType.SUBSCRIPTION:
                 results = engine.subscribe(operation, request.variables, context)
-                request.leave()  # it has places of its own
+                request.leave()  # subscriptions have their own limit
                 return ResponseStream(
-                    _answers(results, request, partial(record.cost, limit)), context.principal.expires_at
+                    _responses(results, request, partial(record.cost, limit)), context.principal.expires_at
                 )
             result = await engine.execute(operation, request.variables, context, is_large=request.is_large)
         except RequestErrors as refused:
             return _refused(refused.errors, request)
         except RequestError as error:
             return _refused([located_error(error)], request)
-        return _answer(result, request, partial(record.cost, limit))
+        return _response(result, request, partial(record.cost, limit))
 
     return execute
 
 
-async def _answers(
+async def _responses(
     results: AsyncGenerator[ExecutionResult, None], request: GraphQLRequest, cost: Callable[[], Any]
-) -> AsyncGenerator[GraphQLAnswer, None]:
+) -> AsyncGenerator[GraphQLResponse, None]:
     try:
         async with aclosing(results):
             async for result in results:
-                yield _answer(result, request, cost)
+                yield _response(result, request, cost)
     except RequestErrors as refused:
         yield _refused(refused.errors, request)
     except GraphQLError as error:
@@ -221,7 +222,7 @@ async def _answers(
 
 
 async def _caller(authenticator: Authenticator, request: GraphQLRequest) -> Principal | RequestError:
-    """Whom a request speaks for; a refusal is for the fields that need a caller, since introspection needs none."""
+    """The authenticated user, or the error. Fields raise it, because introspection may need no user."""
     try:
         return await authenticator.principal(request.authorization, request.address)
     except RequestError as refusal:
@@ -229,7 +230,7 @@ async def _caller(authenticator: Authenticator, request: GraphQLRequest) -> Prin
 
 
 def signer(settings: Settings) -> Signer | None:
-    """What makes tokens that this server takes; None where the issuer alone makes them."""
+    """Creates tokens that this server accepts; None if only the issuer can create them."""
     issuer = settings.issuers()[0]
     if issuer.secret is None or issuer.derives_ids:
         return None
@@ -237,9 +238,9 @@ def signer(settings: Settings) -> Signer | None:
 
 
 def engine_of(settings: Settings, schema: Schema = taskql) -> tuple[Engine, Documents]:
-    """What runs operations, and the documents that are known; StartupError for a manifest that cannot be answered."""
+    """The engine and the known documents; raises StartupError if an operation of the manifest is invalid."""
     limits = {name: getattr(settings, f"limit_{name}") for name in Limits.__slots__}
-    engine = Engine(schema._schema, Limits(**limits))  # noqa: SLF001 - Strawberry has no public name for graphql-core's
+    engine = Engine(core(schema), Limits(**limits))
     return engine, _documents(settings, engine)
 
 
@@ -253,7 +254,7 @@ def _documents(settings: Settings, engine: Engine) -> Documents:
         except RequestErrors as refused:
             name = " ".join(re.findall(r"\b(?:query|mutation|subscription)\s+(\w+)", text)) or "without a name"
             reason = refused.errors[0].message
-            raise StartupError(f"TRUSTED_DOCUMENTS: operation {name} ({document_id}) cannot run: {reason}") from None
+            raise StartupError(f"TRUSTED_DOCUMENTS: operation {name} ({document_id}) is invalid: {reason}") from None
     return TrustedDocuments(trusted)
 
 
@@ -264,16 +265,16 @@ def _rates(settings: Settings) -> Rates:
     return Rates(users, addresses, seconds, SharedCounters(url.get_secret_value()) if url else Windows())
 
 
-def _answer(result: ExecutionResult, request: GraphQLRequest, cost: Callable[[], Any]) -> GraphQLAnswer:
+def _response(result: ExecutionResult, request: GraphQLRequest, cost: Callable[[], Any]) -> GraphQLResponse:
     entries: dict[str, Any] = {"errors": _formatted(result.errors, request)} if result.errors else {}
     entries["data"] = result.data
     if request.extensions and request.extensions.get("cost") is True:
         entries["extensions"] = {"cost": cost()}
-    return GraphQLAnswer(entries, executed=True)
+    return GraphQLResponse(entries, executed=True)
 
 
-def _refused(errors: list[GraphQLError], request: GraphQLRequest) -> GraphQLAnswer:
-    return GraphQLAnswer({"errors": _formatted(errors, request)}, executed=False)
+def _refused(errors: list[GraphQLError], request: GraphQLRequest) -> GraphQLResponse:
+    return GraphQLResponse({"errors": _formatted(errors, request)}, executed=False)
 
 
 def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict[str, object]]:
@@ -281,12 +282,12 @@ def _formatted(errors: list[GraphQLError], request: GraphQLRequest) -> list[dict
 
 
 def _tracing(settings: Settings) -> "Tracing | None":
-    """What sends traces, where they are asked for and OpenTelemetry is installed."""
+    """The exporter of traces, if tracing is on and OpenTelemetry is installed."""
     if settings.traces == "none":
         return None
     try:
         from app.observability.tracing import Tracing  # noqa: PLC0415 - not installed everywhere
     except ImportError:
-        log.warning("traces are asked for, but OpenTelemetry is not installed: pip install -e '.[otel]'")
+        log.warning("tracing is on, but OpenTelemetry is not installed; run: pip install -e '.[otel]'")
         return None
     return Tracing(settings)

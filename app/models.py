@@ -1,4 +1,4 @@
-"""The tables, as Alembic compares them and statements name them. Every key of task data begins with the user."""
+"""The database tables, for Alembic and for building statements. Every key of task data begins with the user's id."""
 
 from datetime import date, datetime
 from uuid import UUID
@@ -10,6 +10,7 @@ from sqlalchemy import (
     Computed,
     Date,
     DateTime,
+    FetchedValue,
     ForeignKey,
     Index,
     Integer,
@@ -34,7 +35,7 @@ PRIORITIES = ("NONE", "LOW", "MEDIUM", "HIGH", "URGENT")
 
 
 class Base(DeclarativeBase):
-    """Names every constraint, so that an error can be told by the name of what it broke."""
+    """Names every constraint, so that an error can be recognized by the constraint that it violated."""
 
     metadata = MetaData(
         naming_convention={
@@ -48,7 +49,7 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """An account, in the shape Better Auth fills when it owns sign-up on the same database."""
+    """An account. The columns match those that Better Auth writes when it signs users up in the same database."""
 
     __tablename__ = "users"
 
@@ -61,23 +62,31 @@ class User(Base):
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
-class TaskClock(Base):
-    """One row per user: `tasks.version` is the clock's version at the task's last write; `tasks` counts her tasks."""
+class Owned:
+    """Rows of one user. All ORM statements of a session are filtered by the user that it acts as."""
+
+    # The first column of the table, and of its primary key.
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, sort_order=-1)
+
+
+class TaskClock(Owned, Base):
+    """One row per user. `version` increases with each write of the user's tasks; `tasks` counts the user's tasks.
+
+    `tasks.version` is the clock's version at the task's last write.
+    """
 
     __tablename__ = "task_clocks"
 
-    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     purged_through: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     tasks: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
-class Task(Base):
+class Task(Owned, Base):
     """A task of one user; deleting sets `deleted_at`."""
 
     __tablename__ = "tasks"
 
-    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     title: Mapped[str] = mapped_column(String(TITLE_LENGTH))
     description: Mapped[str | None] = mapped_column(String(DESCRIPTION_LENGTH))
@@ -86,16 +95,21 @@ class Task(Base):
     priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     due_date: Mapped[date | None] = mapped_column(Date)
     tags: Mapped[list[str]] = mapped_column(ARRAY(String(TAG_LENGTH)), server_default=text("'{}'"))
-    position: Mapped[str] = mapped_column(Text(collation="C"))
-    version: Mapped[int] = mapped_column(Integer)
+    # Triggers set the position and the version if a write does not, and update `updated_at`.
+    position: Mapped[str] = mapped_column(Text(collation="C"), server_default=text("''"))
+    version: Mapped[int] = mapped_column(Integer, server_default=text("0"), server_onupdate=FetchedValue())
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), server_onupdate=FetchedValue()
+    )
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    # Between the two stands a combining mark, which no key holds: words are found within one text.
+    # A combining mark separates the two. Search keys contain none, so no match spans title and description.
     search: Mapped[str | None] = mapped_column(
         Text, Computed("search_key(title) || chr(768) || search_key(coalesce(description, ''))", persisted=True)
     )
 
+    # Updates, too, read back what triggers have set.
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy has it
     __table_args__ = (
         CheckConstraint(r"title ~ '\S'", "title_not_blank"),
         CheckConstraint("priority between 0 and 4", "priority_known"),
@@ -106,18 +120,17 @@ class Task(Base):
     )
 
 
-class TaskTag(Base):
-    """That a task has a tag: what finds the tasks of a tag. Kept by triggers on tasks."""
+class TaskTag(Owned, Base):
+    """Index of tasks by tag: one row for each tag of a task. Maintained by triggers on `tasks`."""
 
     __tablename__ = "task_tags"
 
-    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     tag: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     task_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
 
 
 class State(Base):
-    """The one row about the database itself: which it was when last seen, and where the clocks of new users begin."""
+    """The single row about the database itself: its fingerprint when last seen, and the first clock of new users."""
 
     __tablename__ = "taskql_state"
 
@@ -130,25 +143,25 @@ class State(Base):
     __table_args__ = (CheckConstraint("id = 1", "one_row"),)
 
 
-# Statements name the tables: mapped attributes cost the compiler half as much again.
+# Statements use the tables directly: mapped attributes take the compiler half as much time again.
 USERS, CLOCKS, TASKS, TAGS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks", "task_tags"))
 STATE = Base.metadata.tables["taskql_state"]
 
-# No due date sorts after every date. A CASE and not coalesce(): row security lets the planner use only
-# leak-proof expressions as index conditions, and PostgreSQL counts CASE among them.
+# A missing due date sorts after every date. This is a CASE instead of coalesce() because row-level security lets the
+# planner use only leakproof expressions as index conditions, and PostgreSQL considers CASE leakproof.
 due_sort = case((TASKS.c.due_date.is_(None), literal_column("'infinity'::date")), else_=TASKS.c.due_date)
 
-# The same as PostgreSQL's catalog spells it, so that Alembic can compare.
+# The same expression as PostgreSQL's catalog prints it, so that Alembic can compare.
 _DUE_SORT_IN_CATALOG = "(\nCASE\n    WHEN due_date IS NULL THEN 'infinity'::date\n    ELSE due_date\nEND)"
 
-# Each index serves the pages of one order; both directions walk it.
+# Each index serves the pages of one order, in both directions.
 Index("ix_tasks_created", TASKS.c.user_id, TASKS.c.created_at, TASKS.c.id)
 Index("ix_tasks_completed_created", TASKS.c.user_id, TASKS.c.completed, TASKS.c.created_at, TASKS.c.id)
 Index("ix_tasks_updated", TASKS.c.user_id, TASKS.c.updated_at, TASKS.c.id)
 Index("ix_tasks_due", TASKS.c.user_id, text(_DUE_SORT_IN_CATALOG), TASKS.c.id)
 Index("ix_tasks_position", TASKS.c.user_id, TASKS.c.position, TASKS.c.id)
 Index("ix_tasks_version", TASKS.c.user_id, TASKS.c.version, TASKS.c.id)
-# This one holds all that counting needs: PostgreSQL reads it alone, where vacuum has been.
+# Covers counting: PostgreSQL can use an index-only scan for vacuumed pages.
 Index(
     "ix_tasks_counts",
     TASKS.c.user_id,

@@ -1,4 +1,4 @@
-"""What a client asks and what it is answered, over whichever transport."""
+"""GraphQL requests and responses, independent of the transport."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -9,20 +9,23 @@ from app.errors import BadUserInput
 
 
 class Places(Protocol):
-    """Where a request has its place."""
+    """Limits the requests in progress."""
 
     def give(self, key: str) -> None:
-        """Give the place of this payer back."""
+        """Release a place of this payer."""
 
 
 @dataclass(slots=True)
 class GraphQLRequest:
-    """What a client asks: a document or the id of one, its variables, the operation to run; and what is known of it.
+    """A GraphQL request, and what the server knows about it.
 
-    `address` is the client's, empty where none is known. `safe`: it came in a way that must not change anything.
-    `size`: the bytes it came in, where they are known; it has no more values than those. `payer`: who is charged, a
-    user's id or a stranger's address. `is_large`: its variables have many values. `places`: among these it has one
-    until it was answered, and where it came in many bytes, one among `large_places`.
+    address: The client's, empty if unknown.
+    safe: Whether the HTTP method is safe (GET), so that mutations are rejected.
+    size: Bytes of the request, if known. It cannot have more values than bytes.
+    payer: The key that is charged: a user's id, or the network of an anonymous caller.
+    is_large: Whether the variables have many values.
+    places, large_places: Where the request occupies a place until its response is complete; in `large_places` only if
+        it is long.
     """
 
     query: str | None
@@ -41,9 +44,9 @@ class GraphQLRequest:
     large_places: Places | None = None
 
     def leave(self) -> None:
-        """Give up the place of a request that was answered, and what it has brought along.
+        """Release the places of a request, and its variables.
 
-        The tracebacks of refusals are in cycles, and may refer to the request until garbage is collected.
+        The tracebacks of errors form cycles, and can keep the request alive until the next garbage collection.
         """
         self.variables = None
         if self.places is not None:
@@ -55,8 +58,8 @@ class GraphQLRequest:
 
 
 @dataclass(slots=True)
-class GraphQLAnswer:
-    """The entries of an answer, and whether the operation came to execution."""
+class GraphQLResponse:
+    """The entries of a GraphQL response, and whether the operation was executed."""
 
     entries: dict[str, Any]
     executed: bool
@@ -64,28 +67,28 @@ class GraphQLAnswer:
 
 @dataclass(slots=True)
 class ResponseStream:
-    """The answers of a subscription, one an event; it holds until its token expires (Unix seconds).
+    """The responses of a subscription, one per event, until the token expires (Unix seconds).
 
-    One that did not come to execution is the last: the subscription could not begin, or broke off.
+    A response that was not executed is the last one: the subscription could not start, or failed.
     """
 
-    answers: AsyncGenerator[GraphQLAnswer, None]
+    responses: AsyncGenerator[GraphQLResponse, None]
     expires_at: float
 
 
-Execute = Callable[[GraphQLRequest], Awaitable[GraphQLAnswer | ResponseStream]]
+Execute = Callable[[GraphQLRequest], Awaitable[GraphQLResponse | ResponseStream]]
 
 
-async def each(answered: GraphQLAnswer | ResponseStream) -> AsyncGenerator[GraphQLAnswer, None]:
-    """One answer or many."""
-    if isinstance(answered, GraphQLAnswer):
-        yield answered
+async def each(outcome: GraphQLResponse | ResponseStream) -> AsyncGenerator[GraphQLResponse, None]:
+    """The single response, or each response of the stream."""
+    if isinstance(outcome, GraphQLResponse):
+        yield outcome
         return
     try:
-        async for answer in answered.answers:
-            yield answer
+        async for response in outcome.responses:
+            yield response
     finally:
-        await answered.answers.aclose()
+        await outcome.responses.aclose()
 
 
 _KINDS = {"query": str, "documentId": str, "operationName": str, "variables": dict, "extensions": dict}
@@ -94,32 +97,47 @@ _KINDS = {"query": str, "documentId": str, "operationName": str, "variables": di
 def request(
     members: Mapping[str, Any], authorization: str | None, request_id: str, *, address: str = "", safe: bool = False
 ) -> GraphQLRequest:
-    """The request of a JSON object; BadUserInput names the member that is not what it must be."""
-    for name, value in members.items():
-        kind = _KINDS.get(name)
-        if value is not None and kind is not None and type(value) is not kind:
-            raise BadUserInput(f"{name} must be {'an object' if _KINDS[name] is dict else 'a string'}.")
-    query, extensions = members.get("query"), members.get("extensions")
-    document_id = _persisted(extensions) if extensions else None
-    document_id = document_id or members.get("documentId")
-    if query is None and document_id is None:
-        raise BadUserInput("query must be a string.")
+    """Build the request from a JSON object; raises BadUserInput that names an invalid member."""
+    query, variables, extensions = members.get("query"), members.get("variables"), members.get("extensions")
+    document_id, operation_name = members.get("documentId"), members.get("operationName")
+    is_plain = extensions is document_id is operation_name is None  # the common case
+    if not is_plain or type(query) is not str or (variables is not None and type(variables) is not dict):
+        _check(members)
+        if extensions:
+            document_id = _persisted(extensions) or document_id
+        if query is None and document_id is None:
+            raise BadUserInput("query must be a string.")
     if document_id and query is not None and not query.strip():
-        query = None  # clients of protocols that demand a query send an empty one along with an id
-    variables, operation_name = members.get("variables"), members.get("operationName") or None
+        query = None  # clients whose protocol requires a query send an empty one with an id
     return GraphQLRequest(
-        query, document_id, variables, operation_name, extensions, authorization, request_id, address=address, safe=safe
+        query,
+        document_id,
+        variables,
+        operation_name or None,
+        extensions,
+        authorization,
+        request_id,
+        address=address,
+        safe=safe,
     )
 
 
+def _check(members: Mapping[str, Any]) -> None:
+    """Raise BadUserInput if a member has the wrong type."""
+    for name, kind in _KINDS.items():
+        value = members.get(name)
+        if value is not None and type(value) is not kind:
+            raise BadUserInput(f"{name} must be {'an object' if kind is dict else 'a string'}.")
+
+
 def _persisted(extensions: Mapping[str, Any]) -> str | None:
-    """The id of a document in Apollo's extension, which goes before `documentId`."""
+    """The hash in Apollo's extension, which takes precedence over `documentId`."""
     persisted = extensions.get("persistedQuery")
     if persisted is not None and type(persisted) is not dict:
-        raise BadUserInput("persistedQuery must be an object.")
+        raise BadUserInput("extensions.persistedQuery must be an object.")
     if not persisted:
         return None
     sha256 = persisted.get("sha256Hash")
     if persisted.get("version") != 1 or not isinstance(sha256, str):
-        raise BadUserInput("extensions.persistedQuery must have version 1 and a sha256Hash.")
+        raise BadUserInput("extensions.persistedQuery must have version: 1 and sha256Hash, a string.")
     return sha256

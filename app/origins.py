@@ -1,4 +1,4 @@
-"""The origins whose pages may call the API, compared as RFC 6454 says, and what answers tell browsers about them."""
+"""The origins whose pages may call the API (compared as in RFC 6454), and the CORS headers of responses."""
 
 import ipaddress
 import logging
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 ALL = "*"
 DEFAULT_PORTS = {"http": 80, "https": 443}
-# Refused origins that are logged, each once: strangers choose them.
+# Rejected origins that are logged, each once. Bounded, because anybody can send any origin.
 MOST_LOGGED = 100
 
 Header = tuple[bytes, bytes]
@@ -22,7 +22,7 @@ _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:,*\[\]]{1,255})(?::(
 
 @lru_cache(1000)
 def normalized(origin: str) -> str | None:
-    """An origin in the form that equal origins share; None for what is not an origin of http or https."""
+    """The normalized form of an origin; None if it is not an origin of http or https."""
     found = _ORIGIN.fullmatch(origin)
     if found is None:
         return None
@@ -36,7 +36,7 @@ def normalized(origin: str) -> str | None:
 
 
 class Origins:
-    """The origins of CORS_ORIGINS; `*` stands for all."""
+    """The origins of CORS_ORIGINS; `*` allows all."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         allowed = set(allowed)
@@ -45,7 +45,7 @@ class Origins:
         self._logged: set[str] = set()
 
     def __bool__(self) -> bool:
-        """Whether pages of any other origin may call at all."""
+        """Whether any other origin is allowed."""
         return self._allows_all or bool(self._allowed)
 
     def is_allowed(self, origin: str) -> bool:
@@ -53,7 +53,7 @@ class Origins:
         return self._allows_all or normalized(origin) in self._allowed
 
     def headers_for(self, origin: bytes | None) -> list[Header]:
-        """The CORS headers of an answer to a request with this Origin header."""
+        """The CORS headers of the response to a request with this Origin header."""
         if self._allows_all:
             return [(b"access-control-allow-origin", b"*"), _EXPOSED] if origin else []
         if origin and self.is_allowed(origin.decode("latin-1")):
@@ -61,14 +61,14 @@ class Origins:
         return [VARY] if self._allowed else []
 
     def log_refused(self, origin: str) -> None:
-        """Tell the operator about a page that was refused; once for each origin."""
+        """Log a rejected origin, once."""
         name = normalized(origin) or "null"
         if name not in self._logged and len(self._logged) < MOST_LOGGED:
             self._logged.add(name)
-            log.warning("a page of the origin %s was refused; CORS_ORIGINS lists the origins that may call", name)
+            log.warning("rejected a request of a page of the origin %s; to allow it, add it to CORS_ORIGINS", name)
 
 
 def is_same(origin: str, host: str) -> bool:
-    """Whether an origin is the one that a Host header names, with or without TLS."""
+    """Whether an origin has the host and port of a Host header, with http or https."""
     given = normalized(origin)
     return given is not None and given in {normalized(f"{scheme}://{host}") for scheme in DEFAULT_PORTS}

@@ -1,4 +1,4 @@
-"""What happens between the command and the first request: the database is found, brought up to date and checked."""
+"""Preparation before the first request: the database is started if it is embedded, migrated and checked."""
 
 import asyncio
 import ssl
@@ -9,16 +9,15 @@ from typing import TypeVar
 
 import asyncpg
 from pydantic import SecretStr
-from sqlalchemy import Connection
 from sqlalchemy.exc import EmulatedDBAPIException, SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from app.database import checks
 from app.database.checks import Finding
-from app.database.connections import CannotConnect
-from app.database.database import FAILURES, SESSION, Database, failure
-from app.database.driver import driver_error, is_passing
+from app.database.database import SESSION, Database
+from app.database.failures import FAILURES, CannotConnect, driver_error, failure, is_passing
 from app.database.url import DatabaseURL, owner_url, server_url
 from app.errors import RequestError, StartupError, Unavailable
 from app.identity.key_sets import FetchFailed, fetched
@@ -31,7 +30,7 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.1
-# How long the counters of tasks are compared where not all need be.
+# How long task counters are checked, unless all of them are requested.
 RECOUNT_SECONDS = 10.0
 
 Progress = Callable[[int, int], None]
@@ -39,9 +38,9 @@ Progress = Callable[[int, int], None]
 
 @contextmanager
 def database_settings(settings: Settings, *, create: bool = True) -> Iterator[Settings]:
-    """Settings with a database: the one that is named, or the embedded one for as long as this lasts.
+    """Settings with a database: the configured one, or the embedded one, which runs until this context ends.
 
-    Without `create` nothing that is missing of the embedded one is made.
+    Without `create`, a missing embedded database is not created.
     """
     if settings.database_url is not None:
         yield settings
@@ -60,30 +59,30 @@ def database_settings(settings: Settings, *, create: bool = True) -> Iterator[Se
 
 
 async def bring_up_to_date(settings: Settings, *, spread: bool = False) -> list[str]:
-    """Migrate as the owner, and with `spread` distribute the tables over a cluster; the revisions that were applied."""
+    """Migrate as the owner, and with `spread` distribute the tables over a cluster; returns the applied revisions."""
     server, owner = server_url(settings), owner_url(settings)
     if owner.pooled:
         raise StartupError(
-            "Migrations cannot go through a pooler: name the database itself in DATABASE_OWNER_URL, as its owner, or in"
+            "Migrations cannot go through a pooler: set DATABASE_OWNER_URL to a direct connection as the owner, or set"
             " DATABASE_DIRECT_URL."
         )
-    return await _patiently(owner, lambda: migrate(owner, server, spread=spread))
+    return await _retrying(owner, lambda: migrate(owner, server, spread=spread))
 
 
 async def findings(settings: Settings) -> list[Finding]:
-    """What `checks` finds, as the role that serves."""
+    """The findings of `checks`, as the server's role."""
     server = server_url(settings)
-    return await _patiently(server, lambda: _inspect(server, partial(_checked, server)))
+    return await _retrying(server, lambda: _inspect(server, partial(_checked, server)))
 
 
 async def report(settings: Settings, progress: Progress | None = None, *, embedded: bool = False) -> list[Finding]:
-    """Everything that can be checked of settings, issuers and database.
+    """All findings about settings, issuers and database.
 
-    With `progress`, which is told how many users were seen and had a wrong counter, all counters of tasks are compared;
-    else as many as ten seconds allow.
+    With `progress` the task counters of all users are checked; it is called with the number of users so far, and of
+    wrong counters. Otherwise as many as ten seconds allow are checked.
     """
     found = [*await _issuers(settings), *await _shared_counts(settings), *await _database(settings, progress)]
-    # The embedded database has no roles but its owner's and the server's.
+    # The embedded database has no other roles than the owner's and the server's.
     return found if embedded else [*found, *await _open_to_all(settings)]
 
 
@@ -101,8 +100,8 @@ async def _issuer(issuer: Issuer) -> Finding:
     try:
         keys = await fetched(issuer.jwks_url)
     except FetchFailed as error:
-        mend = "See that AUTH_JWKS_URL is right and can be reached from here; Better Auth's ends in /api/auth/jwks."
-        return Finding("failure", f"The key set of {issuer.name} cannot be fetched: {error}", mend)
+        fix = "Check that AUTH_JWKS_URL is correct and reachable from here; Better Auth's ends in /api/auth/jwks."
+        return Finding("failure", f"The key set of {issuer.name} cannot be fetched: {error}", fix)
     algorithms = sorted({name for key in keys for name in key.algorithms})
     return Finding("ok", f"The key set of {issuer.name} has {len(keys)} usable keys, for {', '.join(algorithms)}")
 
@@ -116,12 +115,12 @@ async def _shared_counts(settings: Settings) -> list[Finding]:
             return [Finding("ok", "All processes share the counts of rate limits")]
     finally:
         await counters.close()
-    mend = "See that RATE_LIMIT_REDIS_URL is right; until then each process counts for itself."
-    return [Finding("warning", "The Redis of the rate limits cannot be reached", mend)]
+    fix = "Check that RATE_LIMIT_REDIS_URL is correct; until Redis is reachable, each process counts on its own."
+    return [Finding("warning", "The Redis of the rate limits cannot be reached", fix)]
 
 
 async def _database(settings: Settings, progress: Progress | None) -> list[Finding]:
-    """What can be told of the database, as far as it goes."""
+    """The findings about the database, up to the first error that prevents further checks."""
     found: list[Finding] = []
     try:
         server, owner = server_url(settings), owner_url(settings)
@@ -135,7 +134,7 @@ async def _database(settings: Settings, progress: Progress | None) -> list[Findi
 
 
 async def _counters(settings: Settings, progress: Progress | None) -> Finding:
-    """Whether the counters of tasks are right; those that are not are corrected."""
+    """Check the task counters, and correct wrong ones."""
     database = Database(server_url(settings), pool_size=1, quota=settings.limit_tasks)
     loop = asyncio.get_running_loop()
     users, wrong, whole, deadline = 0, 0, True, loop.time() + RECOUNT_SECONDS
@@ -148,9 +147,7 @@ async def _counters(settings: Settings, progress: Progress | None) -> Finding:
                     whole = False
                     break
     except Unavailable as error:
-        seen = (
-            f"The counters of tasks could not be compared beyond {users} users ({wrong} were wrong and are corrected)"
-        )
+        seen = f"Task counters could only be checked for {users} users ({wrong} were wrong and have been corrected)"
         return Finding("warning", f"{seen}: {str(error).rstrip('.')}", "Run `taskql doctor --recount` again.")
     finally:
         await database.close()
@@ -158,25 +155,25 @@ async def _counters(settings: Settings, progress: Progress | None) -> Finding:
 
 
 def _counted(users: int, wrong: int, *, whole: bool) -> Finding:
-    compared = f"all {users} users" if whole else f"the first {users} users"
-    mend = "" if whole else "`taskql doctor --recount` compares all."
+    checked = f"all {users} users" if whole else f"the first {users} users"
+    fix = "" if whole else "`taskql doctor --recount` checks all."
     if wrong:
-        return Finding("warning", f"The counters of tasks of {wrong} of {compared} were wrong, and are corrected", mend)
-    return Finding("ok", f"The counters of tasks of {compared} are right", mend)
+        return Finding("warning", f"The task counters of {wrong} of {checked} were wrong, and have been corrected", fix)
+    return Finding("ok", f"The task counters of {checked} are correct", fix)
 
 
 async def _open_to_all(settings: Settings) -> list[Finding]:
     try:
         server = server_url(settings)
-        return [await _patiently(server, lambda: _inspect(server, checks.open_to_all))]
+        return [await _retrying(server, lambda: _inspect(server, checks.open_to_all))]
     except StartupError:
-        return []  # which is told already
+        return []  # reported by the other checks
 
 
 async def _owner(owner: DatabaseURL, server: DatabaseURL) -> Finding:
-    """Whether the owner can log in, as `serve` does to look for missing migrations, and do what `migrate` needs."""
+    """Check that the owner can log in, as `serve` does to find missing migrations, and can do what `migrate` needs."""
     try:
-        await _patiently(owner, lambda: _inspect(owner, missing))
+        await _retrying(owner, lambda: _inspect(owner, _missing))
         if server.role and server.role != owner.role:
             return await _inspect(owner, partial(checks.server_role, role=server.role))
     except StartupError as error:
@@ -189,11 +186,11 @@ def failed(error: StartupError) -> Finding:
 
 
 async def refuse_failures(settings: Settings) -> list[Finding]:
-    """StartupError with the first thing that must not be; else what should not be."""
+    """Raise StartupError for the first failure; returns the warnings."""
     if settings.database_owner_url is not None:
         owner = owner_url(settings)
-        # The server's role may not be there before the first migration.
-        lacking = checks.migrations(await _patiently(owner, lambda: _inspect(owner, missing)))
+        # The server's role may not exist before the first migration.
+        lacking = checks.migrations(await _retrying(owner, lambda: _inspect(owner, _missing)))
         if lacking.level == "failure":
             raise StartupError(str(lacking))
     found = await findings(settings)
@@ -203,21 +200,25 @@ async def refuse_failures(settings: Settings) -> list[Finding]:
     return [finding for finding in found if finding.level == "warning"]
 
 
-async def _inspect(url: DatabaseURL, work: Callable[[Connection], T]) -> T:
+async def _inspect(url: DatabaseURL, work: Callable[[Session], T]) -> T:
     engine = create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments(SESSION), poolclass=NullPool)
     try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(work)
+        async with AsyncSession(engine) as session:
+            return await session.run_sync(work)
     finally:
         await engine.dispose()
 
 
-def _checked(url: DatabaseURL, connection: Connection) -> list[Finding]:
-    return checks.database(connection, missing(connection), url)
+def _checked(url: DatabaseURL, session: Session) -> list[Finding]:
+    return checks.database(session, _missing(session), url)
 
 
-async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
-    """Try for a few seconds where the database may still be starting; StartupError where it cannot be reached."""
+def _missing(session: Session) -> list[str]:
+    return missing(session.connection())
+
+
+async def _retrying(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
+    """Retry for a few seconds, since the database may still be starting; then raise StartupError."""
     loop = asyncio.get_running_loop()
     deadline, pause = loop.time() + PATIENCE_SECONDS, FIRST_PAUSE_SECONDS
     while True:
@@ -228,15 +229,16 @@ async def _patiently(url: DatabaseURL, work: Callable[[], Awaitable[T]]) -> T:
             if isinstance(cause, SQLAlchemyError):
                 raise
             if not is_passing(cause):
-                raise StartupError(f"The database at {url} refuses: {_reason(cause)}.{_hint(url, cause)}") from None
+                problem = f"The database at {url} rejects the connection: {_reason(cause)}."
+                raise StartupError(f"{problem}{_hint(url, cause)}") from None
             if loop.time() + pause > deadline:
-                raise StartupError(f"No database answers at {url}: {_reason(cause)}.") from None
+                raise StartupError(f"The database at {url} cannot be reached: {_reason(cause)}.") from None
         await asyncio.sleep(pause)
         pause *= 2
 
 
 def interruption(error: Exception) -> StartupError:
-    """The line for a command that lost its database on the way; any other error is raised again."""
+    """The error of a command that lost its connection to the database. Any other error is raised again."""
     known = error if isinstance(error, RequestError) else failure(error)
     if known is None:
         raise error
@@ -251,20 +253,20 @@ def _reason(error: BaseException) -> str:
 
 
 def _hint(url: DatabaseURL, error: BaseException) -> str:
-    """What mends a refusal that tells its cause."""
+    """What to do about a rejected connection, if the error tells its cause."""
     unknown = isinstance(error, asyncpg.InvalidAuthorizationSpecificationError) and "does not exist" in str(error)
     if unknown or isinstance(error, asyncpg.InvalidPasswordError):
         if url.variable != "DATABASE_URL":
-            return f" See that {url.variable} has the right role and password."
+            return f" Check the role and the password in {url.variable}."
         return (
-            " `taskql migrate` with DATABASE_OWNER_URL makes the role that DATABASE_URL names; a role that is there"
-            " keeps its password."
+            " `taskql migrate` with DATABASE_OWNER_URL creates the role in DATABASE_URL; an existing role keeps its"
+            " password."
         )
     if isinstance(error, asyncpg.InsufficientPrivilegeError) and url.variable == "DATABASE_URL":
         return " `taskql migrate` with DATABASE_OWNER_URL grants the role what it needs."  # as after a restore
     if isinstance(error, ssl.SSLCertVerificationError):
-        return " Name the certificate of its authority in the URL: sslmode=verify-full&sslrootcert=FILE."
-    # PgBouncer tells itself by what it refuses.
+        return " Add the certificate of its authority to the URL: sslmode=verify-full&sslrootcert=FILE."
+    # PgBouncer rejects startup parameters.
     if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error):
-        return " Is it a transaction pooler? Then set DB_POOLER=1."
+        return " If it is a transaction pooler, set DB_POOLER=1."
     return ""

@@ -1,1 +1,1 @@
-"""Measures TaskQL beside a plain server of the same tasks: scripts/bench."""
+"""Benchmarks of TaskQL, next to a plain server with the same API: scripts/bench."""

@@ -1,4 +1,4 @@
-"""scripts/bench: measures, and writes what it found."""
+"""scripts/bench: runs benchmarks and writes their results."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ COUNTED_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Rounds and seconds of each part."""
+    """The number and duration of the rounds of each part."""
 
     rounds: int
     seconds: float
@@ -61,24 +61,33 @@ class _Numbers(click.ParamType[list[int]]):
     def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> list[int]:
         numbers = [int(part) if part.strip().isdecimal() else 0 for part in value.split(",")]
         if not ATTACKS.keys() >= set(numbers):
-            self.fail(f"{value!r} names no attacks; they are {', '.join(map(str, ATTACKS))}.")
+            self.fail(f"{value!r} is not a list of attacks; choose from {', '.join(map(str, ATTACKS))}.")
         return numbers
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="About a minute instead of ten: fewer and shorter rounds.")
 @click.option(
-    "--scale", "largest", type=int, metavar="TASKS", help="Measure the seven queries at 10,000 and up to so many tasks."
+    "--scale", "largest", type=int, metavar="TASKS", help="Measure the seven queries with 10,000 up to this many tasks."
 )
-@click.option("--realtime", "live", is_flag=True, help="Measure how soon changes arrive, and what idle sockets cost.")
+@click.option("--realtime", "live", is_flag=True, help="Measure the latency of changes, and the cost of idle sockets.")
 @click.option("--kills", type=int, metavar="N", help="Kill sockets, listeners and servers, and compare copies.")
 @click.option("--instructions", is_flag=True, help="Count the instructions of a request, with Valgrind.")
-@click.option("--neighbours", "hostile", is_flag=True, help="What a hostile caller does to others: one attack a time.")
-@click.option("--only", type=_Numbers(), metavar="1,3", help="With --neighbours: these attacks alone.")
-@click.option("--seconds", type=float, default=neighbours.SECONDS, help="With --neighbours: of each attack.")
-@click.option("--steps", is_flag=True, help="With --neighbours: also time each step of the event loop, on asyncio's.")
+@click.option(
+    "--neighbours",
+    "hostile",
+    is_flag=True,
+    help="Measure the effect of a hostile caller on others: one attack at a time.",
+)
+@click.option("--only", type=_Numbers(), metavar="1,3", help="With --neighbours: only these attacks.")
+@click.option(
+    "--seconds", type=float, default=neighbours.SECONDS, help="With --neighbours: the duration of each attack."
+)
+@click.option(
+    "--steps", is_flag=True, help="With --neighbours: also time each step of the event loop, using asyncio's."
+)
 @click.option("--python", type=click.Path(path_type=Path), help="Run the servers on another Python, such as Debian's.")
-@click.option("--name", help="Keep the results as benchmarks/results/NAME.json, table and picture.")
+@click.option("--name", help="Store the results as benchmarks/results/NAME.json, with table and chart.")
 def main(  # noqa: PLR0913, PLR0917 - the options of the command line
     quick: bool,  # noqa: FBT001 - a flag of the command line
     largest: int | None,
@@ -92,7 +101,7 @@ def main(  # noqa: PLR0913, PLR0917 - the options of the command line
     python: Path | None,
     name: str | None,
 ) -> None:
-    """Measure TaskQL beside a plain server of the same tasks."""
+    """Measure TaskQL next to a plain server with the same API."""
     used = Path(sys.executable) if python is None else pythons.environment(BUILD, python)
     if largest is not None:
         _scaled(largest, used, name)
@@ -214,7 +223,7 @@ async def _rest(site: data.Site, python: Path, effort: Effort) -> dict[str, Any]
 
 
 async def _calls(site: data.Site, both: Sequence[Server], works: Sequence[Workload]) -> dict[str, dict[str, float]]:
-    """Statements a request, as PostgreSQL counts them: BEGIN and COMMIT are statements too."""
+    """Statements per request, as PostgreSQL counts them, including BEGIN and COMMIT."""
     connection = await asyncpg.connect(site.owner_url)
     found: dict[str, dict[str, float]] = {work.name: {} for work in works}
     try:
@@ -233,7 +242,7 @@ async def _calls(site: data.Site, both: Sequence[Server], works: Sequence[Worklo
 
 
 def _floors(site: data.Site, effort: Effort) -> dict[str, dict[str, float]]:
-    """pgbench, on the core where the servers were."""
+    """The results of pgbench, on the core of the servers."""
     _say("Measuring pgbench")
     os.sched_setaffinity(0, [servers.SERVER_CORE])
     found = {}

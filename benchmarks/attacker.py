@@ -1,6 +1,6 @@
-"""The process of an attacker: one attack of the table, from when it is told to begin until its time is over.
+"""The attacker's process: runs one attack for a given time.
 
-It is told when as the victim is: by one line of JSON, once it has said that it is ready.
+Prints `ready`, then reads the times from a line of JSON, as the victim does.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import uvloop
 from benchmarks.attacks import ATTACKS
 from benchmarks.flooding import Target
 
-# The others must not wait for the processor because of what would run on other machines.
+# In reality, an attacker runs on another machine, so it must not take CPU time from the other processes.
 NICENESS = 10
 
 
@@ -31,7 +31,7 @@ async def _attack(job: dict[str, Any]) -> dict[str, Any]:
         async with asyncio.timeout(times["end"] - time.monotonic()):
             try:
                 await ATTACKS[job["number"]].run(target)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the table says so
+            except Exception as error:  # noqa: BLE001 - reported in the table
                 fault = repr(error)[:500]
     return {"sent": target.sent, "told": dict(target.told), "facts": dict(target.facts), "fault": fault}
 

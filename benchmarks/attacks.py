@@ -1,6 +1,6 @@
-"""The attacks: each a function that keeps on until it is cancelled, and the table of all of them.
+"""The attacks: each is a function that runs until it is cancelled. ATTACKS lists all of them.
 
-A defence must not turn an attack into nothing: those that may be refused for their size come in several sizes.
+Attacks that may be rejected for their size use several sizes, so that a size limit does not end the whole attack.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ def _searches(words: int, fields: int, more: str = "") -> bytes:
 
 
 async def searches(target: Target) -> None:
-    """Searches over the tasks of one's own, from large to as small as they come."""
+    """Searches of the user's own tasks, from large to minimal ones."""
     sorted_ = wire.asked(
         f"{{ {_fields(FIELDS, lambda n: f'a{n}: tasks(first: 1, orderBy: {{field: TITLE}}) {{nodes{{id}}}}')} }}"
     )
@@ -63,7 +63,7 @@ CONDITIONS: list[Json] = [
 
 
 def tree(conditions: int) -> Json:
-    """A filter of so many conditions in a shape that hardly comes twice."""
+    """A random filter with this number of conditions, whose shape rarely repeats."""
     parts = [random.choice(CONDITIONS) for _ in range(conditions)]  # noqa: S311 - no secret
     while len(parts) > 1:
         size = random.randint(2, 4)  # noqa: S311 - no secret
@@ -74,7 +74,7 @@ def tree(conditions: int) -> Json:
 
 
 def _filtered(fields: int, filters: Callable[[], Json]) -> bytes:
-    """One document for each number of fields; the shapes are in its variables alone."""
+    """One document for each number of fields. Only its variables have different shapes."""
     names = [f"f{number}" for number in range(fields)]
     query = " ".join(f"{name}: tasks(first: 1, filter: ${name}) {{ nodes {{ id }} }}" for name in names)
     declared = ", ".join(f"${name}: TaskFilter" for name in names)
@@ -91,7 +91,7 @@ def _shapes() -> Iterator[bytes]:
 
 
 async def shapes(target: Target) -> None:
-    """Filters of new shapes in the variables of documents that are known."""
+    """Filters with new shapes, in the variables of known documents."""
     bodies = _shapes()
     await flood(target, "hostile", lambda: next(bodies))
 
@@ -104,7 +104,7 @@ def _new_documents() -> Iterator[bytes]:
 
 
 async def documents(target: Target) -> None:
-    """Documents that were never seen before."""
+    """Documents that the server has not seen before."""
     bodies = _new_documents()
     await flood(target, "hostile", lambda: next(bodies))
 
@@ -114,7 +114,7 @@ FEED = f"subscription ($since: SyncToken) {{ taskChanges(since: $since) {{ {CHAN
 
 
 async def old_token(target: Target) -> None:
-    """One subscription that begins with the first change of 100,000 tasks."""
+    """One subscription that starts at the first change of 100,000 tasks."""
     token = await _old_token(target)
     async with wire.socket(target.port, target.tokens["big"]) as connection:
         target.sent += 1
@@ -132,7 +132,7 @@ async def _old_token(target: Target) -> str:
 
 
 def _heard(target: Target, text: str | bytes) -> bool:
-    """Count a message of an operation; whether it is the operation's last."""
+    """Count a message, and return whether it is the last of its operation."""
     message = text.encode() if isinstance(text, str) else text
     if b'"type":"next"' in message[:30] and b'"errors"' not in message:
         target.facts["delivered"] += 1
@@ -144,24 +144,24 @@ def _heard(target: Target, text: str | bytes) -> bool:
 
 
 async def subscriptions(target: Target) -> None:
-    """40 sockets of 50 subscriptions that differ in their aliases alone, and a write each second."""
+    """40 sockets with 50 subscriptions that differ only in their aliases, and a write each second."""
     await _followed(target, 40, lambda number: f"... on TaskUpserted {{ a{number}: token }}")
 
 
 async def selections(target: Target) -> None:
-    """100 sockets of 50 subscriptions, each for other fields, and a write each second."""
+    """100 sockets with 50 subscriptions, each for different fields, and a write each second."""
     await _followed(target, 100, lambda number: f"... on TaskUpserted {{ task {{ {_some(number + 1)} }} }}")
 
 
 def _some(number: int) -> str:
-    """The fields that are named by the bits of a number from 1 to 4,095, or some of them twice."""
+    """The fields selected by the bits of a number from 1 to 4,095; for larger numbers, one of them twice."""
     chosen = [leaf for at, leaf in enumerate(LEAVES) if number >> at & 1]
     again = [f"again: {leaf}" for leaf in chosen[:1] if number >> len(LEAVES)]
     return " ".join(chosen + again) or "id"
 
 
 async def _followed(target: Target, sockets: int, shown: Callable[[int], str]) -> None:
-    """Subscriptions, each begun again when it was refused, and a write each second."""
+    """Subscriptions, each restarted when it ends, and a write each second."""
 
     async def begin(connection: ClientConnection, place: int) -> None:
         target.sent += 1
@@ -180,7 +180,7 @@ async def _followed(target: Target, sockets: int, shown: Callable[[int], str]) -
 
 
 async def event_streams(target: Target) -> None:
-    """As many event streams as one user can have, up to 3,000, and a write each second."""
+    """As many event streams as one user can open, up to 3,000, and a write each second."""
 
     async def hold(_: int) -> None:
         reader, writer = await wire.streams(target.port)
@@ -211,7 +211,7 @@ async def _quietly(target: Target, work: Awaitable[None]) -> None:
 
 
 async def _held(target: Target, head: bytes, reader: asyncio.StreamReader) -> None:
-    """Count a stream as held for as long as it is open and has not been refused."""
+    """Count a stream while it is open and has not been rejected."""
     if b"text/event-stream" not in head:
         target.told[f"stream {head[9:12].decode()}"] += 1
         return
@@ -228,7 +228,7 @@ async def _held(target: Target, head: bytes, reader: asyncio.StreamReader) -> No
 
 
 async def _unfinished(target: Target, wanted: bytes, sources: list[str]) -> None:
-    """1,000 connections that send the beginning of a request and wait; each is opened again when it was closed."""
+    """1,000 connections that send the start of a request and wait. Each is reopened when it is closed."""
 
     async def once(number: int) -> None:
         reader, writer = await wire.streams(target.port, sources[number % len(sources)])
@@ -244,7 +244,7 @@ async def _unfinished(target: Target, wanted: bytes, sources: list[str]) -> None
 
 
 async def bodies(target: Target) -> None:
-    """Bodies that end after their first byte, from one address."""
+    """Bodies that stop after the first byte, from one address."""
     await _unfinished(target, wire.request(b"{", length=1000), addresses(1))
 
 
@@ -254,18 +254,18 @@ async def scattered_bodies(target: Target) -> None:
 
 
 async def heads(target: Target) -> None:
-    """Heads that do not end."""
+    """Incomplete request heads."""
     await _unfinished(target, wire.request(b"", b"Accept: */*\r\n")[:-2], addresses(1))
 
 
 async def users_bodies(target: Target) -> None:
-    """Bodies that end after their first byte, with the token of one user."""
+    """Bodies that stop after the first byte, with the token of one user."""
     start = wire.request(b"{", wire.bearer(target.tokens["hostile"]), length=1000)
     await _unfinished(target, start, addresses(1))
 
 
 async def forged_keys(target: Target) -> None:
-    """Tokens with the issuer's name and the name of a key that nobody has published."""
+    """Tokens with the issuer's name and an unknown key id."""
     made = cycle([wire.bearer(crowd.forged()) for _ in range(2 * MANY)])
     body = wire.asked("{ viewer { id } }")
     await flood(target, None, lambda: body, connections=MANY, sources=addresses(MANY), headers=lambda: next(made))
@@ -280,7 +280,7 @@ def _padded() -> Iterator[bytes]:
 
 
 async def padding(target: Target) -> None:
-    """Documents of 20 KB and persisted ones of 80 KB, made long by comments."""
+    """Documents of 20 KB and persisted documents of 80 KB, padded with comments."""
     made = _padded()
     await flood(target, None, lambda: next(made), sources=addresses(10))
 
@@ -292,7 +292,7 @@ async def users_padding(target: Target) -> None:
 
 
 async def forwarded(target: Target) -> None:
-    """Each request says that it comes from elsewhere, in 90 KB; the last address is what a proxy would add."""
+    """Each request has a different X-Forwarded-For of 90 KB. The last address is the one that a proxy would add."""
     body = wire.asked("{ __schema { types { fields { name } } } }")
     long = "x" * 90_000
 
@@ -308,13 +308,13 @@ CREATE_MANY = """
 
 
 async def creates(target: Target) -> None:
-    """100 tasks in a request, for as long as they are taken."""
+    """Creates of 100 tasks per request, without end."""
     body = wire.asked(CREATE_MANY, {"inputs": [{"title": "One of very many"}] * 100})
     await flood(target, "hostile", lambda: body)
 
 
 async def conditions(target: Target) -> None:
-    """One large document whose @include and @skip select other fields each time."""
+    """One large document whose @include and @skip select different fields each time."""
     names = [f"b{number}" for number in range(24)]
 
     def leaf(at: int) -> str:
@@ -334,7 +334,7 @@ async def conditions(target: Target) -> None:
 
 
 def _variables() -> Iterator[bytes]:
-    """Variables of 5,000 values and more, and lists as deep as a body has room for."""
+    """Variables with up to 5,000 values and more, and deeply nested lists."""
     tags = [f"tag {number}" for number in range(20)]
     created = wire.asked(CREATE_MANY, {"inputs": [{"title": "t", "tags": tags}] * 100})
     wrong = wire.asked(CREATE_MANY, {"inputs": [{"title": 1, "tags": [1] * 20, "priority": "NO"}] * 100})
@@ -352,7 +352,7 @@ def _variables() -> Iterator[bytes]:
 
 
 async def variables(target: Target) -> None:
-    """Thousands of values in variables, right and wrong ones."""
+    """Thousands of values in variables, valid and invalid."""
     made = _variables()
     await flood(target, "hostile", lambda: next(made))
 
@@ -366,7 +366,7 @@ INTROSPECTION = """
 
 
 async def introspection(target: Target) -> None:
-    """The whole schema, by strangers on 1,000 connections from ten addresses and by a user."""
+    """The whole schema, by anonymous callers on 1,000 connections from ten addresses, and by a user."""
     body = wire.asked(INTROSPECTION)
     await asyncio.gather(
         flood(target, None, lambda: body, connections=MANY, sources=addresses(10)),
@@ -381,7 +381,7 @@ async def crowding(target: Target) -> None:
 
 
 async def sockets(target: Target) -> None:
-    """50 operations at a time on each of 100 sockets."""
+    """50 concurrent operations on each of 100 sockets."""
     query = 'query { tasks(first: 1, filter: { search: "zzqq" }) { nodes { id } } }'
 
     async def ask(_: int) -> None:
@@ -398,7 +398,7 @@ async def sockets(target: Target) -> None:
 
 
 async def unread(target: Target) -> None:
-    """Answers of a megabyte that nobody reads, on 100 connections and on 20 sockets of 50 operations."""
+    """Responses of a megabyte that the client does not read, on 100 connections and on 20 sockets."""
     query = f"{{ {_fields(FIELDS, lambda n: f'a{n}: tasks(first: 100) {{ nodes {{ {ALL} }} }}')} }}"
     body = wire.request(wire.asked(query), wire.bearer(target.tokens["big"]))
     token = await _old_token(target)
@@ -431,20 +431,20 @@ async def unread(target: Target) -> None:
 
 
 async def locks(target: Target) -> None:
-    """Writes of 100 tasks on 50 connections, which wait for one another."""
+    """Writes of 100 tasks on 50 connections, which wait for each other's locks."""
     body = wire.asked(CREATE_MANY, {"inputs": [{"title": "One of very many", "tags": ["a", "b"]}] * 100})
     await flood(target, "hostile", lambda: body, connections=50)
 
 
 async def compression(target: Target) -> None:
-    """Answers of a megabyte that are to be compressed."""
+    """Responses of a megabyte, with compression requested."""
     query = f"{{ {_fields(FIELDS, lambda n: f'a{n}: tasks(first: 100) {{ nodes {{ {ALL} }} }}')} }}"
     body = wire.asked(query)
     await flood(target, "big", lambda: body, headers=lambda: b"Accept-Encoding: gzip\r\n")
 
 
 async def large_writes(target: Target) -> None:
-    """Changes of 1,000 tasks at a time, selected by a search, and trials of the same."""
+    """Updates of 1,000 tasks at a time, selected by a search, and the same as dry runs."""
     query = """
         mutation ($where: TaskSelector!, $dry: Boolean!, $priority: TaskPriority!) {
           updateTasks(where: $where, input: { priority: $priority }, atMost: 1000, dryRun: $dry) {
@@ -462,7 +462,7 @@ async def large_writes(target: Target) -> None:
 
 
 async def hanging_up(target: Target) -> None:
-    """Slow queries whose client leaves at once, so that each has to be cancelled in the database."""
+    """Slow queries whose client disconnects at once, so that each must be cancelled in the database."""
     body = wire.request(_searches(1, 5), wire.bearer(target.tokens["big"]))
 
     async def once(_: int) -> None:
@@ -476,7 +476,7 @@ async def hanging_up(target: Target) -> None:
 
 
 async def churn(target: Target) -> None:
-    """Subscriptions that are begun and completed as fast as ten sockets take them."""
+    """Subscriptions that are started and completed as fast as possible on ten sockets."""
 
     async def once(number: int) -> None:
         async with wire.socket(target.port, target.tokens["hostile"]) as connection:
@@ -500,7 +500,7 @@ async def _read(target: Target, connection: ClientConnection) -> None:
 
 
 async def silent_sockets(target: Target) -> None:
-    """1,000 sockets of strangers that never say who they are."""
+    """1,000 sockets that never send connection_init."""
     handshake = (
         b"GET /graphql HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
@@ -530,14 +530,14 @@ async def serial_writes(target: Target) -> None:
 
 
 async def malformed(target: Target) -> None:
-    """Bodies of 95 KB that are no JSON, or no request."""
+    """Bodies of 95 KB that are not JSON, or not a GraphQL request."""
     members = b'"a":1,' * 15_000 + b'"a":1'
     made = cycle((b"[" * 95_000, orjson.dumps([0] * 47_000), b'{"query":1,"variables":{%b}}' % members))
     await flood(target, None, lambda: next(made), connections=MANY, sources=addresses(1))
 
 
 def _unused() -> Iterator[bytes]:
-    """Variables that no operation declares: lists and objects take thirty times the bytes that they come in."""
+    """Undeclared variables, whose lists and objects take thirty times their size in memory."""
     lists, objects = b",".join([b"[]"] * 31_000), b",".join([b'{"a":1}'] * 11_000)
     while True:
         for values in (lists, objects):
@@ -547,7 +547,7 @@ def _unused() -> Iterator[bytes]:
 
 
 async def unused_variables(target: Target) -> None:
-    """Large values in variables that no operation declares, by a user on 1,000 connections and by strangers."""
+    """Large values in undeclared variables, by a user and by anonymous callers."""
     made = _unused()
     await asyncio.gather(
         flood(target, "hostile", lambda: next(made), connections=MANY // 2),
@@ -556,7 +556,7 @@ async def unused_variables(target: Target) -> None:
 
 
 async def pings(target: Target) -> None:
-    """Pings of the subprotocol with 90 KB that are to be sent back."""
+    """Pings of the subprotocol with a payload of 90 KB, which the pong would return."""
     ping = wire.message("ping", payload={"numbers": [0] * 45_000})
 
     async def once(_: int) -> None:
@@ -571,7 +571,7 @@ async def pings(target: Target) -> None:
 
 
 async def wrong_tokens(target: Target) -> None:
-    """Tokens that do not hold, each another, of 100 bytes and of 90 KB."""
+    """Invalid tokens, each a different one, of 100 bytes and of 90 KB."""
     body = wire.asked("{ viewer { id } }")
     head = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
     lengths = cycle((45_000, 50))
@@ -615,9 +615,10 @@ def _refused(code: str) -> Callable[[Found], bool]:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """What is done, by whom, the settings it needs, and whether what the attacker got is within bounds.
+    """An attack: its title, the attacker, the server's settings, and a check of what the attacker achieved.
 
-    `large`: the victim has a large prepared and persisted document besides. `pace`: seconds between her requests.
+    `large`: the victim also uses a large prepared and persisted document. `pace`: seconds between the victim's
+    requests.
     """
 
     title: str
@@ -631,11 +632,11 @@ class Attack:
     pace: float = 0.02
 
 
-USER, STRANGERS = "a user, 10 connections", "strangers, 1,000 connections"
+USER = "a user, 10 connections"
 
 ATTACKS: dict[int, Attack] = {
-    1: Attack("searches over 100,000 tasks of one's own", USER, searches),
-    2: Attack("new shapes of filters in variables", USER, shapes),
+    1: Attack("searches of 100,000 own tasks", USER, searches),
+    2: Attack("filters with new shapes in variables", USER, shapes),
     3: Attack("new documents", USER, documents),
     4: Attack(
         "a subscription with an old token, RATE_LIMIT=2000/minute",
@@ -646,7 +647,7 @@ ATTACKS: dict[int, Attack] = {
         "at most two minutes' rows delivered",
         pace=0.05,
     ),
-    5: Attack("2,000 subscriptions with aliases of their own", "a user, 40 sockets", subscriptions),
+    5: Attack("2,000 subscriptions with different aliases", "a user, 40 sockets", subscriptions),
     6: Attack(
         "event streams",
         "a user, up to 3,000 streams",
@@ -654,16 +655,16 @@ ATTACKS: dict[int, Attack] = {
         bounded=_fact("held at once", 1000),
         bound="at most 1,000 streams held",
     ),
-    7: Attack("bodies that do not end", "strangers, 1,000 connections, one address", bodies),
-    8: Attack("forged tokens of unknown keys", "strangers, 1,000 connections and addresses", forged_keys, key_set=True),
-    9: Attack("padded documents, persisted too", "strangers, 10 connections and addresses", padding, large=True),
+    7: Attack("incomplete bodies", "anonymous, 1,000 connections, one address", bodies),
+    8: Attack("tokens with unknown keys", "anonymous, 1,000 connections and addresses", forged_keys, key_set=True),
+    9: Attack("padded documents, also persisted", "anonymous, 10 connections and addresses", padding, large=True),
     10: Attack(
         "X-Forwarded-For of 90 KB, FORWARDED_ALLOW_IPS=*",
-        "strangers, 10 connections",
+        "anonymous, 10 connections",
         forwarded,
         {"FORWARDED_ALLOW_IPS": "*"},
         _refused("RATE_LIMITED"),
-        "the limit of addresses holds",
+        "the rate limit of addresses applies",
     ),
     11: Attack(
         "creates without end, LIMIT_TASKS=5000",
@@ -671,29 +672,29 @@ ATTACKS: dict[int, Attack] = {
         creates,
         {"LIMIT_TASKS": "5000"},
         _refused("LIMIT_EXCEEDED"),
-        "the quota holds",
+        "the quota applies",
     ),
     13: Attack("variants by @skip and @include", USER, conditions),
     14: Attack("5,000 values in variables, deep lists", USER, variables),
-    15: Attack("introspection", "strangers, 1,000 connections of 10 addresses; a user", introspection),
+    15: Attack("introspection", "anonymous, 1,000 connections from 10 addresses; a user", introspection),
     16: Attack("a slow query on each connection", "a user, 1,000 connections", crowding),
-    17: Attack("50 slow queries at a time on each socket", "a user, 100 sockets", sockets),
-    18: Attack("answers that are not read", "a user, 100 connections, 20 sockets", unread),
-    19: Attack("writes that wait for one another", "a user, 50 connections", locks),
-    20: Attack("bodies that do not end", "strangers, 1,000 connections and addresses", scattered_bodies),
-    21: Attack("bodies that do not end", "a user, 1,000 connections", users_bodies),
-    22: Attack("padded documents, persisted too", USER, users_padding, large=True),
-    23: Attack("heads that do not end", "strangers, 1,000 connections, one address", heads),
-    24: Attack("sockets without connection_init", "strangers, 1,000 connections, one address", silent_sockets),
-    25: Attack("5,000 subscriptions to fields of their own", "a user, 100 sockets", selections),
-    26: Attack("answers of 2,000 rows, compressed", USER, compression),
-    27: Attack("changes of 1,000 tasks at a time", USER, large_writes),
-    28: Attack("slow queries that are hung up on", "a user, 50 connections", hanging_up),
-    29: Attack("subscriptions begun and completed", "a user, 10 sockets", churn),
+    17: Attack("50 concurrent slow queries on each socket", "a user, 100 sockets", sockets),
+    18: Attack("responses that are not read", "a user, 100 connections, 20 sockets", unread),
+    19: Attack("writes that wait for each other", "a user, 50 connections", locks),
+    20: Attack("incomplete bodies", "anonymous, 1,000 connections and addresses", scattered_bodies),
+    21: Attack("incomplete bodies", "a user, 1,000 connections", users_bodies),
+    22: Attack("padded documents, also persisted", USER, users_padding, large=True),
+    23: Attack("incomplete heads", "anonymous, 1,000 connections, one address", heads),
+    24: Attack("sockets without connection_init", "anonymous, 1,000 connections, one address", silent_sockets),
+    25: Attack("5,000 subscriptions to different fields", "a user, 100 sockets", selections),
+    26: Attack("responses of 2,000 rows, compressed", USER, compression),
+    27: Attack("updates of 1,000 tasks at a time", USER, large_writes),
+    28: Attack("slow queries, client disconnects", "a user, 50 connections", hanging_up),
+    29: Attack("subscriptions started and completed", "a user, 10 sockets", churn),
     30: Attack("20 mutations of 100 tasks in a request", USER, serial_writes),
-    31: Attack("bodies that are no request", "strangers, 1,000 connections, one address", malformed),
+    31: Attack("malformed bodies", "anonymous, 1,000 connections, one address", malformed),
     32: Attack("pings of 90 KB", "a user, 10 sockets", pings),
-    33: Attack("tokens that do not hold", "strangers, 1,000 connections, one address", wrong_tokens),
-    34: Attack("/readyz and /metrics", "strangers, 1,000 connections, one address", probes),
-    35: Attack("large variables that nothing asks for", "a user and strangers, 500 connections each", unused_variables),
+    33: Attack("invalid tokens", "anonymous, 1,000 connections, one address", wrong_tokens),
+    34: Attack("/readyz and /metrics", "anonymous, 1,000 connections, one address", probes),
+    35: Attack("large undeclared variables", "a user and anonymous, 500 connections each", unused_variables),
 }

@@ -1,4 +1,4 @@
-"""The users of one database who get into one another's way, their tokens, and the issuer who signs those."""
+"""The users of the benchmark of noisy neighbours, their tokens, and the issuer that signs these."""
 
 import json
 import secrets
@@ -33,7 +33,7 @@ MAKE_USERS = """
     SELECT ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'user' || n || '@example.com'
     FROM unnest($1::int[]) AS n ON CONFLICT DO NOTHING
 """
-# As anybody writes with SQL: triggers give versions and positions, and keep tags and counts.
+# As other SQL clients write: triggers set versions and positions, and maintain tags and counters.
 MAKE_TASKS = """
     INSERT INTO tasks (user_id, id, title, description, completed, completed_at, priority, due_date, tags, created_at)
     SELECT $1, ('01900000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid,
@@ -49,7 +49,7 @@ END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 't
 
 
 async def prepare(postgres: EmbeddedPostgres) -> None:
-    """Migrate, make the users, give the big one her tasks if need be, and remove what attacks have written."""
+    """Migrate, create the users and the tasks of the large one, and delete what attacks have written."""
     await migrate(DatabaseURL(postgres.owner_url), DatabaseURL(postgres.app_url))
     connection = await asyncpg.connect(postgres.owner_url)
     try:
@@ -68,13 +68,13 @@ async def _fill(connection: "asyncpg.Connection[Any]") -> None:
     starts = range(done + 1, BIG_TASKS, BATCH)
     if not starts:
         return
-    with click.progressbar(starts, label="Making 100,000 tasks", file=sys.stderr) as shown:
+    with click.progressbar(starts, label="Creating 100,000 tasks", file=sys.stderr) as shown:
         for start in shown:
             await connection.execute(MAKE_TASKS, BIG, start, min(start + BATCH - 1, BIG_TASKS))
 
 
 async def end_statements(owner_url: str) -> None:
-    """End what a server that has stopped has left running."""
+    """Terminate statements that a stopped server has left running."""
     connection = await asyncpg.connect(owner_url)
     try:
         while await connection.fetchval(BUSY):
@@ -84,7 +84,7 @@ async def end_statements(owner_url: str) -> None:
 
 
 class Secret:
-    """Signs with the secret that the server shares."""
+    """Signs with the shared secret."""
 
     def __init__(self) -> None:
         self.settings = {"AUTH_SECRET": data.SECRET}
@@ -94,7 +94,7 @@ class Secret:
 
 
 class KeySet:
-    """Signs with a key that it publishes."""
+    """Signs with a published key."""
 
     def __init__(self, url: str, key: Ed25519PrivateKey) -> None:
         self.settings = {"AUTH_JWKS_URL": url, "AUTH_ISSUER": ISSUER, "AUTH_AUDIENCE": "none"}
@@ -108,7 +108,7 @@ class KeySet:
 
 @contextmanager
 def key_set(port: int) -> Iterator[KeySet]:
-    """An issuer that publishes its key on a port of this machine."""
+    """An issuer that publishes its key on a local port."""
     key = Ed25519PrivateKey.generate()
     public = {**OKPAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": "known", "alg": "EdDSA"}
     body = json.dumps({"keys": [public]}).encode()
@@ -121,7 +121,7 @@ def key_set(port: int) -> Iterator[KeySet]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Tell nobody."""
+            """Do not log."""
 
     with ThreadingHTTPServer(("127.0.0.1", port), Published) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -132,7 +132,7 @@ def key_set(port: int) -> Iterator[KeySet]:
 
 
 def forged() -> str:
-    """A token as the issuer of the key set would sign it, but for a key that nobody has published."""
+    """A token of the issuer, signed with an unpublished key."""
     now = int(time.time())
     claims = {"iss": ISSUER, "sub": str(data.user_id(1)), "iat": now, "exp": now + DAY_SECONDS}
     return jwt.encode(claims, _FORGER, "EdDSA", {"kid": secrets.token_hex(8)})

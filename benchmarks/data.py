@@ -1,4 +1,4 @@
-"""What is measured on: an embedded PostgreSQL of its own with users and tasks that follow from their numbers."""
+"""The database of the benchmarks: an embedded PostgreSQL with generated users and tasks."""
 
 import asyncio
 import sys
@@ -29,7 +29,7 @@ BUSY, BUSY_TASKS = 1001, 10_000
 WORDY, WORDY_TASKS = 1002, 20
 SPAN = 50
 
-# As a user of SQLAlchemy would have it: a role without row security, but no superuser.
+# The role of the plain server: without row-level security, but not a superuser.
 PLAIN_ROLE = """
     DO $$ BEGIN
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'plain') THEN
@@ -62,7 +62,7 @@ MAKE_CLOCKS = """
     SELECT ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, $3::int, $3::int
     FROM generate_series($1::int, $2::int) AS n
 """
-# Takes back what earlier runs have written.
+# Undoes the writes of earlier runs.
 RESTORE = """
     DELETE FROM tasks WHERE id::text NOT LIKE '01900000-0000-7000-8000-%';
     UPDATE tasks SET completed = false, completed_at = NULL
@@ -81,12 +81,12 @@ def task_id(user: int, task: int) -> str:
 
 @cache
 def token(owner: UUID) -> str:
-    """A token that holds for a day."""
+    """A token that is valid for a day."""
     return Signer(SECRET).token(owner, timedelta(days=1))
 
 
 def shown(user: int, task: int) -> dict[str, Any]:
-    """The fields of a seeded task as both servers show them."""
+    """The fields of a generated task, as both servers return them."""
     made = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=task)).isoformat()
     return {
         "id": task_id(user, task),
@@ -100,7 +100,7 @@ def shown(user: int, task: int) -> dict[str, Any]:
 
 @dataclass
 class Site:
-    """The database that is measured on, as its owner, TaskQL's role and the plain server's know it."""
+    """The database, with the URLs of its owner, of TaskQL's role and of the plain server's role."""
 
     owner_url: str
     app_url: str
@@ -110,7 +110,7 @@ class Site:
 
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
-    """The embedded PostgreSQL of a folder, which counts statements when it is told to."""
+    """The embedded PostgreSQL of a folder, which can count statements."""
     with EmbeddedPostgres.start(folder) as postgres:
         asyncio.run(_configure(postgres.owner_url))
     with EmbeddedPostgres.start(folder) as postgres:
@@ -119,12 +119,12 @@ def site(folder: Path) -> Iterator[Site]:
 
 
 def postmaster(folder: Path) -> int:
-    """The process of the embedded PostgreSQL in a folder."""
+    """The process id of the embedded PostgreSQL in a folder."""
     return int((folder / "postgres" / "postmaster.pid").read_text().split("\n")[0])
 
 
 async def prepare(site: Site) -> None:
-    """Migrate and fill the database where that was not done before, and take back what was written since."""
+    """Migrate and fill the database unless that is done, and undo the writes of earlier runs."""
     await migrate(DatabaseURL(site.owner_url), DatabaseURL(site.app_url))
     connection = await asyncpg.connect(site.owner_url)
     try:
@@ -140,12 +140,12 @@ async def prepare(site: Site) -> None:
 
 
 async def _fill(connection: "asyncpg.Connection[Any]") -> None:
-    """The users in groups; the one without whom the next run would begin anew comes last."""
+    """Create the users in groups. The last one marks completion: without it, the next run starts from the beginning."""
     await connection.execute("TRUNCATE users, tasks, task_clocks, task_tags")
     last = WRITERS[-1]
     groups = [(first, min(first + SPAN - 1, last), TASKS_EACH, 0) for first in range(1, last + 1, SPAN)]
     groups += [(BUSY, BUSY, BUSY_TASKS, 0), (WORDY, WORDY, WORDY_TASKS, 820)]
-    with click.progressbar(groups, label="Making users and tasks", file=sys.stderr) as shown:
+    with click.progressbar(groups, label="Creating users and tasks", file=sys.stderr) as shown:
         for first, end, tasks, description in shown:
             await connection.execute(MAKE_USERS, first, end)
             await connection.execute(MAKE_TASKS, first, end, tasks, description)
@@ -163,13 +163,13 @@ async def _configure(owner_url: str) -> None:
 
 
 async def count_statements(connection: "asyncpg.Connection[Any]", *, on: bool) -> None:
-    """Have the server count the statements it is sent, or no longer; counting costs time."""
+    """Enable or disable the counting of statements, which takes time."""
     await connection.execute(f"ALTER SYSTEM SET pg_stat_statements.track = '{'top' if on else 'none'}'")
     await connection.execute("SELECT pg_reload_conf()")
 
 
 async def statements(connection: "asyncpg.Connection[Any]", role: str) -> int:
-    """How many statements a role has sent while they were counted."""
+    """How many statements a role has sent while counting was on."""
     calls = (
         "SELECT coalesce(sum(calls), 0)::int FROM pg_stat_statements JOIN pg_roles ON userid = oid WHERE rolname = $1"
     )

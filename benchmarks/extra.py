@@ -1,4 +1,4 @@
-"""What does not fit into rounds: memory, very many different operations, and two processes."""
+"""Benchmarks without rounds: memory, many different operations, and two processes."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,7 +11,7 @@ from benchmarks.servers import Server
 
 
 async def different(server: Server, site: data.Site, seconds: float, operations: int) -> dict[str, Any]:
-    """Memory in MB and the cost of a known operation in ms, before and after very many different ones."""
+    """Memory in MB and the cost of a known operation in ms, before and after many different ones."""
     pages = next(work for work in workloads.standard() if work.name == "W1")
     before = await measured(server, pages, seconds, CONNECTIONS, site.postmaster)
     found = {"idle_memory": server.memory(), "cost_before": before.cost}
@@ -23,12 +23,12 @@ async def different(server: Server, site: data.Site, seconds: float, operations:
 
 
 async def _send(server: Server, requests: Iterator[workloads.Request]) -> None:
-    """All of them, once."""
+    """Send all requests once."""
     (await load.run(server.port, load.Load(requests, load.ENDLESS), CONNECTIONS)).verify()
 
 
 async def workers(site: data.Site, python: Path, seconds: float) -> dict[str, Any]:
-    """Requests a second of W1 with one process and with two, each wherever the system puts it."""
+    """Requests per second of W1 with one process and with two, not pinned to cores."""
     pages = next(work for work in workloads.standard() if work.name == "W1")
     found = {}
     for number in (1, 2):

@@ -1,4 +1,4 @@
-"""What attacks are made of: a server as its attacker sees it, floods of requests, and what is begun again and again."""
+"""Building blocks of attacks: the target, floods of requests, and repeated actions."""
 
 import asyncio
 from collections import Counter
@@ -14,9 +14,9 @@ CREATE = 'mutation { createTask(input: { title: "Written to be followed" }) { ta
 
 @dataclass
 class Target:
-    """The server under attack, tokens by the name of their user, and what the attacker saw.
+    """The server under attack, tokens by user name, and what the attacker saw.
 
-    `sent` counts requests, `told` the answers by their status and code, and `facts` whatever else an attack counts.
+    `sent` counts requests, `told` responses by status and code, and `facts` everything else that an attack counts.
     """
 
     port: int
@@ -26,12 +26,12 @@ class Target:
     facts: Counter[str] = field(default_factory=Counter)
 
     def token(self, user: str | None) -> str | None:
-        """The token of a user; None for a stranger."""
+        """The token of a user; None for an anonymous caller."""
         return None if user is None else self.tokens[user]
 
 
 def addresses(count: int) -> list[str]:
-    """So many addresses of this machine."""
+    """A number of loopback addresses."""
     return [f"127.1.{number // 250}.{number % 250 + 1}" for number in range(count)]
 
 
@@ -44,7 +44,7 @@ async def flood(  # noqa: PLR0913 - what a flood is made of
     sources: Sequence[str] = (wire.LOOPBACK,),
     headers: Callable[[], bytes] = bytes,
 ) -> None:
-    """Send one request after the other on each connection, whatever the answers are."""
+    """Send one request after the other on each connection, and ignore the responses."""
 
     async def one(address: str) -> None:
         while True:
@@ -69,13 +69,13 @@ async def _keep_asking(
 
 
 class suppressed:  # noqa: N801 - as contextlib has it
-    """Counts connections that are lost, and lets the attack go on."""
+    """Counts lost connections, and lets the attack continue."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
 
     def __enter__(self) -> None:
-        """Nothing has to be done first."""
+        """Do nothing."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> bool:
         if isinstance(error, wire.LOST):
@@ -85,7 +85,7 @@ class suppressed:  # noqa: N801 - as contextlib has it
 
 
 async def repeated(target: Target, count: int, once: Callable[[int], Any]) -> None:
-    """Do the same `count` times at once; each is begun again when its connection is lost, or it ends."""
+    """Run `count` instances of `once` concurrently. Each is restarted when it ends or loses its connection."""
 
     async def one(number: int) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""The floor: the statements that TaskQL sends, sent by pgbench as prepared ones, with nothing of Python around them.
+"""The floor: TaskQL's statements sent by pgbench as prepared statements, without Python.
 
 A write sends its statement twice in one message, as TaskQL does: to begin and to write.
 """
@@ -28,14 +28,14 @@ OWNER, KNOWN = data.user_id(data.WRITERS[0]), data.task_id(data.WRITERS[0], 1)
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What pgbench reports: transactions a second, and the mean latency in milliseconds."""
+    """The report of pgbench: transactions per second, and the mean latency in milliseconds."""
 
     rate: float
     latency: float
 
 
 def _filled(text: str, arguments: list[Any]) -> str:
-    """The text with pgbench's variables, or the values that were sent, in place of its numbered parameters."""
+    """The text with its numbered parameters replaced by pgbench's variables or by the values sent."""
     return re.sub(r"\$(\d+)", lambda found: _value(arguments[int(found[1]) - 1]), text)
 
 
@@ -52,7 +52,7 @@ def _value(argument: Any) -> str:
 
 
 def _writer(connections: int) -> str:
-    """Each client has users of its own, and completes and opens their tasks in turn."""
+    """Each client has its own users, and completes and reopens their tasks in turn."""
     users = len(data.WRITERS) // connections
     return f"""\\set n :n + 1
 \\set owner {data.WRITERS[0]} + :client_id + {connections} * (:n % {users})
@@ -61,7 +61,7 @@ def _writer(connections: int) -> str:
 
 
 async def scripts(site: data.Site, connections: int = CONNECTIONS) -> dict[str, str]:
-    """A script of pgbench for each workload."""
+    """A pgbench script for each workload."""
     writer = _writer(connections)
 
     async def asked(query: str, **variables: Any) -> list[str]:
@@ -89,7 +89,7 @@ async def scripts(site: data.Site, connections: int = CONNECTIONS) -> dict[str, 
 
 
 def _script(settings: str, *statements: str) -> str:
-    """RuntimeError where pgbench would take a part of the text for a variable."""
+    """Raise RuntimeError if pgbench would take a part of the text for a variable."""
     if unknown := [name for text in statements for name in re.findall(NAMES, text)]:
         raise RuntimeError(f"pgbench would replace {unknown}")
     lines = [line if line.startswith("\\") else f"{line};" for line in statements]
@@ -97,12 +97,12 @@ def _script(settings: str, *statements: str) -> str:
 
 
 def run(site: data.Site, script: str, seconds: int, folder: Path, connections: int = CONNECTIONS) -> Floor:
-    """Load the database as the role that TaskQL has, with as many connections as the servers get."""
+    """Load the database as TaskQL's role, with the same number of connections as the servers."""
     file = folder / "floor.sql"
     file.write_text(script)
     parts = re.search(r"host=(?P<host>[^&]+)&port=(?P<port>\d+)", site.app_url)
     if parts is None:
-        raise RuntimeError("the embedded database has another kind of URL than expected")
+        raise RuntimeError("the URL of the embedded database has an unexpected form")
     options = ["-n", "-M", "prepared", "-c", str(connections), "-T", str(seconds), "-D", "n=-1", "-f", str(file)]
     where = ["-h", unquote(parts["host"]), "-p", parts["port"], "-U", "taskql_app", "taskql"]
     command = [_pgbench(), *options, *where]

@@ -1,4 +1,4 @@
-"""Clients that follow a user's tasks as a front end does: a copy, a token, and a socket that may break at any time."""
+"""Clients that follow a user's tasks as a front end does, with a copy, a token, and a socket that may fail any time."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ PAUSE_SECONDS = 0.05
 
 
 class Copy:
-    """One user's tasks as far as this client knows, the latency of each change in seconds, and what went wrong."""
+    """A client's copy of a user's tasks, the latency of each change in seconds, and counts of problems."""
 
     def __init__(self, user: UUID, ports: Sequence[int]) -> None:
         self.user, self.ports = user, ports
@@ -40,7 +40,7 @@ class Copy:
         self._headers = {"Authorization": f"Bearer {data.token(user)}"}
 
     async def keep(self) -> None:
-        """Follow until cancelled, on whichever server answers."""
+        """Follow until cancelled, on any server that responds."""
         while True:
             with suppress(*BROKEN):
                 port = random.choice(self.ports)  # noqa: S311 - no secret
@@ -51,7 +51,7 @@ class Copy:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def pull(self, port: int) -> None:
-        """Bring the copy up to date by pages."""
+        """Bring the copy up to date, page by page."""
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
             more = True
             while more:
@@ -105,7 +105,7 @@ class Copy:
 async def gathered(
     copies: Sequence[Copy], at_once: int, done: Callable[[int], None]
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Start all, so many at a time, and wait until each follows."""
+    """Start all copies, a limited number at a time, and wait until each follows."""
     for start in range(0, len(copies), at_once):
         some = copies[start : start + at_once]
         for copy in some:

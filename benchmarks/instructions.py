@@ -1,6 +1,6 @@
-"""What a request costs in instructions: how much code runs for it, whatever else the machine does meanwhile.
+"""Counts the instructions of a request, which do not depend on other load of the machine.
 
-Each server runs under Valgrind's callgrind, which counts what is executed outside the kernel, and in which library.
+Each server runs under Valgrind's callgrind, which counts instructions outside the kernel, by library.
 """
 
 import re
@@ -21,7 +21,7 @@ from benchmarks.measure import CONNECTIONS
 from benchmarks.servers import Kind, Server
 from benchmarks.workloads import Workload
 
-# Enough for TaskQL to have seen each user's token; the baseline remembers none.
+# Enough for TaskQL to have cached each user's token; the plain server caches none.
 WARM = {"TaskQL": 4000, "plain": 100}
 COUNTED = 400
 LIBRARIES = {
@@ -35,7 +35,7 @@ LIBRARIES = {
 
 
 def run(site: data.Site, python: Path) -> dict[str, dict[str, Any]]:
-    """For each workload and server the instructions of a request, whole and by library."""
+    """The instructions of a request for each workload and server, in total and by library."""
     if not shutil.which("callgrind_control"):
         raise click.ClickException("callgrind is not installed: apt-get install valgrind")
     works = workloads.standard()
@@ -43,14 +43,14 @@ def run(site: data.Site, python: Path) -> dict[str, dict[str, Any]]:
     for kind in (servers.taskql(site.app_url), servers.plain(site.plain_url)):
         for work, parts in _counted(kind, python, works):
             click.echo(
-                f"{kind.name}, {work.title}: {sum(parts.values()) / COUNTED:,.0f} instructions a request", err=True
+                f"{kind.name}, {work.title}: {sum(parts.values()) / COUNTED:,.0f} instructions per request", err=True
             )
             found[work.name][kind.name] = _by_library(parts)
     return found
 
 
 def _counted(kind: Kind, python: Path, works: Sequence[Workload]) -> Iterator[tuple[Workload, Mapping[str, int]]]:
-    """Instructions of the counted requests of each workload, by the file that they come from."""
+    """The instructions of the counted requests of each workload, by object file."""
     with TemporaryDirectory() as folder:
         valgrind = [
             "valgrind",
@@ -61,7 +61,7 @@ def _counted(kind: Kind, python: Path, works: Sequence[Workload]) -> Iterator[tu
         ]
         with servers.running(kind, python, before=valgrind) as server:
             for work in works:
-                _ask(server, work, 1, connections=1)  # which takes long here: nobody else should wait for it
+                _ask(server, work, 1, connections=1)  # slow here, so before other connections wait for it
                 _ask(server, work, WARM[kind.name])
                 _control(server, "--instr=on")
                 _ask(server, work, COUNTED)
@@ -88,7 +88,7 @@ def _dumped(folder: Path) -> Mapping[str, int]:
 
 
 def files(dump: str) -> Mapping[str, int]:
-    """The cost of each object file in a dump of callgrind. What follows `calls=` is a callee's, which has it there."""
+    """The cost of each object file in a dump of callgrind. Lines after `calls=` are skipped: the callee has its own."""
     names, found, here, is_call = dict[str, str](), Counter[str](), "", False
     for line in dump.splitlines():
         if line.startswith(("ob=", "cob=")):

@@ -1,7 +1,7 @@
-"""Sockets, listeners, sessions and servers are killed while clients write; in the end each copy is the database's.
+"""Kills sockets, listeners, sessions and servers while clients write, and then compares all copies with the database.
 
-Two server processes on one database; four clients write; thirty copies are kept, each following whichever server
-answers.
+Two server processes share one database; four clients write; thirty clients keep copies, each on any server that
+responds.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ WRITES = [
 
 
 def run(folder: Path, kills: int, python: Path) -> dict[str, Any]:
-    """What was killed and what came of it; RuntimeError where a copy is not what the database holds."""
+    """The kills and their effects. Raises RuntimeError if a copy differs from the database."""
     with EmbeddedPostgres.start(folder) as postgres:
         site = Site(postgres, python)
         try:
@@ -62,7 +62,7 @@ def run(folder: Path, kills: int, python: Path) -> dict[str, Any]:
 
 
 class Site:
-    """The database, and server processes by their ports."""
+    """The database, and the server processes by port."""
 
     def __init__(self, postgres: EmbeddedPostgres, python: Path) -> None:
         self.owner_url, self._app_url, self._python = postgres.owner_url, postgres.app_url, python
@@ -92,7 +92,7 @@ class Site:
             process.wait()
 
     async def answers(self, port: int) -> None:
-        """Wait until a server takes requests."""
+        """Wait until a server accepts requests."""
         async with httpx.AsyncClient() as http:
             while True:
                 with suppress(httpx.HTTPError):
@@ -159,7 +159,7 @@ async def _kill_one(kind: str, site: Site, owner: "asyncpg.Connection[Any]", cop
 
 
 async def _write(users: Sequence[UUID], ports: Sequence[int]) -> int:
-    """Write until cancelled; how many writes were acknowledged."""
+    """Write until cancelled. Returns the number of acknowledged writes."""
     known: dict[UUID, list[str]] = {user: [] for user in users}
     acknowledged = 0
     async with httpx.AsyncClient(timeout=10) as http:
@@ -187,10 +187,10 @@ async def _write_one(http: httpx.AsyncClient, port: int, known: dict[UUID, list[
 
 
 async def _compare(owner: "asyncpg.Connection[Any]", copies: Sequence[Copy]) -> None:
-    """RuntimeError where some copy does not come to be what is stored."""
+    """Raise RuntimeError if a copy does not become equal to the database."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         for copy in copies:
-            while _shown(copy) != await _stored(owner, copy.user):  # noqa: ASYNC110 - copies tell nobody
+            while _shown(copy) != await _stored(owner, copy.user):  # noqa: ASYNC110 - copies have no events
                 await asyncio.sleep(0.05)
 
 

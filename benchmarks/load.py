@@ -1,4 +1,4 @@
-"""The load: keep-alive connections that each send the next request when the last one is answered."""
+"""The load generator: keep-alive connections, each of which sends a request when the last one is answered."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ _LENGTH = b"content-length: "
 
 @dataclass
 class Load:
-    """What to send, until when or until there is no more, and what one run saw: times are in seconds."""
+    """The requests of a run, its duration, and its results. Times are in seconds."""
 
     requests: Iterator[Request]
     seconds: float
@@ -28,11 +28,11 @@ class Load:
     answers: list[tuple[Request, bytes]] = field(default_factory=list)
 
     def verify(self) -> None:
-        """RuntimeError for an answer that is not right. Done when the clock stands: it costs more than the load."""
+        """Raise RuntimeError for a wrong response. Not part of the measured time, as it costs more than the load."""
         for request, answer in self.answers:
             head, _, body = answer.partition(_END_OF_HEAD)
             if not head.startswith(b"HTTP/1.1 200 ") or not _right(request, body):
-                raise RuntimeError(f"a wrong answer: {answer[:2000].decode(errors='replace')}")
+                raise RuntimeError(f"wrong response: {answer[:2000].decode(errors='replace')}")
 
 
 def _right(request: Request, body: bytes) -> bool:
@@ -82,7 +82,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def run(port: int, load: Load, connections: int) -> Load:
-    """Load a server until the time is over or all is sent."""
+    """Load a server until the time is over or all requests are sent."""
     start = time.perf_counter()
     load.deadline = start + load.seconds
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Rounds in which servers take turns at the same requests, and what is made of them."""
+"""Measures servers in alternating rounds with the same requests."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ WARM_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One server under one load: requests, seconds, latencies in seconds, and seconds of CPU by who took them."""
+    """One server under one load: requests, seconds, latencies in seconds, and CPU seconds by process."""
 
     requests: int
     seconds: float
@@ -34,12 +34,12 @@ class Round:
 
     @property
     def cost(self) -> float:
-        """Milliseconds of the server's CPU for a request, which is also its seconds for 1,000."""
+        """CPU time of the server per request, in milliseconds."""
         return self.server_cpu / self.requests * 1000
 
 
 async def measured(server: Server, work: Workload, seconds: float, connections: int, postmaster: int) -> Round:
-    """One round, after a short one to warm up; RuntimeError when an answer is wrong."""
+    """One round after a short warm-up. Raises RuntimeError for a wrong response."""
     warm = await load.run(server.port, load.Load(work.requests, WARM_SECONDS), connections)
     warm.verify()
     before = (server.cpu(), time.process_time(), database_cpu(postmaster))
@@ -53,7 +53,7 @@ async def measured(server: Server, work: Workload, seconds: float, connections: 
 
 
 def database_cpu(postmaster: int) -> float:
-    """Seconds of CPU of PostgreSQL's processes, with those that have ended."""
+    """CPU seconds of PostgreSQL's processes, including those that have exited."""
     parent = psutil.Process(postmaster)
     own = parent.cpu_times()
     total = own.user + own.system + own.children_user + own.children_system
@@ -67,7 +67,7 @@ def database_cpu(postmaster: int) -> float:
 async def interleaved(  # noqa: PLR0913, PLR0917 - what a series is made of
     servers: Sequence[Server], works: Sequence[Workload], rounds: int, seconds: float, connections: int, postmaster: int
 ) -> dict[str, dict[str, list[Round]]]:
-    """For each workload and server its rounds; the servers go first in turn."""
+    """The rounds for each workload and server. Which server goes first alternates."""
     found: dict[str, dict[str, list[Round]]] = {work.name: {server.name: [] for server in servers} for work in works}
     for number in range(rounds):
         for work in works:

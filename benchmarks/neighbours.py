@@ -1,7 +1,7 @@
-"""What one hostile caller does to the others: each attack of the table against a server, while a victim works.
+"""Measures the effect of one hostile caller on others: runs each attack against a server while a victim works.
 
-The server, the victim and the attacker are processes of their own. For each attack a server is started anew; the victim
-works alone first, then under attack, and figures are compared within this run.
+Server, victim and attacker are separate processes. Each attack gets a new server. The victim works alone first, then
+under attack, and the figures are compared within this run.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ STEP_MILLISECONDS = 15
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the benchmark runs: its database and directory, the Python of the server, and whether steps are timed."""
+    """The database and directory of the benchmark, the server's Python, and whether steps are timed."""
 
     postgres: EmbeddedPostgres
     folder: Path
@@ -64,7 +64,7 @@ def run(folder: Path, python: Path, numbers: Sequence[int], seconds: float, *, t
     """The figures of each attack by its number."""
     files = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], MOST_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    # Whatever ends this process ends what it has started.
+    # If this process is terminated, it terminates the processes that it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with EmbeddedPostgres.start(folder / "database") as postgres:
         asyncio.run(crowd.prepare(postgres))
@@ -73,7 +73,7 @@ def run(folder: Path, python: Path, numbers: Sequence[int], seconds: float, *, t
         for number in numbers:
             try:
                 found[str(number)] = _attacked(place, number, seconds)
-            except RuntimeError as error:  # the others are still worth measuring
+            except RuntimeError as error:  # continue with the other attacks
                 click.echo(f"{number:>3} {ATTACKS[number].title}: not measured: {error}", err=True)
             else:
                 click.echo(_line(number, found[str(number)]), err=True)
@@ -106,7 +106,7 @@ def _attacked(place: Place, number: int, seconds: float) -> dict[str, Any]:
 
 @contextmanager
 def _serving(place: Place, port: int, settings: Mapping[str, str]) -> Iterator[psutil.Process]:
-    """A server with the defaults but for these settings, for as long as this lasts."""
+    """Within the block, run a server with default settings except these."""
     module = ["benchmarks.steps", str(place.steps_file)] if place.steps else ["app"]
     command = [str(place.python), "-m", *module, "serve", "--port", str(port)]
     environment = {"PATH": os.environ["PATH"], "DATABASE_URL": place.postgres.app_url, **settings}
@@ -118,7 +118,7 @@ def _serving(place: Place, port: int, settings: Mapping[str, str]) -> Iterator[p
 
 @contextmanager
 def _started(name: str, job: Mapping[str, Any]) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process of this benchmark that is ready and waits to be told when to begin."""
+    """A process of this benchmark that is ready and waits for its times."""
     command = [sys.executable, "-m", f"benchmarks.{name}", orjson.dumps(job).decode()]
     with _ending(command, dict(os.environ), subprocess.PIPE) as process:
         assert process.stdout  # noqa: S101 - a pipe was asked for
@@ -129,7 +129,7 @@ def _started(name: str, job: Mapping[str, Any]) -> Iterator["subprocess.Popen[by
 
 @contextmanager
 def _ending(command: Sequence[str], environment: Mapping[str, str], stdout: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that is ended in the end, if need be by force."""
+    """A process that is terminated at the end of the block, and killed if necessary."""
     errors = subprocess.STDOUT if stdout != subprocess.PIPE else None
     process = subprocess.Popen(  # noqa: S603 - ours
         command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=stdout, stderr=errors
@@ -152,7 +152,7 @@ def _tell(process: "subprocess.Popen[bytes]", times: Mapping[str, float]) -> Non
 
 
 def _result(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    """What a process has found; RuntimeError where it does not say so in time."""
+    """The result of a process. Raises RuntimeError if it does not print it in time."""
     try:
         result: dict[str, Any] = orjson.loads(process.communicate(timeout=PATIENCE_SECONDS)[0])
     except (subprocess.TimeoutExpired, orjson.JSONDecodeError) as error:
@@ -161,7 +161,7 @@ def _result(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
 
 
 def _memory(server: psutil.Process, times: Mapping[str, float]) -> dict[str, float]:
-    """Megabytes that are resident before the attack, at most, and after it."""
+    """Resident memory in megabytes: before the attack, the maximum, and after it."""
     time.sleep(max(0, times["attack"] - time.monotonic()))
     before = most = _resident(server)
     while time.monotonic() < times["end"] + AFTER_SECONDS:
@@ -187,7 +187,7 @@ def _wait(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
 
 
 def _free_port() -> int:
-    """A port below those that connections take for their own end."""
+    """A port below the range of ephemeral ports."""
     while True:
         port = random.choice(PORTS)  # noqa: S311 - no secret
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -195,7 +195,7 @@ def _free_port() -> int:
 
 
 def missed(attack: Attack, found: Mapping[str, Any]) -> list[str]:
-    """The targets that were missed, in a few words each."""
+    """Short descriptions of the missed targets."""
     idle, seen, memory = found["victim"]["idle"], found["victim"]["attack"], found["memory"]
     step = found["longest_step"]["milliseconds"] if "longest_step" in found else 0.0
     checks = {
@@ -228,7 +228,7 @@ attacker was told | missed |
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """What the victim saw, idle and under attack, and what the attacker was told, as a table in Markdown."""
+    """A Markdown table of what the victim saw, idle and under attack, and of the responses to the attacker."""
     met = sum(not found["missed"] for found in results.values())
     rows = "".join(_row(number, found) for number, found in results.items())
     return f"{HEAD}{rows}\nAll targets were met in {met} of {len(results)} attacks.\n"

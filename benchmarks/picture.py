@@ -1,4 +1,4 @@
-"""Pictures of results, as SVG."""
+"""Charts of results, as SVG."""
 
 from collections.abc import Mapping, Sequence
 from math import log10
@@ -11,7 +11,7 @@ HEIGHT, STEP = 220, 200
 
 
 def costs(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """CPU of a request: two bars for each workload."""
+    """CPU time of a request: two bars for each workload."""
     most = max(found["plain"]["cpu"]["median"] for found in workloads.values())
     parts, top = [_text(LEFT, 30, "CPU of the server for a request: Strawberry with SQLAlchemy's ORM, and TaskQL")], 46
     for name, found in workloads.items():
@@ -26,7 +26,7 @@ def costs(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 
 
 def growth(tasks: Sequence[int], queries: Mapping[str, Any]) -> str:
-    """The median latency of each query at each size of the table: a line for each."""
+    """The median latency of each query by the size of the table: a line for each query."""
     places = [60 + STEP * place for place in range(len(tasks))]
     most = max(size["median"] for found in queries.values() for size in found["p50"])
     parts = [_text(60, 20, "Latency of any user with 10,000 tasks, in ms, by the tasks of all users (median)")]
@@ -40,7 +40,7 @@ def growth(tasks: Sequence[int], queries: Mapping[str, Any]) -> str:
 
 
 def memory(readings: Sequence[tuple[int, float]]) -> str:
-    """Memory in MB by requests: a line."""
+    """Memory in MB by the number of requests."""
     most, last = max(size for _, size in readings), readings[-1]
     points = [f"{60 + number / last[0] * WIDTH:.1f},{_height(size, most):.1f}" for number, size in readings]
     parts = [_text(60, 20, "Memory of the server in MB, by requests")]
@@ -51,7 +51,7 @@ def memory(readings: Sequence[tuple[int, float]]) -> str:
 
 
 def latencies(percentiles: Mapping[str, Sequence[float]]) -> str:
-    """Latency by the share of changes that came sooner: a line for each, on a logarithmic scale of 1 ms to 10 s."""
+    """Latency by percentile, on a logarithmic scale from 1 ms to 10 s: a line for each series."""
     parts, decades = [_text(60, 20, "From the write to the client, in ms, by the share of changes that came sooner")], 4
     for power in range(decades + 1):
         y = 36 + HEIGHT - power / decades * HEIGHT
@@ -71,7 +71,7 @@ def _height(value: float, most: float) -> float:
 
 
 def _apart(heights: Sequence[float]) -> list[float]:
-    """Places of labels beside the ends of lines, none over another."""
+    """Positions of labels at the ends of lines, without overlaps."""
     result, last = dict.fromkeys(range(len(heights)), 0.0), 0.0
     for place, height in sorted(enumerate(heights), key=lambda item: item[1]):
         last = result[place] = max(height, last + 14)

@@ -1,7 +1,7 @@
-"""The baseline: the same tasks served by Strawberry and SQLAlchemy's ORM as their documentation would write it.
+"""The plain server: the same API with Strawberry and SQLAlchemy's ORM, as their documentation shows it.
 
-An ASGI server with a session for each request, the token decoded in the context, every query narrowed by user_id, and
-Strawberry's caches of parsed and validated documents on. It has no second wall, no limits, no retries and no clock.
+An ASGI server with a session for each request, the token decoded in the context, every query filtered by user_id, and
+Strawberry's caches of parsed and validated documents on. No row-level security, limits, retries or clocks.
 
 Reads PLAIN_DATABASE_URL and AUTH_SECRET; arguments: the port.
 """
@@ -136,7 +136,7 @@ class TaskStats:
 
 
 class Context(dict[str, Any]):
-    """What resolvers get: the session of this request, and who asks."""
+    """The context of resolvers: the session of this request, and the caller."""
 
     @property
     def session(self) -> AsyncSession:
@@ -235,7 +235,7 @@ class Mutation:
     async def set_task_completed(self, info: Info, id: strawberry.ID, completed: bool) -> TaskPayload:
         row = await _find(info, id)
         if row is None:
-            missing = UserError(code="NOT_FOUND", message="You have no such task.", field=["id"])
+            missing = UserError(code="NOT_FOUND", message="There is no such task.", field=["id"])
             return TaskPayload(task=None, user_errors=[missing])
         row.completed, row.version = completed, row.version + 1
         row.completed_at = datetime.now(UTC) if completed else None
@@ -289,7 +289,7 @@ class Server(GraphQL[Context, None]):
 
 def create_app() -> Starlette:
     url = DatabaseURL(os.environ["PLAIN_DATABASE_URL"])
-    # More than SQLAlchemy's default: beyond 5 connections that opens and closes one for each request.
+    # More than SQLAlchemy's default, which beyond 5 connections opens and closes one for each request.
     engine = create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments({}), pool_size=15, max_overflow=0)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     return Starlette(routes=[Route("/graphql", Server(sessions, os.environ["AUTH_SECRET"]))])

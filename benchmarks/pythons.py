@@ -1,4 +1,4 @@
-"""The Python that servers run on: this one, or another that gets an environment of its own."""
+"""The Python that servers run on: this one, or another one in its own environment."""
 
 import hashlib
 import subprocess
@@ -10,7 +10,7 @@ LOCK = ROOT / "requirements" / "server.txt"
 
 
 def environment(folder: Path, python: Path) -> Path:
-    """The interpreter of an environment with the locked packages, made with another Python where it is missing."""
+    """The interpreter of an environment with the locked packages. Creates it with `python` if it is missing."""
     name = hashlib.sha256(str(python).encode() + LOCK.read_bytes()).hexdigest()[:12]
     made, ready = folder / f"python-{name}", folder / f"python-{name}" / "ready"
     if not ready.exists():
@@ -22,7 +22,7 @@ def environment(folder: Path, python: Path) -> Path:
 
 
 def description(python: Path) -> str:
-    """The version of a Python and how it was built, as it says itself."""
+    """The version and build of a Python."""
     return _run(str(python), "-c", "import sys; print(sys.version)").strip()
 
 

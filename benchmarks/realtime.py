@@ -1,4 +1,4 @@
-"""How soon changes arrive at 1,000 sockets, and what 5,000 idle ones cost."""
+"""Measures the latency of changes with 1,000 sockets, and the cost of 5,000 idle sockets."""
 
 import asyncio
 import random
@@ -28,12 +28,12 @@ TURNS = 3
 EVERY_LOCK = f"SELECT pg_advisory_lock_shared({SPACE}, n) FROM generate_series(0, {LOCKS - 1}) AS n"  # noqa: S608 - ours
 ROUNDS = 10
 CREATE = "mutation ($title: String!) { createTask(input: { title: $title }) { task { id } userErrors { code } } }"
-# More than any user has by default: one is followed by a thousand here.
+# Above the defaults, since one user has a thousand followers here.
 SETTINGS = {"LIMIT_SOCKETS": "10000", "LIMIT_SUBSCRIPTIONS": "10000", "LIMIT_CONCURRENCY": "20000"}
 
 
 def notices(site: data.Site, folder: Path) -> dict[str, dict[str, float]]:
-    """Creates a second by pgbench with so many connections, for users who are followed and for users who are not."""
+    """Creates per second by pgbench, by number of connections, for users with and without followers."""
     found = {}
     for connections in CONNECTIONS:
         create = asyncio.run(floor.scripts(site, connections))["W4"]
@@ -48,7 +48,7 @@ def notices(site: data.Site, folder: Path) -> dict[str, dict[str, float]]:
 
 @contextmanager
 def _all_followed(site: data.Site) -> Iterator[None]:
-    """Somebody shares every lock of users, as a process does whose subscribers have them all, and listens."""
+    """Hold a shared lock for all users and listen, as a process whose subscribers follow all users does."""
     with asyncio.Runner() as runner:
         connection = runner.run(asyncpg.connect(site.owner_url))
         runner.run(connection.execute(f"LISTEN taskql; {EVERY_LOCK}"))
@@ -90,7 +90,7 @@ async def _idle(port: int, process: psutil.Process) -> dict[str, float]:
 
 
 class _Following:
-    """Copies that follow for as long as this lasts."""
+    """Runs copies within the block."""
 
     def __init__(self, copies: Sequence[Copy]) -> None:
         self._copies, self._tasks = copies, list[asyncio.Task[None]]()
@@ -123,5 +123,5 @@ def _latencies(copies: Sequence[Copy]) -> list[float]:
 
 
 def distribution(milliseconds: Sequence[float]) -> dict[str, Any]:
-    """How many, and the 99 percentiles."""
+    """The count and the 99 percentiles."""
     return {"changes": len(milliseconds), "percentiles": statistics.quantiles(milliseconds, n=100)}

@@ -1,4 +1,4 @@
-"""What was measured, as JSON, as tables and as a picture."""
+"""Formats and stores results: JSON, tables and charts."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ Rounds = Mapping[str, Mapping[str, Sequence[Round]]]
 
 
 def machine(python: str) -> dict[str, Any]:
-    """What the figures hold for."""
+    """The date and the machine of the figures."""
     return {
         "cores": os.cpu_count(),
         "system": platform.platform(),
@@ -32,7 +32,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def compared(
     rounds: Rounds, single: Rounds, floors: Mapping[str, Mapping[str, float]], calls: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """For each workload what each server did, and how they compare round by round."""
+    """The figures of each server for each workload, and their ratios by round."""
     return {
         name: {
             **{
@@ -50,7 +50,7 @@ def compared(
 
 
 def costs_of(rounds: Rounds) -> dict[str, Any]:
-    """For each workload and server its cost and rate alone."""
+    """Only the cost and rate of each server for each workload."""
     return {
         name: {
             server: {"cpu": spread([part.cost for part in seen]), "rate": spread([part.rate for part in seen])}
@@ -78,7 +78,7 @@ def _ratios(both: Mapping[str, Sequence[Round]], figure: Callable[[Round], float
     return [figure(plain) / figure(ours) for ours, plain in zip(both["TaskQL"], both["plain"], strict=True)]
 
 
-COST = """| | CPU of a request, ms | plain | times less (least to most) | of its core, % | plain | statements | plain |
+COST = """| | CPU of a request, ms | plain | ratio (min to max) | of its core, % | plain | statements | plain |
 |---|---|---|---|---|---|---|---|
 """
 MORE = """| | CPU of a request, ms | plain | requests/s | plain |
@@ -90,17 +90,17 @@ SPEED = """| | requests/s | plain | pgbench | p50 and p99, ms | plain | alone | 
 
 
 def costs(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """What requests cost, as a table in Markdown."""
+    """A Markdown table of the costs of requests."""
     return COST + "".join(_row(f"{name} {titles[name]}", _cost(found)) for name, found in workloads.items())
 
 
 def speeds(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """How fast answers come, under load and with one connection, as a table in Markdown."""
+    """A Markdown table of rates and latencies, under load and with one connection."""
     return SPEED + "".join(_row(f"{name} {titles[name]}", _speed(found)) for name, found in workloads.items())
 
 
 def others(more: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """Cost and speed of what is measured besides, as a table in Markdown."""
+    """A Markdown table of cost and rate of the other workloads."""
     return MORE + "".join(_row(titles[name], _other(found)) for name, found in more.items())
 
 
@@ -111,7 +111,7 @@ def _other(found: Mapping[str, Any]) -> list[str]:
 
 
 def text(results: Mapping[str, Any]) -> str:
-    """Whatever else there is."""
+    """Tables of all other results."""
     return orjson.dumps(_rounded(results), option=orjson.OPT_INDENT_2).decode()
 
 
@@ -139,7 +139,7 @@ def _row(title: str, cells: Sequence[str]) -> str:
 
 
 def memory(results: Mapping[str, Any]) -> str:
-    """What the servers take when idle, and what very many different operations do to them, as a table in Markdown."""
+    """A Markdown table of the servers' idle memory, and of the effect of many different operations."""
     both = [results["different_operations"][name] for name in ("TaskQL", "plain")]
     counts = [int(name.rpartition("_")[2]) for name in both[0] if name.startswith("memory_after_")]
     titles = {
@@ -154,7 +154,7 @@ def memory(results: Mapping[str, Any]) -> str:
 
 
 def workers(found: Mapping[str, Any]) -> str:
-    """One process and several, each on any core, beside PostgreSQL and the load; as a table in Markdown."""
+    """A Markdown table of one and several processes, not pinned, on the same cores as PostgreSQL and the load."""
     rows = [
         _row(number, [f"{seen['rate']:,.0f}", f"{seen['cpu']:.2f}", f"{seen['memory']:.0f}"])
         for number, seen in found.items()
@@ -163,19 +163,17 @@ def workers(found: Mapping[str, Any]) -> str:
 
 
 def scaled(results: Mapping[str, Any]) -> str:
-    """Latency at each size, with one user and with any, and the memory that PostgreSQL has, as tables in Markdown."""
+    """Markdown tables of latency at each size, with one user and with any, by PostgreSQL's memory."""
     sizes = "".join(f" {count:,} |" for count in results["tasks"])
-    head = (
-        f"| p50 (p95), ms |{sizes} growth (least to most) | at most |\n|---|{'---|' * len(results['tasks'])}---|---|\n"
-    )
+    head = f"| p50 (p95), ms |{sizes} growth (min to max) | limit |\n|---|{'---|' * len(results['tasks'])}---|---|\n"
     kinds = {
-        "Another user each time, tables and indexes in PostgreSQL's memory": "any_user",
-        "One user again and again, as before": "one_user",
-        "Another user each time, 128 MB of memory, pages from the system's cache or the disk": "any_user_elsewhere",
+        "A different user each time, tables and indexes in PostgreSQL's memory": "any_user",
+        "The same user each time, otherwise as before": "one_user",
+        "A different user each time, 128 MB of memory, pages from the system's cache or the disk": "any_user_elsewhere",
     }
     tables = {title: "".join(_latency(*item) for item in results[kind].items()) for title, kind in kinds.items()}
     most, count = results["bytes_a_task"][-1], results["tasks"][-1]
-    room = f"At {count:,} tasks one takes {most:,.0f} bytes, with its tags and its part of all indexes.\n"
+    room = f"At {count:,} tasks, a task takes {most:,.0f} bytes, including its tags and index entries.\n"
     return "\n".join((*(f"{title}:\n\n{head}{rows}" for title, rows in tables.items()), room))
 
 
@@ -193,26 +191,27 @@ def _latency(name: str, found: Mapping[str, Any]) -> str:
 
 
 def live(results: Mapping[str, Any]) -> str:
-    """How soon changes arrive, what idle sockets cost, and what the notices cost, as tables in Markdown."""
-    titles = {"spread": "1,000 sockets, 4 a user, 50 writes a second", "one_user": "1,000 sockets of one user"}
+    """Markdown tables of the latency of changes, the cost of idle sockets, and the cost of notifications."""
+    titles = {"spread": "1,000 sockets, 4 per user, 50 writes per second", "one_user": "1,000 sockets of one user"}
     rows = [_latencies(title, results[name]) for name, title in titles.items()]
     idle = results["idle"]
     sentence = (
         f"{idle['sockets']:,} idle sockets: {idle['kilobytes_each']:.1f} KB each,"
         f" {idle['cpu_in_10_s']:.2f} s of CPU in 10 s.\n"
     )
-    head = "| creates a second, by pgbench's connections | all followed | nobody followed |\n|---|---|---|\n"
+    head = "| creates per second, by pgbench's connections | all followed | none followed |\n|---|---|---|\n"
     notices = [_row(n, [f"{both['followed']:,.0f}", f"{both['alone']:,.0f}"]) for n, both in results["notices"].items()]
     return f"{LATENCIES}{''.join(rows)}\n{sentence}\n{head}{''.join(notices)}"
 
 
 def killed(results: Mapping[str, Any]) -> str:
-    """What was killed, and what came of it, in Markdown."""
+    """The kills and their effects, in Markdown."""
     counts = ", ".join(f"{count:,} of {kind}" for kind, count in results["killed"].items())
     return (
         f"Killed: {counts}. Acknowledged writes: {results['acknowledged_writes']:,}. In the end each of"
-        f" {results['copies']} copies was the database's; {results['came_again']:,} changes came again,"
-        f" {results['began_anew']:,} copies began anew.\n\n{LATENCIES}{_latencies('through kills', results['latency'])}"
+        f" {results['copies']} copies was equal to the database; {results['came_again']:,} changes were repeated,"
+        f" {results['began_anew']:,} copies needed a full sync.\n\n"
+        f"{LATENCIES}{_latencies('through kills', results['latency'])}"
     )
 
 
@@ -225,9 +224,9 @@ def _latencies(title: str, found: Mapping[str, Any]) -> str:
 
 
 def counted(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """Instructions of a request, as a table in Markdown: whole, and what of them is done by which library."""
+    """A Markdown table of the instructions of a request: in total, and by library."""
     libraries = [name for name in next(iter(workloads.values()))["TaskQL"] if name != "all"]
-    head = ["", "Instructions of a request, thousands", "plain", "times less", *(f"{name}, %" for name in libraries)]
+    head = ["", "Instructions of a request, thousands", "plain", "ratio", *(f"{name}, %" for name in libraries)]
     table = f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
     for name, found in workloads.items():
         ours, plain = found["TaskQL"], found["plain"]["all"]
@@ -238,7 +237,7 @@ def counted(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 
 
 def keep(folder: Path, name: str, results: Mapping[str, Any], tables: str, picture: str | None) -> None:
-    """The results as NAME.json, their tables as NAME.md, a picture if there is one as NAME.svg."""
+    """Store the results as NAME.json, their tables as NAME.md, and the chart, if any, as NAME.svg."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(text(results) + "\n")
     (folder / f"{name}.md").write_text(tables)
@@ -247,7 +246,7 @@ def keep(folder: Path, name: str, results: Mapping[str, Any], tables: str, pictu
 
 
 def _rounded(value: Any) -> Any:
-    """Four digits are more than the noise allows."""
+    """Round to four digits, which is more precise than the measurements."""
     if isinstance(value, Mapping):
         return {name: _rounded(inner) for name, inner in value.items()}
     if isinstance(value, list):

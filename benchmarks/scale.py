@@ -1,7 +1,7 @@
-"""The project's seven queries on ten thousand and on millions of tasks: scripts/bench --scale 1000000.
+"""Measures seven queries on ten thousand up to millions of tasks: scripts/bench --scale 1000000.
 
-Every user has 10,000 tasks. They are sent by COPY into the migrated tables with all indexes in place; the triggers that
-keep task_tags are off meanwhile, and its entries are copied too.
+Every user has 10,000 tasks, which are loaded with COPY into the migrated tables with all indexes. The triggers are off
+while loading, and the rows of task_tags are copied too.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ COLUMNS = """
 PAGE = 100
 LIST_LIMIT, ROW_LIMIT = 100, 50
 WARM, COUNTED, ROUNDS = 30, 150, 9
-# PostgreSQL's own default; besides, what holds the tables of millions where the machine has memory for them.
+# PostgreSQL's default, and a size for the tables of millions if the machine has enough memory.
 DEFAULT_BUFFERS = "128MB"
 READ = """
     SELECT sum(pg_prewarm(relation)) FROM (
         SELECT $1::regclass::oid UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = $1::regclass
     ) AS relations (relation)
 """
-# created_at and updated_at have indexes that begin with the user.
+# The indexes of created_at and updated_at start with the user.
 RESTORE = (
     "DELETE FROM tasks WHERE user_id = ANY ($1::uuid[]) AND created_at > '2026-03-01'",
     """
@@ -72,13 +72,13 @@ DELETE = "mutation Delete($id: ID!) { deleteTask(id: $id) { task { id deletedAt 
 
 
 def user_id(user: int) -> UUID:
-    """Ids that lie anywhere, as those of real users do."""
+    """Evenly distributed ids, like those of real users."""
     return UUID(md5(str(user).encode(), usedforsecurity=False).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A database with so many tasks."""
+    """A database with a given number of tasks."""
 
     tasks: int
     owner_url: str
@@ -90,7 +90,7 @@ class Size:
 
 
 def sizes(postgres: EmbeddedPostgres, largest: int) -> list[Size]:
-    """10,000 tasks, and ten million and so on up to the largest."""
+    """The sizes to measure, from 10,000 tasks up to the largest."""
     steps = [step for step in (SMALLEST, 1_000_000, 10_000_000) if step < largest]
     return [
         Size(step, *(url.replace("/taskql?", f"/scale_{step}?") for url in (postgres.owner_url, postgres.app_url)))
@@ -99,7 +99,7 @@ def sizes(postgres: EmbeddedPostgres, largest: int) -> list[Size]:
 
 
 async def prepare(postgres: EmbeddedPostgres, size: Size) -> None:
-    """The database of a size, filled unless it was before; begins where an interrupted run has ended."""
+    """Create and fill the database of a size unless that is done. Continues an interrupted run."""
     name = f"scale_{size.tasks}"
     admin = await asyncpg.connect(postgres.owner_url)
     if not await admin.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
@@ -141,7 +141,7 @@ async def _chunks(rows: bytes) -> AsyncIterator[bytes]:
 
 
 def _row(owner: UUID, user: int, task: int) -> str:
-    """A task as COPY reads it."""
+    """A task in COPY's text format."""
     made = f"2026-01-{task // 1440 + 1:02d} {task // 60 % 24:02d}:{task % 60:02d}:00Z"
     done = task % 3 == 0
     return "\t".join(
@@ -168,7 +168,7 @@ Asked = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One of the seven: its text, the most its latency may be in ms, its variables, and whether an answer is right."""
+    """One of the seven queries: its text, its latency limit in ms, its variables, and a check of its response."""
 
     name: str
     limit: float
@@ -182,7 +182,7 @@ class Query:
 
 
 def _list(name: str, where: Asked) -> Query:
-    """The beginning of the list of all tasks of a user, or of those that are not done."""
+    """The first page of all tasks of a user, or of those that match a filter."""
 
     def holds(user: int, _asked: Asked, answer: Asked) -> bool:
         nodes = answer["tasks"]["nodes"]
@@ -193,7 +193,7 @@ def _list(name: str, where: Asked) -> Query:
 
 
 def _write(name: str, text: str, field: str, variables: Callable[[int, int], Asked]) -> Query:
-    """A mutation of one task, which must succeed and answer with what was asked."""
+    """A mutation of one task, which must succeed and return the written values."""
 
     def holds(_user: int, asked: Asked, answer: Asked) -> bool:
         payload = answer[field]
@@ -228,7 +228,7 @@ def _deleted(user: int, task: int) -> Asked:
 
 
 def queries() -> list[Query]:
-    """The seven queries of the project."""
+    """The seven queries."""
     return [
         _list("all tasks, sorted", {}),
         _list("incomplete tasks", {"completed": False}),
@@ -241,7 +241,7 @@ def queries() -> list[Query]:
 
 
 def requests(users: Sequence[int]) -> dict[str, Iterator[Request]]:
-    """Requests of each query, of these users in any order; no two of them change the same task."""
+    """Requests of each query for these users, in random order. No two of them change the same task."""
     pick = random.Random(len(users))  # noqa: S311 - the same in every run
     all_queries = queries()
     targets = {query.name: _targets(pick, users, place, len(all_queries)) for place, query in enumerate(all_queries)}
@@ -257,14 +257,14 @@ def _targets(pick: random.Random, users: Sequence[int], place: int, step: int) -
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds of one round of a query at a size."""
+    """Latency of one round of a query at a size, in milliseconds."""
 
     p50: float
     p95: float
 
 
 async def measured(server: Server, asked: Iterator[Request]) -> Latency:
-    """A round with one connection, after a few requests that warm up; RuntimeError when an answer is wrong."""
+    """A round with one connection, after a short warm-up. Raises RuntimeError for a wrong response."""
     for number in (WARM, COUNTED):
         seen = await load.run(server.port, load.Load(itertools.islice(asked, number), load.ENDLESS), 1)
         seen.verify()
@@ -275,7 +275,7 @@ async def measured(server: Server, asked: Iterator[Request]) -> Latency:
 async def rounds(
     servers_: Sequence[Server], users: Sequence[Sequence[int]], number: int
 ) -> dict[str, list[list[Latency]]]:
-    """For each query and size its rounds, the sizes in turn."""
+    """The rounds for each query and size. The sizes alternate."""
     asked = [requests(of_size) for of_size in users]
     found: dict[str, list[list[Latency]]] = {query.name: [[] for _ in users] for query in queries()}
     for _ in range(number):
@@ -286,9 +286,9 @@ async def rounds(
 
 
 async def restore(size: Size) -> None:
-    """Take back what an earlier run has written, and what is left of it in tables and indexes.
+    """Undo the writes of an earlier run, and vacuum.
 
-    Nothing else tidies up: autovacuum comes to a small table within a run, and to a large one long after it.
+    Autovacuum is off: it would process a small table during a run, and a large one long after it.
     """
     connection = await asyncpg.connect(size.owner_url)
     users = [user_id(user) for user in range(size.users)]
@@ -301,7 +301,7 @@ async def restore(size: Size) -> None:
 
 
 async def give(postgres: EmbeddedPostgres, buffers: str) -> None:
-    """Set what memory PostgreSQL has for pages once it is started anew, and how much it writes between checkpoints."""
+    """Set PostgreSQL's shared buffers and maximum WAL size, from its next restart."""
     admin = await asyncpg.connect(postgres.owner_url)
     await admin.execute(f"ALTER SYSTEM SET shared_buffers = '{buffers}'")
     await admin.execute("ALTER SYSTEM SET max_wal_size = '8GB'")
@@ -309,7 +309,7 @@ async def give(postgres: EmbeddedPostgres, buffers: str) -> None:
 
 
 async def read_all(size: Size) -> None:
-    """Have PostgreSQL hold the tables and their indexes, as far as its memory goes."""
+    """Load the tables and their indexes into PostgreSQL's memory, as far as they fit."""
     connection = await asyncpg.connect(size.owner_url)
     await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
     for table in ("users", *TABLES):
@@ -327,7 +327,7 @@ async def bytes_a_task(size: Size) -> float:
 
 
 async def plans(size: Size) -> dict[str, list[str]]:
-    """The indexes that each query uses; RuntimeError where it reads a whole table that is not one user's alone."""
+    """The indexes that each query uses. Raises RuntimeError for a full scan of a table with several users."""
     connection = await asyncpg.connect(size.app_url)
     found = {}
     for query in queries():
@@ -380,7 +380,7 @@ def run(folder: Path, largest: int, python: Path) -> dict[str, Any]:
 
 
 def _latencies(folder: Path, all_sizes: Sequence[Size], users: Sequence[Sequence[int]], python: Path) -> dict[str, Any]:
-    """Each query at each size, asked by these users."""
+    """The latencies of each query at each size, for these users."""
     for size in all_sizes:
         asyncio.run(restore(size))
     servers.pin(data.postmaster(folder), [servers.LOAD_CORE])

@@ -1,4 +1,4 @@
-"""The SQL that TaskQL sends for an operation, as it goes over the wire."""
+"""Records the SQL that TaskQL sends for an operation."""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from benchmarks import data
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A statement, and the arguments of each time that it is executed in one message."""
+    """A statement, and the arguments of each execution."""
 
     text: str
     rounds: list[list[Any]]
 
 
 async def sent(app_url: str, owner: UUID, query: str, variables: dict[str, Any]) -> list[Sent]:
-    """What the application sends when it is asked so; a mutation takes place. RuntimeError when it is not answered."""
+    """The statements that the application sends for an operation, which is executed. Raises RuntimeError on errors."""
     app = create_app(load(database_url=SecretStr(app_url), auth_secret=SecretStr(data.SECRET)))
     found: list[Sent] = []
 
@@ -42,5 +42,5 @@ async def sent(app_url: str, owner: UUID, query: str, variables: dict[str, Any])
         answer = (await client.post("http://127.0.0.1/graphql", json=body, headers=headers)).json()
         if "errors" in answer:
             raise RuntimeError(f"TaskQL answers {answer['errors']}")
-        await asyncio.sleep(0)  # the driver tells of a statement in the next turn of the loop
+        await asyncio.sleep(0)  # the driver logs a statement in the next iteration of the loop
     return found

@@ -1,4 +1,4 @@
-"""The servers that are measured, each a process of its own, and what they cost."""
+"""The servers to measure, each in its own process, and their CPU time and memory."""
 
 import os
 import socket
@@ -32,17 +32,17 @@ class Server:
         return [self.process, *self.process.children(recursive=True)]
 
     def cpu(self) -> float:
-        """Seconds of CPU that the server and its children have taken, in user and kernel."""
+        """CPU seconds of the server and its children, in user and kernel mode."""
         return sum(times.user + times.system for times in (process.cpu_times() for process in self.processes()))
 
     def memory(self) -> float:
-        """Megabytes that are this server's own."""
+        """Private memory of the server in megabytes."""
         return sum(process.memory_full_info().uss for process in self.processes()) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a server is started: its name, its role in the database, what comes after `python -m`, and its settings."""
+    """How to start a server: its name, its database role, the arguments of `python -m`, and its settings."""
 
     name: str
     role: str
@@ -64,10 +64,10 @@ def plain(plain_url: str) -> Kind:
 def running(
     kind: Kind, python: Path, workers: int = 1, cores: Sequence[int] = (SERVER_CORE,), before: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """A server for as long as this lasts; RuntimeError when it does not come up. `before` goes before its command."""
+    """Within the block, run a server. Raises RuntimeError if it does not start. `before` is a prefix of its command."""
     port = _free_port()
     command = [*before, str(python), "-m", *kind.module.format(port=port, workers=workers).split()]
-    # Rates are counted, but a load from one user must not be refused. The plain server logs no requests either.
+    # Rates are counted, but the load of one user must not be rejected. No request log, as the plain server has none.
     settings = {"AUTH_SECRET": SECRET, "RATE_LIMIT": "1000000000/minute", "LOG_LEVEL": "warning", **kind.settings}
     environment = {"PATH": os.environ["PATH"], **settings}
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - ours
@@ -80,7 +80,7 @@ def running(
 
 
 def pin(pid: int, cores: Sequence[int]) -> None:
-    """Keep a process and all it starts on some cores."""
+    """Pin a process and its children to cores."""
     for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
         with suppress(ProcessLookupError):
             os.sched_setaffinity(process.pid, cores)

@@ -1,4 +1,4 @@
-"""scripts/soak: whether the server's memory stays what it is over a million requests."""
+"""scripts/soak: checks that the server's memory does not grow over a million requests."""
 
 import os
 import sys
@@ -17,30 +17,30 @@ from benchmarks.workloads import Request
 
 BUILD = ROOT / "build"
 REQUESTS, QUICK = 1_000_000, 20_000
-SETTLED = 10  # the part of all requests that fills the caches
+SETTLED = 10  # one tenth of all requests fills the caches
 STEPS = 40
-BATCH = 5_000  # answers that are held until they are verified
-NEW_EVERY = 25  # requests, of which one comes in words never seen before
+BATCH = 5_000  # responses that are kept until they are verified
+NEW_EVERY = 25  # one of this many requests is a new document
 MOST_GROWTH = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The server's own memory in MB after so many requests."""
+    """The server's private memory in MB after a number of requests."""
 
     requests: int
     memory: float
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="20,000 requests instead of a million: to try it, without a verdict.")
+@click.option("--quick", is_flag=True, help="20,000 requests instead of a million, without a verdict.")
 def main(quick: bool) -> None:  # noqa: FBT001 - a flag of the command line
     """Send a million requests of all kinds, and compare the memory after them with that after a tenth."""
     total = QUICK if quick else REQUESTS
     readings = _soaked(total)
     settled = next(reading for reading in readings if reading.requests >= total // SETTLED)
     growth = readings[-1].memory / settled.memory - 1
-    verdict = f"From {settled.requests:,} to {total:,} requests the server's memory has grown by {growth:.1%}."
+    verdict = f"From {settled.requests:,} to {total:,} requests, the server's memory grew by {growth:.1%}."
     results = {"memory": {str(reading.requests): reading.memory for reading in readings}, "growth": growth}
     drawn = picture.memory([(reading.requests, reading.memory) for reading in readings])
     report.keep(BUILD / "soak", "soak", results, f"{_table(readings)}\n{verdict}\n", drawn)
@@ -70,7 +70,7 @@ def _readings(server: Server, total: int) -> Iterator[Reading]:
 
 
 def _requests() -> Iterator[Request]:
-    """The mix of reads and writes, and now and then a document that is new to the server."""
+    """The mix of reads and writes, with a new document at intervals."""
     mix = workloads.standard()[-1].requests
     for number in count():
         yield workloads.cold(number) if number % NEW_EVERY == 0 else next(mix)

@@ -1,7 +1,7 @@
 """A server that records the long steps of its event loop: python -m benchmarks.steps FILE serve --port 8000.
 
-It runs on asyncio's own loop, since uvloop's cannot be watched from Python. A step is what one callback or one task
-does until it waits; it is measured in CPU time of the thread, so that other processes do not lengthen it.
+It uses asyncio's own event loop, because uvloop's cannot be observed from Python. A step is what one callback or task
+does until it waits. Steps are measured in CPU time of the thread, which does not depend on other processes.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ import uvicorn.config
 from app.cli import main
 
 LONG_SECONDS = 0.002
-# asyncio takes all waiting connections in one step; uvloop, which serves, takes each in a step of its own.
+# asyncio accepts all waiting connections in one step; uvloop, which the server uses, accepts each in its own step.
 OF_ASYNCIO = "BaseSelectorEventLoop._accept_connection"
 
 
 class Collections:
-    """The CPU time in seconds that garbage collection has taken since this was last reset."""
+    """The CPU time of garbage collection since the last reset, in seconds."""
 
     def __init__(self) -> None:
         self.spent = self._begin = 0.0
@@ -36,10 +36,10 @@ class Collections:
 
 
 def watch(file: TextIO) -> None:
-    """Write a line for each long step: when it ended (monotonic seconds), its CPU time in milliseconds, and name."""
+    """Write a line for each long step: its end (monotonic seconds), its CPU time in milliseconds, and its name."""
     collections = Collections()
     handle: Any = asyncio.events.Handle
-    run = handle._run  # noqa: SLF001 - what the loop calls for each step; there is no public place between
+    run = handle._run  # noqa: SLF001 - the loop calls it for each step; there is no public hook
 
     def watched(step: Any) -> None:
         begin = time.thread_time()
@@ -57,8 +57,8 @@ def _of_garbage(seconds: float) -> str:
 
 
 def _name(step: Any) -> str:
-    """The coroutine of a task's step, or else the callback."""
-    callback = step._callback  # noqa: SLF001 - a handle shows it in its repr alone
+    """The name of a task's coroutine, otherwise that of the callback."""
+    callback = step._callback  # noqa: SLF001 - otherwise only in the repr of the handle
     task = getattr(callback, "__self__", None)
     named = task.get_coro() if isinstance(task, asyncio.Task) else callback
     return str(getattr(named, "__qualname__", type(named).__name__))
@@ -66,14 +66,14 @@ def _name(step: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """CPU time in milliseconds, and the name of what ran."""
+    """The CPU time of a step in milliseconds, and its name."""
 
     milliseconds: float
     name: str
 
 
 def longest(path: Path, begin: float, end: float) -> Step:
-    """The longest step that ended between two times of the monotonic clock; of no time where none is on record."""
+    """The longest step that ended between two times of the monotonic clock; a step of 0 ms if none was recorded."""
     lines = (line.split(maxsplit=2) for line in path.read_text().splitlines())
     found = (
         Step(float(spent), name)

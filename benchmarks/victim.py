@@ -1,7 +1,7 @@
-"""The user who is to notice nothing: a process that works at a steady pace and says how soon it was answered.
+"""The victim's process: a user who works at a steady pace and measures latencies.
 
-It reads when the idle part begins, when the attack begins and when all ends (monotonic seconds) from its input, as one
-line of JSON, once it has said that it is ready; in the end it writes its figures.
+Prints `ready`, then reads a line of JSON with the times (monotonic seconds) at which the idle part and the attack begin
+and everything ends. At the end it prints its figures.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from benchmarks import wire
 from benchmarks.wire import Answer
 
 PATIENCE_SECONDS = 10
-# How long changes are awaited after the last write.
+# How long to wait for changes after the last write.
 LAST_CHANGES_SECONDS = 5
 WARM_SECONDS = 1.0
 EVERY_LARGE = 10
@@ -38,7 +38,7 @@ HASH = {"persistedQuery": {"version": 1, "sha256Hash": hashlib.sha256(LARGE.enco
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A request: when it was sent, how long it took in seconds, and what came of it; None where it was answered."""
+    """A request: when it was sent, its latency in seconds, and the failure, or None if it succeeded."""
 
     sent: float
     seconds: float
@@ -47,14 +47,14 @@ class Sample:
 
 @dataclass
 class Seen:
-    """What the victim has seen, by kind of request, and when her tasks were acknowledged and arrived."""
+    """The samples by kind of request, and the times at which created tasks were acknowledged and delivered."""
 
     samples: dict[str, list[Sample]] = field(default_factory=lambda: {"work": [], "prepared": [], "livez": []})
     acknowledged: dict[str, float] = field(default_factory=dict)
     arrived: dict[str, float] = field(default_factory=dict)
 
     def figures(self, begin: float, end: float) -> dict[str, Any]:
-        """Milliseconds of what was sent between two times."""
+        """The figures of requests sent between two times, in milliseconds."""
         parts = {
             kind: [sample for sample in samples if begin <= sample.sent < end] for kind, samples in self.samples.items()
         }
@@ -89,12 +89,12 @@ def _milliseconds(samples: list[Sample]) -> list[float]:
 
 
 def _share(ordered: list[float], share: float) -> float:
-    """The value that this share of all does not exceed; 0 where there is none."""
+    """The percentile of sorted values; 0 if there are none."""
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
 
 class Victim:
-    """A user at work: a connection for requests, one for /livez, and a socket that follows her tasks."""
+    """The user: a connection for requests, one for /livez, and a socket with a subscription."""
 
     def __init__(self, port: int, token: str, pace: float, *, large: bool) -> None:
         self._port, self._token, self._pace, self._large = port, token, pace, large
@@ -103,7 +103,7 @@ class Victim:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin, and return when all is warm."""
+        """Start, and return after the warm-up."""
         work: list[Callable[[], Awaitable[None]]] = [self._follow, self._work, self._probe]
         self._tasks = [asyncio.ensure_future(part()) for part in work]
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -111,7 +111,7 @@ class Victim:
         await asyncio.sleep(WARM_SECONDS)
 
     async def stop(self, end: float) -> None:
-        """Send nothing after `end`; wait for what is under way, and for changes that have not come yet."""
+        """Stop sending at `end`, and wait for requests in progress and for outstanding changes."""
         self._end = end
         await asyncio.sleep(max(0, end - time.monotonic()))
         last = time.monotonic() + LAST_CHANGES_SECONDS
@@ -124,7 +124,7 @@ class Victim:
     _end = float("inf")
 
     async def _ticks(self) -> AsyncIterator[int]:
-        """One number at each tick that is not over yet."""
+        """Yield a number at each tick; missed ticks are skipped."""
         tick = 0
         begin = time.monotonic()
         while time.monotonic() < self._end:
@@ -178,7 +178,7 @@ class Victim:
 
 
 class _Client:
-    """One connection, opened again when it was lost."""
+    """One connection, which is reopened when it is lost."""
 
     def __init__(self, port: int, token: str | None) -> None:
         self._port, self._token = port, token
@@ -220,7 +220,7 @@ async def _run(job: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    # The clock of whoever measures must not wait for the processes that are measured.
+    # Measurements must not wait for CPU time of the measured processes.
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     uvloop.run(_run(orjson.loads(sys.argv[1])))

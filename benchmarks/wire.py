@@ -1,4 +1,4 @@
-"""HTTP and WebSocket connections as a client opens them that measures or attacks a server."""
+"""HTTP and WebSocket connections of clients that measure or attack a server."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
 LOOPBACK = "127.0.0.1"
-# What a connection that the server has closed, or never took, raises.
+# Errors of a connection that the server has closed or not accepted.
 LOST = (OSError, EOFError, WebSocketException)
 OPEN_SECONDS = 30
 _END_OF_HEAD = b"\r\n\r\n"
@@ -23,32 +23,32 @@ _CODE = re.compile(rb'"code"\s*:\s*"([A-Z_]+)"')
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The status and the body of an answer."""
+    """The status and the body of a response."""
 
     status: int
     body: bytes
 
     @property
     def code(self) -> str | None:
-        """The code of the first error or user error in it."""
+        """The code of the first error or user error."""
         found = _CODE.search(self.body)
         return found[1].decode() if found else None
 
     @property
     def told(self) -> str:
-        """What the caller was told, in two words."""
+        """The status and the code, as a short text."""
         return f"{self.status} {self.code or 'data'}"
 
 
 class Connection:
-    """A keep-alive connection, over which requests go one after the other."""
+    """A keep-alive connection with one request at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str | None) -> None:
         self._reader, self._writer = reader, writer
         self._authorization = bearer(token)
 
     async def ask(self, body: bytes, headers: bytes = b"") -> Answer:
-        """The answer to a GraphQL request; EOFError or OSError where none comes."""
+        """The response to a GraphQL request. Raises EOFError or OSError if the connection is lost."""
         self._writer.write(request(body, self._authorization + headers))
         return await self._answer()
 
@@ -67,7 +67,7 @@ class Connection:
 
 
 async def connected(port: int, token: str | None = None, address: str = LOOPBACK) -> Connection:
-    """A connection from an address of this machine."""
+    """A connection from a loopback address."""
     return Connection(*await streams(port, address), token)
 
 
@@ -80,7 +80,7 @@ def bearer(token: str | None) -> bytes:
 
 
 def request(body: bytes, headers: bytes = b"", length: int | None = None) -> bytes:
-    """A GraphQL request as it goes over the wire; `length` is what its head says, where that is not the truth."""
+    """The bytes of a GraphQL request. `length` is a false Content-Length."""
     said = len(body) if length is None else length
     head = f"POST /graphql HTTP/1.1\r\nHost: {LOOPBACK}\r\nContent-Type: application/json\r\nContent-Length: {said}\r\n"
     return head.encode() + headers + b"\r\n" + body
@@ -94,7 +94,7 @@ def asked(query: str | None, variables: Mapping[str, Any] | None = None, **membe
 
 @asynccontextmanager
 async def socket(port: int, token: str) -> AsyncIterator[ClientConnection]:
-    """A socket whose connection_init was acknowledged; ConnectionClosed where it was not."""
+    """A socket whose connection_init was acknowledged. Raises ConnectionClosed if it is rejected."""
     async with connect(
         f"ws://{LOOPBACK}:{port}/graphql",
         subprotocols=[Subprotocol("graphql-transport-ws")],
@@ -110,7 +110,7 @@ async def socket(port: int, token: str) -> AsyncIterator[ClientConnection]:
 
 
 def subscribe(id_: str, query: str, variables: Mapping[str, Any] | None = None) -> str:
-    """The message that begins an operation on a socket."""
+    """The message that starts an operation on a socket."""
     return message("subscribe", id=id_, payload={"query": query, "variables": variables or {}})
 
 

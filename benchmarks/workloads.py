@@ -1,6 +1,7 @@
-"""What is asked, and what the answers must be.
+"""The workloads: requests, and checks of their responses.
 
-W1 to W3 and W6 read users whom nothing writes to, so that their answers are known in full; W4 and W5 write to others.
+W1 to W3 and W6 read users that are never written to, so that their responses are fully known. W4 and W5 write to other
+users.
 """
 
 import random
@@ -43,7 +44,7 @@ Check = Callable[[dict[str, Any]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it goes over the wire, and whether the data of an answer are right."""
+    """The bytes of a request, and a check of the data of its response."""
 
     wire: bytes
     holds: Check
@@ -51,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A kind of requests, taken from in turn by all who measure: writes go on where the last ones ended."""
+    """A workload. All runs share its iterator, so that writes continue where the last run ended."""
 
     name: str
     title: str
@@ -148,12 +149,12 @@ def standard() -> list[Workload]:
 
 
 def extra() -> list[Workload]:
-    """What else is worth knowing; `cold` is new to a server each time."""
+    """Further workloads. Each request of `cold` is a document that the server has not seen before."""
     pick = random.Random(8)  # noqa: S311 - the same in every run
     users = [pick.choice(data.READERS) for _ in range(VARIETY)]
     edges = [page(user, 20, query=EDGES) for user in users]
     return [
-        Workload("cold", "first 20 tasks, in words never seen before", (cold(number) for number in count())),
+        Workload("cold", "first 20 tasks, a new document each time", (cold(number) for number in count())),
         Workload("edges", "first 20 tasks as edges with cursors", cycle(edges)),
         Workload("16 KB", "20 tasks with long descriptions", cycle([wordy_page()])),
         Workload("busy page", "first 20 of 10,000 tasks", cycle([page(data.BUSY, 20, data.BUSY_TASKS)])),
@@ -162,12 +163,12 @@ def extra() -> list[Workload]:
 
 
 def cold(number: int) -> Request:
-    """The first page in a text of its own."""
+    """The first page, with a unique text."""
     return page(data.READERS[number % len(data.READERS)], 20, query=PAGE.replace("Tasks", f"Tasks{number}", 1))
 
 
 def _completions(pick: random.Random) -> Iterator[Request]:
-    """Tasks that are open, each completed and later opened again: every request changes something."""
+    """Open tasks, each completed and later reopened, so that every request writes."""
     targets = [(user, task) for user in data.WRITERS for task in range(1, data.TASKS_EACH + 1, 5)]
     pick.shuffle(targets)
     return cycle([complete(*target, completed=done) for done in (True, False) for target in targets])

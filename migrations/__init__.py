@@ -1,1 +1,1 @@
-"""The database's history, and the role that the server uses."""
+"""Database migrations, and the creation of the server's role."""

@@ -1,6 +1,6 @@
-"""Tables of user data spread over the machines of a Citus cluster, each user's together on one of them.
+"""Distributes the tables of user data over the machines of a Citus cluster, with each user's data on one machine.
 
-Statements name the user of every table they touch, so that Citus sends each whole to that user's machine.
+Statements filter every table by user, so that Citus can route each statement to that user's machine.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from app.database.checks import FORCED
 from app.errors import StartupError
 
-# What statements, policies and triggers call where the data are.
+# The functions that statements, policies and triggers call on workers.
 FUNCTIONS = (
     "act_as(uuid)",
     "begin_write(uuid)",
@@ -22,9 +22,9 @@ FUNCTIONS = (
     "is_distributed()",
     "tell(uuid, integer)",
 )
-# Of sessions that migrate; without Citus they mean nothing. Statements about several distributed tables fit into one
-# transaction only where each goes to one shard after the other. The triggers touch the rows of their own row's user
-# alone: what Citus calls unsafe is reaching other machines.
+# Settings of sessions that migrate; without Citus they have no effect. Several distributed tables can be changed in one
+# transaction only if shards are modified sequentially. Citus considers triggers unsafe because they may access other
+# machines; these access only rows of the same user.
 SETTINGS = {"citus.multi_shard_modify_mode": "sequential", "citus.enable_unsafe_triggers": "on"}
 
 _HAS_CITUS = text("SELECT 1 FROM pg_extension WHERE extname = 'citus'")
@@ -40,12 +40,12 @@ def is_distributed(connection: Connection) -> bool:
 
 
 def distribute(connection: Connection) -> None:
-    """Distribute what is not yet: the tables by user, `users` to every machine, and the functions.
+    """Distribute everything that is not distributed yet: tables by user, `users` to every machine, and functions.
 
-    StartupError where the database has no Citus. Everything happens in the caller's transaction.
+    Runs in the caller's transaction. Raises StartupError if the database has no Citus.
     """
     if not _has_citus(connection):
-        raise StartupError("The database has no Citus: as a superuser, CREATE EXTENSION citus; and add its workers.")
+        raise StartupError("Citus is not installed: as a superuser, run CREATE EXTENSION citus; and add the workers.")
     tables = [table for table in FORCED if not _known(connection, table)]
     for statement in _statements(connection, tables):
         connection.exec_driver_sql(statement)
@@ -60,14 +60,14 @@ def _known(connection: Connection, table: str) -> bool:
 
 
 def _statements(connection: Connection, tables: Sequence[str]) -> Iterator[str]:
-    """What distributes the tables. Their triggers rest meanwhile: the entries they keep are copied as they are."""
+    """The statements that distribute the tables. Triggers are dropped meanwhile: tags are copied, too."""
     triggers = [found for table in tables for found in _triggers(connection, table)]
     yield from (f"DROP TRIGGER {name} ON {table}" for table, name, _ in triggers)
-    # Forced row security holds an owner, too, who would copy no row.
+    # Forced row-level security would hide all rows from the owner, who copies them.
     yield from (f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY" for table in tables)
     yield from (f"SELECT create_distributed_function('{function}')" for function in FUNCTIONS)
     if not _known(connection, "users"):
-        # A table on every machine has no trigger: there, clocks of new users begin at the beginning.
+        # Reference tables cannot have triggers. On a cluster, the clocks of new users therefore start at 0.
         yield "DROP TRIGGER IF EXISTS begin_clock_of_user ON users"
         yield "SELECT create_reference_table('users')"
     for table in tables:

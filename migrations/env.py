@@ -1,4 +1,4 @@
-"""Alembic's environment: connects as the owner, and sees only what is TaskQL's, or it would drop Better Auth's."""
+"""Alembic's environment. Includes only TaskQL's tables and columns: otherwise Alembic would drop Better Auth's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ OURS = Base.metadata.tables
 
 
 def _include(name: str | None, kind: str, parents: Mapping[Any, str | None]) -> bool:
-    """Tables of ours, and in `users`, which others may add to, the columns, indexes and constraints of ours."""
+    """Include our tables. In `users`, to which others may add, include our columns, indexes and constraints."""
     if kind == "table":
         return name in OURS
     if parents.get("table_name") != "users":

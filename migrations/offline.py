@@ -1,4 +1,4 @@
-"""Writes the SQL of each revision into a folder: `python -m migrations.offline FOLDER`. Needs no database."""
+"""Writes the SQL of each revision to a folder: `python -m migrations.offline FOLDER`. Needs no database."""
 
 import shutil
 import sys
@@ -10,7 +10,7 @@ from alembic.script import Script, ScriptDirectory
 
 from migrations.run import config
 
-# Up to here nothing was released: these meet databases without rows, which nobody waits for.
+# Revisions before the first release run only on empty databases, so that long locks do not matter.
 LAST_ON_NEW_DATABASES = "0009"
 ALLOWED_THERE = (
     "require-concurrent-index-creation",
@@ -23,7 +23,7 @@ ALLOWED_THERE = (
 
 
 def write(folder: Path) -> None:
-    """A file of SQL for each revision, and nothing else."""
+    """Write a file of SQL for each revision. Replaces the folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for step in ScriptDirectory.from_config(config()).walk_revisions():

@@ -1,4 +1,4 @@
-"""Bring a database to the newest revision, and make the role that the server uses."""
+"""Migrates a database to the latest revision, and creates the server's role."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -14,19 +14,21 @@ from alembic.script.revision import ResolutionError
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from app.database import fingerprint
 from app.database.checks import FORCED
 from app.database.database import SESSION
-from app.database.driver import driver_error
+from app.database.failures import driver_error
 from app.database.functions import ALL, FOR_EVERYBODY, FOR_THE_SERVER
 from app.database.url import DatabaseURL
 from app.errors import StartupError
 from migrations import citus
 
-LOCK = 7_236_815_240  # any number of ours: migrations of one database wait for one another
-# How long a migration may wait for a table, with all others behind it; and before it tries again, in seconds.
+LOCK = 7_236_815_240  # an arbitrary key: the advisory lock that serializes migrations of one database
+# How long a migration may wait for a table lock, as other statements queue behind it; and the pauses between retries,
+# in seconds.
 LOCK_TIMEOUT = "1s"
 PAUSES = (1.0, 2.0, 4.0, 8.0)
 HEAD = "head"
@@ -47,14 +49,15 @@ def config(connection: Connection | None = None) -> Config:
 
 
 def missing(connection: Connection) -> list[str]:
-    """The revisions this database lacks, oldest first; StartupError where it has one that is not known here."""
+    """The revisions that this database lacks, oldest first. Raises StartupError if its revision is unknown."""
     current = MigrationContext.configure(connection).get_current_heads()
     script = ScriptDirectory.from_config(config())
     try:
         found = [step.revision for step in script.iterate_revisions("heads", current or "base")]
     except ResolutionError:
         raise StartupError(
-            f"The database is at revision {', '.join(current)}, of another TaskQL than this one: run that, or a newer."
+            f"The database is at revision {', '.join(current)}, which this version of TaskQL does not know: run the"
+            " version that migrated it, or a newer one."
         ) from None
     return found[::-1]
 
@@ -62,9 +65,10 @@ def missing(connection: Connection) -> list[str]:
 async def migrate(
     owner: DatabaseURL, server: DatabaseURL | None, revision: str = HEAD, *, spread: bool = False
 ) -> list[str]:
-    """Apply what is missing and grant the server's role what it needs; the revisions that were applied.
+    """Apply missing revisions, and create the server's role with its privileges. Returns the applied revisions.
 
-    With `spread`, the tables are distributed over the machines of a Citus cluster, as later ones are from then on.
+    With `spread`, the tables are distributed over the machines of a Citus cluster. Tables of later revisions then are,
+    too.
     """
     engine = create_async_engine(owner.sqlalchemy, connect_args=owner.connect_arguments({}), poolclass=NullPool)
     try:
@@ -76,7 +80,7 @@ async def migrate(
 
 
 async def _between_others(engine: AsyncEngine, work: Callable[[Connection], list[str]]) -> list[str]:
-    """Do it when no long transaction is in the way: whoever waits for a table has everybody else wait behind."""
+    """Retry while a long transaction holds a table: waiting for its lock would block all other statements."""
     for pause in (*PAUSES, None):
         try:
             async with engine.connect() as connection:
@@ -87,8 +91,8 @@ async def _between_others(engine: AsyncEngine, work: Callable[[Connection], list
         if pause is not None:
             await asyncio.sleep(pause)
     raise StartupError(
-        "Nothing was migrated: a long transaction holds a table that is to change. Find it in pg_stat_activity by its"
-        " xact_start, let it end, and migrate again."
+        "Nothing was migrated: a long transaction holds a lock on a table to be changed. Find it in pg_stat_activity by"
+        " its xact_start, wait until it ends, and migrate again."
     )
 
 
@@ -120,20 +124,22 @@ def _migrate(
 
 
 def _note(connection: Connection) -> None:
-    """Note which database this is; not where another was seen, for then it was restored: see `taskql restored`."""
-    if fingerprint.seen(connection) is None:
-        fingerprint.remember(connection)
+    """Store the database's fingerprint, unless there is one: if it differs, the database was restored."""
+    with Session(connection) as session:
+        if fingerprint.seen(session) is None:
+            fingerprint.remember(session)
+            session.commit()
 
 
 def _close_functions(connection: Connection) -> None:
-    """Leave no function to everybody that is not for everybody: a restore without privileges opens them all."""
+    """Revoke EXECUTE from PUBLIC, which has it again after a restore without privileges."""
     for name in ALL:
         if name not in FOR_EVERYBODY:
             connection.exec_driver_sql(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
 
 
 def _make(connection: Connection, role: str, password: str, settings: Mapping[str, str]) -> None:
-    """Make the role if it is missing, without any right that would walk through row security."""
+    """Create the role if it is missing, without attributes that bypass row-level security, and set its defaults."""
     known = connection.execute(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}).first()
     if known is None:
         _say(connection, "CREATE ROLE %I LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE PASSWORD %L", role, password)
@@ -141,20 +147,20 @@ def _make(connection: Connection, role: str, password: str, settings: Mapping[st
     _say(connection, "GRANT CONNECT ON DATABASE %I TO %I", database, role)
     _say(connection, "GRANT EXECUTE ON FUNCTION act_as(uuid) TO %I", role)
     for name, value in settings.items():
-        # A transaction pooler takes no session settings, so the role brings them along.
+        # A transaction pooler rejects session settings, so they are defaults of the role.
         _say(connection, "ALTER ROLE %I SET %I = %L", role, name, value)
 
 
 def _servers(connection: Connection) -> Sequence[str]:
-    """The roles that this has made for servers before.
+    """The roles that were created for servers before.
 
-    The right to act as users alone does not tell: somebody may have granted EXECUTE on all functions of the schema.
+    EXECUTE on act_as() is not enough to recognize them: it may have been granted on all functions of the schema.
     """
     return connection.execute(_SERVERS).scalars().all()
 
 
 def _grant(connection: Connection, role: str) -> None:
-    """What a server's role needs. It reads its caller's row of `users`, and has functions for the rest."""
+    """Grant what a server's role needs. It reads the caller's row of `users`; functions do everything else."""
     for statement in (
         "GRANT USAGE ON SCHEMA public TO %I",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(FORCED)} TO %I",
@@ -165,7 +171,7 @@ def _grant(connection: Connection, role: str) -> None:
 
 
 def _say(connection: Connection, template: str, *names: str) -> None:
-    """Run a statement whose names the server itself has quoted."""
+    """Run a statement with names quoted by the database server."""
     places = ", ".join(f":n{place}" for place in range(len(names)))
     values = {f"n{place}": name for place, name in enumerate(names)}
     quoting = text(f"SELECT format(:template, {places})").bindparams(bindparam("template", template), **values)

@@ -1,7 +1,8 @@
 """The GraphQL API: types, inputs, queries, mutations, subscriptions.
 
-Start at `queries` and `mutations`: a resolver calls the domain by its `context` and holds no SQL. `engine` executes
-what this package declares. May import `app.tasks` and what is below, and is imported by `app.main` and `app.cli` alone.
+Start at `queries` and `mutations`: resolvers call the domain through their `context` and contain no SQL. `engine`
+executes what this package declares. May import `app.tasks` and the packages below it; only `app.main` and `app.cli`
+import this package.
 """
 
 import strawberry
@@ -16,5 +17,5 @@ schema = direct(strawberry.Schema(Query, Mutation, Subscription, types=[Task, Us
 
 
 def sdl() -> str:
-    """The schema in the definition language, as committed in schema.graphql."""
+    """The schema in GraphQL's schema definition language, as committed in schema.graphql."""
     return schema.as_str() + "\n"

@@ -1,15 +1,18 @@
-"""What resolvers get: the tasks of the caller, and nothing else of the database."""
+"""The context of resolvers: it gives access to the caller's own data only."""
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import strawberry
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.compiling import Statements
+from app.database.database import Database
 from app.database.rendering import Selection
-from app.entities.repository import Database, Repository, followed
+from app.entities.repository import Repository, followed
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
@@ -23,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all requests of a process share."""
+    """Services that all requests of a process share."""
 
     database: Database
     realtime: Realtime
@@ -33,7 +36,7 @@ class Services:
 
 @dataclass(slots=True)
 class Context:
-    """One request: whom its token speaks for, or why it speaks for nobody, and who pays for it."""
+    """One request: its authenticated user, or why there is none, and the key that it is charged to."""
 
     caller: Principal | RequestError
     payer: str
@@ -42,31 +45,36 @@ class Context:
 
     @property
     def principal(self) -> Principal:
-        """The caller; every field that needs one fails in a request whose token does not hold."""
+        """The authenticated user; raises the error of authentication if there is none."""
         if isinstance(self.caller, RequestError):
             raise self.caller
         return self.caller
 
     def tasks(self) -> Repository:
-        """The only door to task data."""
+        """The caller's tasks, on compiled statements."""
         return Repository(TASK, self.services.database, self.principal.user_id, self.services.statements)
 
     def viewer(self) -> Viewer:
-        """The caller's own row, and what has an id."""
+        """The caller's account, and the caller's objects by id."""
         return Viewer(self.services.database, self.principal.user_id, self.services.statements)
 
-    async def away(self, work: Callable[[], T]) -> T:
-        """Carry out work that would hold up the event loop; Unavailable where it takes too long."""
+    def session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session of SQLAlchemy acting as the caller, in one transaction: `async with`; see docs/adding.md."""
+        return self.services.database.session(self.principal.user_id)
+
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Run work on a thread because it would block the event loop; raises Unavailable if it takes too long."""
         is_user = isinstance(self.caller, Principal)
         return await self.services.preparation.run(self.payer, work, is_user=is_user)
 
     def follow(self, since: str | None) -> AsyncGenerator[Change, None]:
-        """Each change of the caller's tasks since a token, or from now on, whole."""
+        """Each change of the caller's tasks, with all fields, since a token or from now on."""
         tasks, realtime = self.tasks(), self.services.realtime
         return realtime.follow(self.principal.user_id, TASK.many, partial(tasks.token, since), tasks.changes_since)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
-        return self.operation.selection(info._raw_info, type_name)  # noqa: SLF001 - Strawberry shows it no other way
+        """The fields of an object type that a root field selects."""
+        return self.operation.selection(info, type_name)
 
 
 Info = strawberry.Info[Context, None]

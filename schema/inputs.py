@@ -1,4 +1,4 @@
-"""Input types, and their plain form for the domain: names as there, values bare, what was omitted left out."""
+"""Input types, and their conversion to plain values for the domain, without omitted fields."""
 
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -18,78 +18,112 @@ from schema.types import TaskPriority
 T = TypeVar("T")
 
 
-@strawberry.input(description="A span of days.")
+@strawberry.input(description="A range of dates. Both ends are optional.")
 class DateRange:
-    gte: date | None = strawberry.field(description="This day or later.")
-    lt: date | None = strawberry.field(description="Before this day.")
-    is_null: bool | None = strawberry.field(description="true: no day at all; false: any day.")
+    gte: date | None = strawberry.field(description="On this date or later.")
+    lt: date | None = strawberry.field(description="Before this date.")
+    is_null: bool | None = strawberry.field(description="true: no date; false: any date.")
 
 
-@strawberry.input(description="A span of time.")
+@strawberry.input(description="A range of points in time. Both ends are optional.")
 class DateTimeRange:
-    gte: datetime | None = strawberry.field(description="This moment or later.")
-    lt: datetime | None = strawberry.field(description="Before this moment.")
+    gte: datetime | None = strawberry.field(description="At this time or later.")
+    lt: datetime | None = strawberry.field(description="Before this time.")
 
 
-@strawberry.input(description="Tasks that meet every condition given; omitted and null conditions ask for nothing.")
+@strawberry.input(
+    description="Selects the tasks that meet all conditions. Omitted and null conditions are ignored. At most 50"
+    " conditions, and 1,000 values per list; more get the error LIMIT_EXCEEDED."
+)
 class TaskFilter:
-    ids: list[strawberry.ID] | None = strawberry.field(description="Any of these ids.")
-    completed: bool | None = strawberry.field(description="Done or open.")
-    search: str | None = strawberry.field(description="Text in the title or description, in any case and accent.")
-    priority: list[TaskPriority] | None = strawberry.field(description="Any of these priorities.")
-    tags_all: list[str] | None = strawberry.field(description="Every one of these tags.")
-    tags_any: list[str] | None = strawberry.field(description="At least one of these tags.")
-    due: DateRange | None = strawberry.field(description="By the due date.")
-    created: DateTimeRange | None = strawberry.field(description="By the time of making.")
-    updated: DateTimeRange | None = strawberry.field(description="By the time of the last write.")
+    ids: list[strawberry.ID] | None = strawberry.field(
+        description="The id is one of these. An empty list matches no task."
+    )
+    completed: bool | None = strawberry.field(description="true: completed tasks; false: open tasks.")
+    search: str | None = strawberry.field(
+        description="The title or the description contains this text. Case and accents are ignored."
+    )
+    priority: list[TaskPriority] | None = strawberry.field(
+        description="The priority is one of these. An empty list matches no task."
+    )
+    tags_all: list[str] | None = strawberry.field(
+        description="The task has all of these tags, in the same case. An empty list matches every task."
+    )
+    tags_any: list[str] | None = strawberry.field(
+        description="The task has at least one of these tags, in the same case. An empty list matches no task."
+    )
+    due: DateRange | None = strawberry.field(
+        description="The range of `dueDate`. Tasks without a due date match only `isNull: true`."
+    )
+    created: DateTimeRange | None = strawberry.field(description="The range of `createdAt`.")
+    updated: DateTimeRange | None = strawberry.field(description="The range of `updatedAt`.")
     trashed: bool | None = strawberry.field(
-        default=False, description="true: the trash instead of the tasks. Only on the outermost filter."
+        default=False,
+        description="true: only tasks in the trash; false: only tasks that are not. Allowed on the outermost filter"
+        " only.",
     )
-    and_: list["TaskFilter"] | None = strawberry.field(name="and", description="All of these filters.")
+    and_: list["TaskFilter"] | None = strawberry.field(
+        name="and", description="All of these filters match. An empty list matches every task."
+    )
     or_: list["TaskFilter"] | None = strawberry.field(
-        name="or", description="At least one of these filters; with an empty list no task matches."
+        name="or", description="At least one of these filters matches. An empty list matches no task."
     )
-    not_: "TaskFilter | None" = strawberry.field(name="not", description="The opposite of this filter.")
+    not_: "TaskFilter | None" = strawberry.field(name="not", description="This filter does not match.")
 
 
-@strawberry.enum(description="What to sort tasks by.")
+@strawberry.enum(description="The field to sort tasks by.")
 class TaskOrderField(Enum):
-    CREATED_AT = strawberry.enum_value("CREATED_AT", description="The time of making.")
-    UPDATED_AT = strawberry.enum_value("UPDATED_AT", description="The time of the last write.")
-    DUE_DATE = strawberry.enum_value("DUE_DATE", description="The due date; no due date is later than every date.")
-    PRIORITY = strawberry.enum_value("PRIORITY", description="From NONE to URGENT.")
-    POSITION = strawberry.enum_value("POSITION", description="The manual order.")
-    TITLE = strawberry.enum_value("TITLE", description="The title in lower case, by the database's collation.")
+    CREATED_AT = strawberry.enum_value("CREATED_AT", description="The time of creation, `createdAt`.")
+    UPDATED_AT = strawberry.enum_value("UPDATED_AT", description="The time of the last change, `updatedAt`.")
+    DUE_DATE = strawberry.enum_value(
+        "DUE_DATE", description="`dueDate`. In ascending order, tasks without a due date come last."
+    )
+    PRIORITY = strawberry.enum_value(
+        "PRIORITY",
+        description="`priority`, from NONE to URGENT. Has no index: adds 100 rows to the cost of the operation.",
+    )
+    POSITION = strawberry.enum_value("POSITION", description="`position`: the manual order that `moveTask` changes.")
+    TITLE = strawberry.enum_value(
+        "TITLE",
+        description="`title` in lower case, with the database's collation. Has no index: adds 100 rows to the cost of"
+        " the operation.",
+    )
 
 
-@strawberry.enum(description="Which end comes first.")
+@strawberry.enum(description="The direction of a sort order.")
 class OrderDirection(Enum):
-    ASC = strawberry.enum_value("ASC", description="The smallest, earliest or least first.")
-    DESC = strawberry.enum_value("DESC", description="The largest, latest or most first.")
+    ASC = strawberry.enum_value("ASC", description="Ascending: the smallest or earliest value first.")
+    DESC = strawberry.enum_value("DESC", description="Descending: the largest or latest value first.")
 
 
-@strawberry.input(description="One term of an order; a later term decides among equals, and at last the id.")
+@strawberry.input(
+    description="One field of a sort order. Tasks with equal values are sorted by the next field, and finally by id."
+)
 class TaskOrder:
-    field: TaskOrderField = strawberry.field(description="What to sort by.")
+    field: TaskOrderField = strawberry.field(description="The field to sort by.")
     direction: OrderDirection | None = strawberry.field(
-        default=OrderDirection.ASC, description="Which end comes first."
+        default=OrderDirection.ASC, description="The direction; null is the same as ASC."
     )
 
     def term(self) -> OrderBy:
         return OrderBy(self.field.name, self.direction is OrderDirection.DESC)
 
 
-@strawberry.input(description="A task to make.")
+@strawberry.input(description="A new task.")
 class CreateTaskInput:
     title: str = strawberry.field(description="1 to 200 characters, not blank.")
     id: strawberry.ID | None = strawberry.field(
-        description="A UUID of your own makes the call safe to repeat: the same content gives the task that is there.",
+        description="A UUID of your choice makes the mutation safe to retry: if you already have a task with this id"
+        " and the same content, you get that task, and nothing is created. With different content, the error is"
+        " ID_TAKEN. If omitted or null, the server chooses a UUID.",
     )
     description: str | None = strawberry.field(description="At most 1,000 characters.")
-    priority: TaskPriority | None = strawberry.field(default=TaskPriority.NONE, description="How urgent it is.")
-    due_date: date | None = strawberry.field(description="The day it is due.")
+    priority: TaskPriority | None = strawberry.field(
+        default=TaskPriority.NONE, description="Priority; null is the same as NONE."
+    )
+    due_date: date | None = strawberry.field(description="Due date.")
     tags: list[str] | None = strawberry.field(
-        description="At most 20 of 1 to 50 characters; trimmed, and repeated ones dropped."
+        description="At most 20 tags of 1 to 50 characters. Surrounding white space and duplicates are removed."
     )
 
     def content(self) -> dict[str, Any]:
@@ -99,64 +133,75 @@ class CreateTaskInput:
         return content
 
 
-@strawberry.input(description="Changes to a task. Omit a field to keep it; null clears it where that makes sense.")
+@strawberry.input(description="Changes to a task. Omit a field to keep its value.")
 class UpdateTaskInput:
-    title: Maybe[str | None] = strawberry.field(description="Omit to keep; 1 to 200 characters, not blank or null.")
-    description: Maybe[str | None] = strawberry.field(
-        description="Omit to keep, null to clear; up to 1,000 characters."
+    title: Maybe[str | None] = strawberry.field(description="1 to 200 characters, not blank. Cannot be null.")
+    description: Maybe[str | None] = strawberry.field(description="At most 1,000 characters. Null clears it.")
+    completed: Maybe[bool | None] = strawberry.field(
+        description="true: the task is done; false: it is open. Cannot be null."
     )
-    completed: Maybe[bool | None] = strawberry.field(description="Omit to keep; true or false, not null.")
-    priority: Maybe[TaskPriority | None] = strawberry.field(description="Omit to keep, null for NONE.")
-    due_date: Maybe[date | None] = strawberry.field(description="Omit to keep, null to clear.")
-    tags: Maybe[list[str] | None] = strawberry.field(description="Omit to keep, null to clear; replaces all tags.")
+    priority: Maybe[TaskPriority | None] = strawberry.field(description="Priority; null is the same as NONE.")
+    due_date: Maybe[date | None] = strawberry.field(description="Due date. Null clears it.")
+    tags: Maybe[list[str] | None] = strawberry.field(
+        description="Replaces all tags: at most 20 of 1 to 50 characters. Surrounding white space and duplicates are"
+        " removed. Null removes all tags."
+    )
 
     def changes(self) -> dict[str, Any]:
         given = {name: value.value for name, value in vars(self).items() if isinstance(value, Some)}
         return stored(given)
 
 
-@strawberry.input(one_of=True, description="Tasks by their ids or by a filter: exactly one of both.")
+@strawberry.input(one_of=True, description="Selects tasks by id or by filter. Set exactly one of the two fields.")
 class TaskSelector:
     ids: list[strawberry.ID] | None = strawberry.field(
-        default=UNSET, description="These tasks, at most 1,000; those you do not have are NOT_FOUND."
+        default=UNSET,
+        description="At most 1,000 ids. Ids that are not found are reported as NOT_FOUND and skipped; the other tasks"
+        " are changed.",
     )
     filter: TaskFilter | None = strawberry.field(
-        default=UNSET, description="The tasks that match; for restoreTasks those in the trash."
+        default=UNSET,
+        description="All matching tasks: with `restoreTasks` of those in the trash, otherwise of those that are not."
+        " Omit `trashed`.",
     )
 
     def selector(self) -> dict[str, Any]:
         return {"ids": self.ids} if self.ids else {"filter": tree(self.filter)} if self.filter else {"ids": []}
 
 
-@strawberry.input(one_of=True, description="A place in the manual order: exactly one of these.")
+@strawberry.input(one_of=True, description="A place in the manual order. Set exactly one field.")
 class MoveTarget:
-    before: strawberry.ID | None = strawberry.field(default=UNSET, description="Right before this task.")
-    after: strawberry.ID | None = strawberry.field(default=UNSET, description="Right after this task.")
-    to_start: bool | None = strawberry.field(default=UNSET, description="true: before all others.")
-    to_end: bool | None = strawberry.field(default=UNSET, description="true: after all others.")
+    before: strawberry.ID | None = strawberry.field(
+        default=UNSET, description="Directly before the task with this id, which must not be in the trash."
+    )
+    after: strawberry.ID | None = strawberry.field(
+        default=UNSET, description="Directly after the task with this id, which must not be in the trash."
+    )
+    to_start: bool | None = strawberry.field(default=UNSET, description="Before all other tasks. Must be true.")
+    to_end: bool | None = strawberry.field(default=UNSET, description="After all other tasks. Must be true.")
 
     def place(self) -> tuple[str, str | None]:
-        """The kind of place, and the id of the task that it is beside."""
+        """The kind of place, and the id of the adjacent task."""
         if self.before or self.after:
             return ("before", self.before) if self.before else ("after", self.after)
         if self.to_start or self.to_end:
             return ("toStart" if self.to_start else "toEnd"), None
-        raise BadUserInput("Say where to with before, after, toStart: true or toEnd: true.")
+        raise BadUserInput("`to` must have one of before: ID, after: ID, toStart: true or toEnd: true.")
 
 
 def given(value: T | None) -> T | None:
-    """An argument, or None where it was omitted. Defaults of null would stand in the schema."""
+    """The value of an argument, None if it was omitted. A default of None would appear in the schema."""
     return None if value is UNSET else value
 
 
 def stored(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as columns hold them: a priority is its rank."""
+    """Values as columns store them: a priority as its rank."""
     priority = values.get("priority")
     return {**values, "priority": PRIORITIES.index(priority.value)} if priority is not None else dict(values)
 
 
 def tree(value: Any) -> Any:
-    """A filter as nested mappings, without what asks for nothing."""
+    """A filter as nested mappings, without null conditions."""
     if isinstance(value, list):
         return [tree(item) for item in value]
     if isinstance(value, Enum):

@@ -1,4 +1,4 @@
-"""Mutation: what can be changed. Each may be sent again: what is so already stays so."""
+"""The mutations. All by id are idempotent: a task that is already in the requested state is not changed."""
 
 from typing import Annotated, Any
 
@@ -14,29 +14,50 @@ from schema.types import TaskPayload, TasksPayload
 
 Expected = Annotated[
     int | None,
-    strawberry.argument(description="The version you last saw; with another nothing is changed: VERSION_CONFLICT."),
+    strawberry.argument(
+        description="The `version` that you last read. If the task has another version, nothing is changed, and the"
+        " error is VERSION_CONFLICT. Omit it to change any version. If you retry a mutation that succeeded, you get"
+        " this error, too."
+    ),
 ]
-NewTask = Annotated[CreateTaskInput, strawberry.argument(description="The task to make.")]
-Changes = Annotated[UpdateTaskInput, strawberry.argument(description="What to change; what is omitted stays.")]
-NewTasks = Annotated[list[CreateTaskInput], strawberry.argument(description="1 to 100 tasks to make, in this order.")]
-Selector = Annotated[TaskSelector, strawberry.argument(description="Which tasks.")]
+NewTask = Annotated[CreateTaskInput, strawberry.argument(description="The task to create.")]
+Changes = Annotated[UpdateTaskInput, strawberry.argument(description="The changes. Omitted fields keep their values.")]
+NewTasks = Annotated[
+    list[CreateTaskInput], strawberry.argument(description="1 to 100 tasks to create, in this manual order.")
+]
+Selector = Annotated[TaskSelector, strawberry.argument(description="The tasks to change.")]
 AtMost = Annotated[
-    int | None, strawberry.argument(description="If more are selected nothing is changed: LIMIT_EXCEEDED. 1 to 1,000.")
+    int | None,
+    strawberry.argument(
+        description="1 to 1,000. If more tasks are selected, nothing is changed, and the error is LIMIT_EXCEEDED. The"
+        " number is also the cost of the mutation, in rows."
+    ),
 ]
-DryRun = Annotated[bool | None, strawberry.argument(description="true: only say what would be changed.")]
-Target = Annotated[MoveTarget, strawberry.argument(description="Where to.")]
-Completed = Annotated[bool, strawberry.argument(description="true: done; false: open.")]
+DryRun = Annotated[
+    bool | None, strawberry.argument(description="true: change nothing, only report what would be changed.")
+]
+Target = Annotated[MoveTarget, strawberry.argument(description="The new place in the manual order.")]
+Completed = Annotated[bool, strawberry.argument(description="true: the task is done; false: it is open.")]
 
 
-@strawberry.type(description="What you can change. What a form can mend comes back as `userErrors`.")
+@strawberry.type(
+    description="Changes to the user's tasks. Errors that the user can correct are returned in `userErrors`, all"
+    " others as GraphQL errors with `extensions.code`."
+)
 class Mutation:
-    @strawberry.mutation(graphql_type=TaskPayload, description="Make a task, at the end of the manual order.")
+    @strawberry.mutation(
+        graphql_type=TaskPayload,
+        description="Create a task at the end of the manual order. Safe to retry if you set `id` in the input.",
+    )
     async def create_task(self, info: Info, input: NewTask) -> Rendered:
         context, selection = info.context, info.context.selection(info, "TaskPayload")
         written = await context.tasks().create(selection, input.content())
         return payload(selection, written, context.principal.user_id)
 
-    @strawberry.mutation(graphql_type=TaskPayload, description="Change a task that is not in the trash.")
+    @strawberry.mutation(
+        graphql_type=TaskPayload,
+        description="Change a task that is not in the trash. Safe to retry without `expectedVersion`.",
+    )
     async def update_task(
         self,
         info: Info,
@@ -48,7 +69,11 @@ class Mutation:
         written = await context.tasks().update(selection, id, input.changes(), given(expected_version))
         return payload(selection, written, context.principal.user_id)
 
-    @strawberry.mutation(graphql_type=TaskPayload, description="Say whether a task is done; nothing toggles.")
+    @strawberry.mutation(
+        graphql_type=TaskPayload,
+        description="Set whether a task is done. It must not be in the trash. It does not toggle, so it is safe to"
+        " retry.",
+    )
     async def set_task_completed(
         self,
         info: Info,
@@ -60,43 +85,58 @@ class Mutation:
         written = await context.tasks().update(selection, id, {"completed": completed}, given(expected_version))
         return payload(selection, written, context.principal.user_id)
 
-    @strawberry.mutation(graphql_type=TaskPayload, description="Put a task in the trash; `restoreTask` takes it out.")
+    @strawberry.mutation(
+        graphql_type=TaskPayload, description="Move a task to the trash. `restoreTask` undoes it. Safe to retry."
+    )
     async def delete_task(self, info: Info, id: Id, expected_version: Expected = UNSET) -> Rendered:
         context, selection = info.context, info.context.selection(info, "TaskPayload")
         written = await context.tasks().delete(selection, id, given(expected_version))
         return payload(selection, written, context.principal.user_id)
 
-    @strawberry.mutation(graphql_type=TaskPayload, description="Take a task out of the trash, as it was.")
+    @strawberry.mutation(
+        graphql_type=TaskPayload,
+        description="Restore a task from the trash, with the content and the position it had. Safe to retry.",
+    )
     async def restore_task(self, info: Info, id: Id) -> Rendered:
         context, selection = info.context, info.context.selection(info, "TaskPayload")
         written = await context.tasks().restore(selection, id)
         return payload(selection, written, context.principal.user_id)
 
-    @strawberry.mutation(graphql_type=TaskPayload, description="Move a task in the manual order.")
+    @strawberry.mutation(
+        graphql_type=TaskPayload,
+        description="Move a task in the manual order. It must not be in the trash. Safe to retry.",
+    )
     async def move_task(self, info: Info, id: Id, to: Target) -> Rendered:
         context, selection = info.context, info.context.selection(info, "TaskPayload")
         written = await context.tasks().move(selection, id, *to.place())
         return payload(selection, written, context.principal.user_id)
 
-    @strawberry.mutation(graphql_type=TasksPayload, description="Make up to 100 tasks, all or none.")
+    @strawberry.mutation(
+        graphql_type=TasksPayload,
+        description="Create up to 100 tasks: all of them, or none if there is an error. Safe to retry if you set all"
+        " ids.",
+    )
     async def create_tasks(self, info: Info, inputs: NewTasks) -> Rendered:
         context, selection = info.context, info.context.selection(info, "TasksPayload")
         written = await context.tasks().create_many(selection, [task.content() for task in inputs])
         return payload(selection, written, context.principal.user_id)
 
-    @strawberry.mutation(graphql_type=TasksPayload, description="Change many tasks that are not in the trash.")
+    @strawberry.mutation(graphql_type=TasksPayload, description="Change several tasks that are not in the trash.")
     async def update_tasks(
         self, info: Info, where: Selector, input: Changes, at_most: AtMost = 100, dry_run: DryRun = False
     ) -> Rendered:
         return await _change_many(info, "update", where, input.changes(), at_most, dry_run)
 
-    @strawberry.mutation(graphql_type=TasksPayload, description="Put many tasks in the trash.")
+    @strawberry.mutation(graphql_type=TasksPayload, description="Move several tasks to the trash.")
     async def delete_tasks(
         self, info: Info, where: Selector, at_most: AtMost = 100, dry_run: DryRun = False
     ) -> Rendered:
         return await _change_many(info, "delete", where, {}, at_most, dry_run)
 
-    @strawberry.mutation(graphql_type=TasksPayload, description="Take many tasks out of the trash, as they were.")
+    @strawberry.mutation(
+        graphql_type=TasksPayload,
+        description="Restore several tasks from the trash, with the content and the positions they had.",
+    )
     async def restore_tasks(
         self, info: Info, where: Selector, at_most: AtMost = 100, dry_run: DryRun = False
     ) -> Rendered:

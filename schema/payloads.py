@@ -1,4 +1,4 @@
-"""What a mutation answers, made of its selection: the row as PostgreSQL rendered it, the rest from here."""
+"""The payloads of mutations: PostgreSQL renders the rows, this module adds the other selected fields."""
 
 from typing import Any
 from uuid import UUID
@@ -13,7 +13,7 @@ from schema.engine.execution import Rendered
 
 
 def payload(selection: Selection, written: Written, owner: UUID) -> Rendered:
-    """The answer of a mutation of one row or of many."""
+    """The payload of a mutation of one row or of several."""
     return Rendered({entry.key: _payload_field(entry, selection, written, owner) for entry in selection.fields})
 
 

@@ -1,4 +1,4 @@
-"""Query: what can be read."""
+"""The queries."""
 
 from typing import Annotated
 
@@ -12,43 +12,74 @@ from schema.engine.execution import Rendered
 from schema.inputs import TaskFilter, TaskOrder, given, tree
 from schema.types import Node, SyncToken, Task, TaskChangePage, TaskConnection, User
 
-Id = Annotated[strawberry.ID, strawberry.argument(description="A UUID in its canonical form.")]
-Filter = Annotated[TaskFilter | None, strawberry.argument(description="Which tasks; all but the trash when omitted.")]
+Id = Annotated[
+    strawberry.ID,
+    strawberry.argument(description="A UUID with hyphens, such as `01890a5d-ac96-774b-bcce-b302099a8057`."),
+]
+Filter = Annotated[
+    TaskFilter | None,
+    strawberry.argument(description="The tasks to list. By default all that are not in the trash."),
+]
 OrderBy = Annotated[
     list[TaskOrder] | None,
-    strawberry.argument(description="The order, its most important term first; else newest first."),
+    strawberry.argument(
+        description="The fields to sort by, the most significant one first. Each field at most once. By default the"
+        " newest tasks come first."
+    ),
 ]
-First = Annotated[int | None, strawberry.argument(description="The first so many: 1 to 100; 20 when neither is given.")]
-After = Annotated[str | None, strawberry.argument(description="Only tasks after this cursor.")]
-Last = Annotated[int | None, strawberry.argument(description="The last so many: 1 to 100.")]
-Before = Annotated[str | None, strawberry.argument(description="Only tasks before this cursor.")]
+First = Annotated[
+    int | None,
+    strawberry.argument(
+        description="Return this many tasks from the start: 1 to 100. 20 if both `first` and `last` are omitted. Set"
+        " only one of them."
+    ),
+]
+After = Annotated[
+    str | None,
+    strawberry.argument(description="Return only tasks after this cursor, which must be from the same `orderBy`."),
+]
+Last = Annotated[int | None, strawberry.argument(description="Return this many tasks from the end: 1 to 100.")]
+Before = Annotated[
+    str | None,
+    strawberry.argument(description="Return only tasks before this cursor, which must be from the same `orderBy`."),
+]
 
 Since = Annotated[
-    SyncToken | None, strawberry.argument(description="The token of the page before; null to begin with nothing.")
+    SyncToken | None,
+    strawberry.argument(description="The token that you stored. Omit it, or send null, to start with an empty copy."),
 ]
-FirstChanges = Annotated[int | None, strawberry.argument(description="At most so many: 1 to 1,000.")]
+FirstChanges = Annotated[int | None, strawberry.argument(description="Maximum number of changes: 1 to 1,000.")]
 
 
 def _rendered(text: str | None) -> Rendered | None:
     return None if text is None else Rendered(Fragment(text))
 
 
-@strawberry.type(description="What you can read. Everything here is about the user of your token.")
+@strawberry.type(
+    description="Queries about the user whose token the request carries. Without a valid token each field fails with"
+    " the error UNAUTHENTICATED, with an invalid argument with BAD_USER_INPUT. The cost of an operation, counted in"
+    ' rows, is limited; send `"extensions": {"cost": true}` with a request to see it.'
+)
 class Query:
-    @strawberry.field(graphql_type=User, description="The account your token speaks for.")
+    @strawberry.field(graphql_type=User, description="The user's account.")
     async def viewer(self, info: Info) -> Rendered | None:
         return _rendered(await info.context.viewer().account(info.context.selection(info, "User")))
 
-    @strawberry.field(graphql_type=Node | None, description="A task of yours, or your account, by id.")
+    @strawberry.field(
+        graphql_type=Node | None, description="The user's task or account with this id; null if there is none."
+    )
     async def node(self, info: Info, id: Id) -> Rendered | None:
         task, user = (info.context.selection(info, name) for name in ("Task", "User"))
         return _rendered(await info.context.viewer().node(task, user, id))
 
-    @strawberry.field(graphql_type=Task | None, description="A task of yours by id, in the trash or not.")
+    @strawberry.field(
+        graphql_type=Task | None,
+        description="The user's task with this id, also from the trash; null if there is none.",
+    )
     async def task(self, info: Info, id: Id) -> Rendered | None:
         return _rendered(await info.context.tasks().find(info.context.selection(info, "Task"), id))
 
-    @strawberry.field(graphql_type=TaskConnection, description="Your tasks, page by page.")
+    @strawberry.field(graphql_type=TaskConnection, description="The user's tasks, in pages.")
     async def tasks(
         self,
         info: Info,
@@ -64,7 +95,11 @@ class Query:
         page = Window(first=first, after=after, last=last, before=before)
         return _rendered(await info.context.tasks().page(selection, tree(given(filter)) or {}, order, page))
 
-    @strawberry.field(graphql_type=TaskChangePage, description="What has changed among your tasks, page by page.")
+    @strawberry.field(
+        graphql_type=TaskChangePage,
+        description="Changes of the user's tasks since a token, in pages, to bring a local copy up to date. Repeat"
+        " with the new `token` while `hasMore` is true. Then use the subscription `taskChanges`.",
+    )
     async def task_changes(
         self, info: Info, since: Since = UNSET, first: FirstChanges = DEFAULT_CHANGE_PAGE
     ) -> Rendered | None:

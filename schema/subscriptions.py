@@ -1,4 +1,4 @@
-"""What goes on: the subscriptions."""
+"""The subscriptions."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,16 +15,21 @@ from schema.types import SyncToken, TaskChange
 
 After = Annotated[
     SyncToken | None,
-    strawberry.argument(description="First what has changed since this token; null for what changes from now on."),
+    strawberry.argument(
+        description="A token that you stored: you first get the changes since then. Omit it, or send null, to get only"
+        " changes from now on."
+    ),
 ]
 
 
-@strawberry.type(description="What goes on, as it happens.")
+@strawberry.type(description="Live updates, over WebSocket or server-sent events.")
 class Subscription:
     @strawberry.subscription(  # type: ignore[untyped-decorator]  # with graphql_type it is
         graphql_type=TaskChange,
-        description="Each change of your tasks, as it happens. It goes on where the query of this name or an earlier "
-        "subscription has ended; FULL_SYNC_REQUIRED says that the query has to be asked first.",
+        description="Each change of the user's tasks as it happens, starting from a token of the query `taskChanges`"
+        " or of an earlier change. The error FULL_SYNC_REQUIRED means that the token cannot be continued: run the query"
+        " `taskChanges` with it, which starts a full sync. LIMIT_EXCEEDED means that the user has too many"
+        " subscriptions.",
     )
     async def task_changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
         members = {name: info.context.selection(info, name) for name in ("TaskUpserted", "TaskRemoved")}

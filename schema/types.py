@@ -1,4 +1,4 @@
-"""Output types. Answers are rendered by PostgreSQL; these classes are their contract."""
+"""Output types. PostgreSQL renders the responses; these classes declare what they contain."""
 
 import re
 from contextlib import suppress
@@ -11,7 +11,7 @@ from strawberry.schema.config import StrawberryConfig
 
 SyncToken = NewType("SyncToken", str)
 
-# fromisoformat() takes more than RFC 3339: weeks, other separators, no offset.
+# fromisoformat() accepts more than RFC 3339: weeks, other separators, no offset.
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -26,41 +26,43 @@ def _parsed_instant(value: object) -> datetime:
     if isinstance(value, str) and _RFC_3339.fullmatch(value):
         with suppress(ValueError):
             return datetime.fromisoformat(value.upper())
-    raise ValueError("A DateTime is RFC 3339 text with its offset, such as 2026-01-31T09:30:00Z.")
+    raise ValueError("A DateTime must be RFC 3339 text with an offset, such as 2026-01-31T09:30:00Z.")
 
 
 def _parsed_date(value: object) -> date:
     if isinstance(value, str) and _DAY.fullmatch(value):
         with suppress(ValueError):
             return date.fromisoformat(value)
-    raise ValueError("A Date is a day of the calendar such as 2026-01-31.")
+    raise ValueError("A Date must be a calendar date such as 2026-01-31.")
 
 
 def _parsed_token(value: object) -> str:
     if isinstance(value, str):
         return value
-    raise ValueError("A SyncToken is text, as it was given.")
+    raise ValueError("A SyncToken must be a string, exactly as the server returned it.")
 
 
 CONFIG = StrawberryConfig(
     scalar_map={
         datetime: strawberry.scalar(
             name="DateTime",
-            description="A moment as RFC 3339 text with its offset; answers are in UTC.",
+            description="A point in time as RFC 3339 text with an offset, such as `2026-01-31T09:30:00Z`. Responses"
+            " are in UTC, with the offset `+00:00`.",
             specified_by_url="https://scalars.graphql.org/andimarek/date-time",
             serialize=_instant,
             parse_value=_parsed_instant,
         ),
         date: strawberry.scalar(
             name="Date",
-            description="A day of the calendar as RFC 3339 text: 2026-01-31.",
+            description="A calendar date as RFC 3339 text, such as `2026-01-31`.",
             specified_by_url="https://scalars.graphql.org/andimarek/local-date",
             serialize=date.isoformat,
             parse_value=_parsed_date,
         ),
         SyncToken: strawberry.scalar(
             name="SyncToken",
-            description="A place in the history of your tasks. Opaque: keep it, and send it back as it is.",
+            description="An opaque position in the change history of the user's tasks. Store it and send it back"
+            " unchanged. It does not expire, and is valid only for this user.",
             specified_by_url="https://www.rfc-editor.org/rfc/rfc4648#section-5",
             serialize=str,
             parse_value=_parsed_token,
@@ -69,139 +71,211 @@ CONFIG = StrawberryConfig(
 )
 
 
-@strawberry.enum(description="How urgent a task is.")
+@strawberry.enum(description="Priority of a task, from lowest to highest.")
 class TaskPriority(Enum):
-    NONE = strawberry.enum_value("NONE", description="Not decided; what a task has unless told otherwise.")
-    LOW = strawberry.enum_value("LOW", description="Some day.")
-    MEDIUM = strawberry.enum_value("MEDIUM", description="Soon.")
-    HIGH = strawberry.enum_value("HIGH", description="Before others.")
-    URGENT = strawberry.enum_value("URGENT", description="Now.")
+    NONE = strawberry.enum_value("NONE", description="No priority. The default.")
+    LOW = strawberry.enum_value("LOW", description="Can wait.")
+    MEDIUM = strawberry.enum_value("MEDIUM", description="Should be done soon.")
+    HIGH = strawberry.enum_value("HIGH", description="Should be done before other tasks.")
+    URGENT = strawberry.enum_value("URGENT", description="Must be done now.")
 
 
-@strawberry.interface(description="Anything with an id that `node` can fetch.")
+@strawberry.interface(description="An object that `node` can fetch by id.")
 class Node:
-    id: strawberry.ID = strawberry.field(description="A UUID, unique among all nodes of a user.")
-
-
-@strawberry.type(description="Counts of a user's tasks, without the trash.")
-class TaskStats:
-    total: int = strawberry.field(description="All tasks.")
-    open: int = strawberry.field(description="Tasks that are not completed.")
-    completed: int = strawberry.field(description="Tasks that are completed.")
-    overdue: int = strawberry.field(description="Open tasks whose due date is before today, in UTC.")
-
-
-@strawberry.type(description="The account that a token speaks for.")
-class User(Node):
-    email: str = strawberry.field(description="The address the account was made with.")
-    name: str | None = strawberry.field(description="What to call this person.")
-    image: str | None = strawberry.field(description="The URL of a picture.")
-    created_at: datetime = strawberry.field(description="When the account was made.")
-    task_stats: TaskStats = strawberry.field(description="Counts of the user's tasks.")
-
-
-@strawberry.type(description="Something to do.")
-class Task(Node):
-    title: str = strawberry.field(description="What is to be done: 1 to 200 characters, not blank.")
-    description: str | None = strawberry.field(description="More about it: at most 1,000 characters.")
-    completed: bool = strawberry.field(description="Whether it is done.")
-    completed_at: datetime | None = strawberry.field(description="When it was done; null while it is open.")
-    priority: TaskPriority = strawberry.field(description="How urgent it is.")
-    due_date: date | None = strawberry.field(description="The day it is due.")
-    tags: list[str] = strawberry.field(description="At most 20 labels of 1 to 50 characters, in the order given.")
-    position: str = strawberry.field(description="Its place in the manual order: compare as bytes, never by locale.")
-    version: int = strawberry.field(description="Grows with each write; send it as `expectedVersion`.")
-    created_at: datetime = strawberry.field(description="When it was made.")
-    updated_at: datetime = strawberry.field(description="When it was last written.")
-    deleted_at: datetime | None = strawberry.field(description="When it was put in the trash; null otherwise.")
-
-
-@strawberry.type(description="Where a page lies in its list.")
-class PageInfo:
-    has_next_page: bool = strawberry.field(description="Whether tasks follow this page, up to `before`.")
-    has_previous_page: bool = strawberry.field(
-        description="Whether tasks precede this page; with `last`, down to `after`."
+    id: strawberry.ID = strawberry.field(
+        description="A UUID in lower case, unique among the user's tasks and the user's account."
     )
-    start_cursor: str | None = strawberry.field(description="The first task's cursor; null on an empty page.")
-    end_cursor: str | None = strawberry.field(description="The last task's cursor; send it as `after`.")
 
 
-@strawberry.type(description="A task in a page.")
+@strawberry.type(description="Task counts. Tasks in the trash are not counted.")
+class TaskStats:
+    total: int = strawberry.field(description="Number of tasks.")
+    open: int = strawberry.field(description="Number of tasks that are not completed.")
+    completed: int = strawberry.field(description="Number of completed tasks.")
+    overdue: int = strawberry.field(description="Number of open tasks with a due date before today (in UTC).")
+
+
+@strawberry.type(description="A user's account.")
+class User(Node):
+    email: str = strawberry.field(
+        description="Email address. A placeholder at `users.invalid` if the issuer of the token gave no verified"
+        " address."
+    )
+    name: str | None = strawberry.field(description="Display name; null if unknown.")
+    image: str | None = strawberry.field(description="URL of the user's picture; null if there is none.")
+    created_at: datetime = strawberry.field(description="When the account was created.")
+    task_stats: TaskStats = strawberry.field(
+        description="Counts of the user's tasks, without the trash. Adds 100 rows to the cost of the operation."
+    )
+
+
+@strawberry.type(description="A task. Each user sees only their own tasks.")
+class Task(Node):
+    title: str = strawberry.field(description="1 to 200 characters, not blank.")
+    description: str | None = strawberry.field(description="At most 1,000 characters; null if there is none.")
+    completed: bool = strawberry.field(description="Whether the task is done.")
+    completed_at: datetime | None = strawberry.field(description="When the task was completed; null while it is open.")
+    priority: TaskPriority = strawberry.field(description="Priority; `NONE` by default.")
+    due_date: date | None = strawberry.field(description="Due date; null if there is none.")
+    tags: list[str] = strawberry.field(
+        description="At most 20 different tags of 1 to 50 characters, in the order in which they were given."
+    )
+    position: str = strawberry.field(
+        description="Sort key of the manual order. Compare keys by character code (`<` in JavaScript), not by locale."
+        " It can also change when another task is moved."
+    )
+    version: int = strawberry.field(
+        description="Increases with each change of the task, not always by 1. Pass it as `expectedVersion` to detect"
+        " concurrent changes."
+    )
+    created_at: datetime = strawberry.field(description="When the task was created.")
+    updated_at: datetime = strawberry.field(
+        description="When the task was last changed. Moving, deleting and restoring are changes, too."
+    )
+    deleted_at: datetime | None = strawberry.field(
+        description="When the task was moved to the trash; null if it is not in the trash."
+    )
+
+
+@strawberry.type(description="Position of a page in its list.")
+class PageInfo:
+    has_next_page: bool = strawberry.field(
+        description="Whether tasks follow this page. If you page forward with `before` set, only tasks before that"
+        " cursor count."
+    )
+    has_previous_page: bool = strawberry.field(
+        description="Whether tasks precede this page. If you page backward with `after` set, only tasks after that"
+        " cursor count."
+    )
+    start_cursor: str | None = strawberry.field(
+        description="Cursor of the first task; null if the page is empty. Pass it as `before`, with `last`, to get the"
+        " previous page."
+    )
+    end_cursor: str | None = strawberry.field(
+        description="Cursor of the last task; null if the page is empty. Pass it as `after` to get the next page."
+    )
+
+
+@strawberry.type(description="A task in a page, with its cursor.")
 class TaskEdge:
-    cursor: str = strawberry.field(description="The task's place in the order of this list.")
+    cursor: str = strawberry.field(
+        description="Opaque position of the task in this order. Pass it as `after` or `before`."
+    )
     node: Task = strawberry.field(description="The task.")
 
 
 @strawberry.type(description="A page of tasks.")
 class TaskConnection:
-    edges: list[TaskEdge] = strawberry.field(description="The tasks with their cursors.")
-    nodes: list[Task] = strawberry.field(description="The tasks alone.")
-    page_info: PageInfo = strawberry.field(description="Where this page lies.")
-    total_count: int = strawberry.field(description="All tasks that match, on every page; counted only when asked for.")
+    edges: list[TaskEdge] = strawberry.field(description="The tasks of this page, each with its cursor.")
+    nodes: list[Task] = strawberry.field(description="The tasks of this page, without cursors.")
+    page_info: PageInfo = strawberry.field(description="Cursors for the pages before and after this one.")
+    total_count: int = strawberry.field(
+        description="Number of matching tasks on all pages. Computed only if selected; adds 100 rows to the cost of the"
+        " operation."
+    )
 
 
-@strawberry.type(description="A task was made, written or taken out of the trash.")
+@strawberry.type(description="A task was created, changed, or restored from the trash.")
 class TaskUpserted:
-    task: Task = strawberry.field(description="The task as it now is.")
-    token: SyncToken = strawberry.field(description="The history up to and with this change.")
+    task: Task = strawberry.field(description="The task in its current state.")
+    token: SyncToken = strawberry.field(
+        description="Position in the history after this change. Store it, to resume here."
+    )
 
 
-@strawberry.type(description="A task was put in the trash, and may be gone for good by now.")
+@strawberry.type(description="A task was moved to the trash. It may have been deleted permanently since.")
 class TaskRemoved:
-    task_id: strawberry.ID = strawberry.field(description="The task's id; your copy may never have had it.")
-    token: SyncToken = strawberry.field(description="The history up to and with this change.")
+    task_id: strawberry.ID = strawberry.field(description="The task's id. Your copy may not contain this task.")
+    token: SyncToken = strawberry.field(
+        description="Position in the history after this change. Store it, to resume here."
+    )
 
 
 TaskChange = Annotated[
     TaskUpserted | TaskRemoved,
-    strawberry.union("TaskChange", description="What has become of a task since its copy was made."),
+    strawberry.union(
+        "TaskChange",
+        description="A change to apply to a local copy: insert or replace a task, or remove it.",
+    ),
 ]
 
 
-@strawberry.type(description="A page of changes, in the order of the tasks' last writes.")
+@strawberry.type(description="A page of changes, in the order in which the tasks were last changed.")
 class TaskChangePage:
-    changes: list[TaskChange] = strawberry.field(description="Each task that has changed, once, as it now is.")
-    token: SyncToken = strawberry.field(description="The history up to and with this page; send it as `since`.")
-    has_more: bool = strawberry.field(description="Whether more has changed; ask again with `token`.")
+    changes: list[TaskChange] = strawberry.field(description="Each changed task once, in its current state.")
+    token: SyncToken = strawberry.field(
+        description="Position in the history after this page. Store it with your copy, and pass it as `since` next"
+        " time."
+    )
+    has_more: bool = strawberry.field(description="Whether there are more changes. If true, query again with `token`.")
     full_sync: bool = strawberry.field(
-        description="Whether it begins anew: drop your copy, then apply this page and those that follow. True without"
-        " `since`, and with a token that does not lead on: what was removed since then is no longer known, the database"
-        " was restored, or it is no token of yours."
+        description="If true, drop your copy before you apply this page. True on the first page without `since`, and if"
+        " the token cannot be continued: tasks were deleted permanently since, the database was restored, or the token"
+        " is damaged or belongs to another user."
     )
 
 
-@strawberry.enum(description="What is wrong with an input.")
+@strawberry.enum(description="What is wrong with the input.")
 class UserErrorCode(Enum):
-    BLANK = strawberry.enum_value("BLANK", description="Text is missing.")
-    TOO_LONG = strawberry.enum_value("TOO_LONG", description="Text has too many characters.")
-    INVALID = strawberry.enum_value("INVALID", description="The value cannot be taken.")
-    NOT_FOUND = strawberry.enum_value("NOT_FOUND", description="You have no such task, or it is in the trash.")
-    VERSION_CONFLICT = strawberry.enum_value(
-        "VERSION_CONFLICT", description="The task has another version than expected; `task` shows it as it is."
+    BLANK = strawberry.enum_value("BLANK", description="A required text is null or blank.")
+    TOO_LONG = strawberry.enum_value("TOO_LONG", description="A text has too many characters.")
+    INVALID = strawberry.enum_value("INVALID", description="This field does not accept this value.")
+    NOT_FOUND = strawberry.enum_value(
+        "NOT_FOUND", description="You have no such task, or it is in the trash: restore it first."
     )
-    ID_TAKEN = strawberry.enum_value("ID_TAKEN", description="You have another task with this id.")
-    LIMIT_EXCEEDED = strawberry.enum_value("LIMIT_EXCEEDED", description="There are too many of something.")
+    VERSION_CONFLICT = strawberry.enum_value(
+        "VERSION_CONFLICT", description="The task's version is not `expectedVersion`. `task` is its current state."
+    )
+    ID_TAKEN = strawberry.enum_value(
+        "ID_TAKEN",
+        description="You already have a task with this id and different content, or `inputs` uses the id twice. If you"
+        " sent this `createTask` before, it succeeded, and the task was changed since.",
+    )
+    LIMIT_EXCEEDED = strawberry.enum_value(
+        "LIMIT_EXCEEDED", description="Too many tags, inputs, selected tasks or tasks; `message` states the limit."
+    )
 
 
-@strawberry.type(description="Something the caller can mend.")
+@strawberry.type(description="An error that the user can correct.")
 class UserError:
-    code: UserErrorCode = strawberry.field(description="For programs.")
-    message: str = strawberry.field(description="For people.")
-    field: list[str] | None = strawberry.field(description='The path of the input field: ["input", "title"].')
+    code: UserErrorCode = strawberry.field(description="What is wrong, for programs.")
+    message: str = strawberry.field(description="What is wrong, for people, in English.")
+    field: list[str] | None = strawberry.field(
+        description='Path of the input field, such as `["input", "title"]` or `["inputs", "0", "id"]`; null if no'
+        " single"
+        " field is wrong."
+    )
 
 
-@strawberry.type(description="What a mutation of one task did.")
+@strawberry.type(description="Result of a mutation of one task.")
 class TaskPayload:
     task: Task | None = strawberry.field(
-        description="The task as it now is; null when there is none. With VERSION_CONFLICT or ID_TAKEN, what is there."
+        description="The task after the mutation. If there are errors, the existing task, unchanged; null if there is"
+        " none, or if the input is invalid."
     )
-    user_errors: list[UserError] = strawberry.field(description="What kept it from being done; empty when it was.")
-    token: SyncToken | None = strawberry.field(description="The history up to and with this write.")
+    user_errors: list[UserError] = strawberry.field(
+        description="Why nothing was changed; empty if the mutation succeeded."
+    )
+    token: SyncToken | None = strawberry.field(
+        description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"
+        " your copy may lack earlier changes by other clients."
+    )
 
 
-@strawberry.type(description="What a mutation of many tasks did.")
+@strawberry.type(description="Result of a mutation of several tasks.")
 class TasksPayload:
-    tasks: list[Task] = strawberry.field(description="The selected tasks as they now are, or as they are in a dry run.")
-    affected_count: int = strawberry.field(description="How many tasks are now as asked, or would be after a dry run.")
-    user_errors: list[UserError] = strawberry.field(description="What kept it from being done; empty when it was.")
-    token: SyncToken | None = strawberry.field(description="The history up to and with this write.")
+    tasks: list[Task] = strawberry.field(
+        description="The selected tasks after the mutation; in a dry run, in their current state. Empty if the mutation"
+        " was rejected."
+    )
+    affected_count: int = strawberry.field(
+        description="Number of tasks in `tasks`, including those that needed no change; 0 if the mutation was rejected."
+    )
+    user_errors: list[UserError] = strawberry.field(
+        description="Empty if the mutation succeeded. NOT_FOUND names ids that were skipped; with any other error the"
+        " mutation was rejected, and nothing was changed."
+    )
+    token: SyncToken | None = strawberry.field(
+        description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"
+        " your copy may lack earlier changes by other clients."
+    )

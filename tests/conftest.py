@@ -24,6 +24,7 @@ from patience import PATIENCE_SECONDS, relax
 from pydantic import SecretStr
 from sqlalchemy import event
 from starlette.applications import Starlette
+from strawberry import Schema
 
 from app.database.database import Database
 from app.database.embedded import EmbeddedPostgres
@@ -32,6 +33,7 @@ from app.identity.tokens import Signer
 from app.main import create_app
 from app.settings import Settings
 from migrations.run import migrate
+from schema import schema as usual
 
 SECRET = "a secret of the tests, long enough for HS256"
 IN_PARTS = "TEST_PARTITIONS" in os.environ
@@ -67,6 +69,8 @@ hypothesis.settings.register_profile(
     print_blob=True,
     suppress_health_check=NEVER_CHECKED,
 )
+# scripts/oracle: other examples for each seed.
+hypothesis.settings.register_profile("fresh", hypothesis.settings.get_profile("suite"), derandomize=False)
 hypothesis.settings.load_profile("suite")
 
 
@@ -194,9 +198,9 @@ class Application:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Application]:
+async def running(settings: Settings, schema: Schema = usual) -> AsyncIterator[Application]:
     """An application within its lifespan."""
-    app = create_app(settings)
+    app = create_app(settings, schema=schema)
     database: Database = app.state.database
     wire = Wire()
     event.listen(database.engine.sync_engine, "connect", wire.watch)

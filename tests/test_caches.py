@@ -37,7 +37,7 @@ def test_weights() -> None:
     cache.put("huge", 1, "mallory", 11)
 
     assert sorted(cache) == ["hers", "his too"]
-    assert forgotten == ["his"]
+    assert forgotten == ["his", "huge"]
 
 
 def test_a_value_put_again_or_dropped() -> None:
@@ -51,3 +51,15 @@ def test_a_value_put_again_or_dropped() -> None:
     assert cache.drop("a") is None
     cache.put("b", 3, "alice", 2)
     assert (cache.get("a"), cache.get("b")) == (None, 3)
+
+
+def test_a_value_put_again_is_not_forgotten() -> None:
+    """Two who bring the same at once: what the second has brought stays, for `forget` would take it out elsewhere."""
+    forgotten = list[str]()
+    cache = FairCache[str, int](2, forgotten.append)
+    for holder in ("alice", "bob"):
+        cache.put("a", 1, holder)
+
+    assert (cache.get("a"), forgotten) == (1, [])
+    cache.drop("a")
+    assert forgotten == ["a"]

@@ -135,7 +135,7 @@ def test_a_data_directory_that_cannot_be(tmp_path: Path) -> None:
         ("nonsense", "postgresql://user:password@host:5432/database"),
         ("mysql://u:p@localhost/db", "must begin with postgresql://"),
         ("postgresql://u:hidden@localhost/db?sslmod=require", "sslmod"),
-        ("postgresql://u:hidden@127.0.0.1:9/db", "No database answers"),
+        ("postgresql://u:hidden@127.0.0.1:9/db", "cannot be reached"),
         ("postgresql://u:hidden@localhost:54x2/db", "postgresql://user:password@host:5432/database"),
         ("postgresql://u:hidden@localhost/db?connect_timeout=abc", "connect_timeout"),
         ("postgresql://u:hidden@localhost/db?sslmode=verify-full&sslrootcert=/nope", "/nope"),
@@ -177,7 +177,7 @@ def test_a_setting_that_cannot_be(name: str, value: str) -> None:
 
 async def test_serve_names_missing_migrations_and_applies_them_when_told(empty: Server) -> None:
     """A database of one's own is migrated only on request."""
-    assert "lacks the revisions 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009" in refused(
+    assert "lacks the migrations 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009" in refused(
         "serve", "--port", "0", **environment(empty)
     )
 
@@ -223,7 +223,7 @@ def test_token_prints_a_token_and_nothing_else(server: Server, settings: object)
 
 
 @pytest.mark.parametrize(
-    ("email", "ttl", "words"), [("nobody", "1h", "no email address"), ("a@b.example", "soon", "--ttl")]
+    ("email", "ttl", "words"), [("nobody", "1h", "must be an email address"), ("a@b.example", "soon", "--ttl")]
 )
 def test_token_refuses_nonsense(server: Server, settings: object, email: str, ttl: str, words: str) -> None:
     """A wrong option gets one line."""
@@ -248,8 +248,8 @@ CHANGES = {
     "ARG_CHANGED_KIND: Argument Query.task(id:)": ("    id: ID!\n  ): Task\n", "    id: ID\n  ): Task\n"),
     "VALUE_REMOVED_FROM_ENUM: Enum value TaskPriority.SOMEDAY": ("  LOW\n", "  LOW SOMEDAY\n"),
     "FIELD_CHANGED_KIND: Field Task.dueDate": (
-        '  dueDate: Date\n\n  """At most 20 labels',
-        '  dueDate: Date! """At most 20 labels',
+        '  dueDate: Date\n\n  """\n  At most 20 different',
+        '  dueDate: Date! """At most 20 different',
     ),
     "FIELD_CHANGED_KIND: Field CreateTaskInput.title": (
         '  title: String!\n\n  """\n  A UUID',

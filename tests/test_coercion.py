@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from schema import schema
 from schema.engine.coercion import Coercions
+from schema.engine.direct import core
 
-CORE = schema._schema  # noqa: SLF001 - as the server takes it
+CORE = core(schema)
 INPUTS = sorted(name for name, type_ in CORE.type_map.items() if is_input_object_type(type_))
 SHAPES = ("{}", "{}!", "[{}]", "[{}!]!", "[[{}]]")
 SCALARS = ("ID", "String", "Int", "Boolean", "Date", "DateTime", "SyncToken", "TaskPriority")

@@ -123,7 +123,7 @@ async def test_a_connection_is_refused(alice: User, owner: "asyncpg.Connection[A
     for answer in answers:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
         assert [error["extensions"] for error in answer.json()["errors"]] == [UNAVAILABLE]
-    assert (ready.status_code, ready.json()["checks"]["database"]) == (503, "does not answer")
+    assert (ready.status_code, ready.json()["checks"]["database"]) == (503, "unreachable")
     await alice.data(VIEWER)
     await alice.add()
 
@@ -149,7 +149,7 @@ async def test_those_who_follow(
             await owner.execute("ALTER ROLE taskql_app NOLOGIN")
             await owner.execute(END)
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while "trying again: InvalidAuth" not in caplog.text:  # noqa: ASYNC110 - nobody tells when
+                while "retrying: InvalidAuth" not in caplog.text:  # noqa: ASYNC110 - nobody tells when
                     await asyncio.sleep(0.05)
             await owner.execute("ALTER ROLE taskql_app LOGIN")
             await alice.add("Second")
@@ -157,7 +157,7 @@ async def test_those_who_follow(
 
     titles = [message["payload"]["data"]["taskChanges"]["task"]["title"] for message in (first, second)]
     assert titles == ["First", "Second"]
-    assert "listening for changes failed, trying again: InvalidAuthorizationSpecificationError" in caplog.text
+    assert "listening for changes failed, retrying: InvalidAuthorizationSpecificationError" in caplog.text
 
 
 def purging(postgres: Postgres) -> tuple[int, str]:
@@ -242,7 +242,7 @@ async def test_a_database_that_takes_no_writes(alice: User, owner: "asyncpg.Conn
     assert {answer.status_code for answer in written} == {503}
     assert [error["extensions"] for error in written[0].json()["errors"]] == [UNAVAILABLE]
     assert seen["viewer"]["id"] == str(alice.id)
-    assert ready["database"] == "takes no writes"
+    assert ready["database"] == "read-only"
     await settled(alice, 200)
 
 
@@ -323,7 +323,7 @@ async def test_a_database_that_is_not_ready(
         await connection.close()
 
     assert {answer.status_code for answer in answers} == {503}, [answer.text for answer in answers]
-    assert ready.get("row_security", "failed; the log says what mends it") == "failed; the log says what mends it"
+    assert ready.get("row_security", "failed; the log says how to fix it") == "failed; the log says how to fix it"
     assert "Traceback" not in caplog.text
     await alice.add()
     await settled(alice, 200)

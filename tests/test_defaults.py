@@ -7,6 +7,7 @@ from conftest import User
 from graphql import GraphQLInputObjectType, GraphQLInterfaceType, GraphQLObjectType, Undefined, is_non_null_type
 
 from schema import schema
+from schema.engine.direct import core
 
 CREATE = """
     mutation Create($priority: TaskPriority) {
@@ -26,7 +27,7 @@ DELETE = """
 def test_no_default_is_hidden_behind_non_null() -> None:
     """A non-null argument or input field with a default is required in the eyes of many generators."""
     strict = []
-    for name, type_ in schema._schema.type_map.items():  # noqa: SLF001 - Strawberry has no public name for it
+    for name, type_ in core(schema).type_map.items():
         if isinstance(type_, GraphQLInputObjectType):
             strict += [f"{name}.{key}" for key, value in type_.fields.items() if _is_strict(value)]
         elif isinstance(type_, GraphQLObjectType | GraphQLInterfaceType) and not name.startswith("__"):

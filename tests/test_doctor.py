@@ -147,8 +147,8 @@ async def test_a_mend_mends(stage: Stage, other: str, name: str) -> None:
     with pytest.raises(StartupError, match=re.escape(found[0].seen)):
         await refuse_failures(stage.settings)
     for finding in found:
-        statements = re.findall(r"(?:ALTER|REVOKE|DROP|CREATE) [^;]+;", finding.mend)
-        assert len(statements) == 1 or "Run `taskql migrate`" in finding.mend
+        statements = re.findall(r"(?:ALTER|REVOKE|DROP|CREATE) [^;]+;", finding.fix)
+        assert len(statements) == 1 or "Run `taskql migrate`" in finding.fix
         for statement in statements:
             await stage.owner.execute(statement)
     await migrate(DatabaseURL(stage.database.owner_url), DatabaseURL(stage.database.app_url))
@@ -215,7 +215,7 @@ async def test_one_url_for_all(stage: Stage) -> None:
     await stage.owner.execute(f'ALTER TABLE tasks OWNER TO "{stage.role}"')
 
     (owned,) = await stage.failures()
-    assert owned.mend.startswith("Name another role in DATABASE_URL and this one in DATABASE_OWNER_URL")
+    assert owned.fix.startswith("Use another role in DATABASE_URL, and this one in DATABASE_OWNER_URL")
 
 
 async def test_settings_that_the_role_should_bring(stage: Stage) -> None:
@@ -225,7 +225,7 @@ async def test_settings_that_the_role_should_bring(stage: Stage) -> None:
 
     (warning,) = [finding for finding in await findings(pooled) if finding.level == "warning"]
     assert "statement_timeout" in warning.seen
-    assert "taskql migrate" in warning.mend
+    assert "taskql migrate" in warning.fix
     await migrate(DatabaseURL(stage.database.owner_url), DatabaseURL(stage.database.app_url))
     assert {finding.level for finding in await findings(pooled)} == {"ok"}
 
@@ -256,15 +256,15 @@ async def test_all_is_well(stage: Stage) -> None:
     assert {line.split()[0] for line in lines} == {"ok"}
     for words in (
         "AUTH_SECRET",
-        "line to the database",
+        "connection to the database",
         "PostgreSQL",
-        "leads to",
-        "newest revision",
-        "row security",
-        "Row security of tasks",
-        "rights",
+        "connects to",
+        "migrations",
+        "row-level security",
+        "Row-level security of tasks",
+        "privileges",
         "Sessions",
-        "Migrations and live changes go",
+        "Migrations and live changes connect",
     ):
         assert any(words in line for line in lines), words
 
@@ -302,7 +302,7 @@ async def test_a_database_that_takes_no_writes(stage: Stage, place: str) -> None
 
     assert code == 1
     (warning,) = [line for line in lines if line.startswith("warning")]
-    assert "takes no writes" in warning
+    assert "accepts no writes" in warning
     new_session = await connect(stage.database.owner_url)
     try:
         for statement in re.findall(r"(?:SET|ALTER) [^;]+;", warning):
@@ -413,7 +413,7 @@ def test_an_account_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("postgresql://u:s3cret@localhost:9/db", "No database answers"),
+        ("postgresql://u:s3cret@localhost:9/db", "cannot be reached"),
         ("postgresql://u:s3cret@localhost/db?sslmod=require", "sslmod"),
         ("mysql://u:s3cret@localhost/db", "postgresql://"),
     ],
@@ -435,8 +435,8 @@ async def test_an_owner_who_cannot_log_in(stage: Stage) -> None:
     assert code == 2
     (failure,) = [line for line in lines if line.startswith("failure")]
     assert "DATABASE_OWNER_URL" in failure
-    assert "makes the role" not in failure
-    assert any("Row security" in line for line in lines)
+    assert "creates the role" not in failure
+    assert any("Row-level security" in line for line in lines)
 
 
 async def owned_by(stage: Stage, owner: str, password: str) -> dict[str, str]:
@@ -453,13 +453,13 @@ async def test_an_owner_who_may_not_make_the_role(stage: Stage, other: str) -> N
     """Where the server's role is missing and the owner lacks CREATEROLE, doctor says so, and what it names mends it."""
     environment = await owned_by(stage, other, "s3cret")
     environment["DATABASE_URL"] = environment["DATABASE_URL"].replace("//role%20", "//new%20")
-    lacking = [line for line in doctor(**environment)[1] if "may not make the server's role" in line]
+    lacking = [line for line in doctor(**environment)[1] if "may not create the server's role" in line]
 
     assert lacking == [
-        f"failure  The owner {other} may not make the server's role. As a superuser: ALTER ROLE {other} CREATEROLE;"
+        f"failure  The owner {other} may not create the server's role. As a superuser: ALTER ROLE {other} CREATEROLE;"
     ]
     await stage.owner.execute(f"ALTER ROLE {other} CREATEROLE")
-    assert any(line.startswith("ok") and "may make the server's role" in line for line in doctor(**environment)[1])
+    assert any(line.startswith("ok") and "may create the server's role" in line for line in doctor(**environment)[1])
 
 
 async def test_an_owner_who_may_not_change_the_role(stage: Stage, other: str) -> None:
@@ -483,7 +483,7 @@ async def test_documents_that_can_run(stage: Stage, tmp_path: Path) -> None:
     code, lines = doctor(**in_order(stage), TRUSTED_DOCUMENTS=str(manifest))
 
     assert code == 0
-    assert f"ok       The operations of {manifest} can run." in lines
+    assert f"ok       All operations of {manifest} are valid." in lines
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ async def test_documents_that_can_run(stage: Stage, tmp_path: Path) -> None:
     [
         (None, "cannot be read"),
         ("{", "is not JSON"),
-        ('{"one": "query Gone { gone }"}', "operation Gone (one) cannot run"),
+        ('{"one": "query Gone { gone }"}', "operation Gone (one) is invalid"),
     ],
 )
 async def test_documents_that_cannot(stage: Stage, tmp_path: Path, text: str | None, words: str) -> None:
@@ -504,7 +504,7 @@ async def test_documents_that_cannot(stage: Stage, tmp_path: Path, text: str | N
     assert code == 2
     (failure,) = [line for line in lines if line.startswith("failure")]
     assert words in failure
-    assert any("Row security" in line for line in lines)
+    assert any("Row-level security" in line for line in lines)
 
 
 async def test_redis_that_answers(stage: Stage) -> None:
@@ -550,7 +550,7 @@ async def test_a_key_set_without_use(stage: Stage) -> None:
     assert {empty_set.level, missing.level, nobody.level} == {"failure"}
     assert "none of its 0 keys" in empty_set.seen
     assert "404" in missing.seen
-    assert "/api/auth/jwks" in nobody.mend
+    assert "/api/auth/jwks" in nobody.fix
 
 
 def configured(stage: Stage, url: str) -> Settings:
@@ -563,11 +563,11 @@ def configured(stage: Stage, url: str) -> Settings:
     ("url", "level", "words"),
     [
         ("postgresql://u:p@localhost/db", "ok", "stays on this machine"),
-        ("postgresql://u:p@ep-a-1.eu-central-1.aws.neon.tech/db?sslmode=require", "ok", "certificate verified"),
-        ("postgresql://u:p@db.example/db?sslmode=verify-full", "ok", "certificate verified"),
-        ("postgresql://u:p@db.example/db?sslmode=require", "warning", "to whoever answers"),
-        ("postgresql://u:p@db.example/db", "warning", "need not be encrypted"),
-        ("postgresql://u:p@db.example/db?sslmode=disable", "warning", "need not be encrypted"),
+        ("postgresql://u:p@ep-a-1.eu-central-1.aws.neon.tech/db?sslmode=require", "ok", "certificate is verified"),
+        ("postgresql://u:p@db.example/db?sslmode=verify-full", "ok", "certificate is verified"),
+        ("postgresql://u:p@db.example/db?sslmode=require", "warning", "not verified"),
+        ("postgresql://u:p@db.example/db", "warning", "may be unencrypted"),
+        ("postgresql://u:p@db.example/db?sslmode=disable", "warning", "may be unencrypted"),
     ],
 )
 def test_the_line_to_the_database(url: str, level: str, words: str) -> None:
@@ -576,7 +576,7 @@ def test_the_line_to_the_database(url: str, level: str, words: str) -> None:
 
     assert finding.level == level
     assert words in finding.seen
-    assert ("sslmode=verify-full" in finding.mend) == (level == "warning")
+    assert ("sslmode=verify-full" in finding.fix) == (level == "warning")
 
 
 @pytest.mark.parametrize(("levels", "code"), [(["ok"], 0), (["ok", "warning"], 1), (["failure", "warning", "ok"], 2)])

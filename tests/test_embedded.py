@@ -209,11 +209,11 @@ def test_a_start_that_takes_longer_than_it_is_waited_for(
         monkeypatch.setattr(embedded._Cluster, "ensure_running", late)  # noqa: SLF001 - the same
         first = postmaster(data_dir)
         first.kill()
-        wait_until(lambda: "it was started again" in caplog.text)
+        wait_until(lambda: "it was restarted" in caplog.text)
         starting[0].join()
         assert postmaster(data_dir) != first
 
-    assert caplog.text.count("the embedded PostgreSQL has ended: it was started again") == 1
+    assert caplog.text.count("the embedded PostgreSQL stopped: it was restarted") == 1
 
 
 def test_everything_killed(data_dir: Path) -> None:
@@ -268,7 +268,7 @@ def test_planted_socket_directory(data_dir: Path, tmp_path: Path) -> None:
     """A symbolic link in place of the socket directory is refused."""
     run = data_dir / "run"
     run.symlink_to(tmp_path)
-    with pytest.raises(StartupError, match="is not a directory of ours: remove it"):
+    with pytest.raises(StartupError, match="is not a directory of this account: remove it"):
         EmbeddedPostgres.start(data_dir)
     run.unlink()
 
@@ -289,7 +289,7 @@ def test_root_without_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(embedded, "_system_account", lambda **_: pwd.getpwuid(os.getuid()))
     monkeypatch.setenv("PATH", str(data_dir))
-    with pytest.raises(StartupError, match=r"there is no setpriv\): start TaskQL as an ordinary user, or set DAT"):
+    with pytest.raises(StartupError, match=r"setpriv is not installed\): start TaskQL as an ordinary user, or set DAT"):
         EmbeddedPostgres.start(data_dir)
 
 
@@ -322,7 +322,7 @@ def test_file_in_the_way(tmp_path: Path) -> None:
 def test_directory_that_everyone_may_write(tmp_path: Path) -> None:
     """A directory where others could plant a secret is refused."""
     tmp_path.chmod(0o777)
-    with pytest.raises(StartupError, match="everyone may write to"):
+    with pytest.raises(StartupError, match="is writable by everyone"):
         EmbeddedPostgres.start(tmp_path)
 
 
@@ -509,7 +509,7 @@ def test_postgresql_is_started_again(data_dir: Path, how: signal.Signals, caplog
         wait_until(lambda: answers(postgres.owner_url))
         assert sql(postgres.owner_url, query) == "kept"
         assert postmaster(data_dir) != first
-        wait_until(lambda: "the embedded PostgreSQL has ended: it was started again" in caplog.messages)
+        wait_until(lambda: "the embedded PostgreSQL stopped: it was restarted" in caplog.messages)
     assert is_stopped(data_dir)
 
 
@@ -544,11 +544,11 @@ def test_postgresql_that_cannot_start(data_dir: Path, caplog: pytest.LogCaptureF
     with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
         settings.write_text(f"{text}\nwork_mem = much\n")
         postmaster(data_dir).kill()
-        wait_until(lambda: len([line for line in caplog.messages if "trying again" in line]) > 1)
+        wait_until(lambda: len([line for line in caplog.messages if "retrying" in line]) > 1)
         settings.write_text(text)
         wait_until(lambda: answers(postgres.owner_url))
-    assert "contains errors; trying again in 0.05 s" in caplog.text
-    assert "contains errors; trying again in 0.1 s" in caplog.text
+    assert "contains errors; retrying in 0.05 s" in caplog.text
+    assert "contains errors; retrying in 0.1 s" in caplog.text
 
 
 @pytest.mark.usefixtures("quick")
@@ -560,7 +560,7 @@ def test_data_that_are_taken_away(data_dir: Path, caplog: pytest.LogCaptureFixtu
         with embedded._locked(data_dir / "start.lock"):  # noqa: SLF001 - as if another process were starting
             postmaster(data_dir).kill()
             (data_dir / "postgres").rename(aside)
-        wait_until(lambda: "postgres is gone: put it back" in caplog.text)
+        wait_until(lambda: "postgres is missing: put it back" in caplog.text)
         assert not (data_dir / "postgres").exists()
         aside.rename(data_dir / "postgres")
         wait_until(lambda: answers(postgres.owner_url))

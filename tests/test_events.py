@@ -16,7 +16,7 @@ from live import served, watch
 from patience import PATIENCE_SECONDS
 
 from app.main import create_app
-from app.operations import GraphQLAnswer, ResponseStream
+from app.operations import GraphQLResponse, ResponseStream
 from app.settings import Settings
 from app.web import event_streams
 from app.web.event_streams import EventStreams
@@ -289,11 +289,11 @@ async def test_only_subscriptions_are_cut_off() -> None:
     async def stays() -> Any:
         await asyncio.Event().wait()
 
-    async def one() -> AsyncGenerator[GraphQLAnswer, None]:
-        yield GraphQLAnswer({"data": None}, executed=True)
+    async def one() -> AsyncGenerator[GraphQLResponse, None]:
+        yield GraphQLResponse({"data": None}, executed=True)
 
     for answered, is_cut_off in (
-        (GraphQLAnswer({}, executed=True), False),
+        (GraphQLResponse({}, executed=True), False),
         (ResponseStream(one(), time.time() + 60), True),
     ):
         written.clear()

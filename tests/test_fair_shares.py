@@ -312,7 +312,7 @@ async def test_a_caller_has_a_part_of_all_places(server: Server, settings: Setti
             await waiting(watcher, 2)
             refused = await alice.post(VIEWER)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-            assert "2 requests under way" in refused.json()["errors"][0]["message"]
+            assert "2 requests in progress" in refused.json()["errors"][0]["message"]
             assert (await bob.data(VIEWER))["viewer"] == {"id": str(bob.id)}
         await asyncio.gather(*flood)
         assert (await alice.data(VIEWER))["viewer"] == {"id": str(alice.id)}
@@ -482,7 +482,7 @@ def test_a_caller_has_few_large_requests_under_way() -> None:
     hers = [large("mallory") for _ in range(LARGE_OF_A_CALLER + 1)]
     for request in hers[:-1]:
         places.take(request, is_user=True)
-    with pytest.raises(RateLimited, match=f"You have {LARGE_OF_A_CALLER} requests of more than 16,000 bytes under way"):
+    with pytest.raises(RateLimited, match=f"You have {LARGE_OF_A_CALLER} requests of more than 16,000 bytes in"):
         places.take(hers[-1], is_user=True)
     hers[-1].leave()
     small = large("mallory")

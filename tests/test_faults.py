@@ -339,9 +339,9 @@ async def test_a_database_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch
 
     async with await asyncio.start_server(no_tls, "127.0.0.1", 0) as listener:
         there = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        with pytest.raises(StartupError, match=f"No database answers at .*@{there}/db: .*rejected SSL upgrade"):
+        with pytest.raises(StartupError, match=f"database at .*@{there}/db cannot be .*rejected SSL upgrade"):
             await startup.findings(at(f"postgresql://u:p@{there}/db?sslmode=require"))
-    with pytest.raises(StartupError, match=r"No database answers at .*nowhere\.invalid.*(not known|resolution)"):
+    with pytest.raises(StartupError, match=r"database at .*nowhere\.invalid.* cannot be reached: .*(not known|resol)"):
         await startup.findings(at("postgresql://u:p@nowhere.invalid/db"))
     assert asked > 2
 
@@ -368,7 +368,7 @@ async def test_everything_is_killed(tmp_path: Path) -> None:
         assert await created(second, tasks, lambda _: None) == set(tasks.values())
         assert Counter(stored(second)) == Counter(tasks.values())
     with taskql("doctor", "--data-dir", tmp_path) as doctor:
-        assert "The counters of tasks of all 1 users are right" in doctor.communicate(timeout=PATIENCE_SECONDS)[0]
+        assert "The task counters of all 1 users are correct" in doctor.communicate(timeout=PATIENCE_SECONDS)[0]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -388,7 +388,7 @@ async def test_the_embedded_database_is_killed(tmp_path: Path, workers: str) -> 
         assert not (tmp_path / "postgres/postmaster.pid").exists()
         assert served.process.stderr
         said = served.process.stderr.read()
-    assert said.count("the embedded PostgreSQL has ended: it was started again") == 1
+    assert said.count("the embedded PostgreSQL stopped: it was restarted") == 1
     assert "Traceback" not in said, said
 
 

@@ -115,7 +115,7 @@ async def test_a_refused_handshake_is_answered_like_a_request(
     assert int(told["content-length"]) == len(body)
     assert _counted() == before + 1
     refused = [record.getMessage() for record in caplog.records if record.name == "app.web.refusals"]
-    assert len([message for message in refused if f"request mine was refused with {status}" in message]) == 1
+    assert len([message for message in refused if f"request mine was rejected with {status}" in message]) == 1
     if status < 500:
         assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
     warned = [record.getMessage() for record in caplog.records if record.name == "app.origins"]

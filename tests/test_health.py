@@ -23,8 +23,8 @@ from migrations.run import migrate
 
 VIEWER = "{ viewer { id } }"
 ALL_WELL = {"database": "ok", "migrations": "ok", "row_security": "ok", "key_sets": "ok", "pool": "ok"}
-FAILED = "failed; the log says what mends it"
-SILENT = {"database": "does not answer", "migrations": "unknown", "row_security": "unknown"}
+FAILED = "failed; the log says how to fix it"
+SILENT = {"database": "unreachable", "migrations": "unknown", "row_security": "unknown"}
 ADDRESS = "postgresql://taskql@127.0.0.1:{}/taskql"
 
 
@@ -214,7 +214,7 @@ async def test_a_database_that_comes_back(
     back = await asking.states()
     await asking.close()
 
-    assert (away["database"], set(back.values())) == ("does not answer", {"ok"})
+    assert (away["database"], set(back.values())) == ("unreachable", {"ok"})
 
 
 async def test_connections_that_the_database_closed(
@@ -270,7 +270,7 @@ async def test_the_log_says_what_mends_it(
             await readiness(application)
 
     (line,) = caplog.messages
-    assert "Row security of tasks is not enabled and forced. As its owner: ALTER TABLE tasks" in line
+    assert "Row-level security of tasks is not enabled and forced. As its owner: ALTER TABLE tasks" in line
 
 
 def of_issuer(server: Server, url: str) -> Settings:

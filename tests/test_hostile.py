@@ -15,10 +15,11 @@ from graphql.language.visitor import Visitor, visit
 
 from app.errors import LimitExceeded
 from schema import schema
+from schema.engine.direct import core
 from schema.engine.document_limits import Gauge, Limits
 from schema.engine.document_size import Sizes
 
-GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
+GRAPHQL_SCHEMA = core(schema)
 GAUGE = Gauge(GRAPHQL_SCHEMA, Limits())
 RUN = hypothesis.settings(suppress_health_check=[*NEVER_CHECKED, hypothesis.HealthCheck.function_scoped_fixture])
 """The application and its user outlive the examples."""

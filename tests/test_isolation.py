@@ -18,6 +18,7 @@ from app.entities import writing
 from app.identity.tokens import Authenticator
 from app.models import TASKS
 from schema import schema
+from schema.engine.direct import core
 
 Case = Callable[[User, User, dict[str, Any]], Awaitable[None]]
 
@@ -143,7 +144,7 @@ CASES: dict[str, Case] = {
 
 def test_every_root_field_has_a_case() -> None:
     """A root field without a case with two users fails the suite."""
-    roots = [schema._schema.query_type, schema._schema.mutation_type, schema._schema.subscription_type]  # noqa: SLF001 - Strawberry has no public name for it
+    roots = [core(schema).query_type, core(schema).mutation_type, core(schema).subscription_type]
 
     assert set(CASES) == {name for root in roots if root for name in root.fields}
 

@@ -409,14 +409,14 @@ async def test_fetching(issuer: Published) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "no key set"),
-        (b"<html>", "no key set"),
-        (b"[]", "no key set"),
-        (b"null", "no key set"),
-        (b"{}", "no key set"),
-        (b'{"keys": 5}', "no key set"),
-        (b'{"keys": {"a": 1}}', "no key set"),
-        (b"[" * 100_000, "no key set"),
+        (b"", "not a JSON Web Key Set"),
+        (b"<html>", "not a JSON Web Key Set"),
+        (b"[]", "not a JSON Web Key Set"),
+        (b"null", "not a JSON Web Key Set"),
+        (b"{}", "not a JSON Web Key Set"),
+        (b'{"keys": 5}', "not a JSON Web Key Set"),
+        (b'{"keys": {"a": 1}}', "not a JSON Web Key Set"),
+        (b"[" * 100_000, "not a JSON Web Key Set"),
         (b'{"keys": []}', "none of its 0 keys"),
         (b'{"keys": [1, null, "a", [], {}]}', "none of its 5 keys"),
         (b" " * (key_sets.MOST_BYTES + 1), "longer than"),
@@ -495,7 +495,7 @@ async def test_an_issuer_that_hangs(issuer: Published, monkeypatch: pytest.Monke
     monkeypatch.setattr(key_sets, "FETCH_TIMEOUT", 0.05)
     issuer.answers.clear()
 
-    with pytest.raises(FetchFailed, match="no answer"):
+    with pytest.raises(FetchFailed, match="no response"):
         await fetched(issuer.url)
 
 

@@ -13,11 +13,12 @@ from app.settings import Settings
 from app.web.requests import MOST_BYTES
 from schema import schema
 from schema.engine import execution
+from schema.engine.direct import core
 from schema.engine.document_limits import Gauge, Limits
 from schema.engine.document_size import Sizes
 from schema.engine.persisted import LEAST_TOKENS
 
-GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name for it
+GRAPHQL_SCHEMA = core(schema)
 SCHEMA = "{ __schema { queryType { name } } }"
 DEPTH = 30
 DAG = " ".join(f"fragment F{n} on Query {{ ...F{n + 1} ...F{n + 1} }}" for n in range(DEPTH))
@@ -72,12 +73,12 @@ HOSTILE = {
     "20,000 comments": ("{ " + "#a\n" * 20_000 + "viewer { id } }", "1000 tokens"),
     "deep literals": ("{ task(id: " + "[" * 450 + "]" * 450 + ") { id } }", "nested too deeply"),
     "deep inline fragments": ("{ " + "... { " * 250 + "viewer { id }" + " }" * 250 + " }", "nested too deeply"),
-    "three schemas": ("{ " + " ".join(f"a{n}: {SCHEMA[1:-1]}" for n in range(3)) + " }", "fields that show the schema"),
+    "three schemas": ("{ " + " ".join(f"a{n}: {SCHEMA[1:-1]}" for n in range(3)) + " }", "introspection fields"),
     "a schema within the schema": (
         "{ __schema { "
         + " ".join(f"a{n}: types {{ fields {{ type {{ fields {{ name }} }} }} }}" for n in range(30))
         + "} }",
-        "values of the schema",
+        "values from introspection",
     ),
     "pages upon pages": ("{ " + FULL_PAGES + " }", "2,200 rows"),
     "5,000 digits": ("{ a: tasks(first: " + "9" * 5000 + ") { " + "nodes { id } " * 21 + "} }", "2,100 rows"),
@@ -110,7 +111,7 @@ async def test_variables_of_many_values(alice: User, wire: Wire, variables: dict
     response = await alice.post(FILTERED, variables)
 
     assert (response.status_code, code(response.json())) == (200, "LIMIT_EXCEEDED")
-    assert "5000 values" in response.text
+    assert "5,000 values" in response.text
     assert await wire.statements() == []
 
 
@@ -322,7 +323,7 @@ async def test_at_most_five_errors(alice: User, http: httpx.AsyncClient) -> None
 def test_short_documents_do_not_crowd_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """A prepared operation takes its room however short its text is."""
     monkeypatch.setattr(execution, "MOST_TOKENS", 10 * LEAST_TOKENS)
-    engine = execution.Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's
+    engine = execution.Engine(core(schema))
     texts = [f"{{ a{number}: __typename }}" for number in range(12)]
     for text in texts:
         engine.keep(text, None, engine.prepared(text, None), "alice", is_user=True)

@@ -207,7 +207,7 @@ async def test_missing_revisions_are_named(empty: Server) -> None:
     """A database that was not migrated is refused, with the revisions it lacks."""
     assert await run(empty.owner_url, missing) == REVISIONS
 
-    with pytest.raises(StartupError, match="lacks the revisions 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009"):
+    with pytest.raises(StartupError, match="lacks the migrations 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009"):
         await refuse_failures(made_settings(empty))
 
 
@@ -218,8 +218,8 @@ async def test_missing_revisions_are_named(empty: Server) -> None:
         ("ALTER TABLE task_clocks DISABLE ROW LEVEL SECURITY", "ALTER TABLE task_clocks ENABLE"),
         ("ALTER TABLE tasks OWNER TO taskql_app", "owns tasks"),
         ("CREATE POLICY oops ON tasks USING (true)", "DROP POLICY oops ON tasks"),
-        ("REVOKE INSERT ON tasks FROM taskql_app", "lacks rights"),
-        ("DROP FUNCTION begin_write(uuid)", "lacks rights"),
+        ("REVOKE INSERT ON tasks FROM taskql_app", "lacks privileges"),
+        ("DROP FUNCTION begin_write(uuid)", "lacks privileges"),
         ("ALTER TABLE users DISABLE ROW LEVEL SECURITY", "ALTER TABLE users ENABLE ROW LEVEL SECURITY, NO FORCE"),
         ("GRANT EXECUTE ON FUNCTION users_after(uuid, integer) TO PUBLIC", "REVOKE EXECUTE ON FUNCTION users_after"),
     ],

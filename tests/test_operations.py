@@ -254,7 +254,7 @@ async def test_a_restore_brings_everything_back(site: Site, other_site: Site) ->
     async with users_of(other_site, *ids) as users:
         assert [await user.data(EVERYTHING) for user in users] == before
     said = other_site.execute("after a restore")
-    assert "Moved the clocks of" in said
+    assert "Advanced the clocks of" in said
     assert "warning" not in said
     async with users_of(other_site, *ids) as users:
         after = [await user.data(EVERYTHING) for user in users]
@@ -383,7 +383,7 @@ async def test_scheduled_purges(site: Site, tmp_path: Path, kind: str) -> None:
     command = scheduled(kind).replace("/etc/taskql.env", shlex.quote(str(settings)))
     command = command.replace("/srv/taskql/.venv/bin/taskql", shlex.quote(str(TASKQL)))
 
-    assert "Removed 1 tasks" in run(tmp_path, "sh", "-euc", command)
+    assert "Deleted 1 tasks" in run(tmp_path, "sh", "-euc", command)
 
 
 async def test_a_new_role_for_the_server(site: Site) -> None:
@@ -429,7 +429,9 @@ async def test_an_old_server_refuses_a_newer_database(site: Site) -> None:
     await told(site, "UPDATE alembic_version SET version_num = substr(version_num, 7)")
 
     assert process.returncode == 1
-    assert re.search(r"at revision newer_\d+, of another TaskQL than this one: run that, or a newer", said)
+    assert re.search(
+        r"at revision newer_\d+, which this version of TaskQL does not know: run the version that migrated it", said
+    )
 
 
 @pytest.fixture
@@ -537,7 +539,7 @@ def test_the_embedded_database_moves_to_new_data(checkout: Path, first_run: Serv
     with serving("--data-dir", checkout / ".taskql") as restored:
         assert titles(restored, first_run.token) == before
         said = run(checkout, "sh", "-euc", COMMANDS["after the embedded restore"])
-        assert "Moved the clocks of 1 users ahead, and gave 6 tasks new versions." in said
+        assert "Advanced the clocks of 1 users, and gave 6 tasks new versions." in said
         assert titles(restored, first_run.token) == before
     assert "Kept" in before
     assert (checkout / "taskql.secret").read_text() == (checkout / ".taskql/secret").read_text()

@@ -185,7 +185,7 @@ async def test_a_refusal_is_logged_with_its_id(http: httpx.AsyncClient, caplog: 
     assert answers[0].headers["x-request-id"] == "mine"
     assert answers[1].headers["x-request-id"] != "no id"
     for answer in answers:
-        assert f"request {answer.headers['x-request-id']} was refused with 404" in caplog.text
+        assert f"request {answer.headers['x-request-id']} was rejected with 404" in caplog.text
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from app.settings import Settings
 VIEWER = "{ viewer { id } }"
 TITLES = "{ tasks { nodes { title } } }"
 NewUser = Callable[..., Awaitable[User]]
-BUSY = "The server has too many requests to answer; try again."
+BUSY = "The server has too many requests in progress; try again."
 
 
 async def test_no_connection_is_free(

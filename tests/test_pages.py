@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import product
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -29,6 +29,7 @@ from app.sharing.preparing import Preparation
 from app.sharing.rate_limits import Rates
 from schema import schema
 from schema.context import Context, Services
+from schema.engine.direct import core
 from schema.engine.execution import Engine
 
 ARGUMENTS = "$filter: TaskFilter, $orderBy: [TaskOrder!], $first: Int, $after: String, $last: Int, $before: String"
@@ -602,7 +603,7 @@ class Recorder:
 
 
 NOBODY_LISTENS = Realtime(DatabaseURL("postgresql://localhost"), lambda _: asyncio.sleep(0), Rates(None, None), 1)
-ENGINE = Engine(schema._schema)  # noqa: SLF001 - Strawberry has no public name for graphql-core's schema
+ENGINE = Engine(core(schema))
 
 
 @dataclass(frozen=True)
@@ -618,7 +619,7 @@ async def sent(application: Application, user: User, query: str, **variables: An
     """What a query of one root field makes the server send, by way of its own parts."""
     recorder = Recorder(application.database, [])
     operation = ENGINE.prepared(query, None)
-    services = Services(recorder, NOBODY_LISTENS, Statements(), Preparation(Rates(None, None).spend))
+    services = Services(cast("Any", recorder), NOBODY_LISTENS, Statements(), Preparation(Rates(None, None).spend))
     context = Context(Principal(user.id, math.inf), str(user.id), operation, services)
     result = await ENGINE.execute(operation, variables, context)
     assert result.errors is None

@@ -20,13 +20,17 @@ from conftest import CREATE, SECRET, Application, Server, Serving, User, free_po
 from issuer import self_signed
 from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
+from sqlalchemy import select
 
+from app.database.database import Database
 from app.database.embedded import _account
 from app.database.url import DatabaseURL
 from app.errors import StartupError
+from app.identifiers import uuid7
 from app.identity.tokens import Signer
 from app.live import listener
 from app.live.listener import Listener
+from app.models import Task
 from app.settings import Settings
 from app.startup import bring_up_to_date, findings
 from app.web.probe import DEEP, Probe
@@ -211,7 +215,7 @@ async def test_a_certificate_that_is_not_believed(
     server: Server, pooler: str, certificate: Path, host: str, tls: str
 ) -> None:
     """A certificate of an unknown authority, or for another name, is refused at once, with what mends it."""
-    with pytest.raises(StartupError, match=r"refuses: .*certificate verify failed.*sslrootcert=FILE"):
+    with pytest.raises(StartupError, match=r"rejects the connection: .*certificate verify failed.*sslrootcert=FILE"):
         await findings(at(server, pooler.replace("localhost", host), tls=tls.format(certificate)))
 
 
@@ -231,7 +235,7 @@ async def test_listening_through_a_pooler(
     listening.cancel()
     await asyncio.wait({listening})
 
-    assert "listening for changes failed, trying again: Deaf" in caplog.text
+    assert "listening for changes failed, retrying: NoEcho" in caplog.text
 
 
 @pytest.mark.pgbouncer
@@ -310,3 +314,19 @@ async def test_readiness_behind_a_pooler(pooler: str) -> None:
         assert [set(states.values()) for states in looked] == [{"ok"}] * 3
     for probe in probes:
         await probe.close()
+
+
+async def test_sessions_behind_a_pooler(pooler: str, alice: User, bob: User) -> None:
+    """Each transaction of a session meets another server connection, and acts as its own user on it."""
+    database = Database(DatabaseURL(pooler, pooled=True), pool_size=6, quota=1000)
+
+    async def seen(user: User, title: str) -> set[str]:
+        async with database.session(user.id) as session:
+            session.add(Task(id=uuid7(), title=title))
+            await session.commit()
+            return set(await session.scalars(select(Task.title)))
+
+    for _ in range(10):
+        found = await asyncio.gather(*(seen(user, user.email) for user in (alice, bob) for _ in range(3)))
+        assert found == [{alice.email}] * 3 + [{bob.email}] * 3
+    await database.close()

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import live
@@ -118,52 +117,11 @@ async def sent(client: socket.socket, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(client, data)
 
 
-class Writes:
-    """A transport that keeps what is written."""
-
-    def __init__(self, transport: asyncio.Transport, kept: list[bytes]) -> None:
-        self._transport, self._kept = transport, kept
-
-    def write(self, data: bytes) -> None:
-        self._kept.append(bytes(data))
-        self._transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-@pytest.fixture
-def writes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What a server hands to the network, piece by piece."""
-    kept: list[bytes] = []
-    made = protocols.BoundedRequests.connection_made
-    monkeypatch.setattr(
-        protocols.BoundedRequests,
-        "connection_made",
-        lambda self, transport: made(self, Writes(transport, kept)),  # type: ignore[arg-type]  # it is one to all who use it
-    )
-    return kept
-
-
 QUERY = "GET /graphql?query=%7B__typename%7D HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n{}\r\n"
 CLOSE = "Connection: close\r\n"
 
 
-async def test_an_answer_is_one_write(address: str, writes: list[bytes]) -> None:
-    """Head and body go out together, also of those that were asked for at once, and of a refusal."""
-    reader, writer = await asyncio.open_connection(*address.split(":"))
-    writer.write((QUERY.format("") * 2 + "PUT /graphql HTTP/1.1\r\nHost: x\r\n\r\n" + QUERY.format(CLOSE)).encode())
-    answers = await asyncio.wait_for(reader.read(), PATIENCE_SECONDS)
-    writer.close()
-
-    assert b"".join(writes) == answers
-    assert [write[:12] for write in writes] == [
-        b"HTTP/1.1 200", b"HTTP/1.1 200", b"HTTP/1.1 405", b"HTTP/1.1 200",
-    ]  # fmt: skip
-    assert [write.count(b'{"data":{"__typename":"Query"}}') for write in writes] == [1, 1, 0, 1]
-
-
-async def test_what_has_no_body_is_not_held_back(address: str, writes: list[bytes]) -> None:
+async def test_what_has_no_body_is_not_held_back(address: str) -> None:
     """The answer to HEAD is its head alone, and the connection goes on."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -175,7 +133,6 @@ async def test_what_has_no_body_is_not_held_back(address: str, writes: list[byte
     assert head.startswith(b"HTTP/1.1 200 OK")
     assert b"content-length" in head
     assert answer.startswith(b"HTTP/1.1 200 OK")
-    assert len(writes) == 2
 
 
 async def test_a_stream_begins_at_once(settings: Settings, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,21 +151,18 @@ async def test_a_stream_begins_at_once(settings: Settings, alice: User, monkeypa
     assert b"text/event-stream" in head
 
 
-@pytest.mark.parametrize("header", [(b"x-bad", b"a\r\nset-cookie: b"), (b"x-bad", b"a\rb"), (b"content-length", b"3")])
-async def test_an_answer_that_would_be_read_as_another(header: tuple[bytes, bytes]) -> None:
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\rb", b"a\nb"])
+async def test_an_answer_that_would_be_read_as_another(value: bytes) -> None:
     """Is not sent, whichever application makes it."""
 
     async def wrong(_scope: Scope, _receive: Receive, send: Send) -> None:
-        headers = [(b"content-length", b"2"), header]
+        headers = [(b"content-length", b"2"), (b"x-bad", value)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async with served(wrong) as address, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
-        answer = await http.get(f"http://{address}/")
-
-    assert answer.status_code == 500
-    assert answer.text == "Internal Server Error"
-    assert "set-cookie" not in answer.headers
+    async with served(wrong, lifespan="off") as address, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
+        with pytest.raises(httpx.RemoteProtocolError, match="disconnected without sending"):
+            await http.get(f"http://{address}/")
 
 
 async def test_an_answer_to_nobody(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ async def test_only_old_trash_goes(server: Server, alice: User, bob: User, owner
     code, said = purge(server, "30d")
 
     assert code == 0, said
-    assert "Removed 2 tasks" in said
+    assert "Deleted 2 tasks" in said
     seen = await alice.data(TRASH)
     assert [node["id"] for node in seen["tasks"]["nodes"]] == [young["id"]]
     assert seen["live"]["totalCount"] == 1
@@ -68,7 +68,7 @@ async def test_a_second_run_finds_nothing(server: Server, alice: User) -> None:
     await trashed(alice, "Young")
     version = (await alice.add())["version"]
 
-    assert "Removed 0 tasks" in purge(server, "1d")[1]
+    assert "Deleted 0 tasks" in purge(server, "1d")[1]
     assert (await alice.add())["version"] == version + 1
 
 
@@ -81,7 +81,7 @@ async def test_more_than_one_batch(server: Server, alice: User, owner: "asyncpg.
         alice.id,
     )
 
-    assert "Removed 2500 tasks" in purge(server, "30d")[1]
+    assert "Deleted 2500 tasks" in purge(server, "30d")[1]
     assert await owner.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", alice.id) == 1
 
 

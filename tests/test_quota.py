@@ -260,10 +260,10 @@ async def test_a_create_that_is_sent_again_after_a_loss(small: Application, caro
     await filled(carol, QUOTA - 1)
     create = create_new(TASK, PAYLOAD, Change("create new", ("title",)))
     values = {"user_id": carol.id, "id": uuid7(), "title": "Lost", "quota": QUOTA, "made": 1}
-    assert create.again
+    assert create.after_loss
 
     first = await small.database.write(carol.id, create, values)
-    again = await small.database.write(carol.id, create.again, values)
+    again = await small.database.write(carol.id, create.after_loss, values)
 
     assert (first["code"], first["task_0"]) == (again["code"], again["task_0"]) == (None, f'{{"id":"{values["id"]}"}}')
     assert await counted(owner, carol) == QUOTA

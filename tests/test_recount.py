@@ -47,7 +47,7 @@ class Counted:
         """The exit code, the line about the counters, and what goes to standard error."""
         with taskql("doctor", *options, **self.environment) as process:
             out, err = process.communicate(timeout=PATIENCE_SECONDS)
-        (line,) = [line for line in out.splitlines() if "counters of tasks" in line]
+        (line,) = [line for line in out.splitlines() if "task counters" in line]
         return process.returncode, line, err
 
     @property
@@ -71,7 +71,7 @@ async def there(empty: Server) -> AsyncIterator[Counted]:
 
 async def test_counters_that_are_right(there: Counted) -> None:
     """Nothing is changed, and the exit code is 0."""
-    assert there.doctor() == (0, "ok       The counters of tasks of all 3 users are right.", "")
+    assert there.doctor() == (0, "ok       The task counters of all 3 users are correct.", "")
     assert await there.counters() == await there.numbers()
 
 
@@ -84,7 +84,7 @@ async def test_counters_that_are_wrong(there: Counted) -> None:
 
     assert there.doctor() == (
         1,
-        "warning  The counters of tasks of 3 of all 3 users were wrong, and are corrected.",
+        "warning  The task counters of 3 of all 3 users were wrong, and have been corrected.",
         "",
     )
     assert await there.counters() == await there.numbers()
@@ -97,7 +97,7 @@ async def test_more_users_than_there_is_time_for(there: Counted, monkeypatch: py
     monkeypatch.setattr(startup, "RECOUNT_SECONDS", -1)
     await there.owner.execute("UPDATE task_clocks SET tasks = 9")
     report = await startup.report(made_settings(there.server))
-    (seen,) = [str(finding) for finding in report if "counters of tasks" in finding.seen]
+    (seen,) = [str(finding) for finding in report if "task counters" in finding.seen]
     assert "first 1 users" in seen
     assert "taskql doctor --recount" in seen
     assert await there.counters() != await there.numbers()
@@ -115,7 +115,7 @@ async def test_a_database_that_may_not_be_served(there: Counted) -> None:
     code, lines = doctor(**there.environment)
 
     assert code == 2
-    assert not any("counters of tasks" in line for line in lines)
+    assert not any("task counters" in line for line in lines)
 
 
 async def test_counting_while_users_write(

@@ -164,7 +164,7 @@ async def test_every_copy_becomes_what_the_database_has(before: Place, restores:
     said = await there.restored()
     await there.user(alice).add("Afterwards")
 
-    assert "Moved the clocks of 2 users ahead, and gave 9 tasks new versions." in said
+    assert "Advanced the clocks of 2 users, and gave 9 tasks new versions." in said
     for copy, user in zip(copies, [*owners, alice], strict=True):
         pages = await copy.catch_up(2)
         assert [page["fullSync"] for page in pages] == [True, *[False] * (len(pages) - 1)]
@@ -249,7 +249,7 @@ async def test_the_warning(before: Place, restores: Restores) -> None:
     there = await restores.restore()
 
     (warning,) = await there.warnings()
-    assert "restored or copied, or a standby took over" in warning
+    assert "restored or copied, or a standby was promoted" in warning
     assert "run `taskql restored`" in warning
     code, lines = await there.command("doctor")
     assert code == 1
@@ -277,7 +277,7 @@ async def test_what_tells_another_database(before: Place, field: str) -> None:
     await before.owner.execute(f"UPDATE taskql_state SET {field}")  # noqa: S608 - from above
     assert len(await before.warnings()) == 1
 
-    assert await before.command("restored", "--nothing-lost") == (0, "Noted that this is the database from now on.\n")
+    assert await before.command("restored", "--nothing-lost") == (0, "Recorded this database as the current one.\n")
 
     assert await before.warnings() == []
     assert (await copy.pull())["fullSync"] is False
@@ -366,7 +366,7 @@ async def test_a_clock_without_room(before: Place) -> None:
     code, said = await before.command("restored")
 
     assert code == 1
-    assert "The clocks of 1 of 2 users have no room" in said
+    assert "The clocks of 1 of 2 users cannot be advanced" in said
     clocks = dict(await before.owner.fetch("SELECT user_id, version FROM task_clocks"))
     assert clocks[alice.id] == last
     assert clocks[bob.id] > restored.SMALLEST_JUMP
@@ -377,7 +377,7 @@ REFUSED = {
     "users are hidden": (
         ["ALTER TABLE users ENABLE ROW LEVEL SECURITY"],
         {"DATABASE_OWNER_URL": ""},
-        "hides the users",
+        "hides users",
     ),
     "revisions are missing": (["DELETE FROM alembic_version"], {}, "taskql migrate"),
     "an option that is none": ([], {"LOG_LEVEL": "x"}, "LOG_LEVEL"),
@@ -419,7 +419,7 @@ async def test_an_owner_whom_row_security_holds(before: Place) -> None:
     await before.owner.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
 
     assert code == 0, said
-    assert "Moved the clocks of 2 users ahead, and gave 2 tasks new versions." in said
+    assert "Advanced the clocks of 2 users, and gave 2 tasks new versions." in said
     assert min(await versions(before)) > restored.SMALLEST_JUMP
 
 

@@ -1,6 +1,7 @@
 """What a selection can be made of, one thing at a time: aliases, fragments, directives, merging, __typename."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from itertools import product
@@ -12,13 +13,14 @@ import pytest
 from conftest import ALL_FIELDS, Server, User, Wire
 from oracle import Answer, Oracle
 
-from app.database import statements
+from app.database import compiling, statements
 from app.database.rendering import Selection
 from app.database.statements import Statement
 from app.entities import reading
 from app.entities.entity import Entity
 from schema import schema
 from schema.engine import execution
+from schema.engine.direct import core
 from schema.engine.document_limits import Limits
 from schema.engine.execution import Engine
 
@@ -314,11 +316,11 @@ async def test_switches_without_end() -> None:
     class Nobody:
         operation: execution.Operation
 
-        async def away(self, work: Callable[[], Any]) -> Any:
+        async def on_thread(self, work: Callable[[], Any]) -> Any:
             return work()
 
         def selection(self, info: Any, type_name: str) -> object:
-            return self.operation.selection(info._raw_info, type_name)  # noqa: SLF001 - as the context does
+            return self.operation.selection(info, type_name)
 
         def viewer(self) -> "Nobody":
             return self
@@ -329,7 +331,7 @@ async def test_switches_without_end() -> None:
     names = [f"s{place}" for place in range(11)]
     fields = " ".join(f"f{name}: email @include(if: ${name})" for name in names)
     query = f"query ({', '.join(f'${name}: Boolean!' for name in names)}) {{ viewer {{ {fields} }} }}"
-    engine = Engine(schema._schema)  # noqa: SLF001 - as app.main makes it
+    engine = Engine(core(schema))
     operation = engine.prepared(query, None)
     for values in product([True, False], repeat=len(names)):
         await engine.execute(operation, dict(zip(names, values, strict=True)), Nobody(operation))
@@ -557,6 +559,34 @@ async def test_a_text_is_prepared_once(seen: Seen, bob: User, monkeypatch: pytes
     assert counts == {"validate": 1, "compiled": 1}
     await seen.user.data(query, id=seen.task["id"], title=False)
     assert counts == {"validate": 1, "compiled": 2}
+
+
+async def test_a_statement_that_several_ask_for_at_once_is_kept(
+    seen: Seen, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is compiled for the first of them, and nobody compiles or prepares it again later."""
+    counts: Counter[str] = Counter()
+    compiled, built = statements.compiled, compiling.Statements.compiled
+
+    def counting(construct: Any) -> Statement:
+        counts["compiled"] += 1
+        return compiled(construct)
+
+    async def asking(self: compiling.Statements, *arguments: Any) -> Statement:
+        counts["asked for"] += 1
+        return await built(self, *arguments)
+
+    monkeypatch.setattr(statements, "compiled", counting)
+    monkeypatch.setattr(compiling.Statements, "compiled", asking)
+    query = "query ($id: ID!) { task(id: $id) { atOnce: id title } }"
+    await asyncio.gather(*(user.data(query, id=seen.task["id"]) for user in [seen.user, bob] * 4))
+    assert counts["compiled"] == 1
+    assert counts["asked for"] > 1  # else it was asked for one after the other
+    at_once = counts["asked for"]
+    for user in (seen.user, bob):
+        await user.data(query, id=seen.task["id"])
+
+    assert counts == {"compiled": 1, "asked for": at_once}
 
 
 async def test_one_operation_for_two_users_at_once(seen: Seen, bob: User) -> None:

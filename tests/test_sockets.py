@@ -24,7 +24,7 @@ from app import cli
 from app.errors import Unavailable
 from app.identity.tokens import LEEWAY_SECONDS, Principal
 from app.main import create_app
-from app.operations import GraphQLAnswer, GraphQLRequest
+from app.operations import GraphQLRequest, GraphQLResponse
 from app.origins import Origins
 from app.settings import Settings, load
 from app.sharing.rate_limits import Pace
@@ -288,7 +288,7 @@ async def test_a_bug_in_an_operation_is_masked(caplog: pytest.LogCaptureFixture)
     assert "secret" not in caplog.text
 
 
-async def refuse(_request: GraphQLRequest) -> GraphQLAnswer:
+async def refuse(_request: GraphQLRequest) -> GraphQLResponse:
     raise ZeroDivisionError("secret")
 
 
@@ -334,7 +334,7 @@ async def test_there_are_few_sockets_without_a_token(
 
     for client in silent[:2]:
         code, reason = await client.closed()
-        assert (code, reason.split(";")[0]) == (1013, "Too many sockets wait here for connection_init")
+        assert (code, reason.split(";")[0]) == (1013, "Too many sockets have not sent connection_init")
     for client in silent[2:]:
         await client.initialise(alice)
 
@@ -716,7 +716,7 @@ async def test_a_user_has_so_many_sockets(
                 assert await client.receive() == {"type": "connection_ack"}
                 break
 
-    assert (code, reason) == (1013, "A user has at most 2 sockets here; close others, or try again later.")
+    assert (code, reason) == (1013, "A user may have 2 sockets here; close others, or retry later.")
 
 
 async def test_messages_that_are_not_charged_have_a_pace(

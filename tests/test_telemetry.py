@@ -24,7 +24,7 @@ from app.database import connections
 from app.main import create_app
 from app.observability.logs import MOST_AT_ONCE, RequestLog
 from app.observability.metrics import Record, Telemetry
-from app.operations import GraphQLAnswer, GraphQLRequest
+from app.operations import GraphQLRequest, GraphQLResponse
 from app.settings import Settings
 
 CREATE = "mutation Make($title: String!) { createTask(input: { title: $title }) { task { id } userErrors { code } } }"
@@ -102,7 +102,7 @@ async def test_trouble_is_told_where_answers_are_not(
 async def test_a_client_that_left(telling: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     """What was given up is told as that."""
 
-    async def forever(_request: GraphQLRequest, _record: Record) -> GraphQLAnswer:
+    async def forever(_request: GraphQLRequest, _record: Record) -> GraphQLResponse:
         await asyncio.Event().wait()
         raise AssertionError
 

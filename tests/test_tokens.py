@@ -481,7 +481,7 @@ def test_tokens_of_others_are_not_made_here(server: Server, settings: Settings, 
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert (process.returncode, out) == (1, "")
-    assert "AUTH_ISSUER makes the tokens" in err
+    assert "Tokens come from the issuer in AUTH_ISSUER" in err
 
 
 def test_no_demo_token_beside_an_issuer(tmp_path: Path) -> None:

@@ -114,3 +114,16 @@ async def test_keys_are_served_in_turn() -> None:
     await asyncio.gather(*working)
 
     assert "".join(served) == "abcabaa"
+
+
+async def test_none_is_a_key_like_any_other() -> None:
+    """The server's own statements are nobody's, and wait in turn, too."""
+    turns = Turns[str | None](1, 1)
+    assert turns.take("a")
+    own, other = asyncio.create_task(turns.wait(None)), asyncio.create_task(turns.wait("b"))
+    await turns_pass()
+    turns.give("a")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await own
+        turns.give(None)
+        await other

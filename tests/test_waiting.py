@@ -248,4 +248,4 @@ async def test_long_heads_give_way(settings: Settings, monkeypatch: pytest.Monke
 
     assert statuses(refused) == [503]
     assert headers(refused)["retry-after"] == "1"
-    assert b"long heads" in refused
+    assert b"long URLs or headers" in refused

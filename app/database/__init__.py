@@ -1,6 +1,7 @@
-"""PostgreSQL: connections, statements, and what must hold of a database.
+"""PostgreSQL: connections, statements, and checks of a database.
 
-Start at `database`, which runs a read in one round trip and a write in a transaction. `connections` lends connections,
-`statements` and `rendering` build SQL, `checks` says what is wrong with a database, `embedded` brings one along.
-Knows no entity. May import `app.sharing`, `app.observability` and the modules of `app` itself.
+Start at `database`, which runs a read in one round trip, a write in a transaction, and provides sessions for everything
+else. `connections` is the pool, `sessions` limits sessions to their user, `statements` and `rendering` build SQL,
+`cluster` writes on Citus, `checks` finds problems of a database, `embedded` runs a local one. Independent of entities.
+May import `app.sharing`, `app.observability` and the modules of `app` itself.
 """

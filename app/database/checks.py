@@ -1,4 +1,4 @@
-"""What must hold of a database and of the role that serves from it: `serve` refuses without, `doctor` explains."""
+"""Checks of a database and of the server's role. `serve` does not start after a failure; `doctor` suggests fixes."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from typing import Any, Literal
 from sqlalchemy import (
     Boolean,
     ColumnElement,
-    Connection,
     Select,
     Text,
     case,
@@ -24,6 +23,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session
 
 from app.database import fingerprint
 from app.database.database import SESSION
@@ -31,17 +31,17 @@ from app.database.functions import ALL as FUNCTIONS
 from app.database.functions import CONFIGURED, DEFINERS, FIRED, FOR_EVERYBODY, FOR_THE_SERVER
 from app.database.statements import DIALECT
 from app.database.url import DatabaseURL
-from app.models import STATE
+from app.models import State
 from app.settings import LOOPBACK
 
 OLDEST_SERVER = 150000
-# From here on CREATEROLE alone changes no role that somebody else made.
+# From this version, CREATEROLE is not enough to change a role that another role created.
 ADMIN_OPTION_NEEDED = 160000
 ON = ("on", "true", "yes", "1", "t", "y")
-PUBLIC = 0  # among the oids of a policy's roles
-# The tables of user data: row security holds their owner, too.
+PUBLIC = 0  # in the role oids of a policy
+# The tables of user data, for which row-level security is forced, so that it also applies to their owner.
 FORCED = ("tasks", "task_clocks", "task_tags")
-# Their owner signs users up, and so do roles that do not act as users.
+# Not forced here: the owner signs users up, and so do roles that do not act as users.
 USERS = "users"
 WALLED = (*FORCED, USERS)
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -91,9 +91,9 @@ _functions = table(
 _triggers = table(
     "pg_trigger", column("tgrelid"), column("tgname", Text), column("tgenabled"), column("tgisinternal", Boolean)
 )
-# pg_trigger.tgenabled of triggers that fire for the sessions of servers: ordinary ones, and those that always fire.
+# pg_trigger.tgenabled of triggers that fire in sessions of servers: "origin" and "always".
 FIRES = ("O", "A")
-_CORRECT = "Then run `taskql doctor --recount`, and `taskql restored`: what was written meanwhile was not noted."
+_CORRECT = "Then run `taskql doctor --recount` and `taskql restored`: writes in the meantime were not tracked."
 
 _MINE = "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
 _MINE_IN_CATALOG = "(user_id = (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid)"
@@ -108,20 +108,20 @@ _ME_IN_CATALOG = (
 
 
 _ANOTHER_ROLE = (
-    "Name another role in DATABASE_URL and this one in DATABASE_OWNER_URL: `taskql migrate` then makes that role."
+    "Use another role in DATABASE_URL, and this one in DATABASE_OWNER_URL: `taskql migrate` then creates that role."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of a report: how it stands, what was seen, and what mends it."""
+    """The result of a check: its level, what was found, and how to fix it."""
 
     level: Literal["ok", "warning", "failure"]
     seen: str
-    mend: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.seen}. {self.mend}" if self.mend else f"{self.seen}."
+        return f"{self.seen}. {self.fix}" if self.fix else f"{self.seen}."
 
 
 FAILURE = 2
@@ -130,69 +130,69 @@ WORKER_SECONDS = 5.0
 
 
 def worst(findings: Iterable[Finding]) -> int:
-    """0 where all is well, 1 with a warning, 2 (FAILURE) with a failure."""
+    """0 if all is well, 1 if there is a warning, 2 (FAILURE) if there is a failure."""
     return max(("ok", "warning", "failure").index(finding.level) for finding in findings)
 
 
 def encryption(url: DatabaseURL) -> Finding:
-    """How the line to the database is protected."""
+    """Whether the connection to the database is encrypted and the server is verified."""
     if url.host in LOOPBACK or not url.host or url.host.startswith("/"):
-        return Finding("ok", "The line to the database stays on this machine")
+        return Finding("ok", "The connection to the database stays on this machine")
     if isinstance(url.tls, SSLContext):
-        return Finding("ok", f"The line to {url.host} is encrypted, and its certificate verified")
-    mend = "Add sslmode=verify-full to DATABASE_URL, with sslrootcert=FILE where the authority is not a public one."
+        return Finding("ok", f"The connection to {url.host} is encrypted, and its certificate is verified")
+    fix = "Add sslmode=verify-full to DATABASE_URL, and sslrootcert=FILE if the certificate authority is not public."
     if url.tls == "require":
-        return Finding("warning", f"The line to {url.host} is encrypted, but to whoever answers", mend)
-    return Finding("warning", f"The line to {url.host} need not be encrypted", mend)
+        return Finding("warning", f"The connection to {url.host} is encrypted, but the server is not verified", fix)
+    return Finding("warning", f"The connection to {url.host} may be unencrypted", fix)
 
 
 def way_around_pooler(server: DatabaseURL, owner: DatabaseURL) -> Finding:
-    """Whether what needs a session finds the database itself."""
+    """Whether migrations and LISTEN, which need a session, can connect without a pooler."""
     if owner.pooled or server.direct.pooled:
         return Finding(
             "warning",
-            "DATABASE_URL leads through a pooler, and nothing leads around it",
-            "Name the database itself in DATABASE_DIRECT_URL, and as its owner in DATABASE_OWNER_URL.",
+            "DATABASE_URL goes through a pooler, and there is no direct URL",
+            "Set DATABASE_DIRECT_URL, and DATABASE_OWNER_URL for the owner, to URLs without the pooler.",
         )
-    return Finding("ok", "Migrations and live changes go to the database itself")
+    return Finding("ok", "Migrations and live changes connect to the database directly")
 
 
-def database(connection: Connection, missing: list[str], url: DatabaseURL) -> list[Finding]:
-    """Everything about a database as the connected role sees it."""
-    findings = [_version(connection), _pooler(connection, url), _read_only(connection), migrations(missing)]
+def database(session: Session, missing: list[str], url: DatabaseURL) -> list[Finding]:
+    """All checks of a database, as the connected role."""
+    findings = [_version(session), _pooler(session, url), _read_only(session), migrations(missing)]
     if missing:
-        return [*findings, *_role(connection)]
-    findings += [*row_security(connection), _session(connection), *_restored(connection)]
-    return [*findings, *workers(connection, WORKER_SECONDS)]
+        return [*findings, *_role(session)]
+    findings += [*row_security(session), _session(session), *_restored(session)]
+    return [*findings, *workers(session, WORKER_SECONDS)]
 
 
-def row_security(connection: Connection) -> list[Finding]:
-    """Whether row security stands, and the connected role cannot walk through it."""
-    return [*_role(connection), *_walls(connection)]
+def row_security(session: Session) -> list[Finding]:
+    """Whether row-level security is in place, and the connected role cannot bypass it."""
+    return [*_role(session), *_walls(session)]
 
 
-def workers(connection: Connection, patience: float) -> list[Finding]:
-    """Whether each worker of a cluster accepts the connected role, and holds it by row security.
+def workers(session: Session, patience: float) -> list[Finding]:
+    """Whether each worker of a cluster accepts the connected role and applies row-level security to it.
 
-    Nothing where there is no cluster. A worker that does not answer within `patience` seconds fails its own users
-    alone, so it is a failure only where no other does.
+    Empty without a cluster. A worker that does not respond within `patience` seconds affects only its own users, so it
+    is a failure only if no worker responds.
     """
-    if not _is_distributed(connection):
+    if not _is_distributed(session):
         return []
     timeout = func.set_config("citus.node_connection_timeout", f"{round(patience * 1000)}ms", true())
-    connection.execute(select(timeout))
+    session.execute(select(timeout))
     asked = func.run_command_on_workers(_on_a_worker()).table_valued("nodename", "nodeport", "success", "result")
-    rows = connection.execute(select(asked)).all()
+    rows = session.execute(select(asked)).all()
     level: Literal["warning", "failure"] = "warning" if any(row.success for row in rows) else "failure"
     return [_worker(row, level) for row in rows] or [Finding("failure", "The cluster has no workers", _ADD_WORKERS)]
 
 
-def _is_distributed(connection: Connection) -> bool:
-    """Whether Citus distributes the tables; not where the role may not ask, which is told of among its rights."""
+def _is_distributed(session: Session) -> bool:
+    """Whether Citus distributes the tables. False if the role may not ask, which another check reports."""
     may_ask = func.coalesce(_may_execute(func.to_regprocedure("is_distributed()")), false())
-    if not connection.execute(select(may_ask)).scalar_one():
+    if not session.execute(select(may_ask)).scalar_one():
         return False
-    return bool(connection.execute(select(func.is_distributed())).scalar_one())
+    return bool(session.execute(select(func.is_distributed())).scalar_one())
 
 
 _ADD_WORKERS = "As a superuser on the coordinator: SELECT citus_add_node(HOST, PORT);"
@@ -201,17 +201,17 @@ _ADD_WORKERS = "As a superuser on the coordinator: SELECT citus_add_node(HOST, P
 def _worker(row: Any, level: Literal["warning", "failure"]) -> Finding:
     place = f"The worker {row.nodename}:{row.nodeport}"
     if not row.success:
-        mend = "See that it runs, and that the coordinator has the password of the server's role: docs/citus.md."
-        return Finding(level, f"{place} does not answer: {str(row.result).strip()}", mend)
+        fix = "Check that it is running, and that the coordinator has the password of the server's role: docs/citus.md."
+        return Finding(level, f"{place} does not respond: {str(row.result).strip()}", fix)
     if row.result != "t":
-        mend = "On that worker, as a superuser: see that the role has neither SUPERUSER nor BYPASSRLS, and that row"
-        mend += " security of every table and shard is enabled and forced."
-        return Finding("failure", f"{place} does not hold the server's role by row security", mend)
-    return Finding("ok", f"{place} answers, and holds the server's role by row security")
+        fix = "On that worker, as a superuser: check that the role has neither SUPERUSER nor BYPASSRLS, and that"
+        fix += " row-level security of every table and shard is enabled and forced."
+        return Finding("failure", f"{place} does not apply row-level security to the server's role", fix)
+    return Finding("ok", f"{place} responds, and applies row-level security to the server's role")
 
 
 def _on_a_worker() -> str:
-    """The command that tells there whether row security holds the role: for the tables and their shards."""
+    """The command that checks on a worker whether row-level security of tables and shards applies to the role."""
     named = _classes.c.relname.regexp_match(f"^({'|'.join(FORCED)})(_[0-9]+)?$")
     walls = func.bool_and(_classes.c.relrowsecurity & _classes.c.relforcerowsecurity)
     stands = select(walls).where(named, cast(_classes.c.relkind, Text) == "r").scalar_subquery()
@@ -221,16 +221,16 @@ def _on_a_worker() -> str:
     return str(held.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
 
-def is_read_only(connection: Connection) -> bool:
-    """Whether the database takes no writes of new sessions: a standby, or read-only by its settings."""
-    # What a session that began before does not show yet is in the catalog.
+def is_read_only(session: Session) -> bool:
+    """Whether the database accepts no writes in new sessions: it is a standby, or read-only by its settings."""
+    # The catalog shows settings that were changed after this session started.
     stored = _read_only_settings().exists()
     now = or_(func.pg_is_in_recovery(), func.current_setting("transaction_read_only") == "on", stored)
-    return bool(connection.execute(select(now)).scalar_one())
+    return bool(session.execute(select(now)).scalar_one())
 
 
 def _read_only_settings() -> Select[Any]:
-    """The settings of the database and of the connected role that make sessions read-only, as what ALTER names."""
+    """Where sessions are set to read-only, for the database or the connected role, in the syntax of ALTER."""
     database, role = func.quote_ident(func.current_database()), func.quote_ident(func.current_user())
     here = select(_databases.c.oid).where(_databases.c.datname == func.current_database()).scalar_subquery()
     me = select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
@@ -248,97 +248,97 @@ def _read_only_settings() -> Select[Any]:
     )
 
 
-def _read_only(connection: Connection) -> Finding:
-    if not is_read_only(connection):
-        return Finding("ok", "The database takes writes")
-    places = connection.execute(_read_only_settings()).scalars().all()
+def _read_only(session: Session) -> Finding:
+    if not is_read_only(session):
+        return Finding("ok", "The database accepts writes")
+    places = session.execute(_read_only_settings()).scalars().all()
     resets = "".join(f" ALTER {place} RESET default_transaction_read_only;" for place in places)
-    # The session that is to change it is read-only, too.
-    mend = f"As the owner of the database or a superuser: SET default_transaction_read_only = off;{resets}"
+    # The session that changes the setting is read-only, too.
+    fix = f"As the owner of the database or a superuser: SET default_transaction_read_only = off;{resets}"
     if not places:
-        mend = "If it is a standby, name the primary in DATABASE_URL; else see postgresql.conf."
-    return Finding("warning", "The database takes no writes", mend)
+        fix = "If it is a standby, use the primary in DATABASE_URL; otherwise check postgresql.conf."
+    return Finding("warning", "The database accepts no writes", fix)
 
 
-def _restored(connection: Connection) -> list[Finding]:
-    """Whether it is the database that was last seen, where the role may know."""
-    if not connection.execute(select(func.has_table_privilege(STATE.name, "SELECT"))).scalar_one():
+def _restored(session: Session) -> list[Finding]:
+    """Whether the database is the one that was last seen. Empty if the role lacks the privilege to read that."""
+    if not session.execute(select(func.has_table_privilege(State.__tablename__, "SELECT"))).scalar_one():
         return []
-    if not fingerprint.differs(connection):
-        return [Finding("ok", "The database is the one that was last seen")]
-    seen = "The database was restored or copied, or a standby took over, since it was last seen"
-    mend = (
-        "If any write may be lost by that, run `taskql restored`, so that copies on clients begin anew; if none is, as"
+    if not fingerprint.differs(session):
+        return [Finding("ok", "The database has not been restored or replaced since it was last checked")]
+    seen = "The database was restored or copied, or a standby was promoted, since it was last checked"
+    fix = (
+        "If writes may have been lost, run `taskql restored`, so that all clients sync again. If none was lost, as"
         " after pg_upgrade, run `taskql restored --nothing-lost`."
     )
-    return [Finding("warning", seen, mend)]
+    return [Finding("warning", seen, fix)]
 
 
-def _version(connection: Connection) -> Finding:
-    number = _version_number(connection)
+def _version(session: Session) -> Finding:
+    number = _version_number(session)
     shown = f"PostgreSQL {number // 10000}.{number % 10000}"
     if number < OLDEST_SERVER:
         return Finding("failure", f"The server is {shown}", "TaskQL needs PostgreSQL 15 or newer.")
     return Finding("ok", f"The server is {shown}")
 
 
-def _version_number(connection: Connection) -> int:
-    return int(connection.execute(select(func.current_setting("server_version_num"))).scalar_one())
+def _version_number(session: Session) -> int:
+    return int(session.execute(select(func.current_setting("server_version_num"))).scalar_one())
 
 
 def migrations(missing: list[str]) -> Finding:
-    """Whether the database is at the newest revision."""
+    """Whether all migrations have been applied."""
     if missing:
         return Finding(
             "failure",
-            f"The database lacks the revisions {', '.join(missing)}",
+            f"The database lacks the migrations {', '.join(missing)}",
             "Run `taskql migrate`, or start with `taskql serve --migrate`.",
         )
-    return Finding("ok", "The database is at the newest revision")
+    return Finding("ok", "All migrations have been applied")
 
 
-def _pooler(connection: Connection, url: DatabaseURL) -> Finding:
-    """A pooler gives each client a process id of its own making; so does Neon, also without its pooler."""
+def _pooler(session: Session, url: DatabaseURL) -> Finding:
+    """Whether there is an undeclared pooler. A pooler reports its own process ids, but so does Neon without one."""
     if url.pooled:
-        return Finding("ok", "DATABASE_URL leads through a transaction pooler, which is known")
-    driver: Any = connection.connection.driver_connection
-    if driver.get_server_pid() == connection.execute(select(func.pg_backend_pid())).scalar() or url.is_neon:
-        return Finding("ok", "DATABASE_URL leads to the database itself")
-    mend = "If it pools transactions, set DB_POOLER=1, and name the database itself in DATABASE_DIRECT_URL."
-    return Finding("warning", "A pooler seems to stand before the database", mend)
+        return Finding("ok", "DATABASE_URL goes through a transaction pooler, as declared")
+    driver: Any = session.connection().connection.driver_connection
+    if driver.get_server_pid() == session.execute(select(func.pg_backend_pid())).scalar() or url.is_neon:
+        return Finding("ok", "DATABASE_URL connects to the database directly")
+    fix = "If it pools transactions, set DB_POOLER=1, and DATABASE_DIRECT_URL to the database without the pooler."
+    return Finding("warning", "There seems to be a pooler in front of the database", fix)
 
 
-def _session(connection: Connection) -> Finding:
-    """Settings that statements count on; behind a transaction pooler the role brings them."""
+def _session(session: Session) -> Finding:
+    """Whether sessions have the settings that statements need. Behind a pooler they are defaults of the role."""
     names = list(SESSION)
-    values = connection.execute(select(*(func.current_setting(name) for name in names))).one()
+    values = session.execute(select(*(func.current_setting(name) for name in names))).one()
     other = [name for name, value in zip(names, values, strict=True) if value != SESSION[name]]
     if not other:
         return Finding("ok", "Sessions have the settings they need")
     return Finding(
-        "warning", f"Sessions lack the settings {', '.join(other)}", "Run `taskql migrate`: the role then brings them."
+        "warning", f"Sessions lack the settings {', '.join(other)}", "Run `taskql migrate`: it sets them for the role."
     )
 
 
-def _role(connection: Connection) -> list[Finding]:
+def _role(session: Session) -> list[Finding]:
     rights: Select[Any] = select(func.quote_ident(_roles.c.rolname), _roles.c.rolsuper, _roles.c.rolbypassrls)
-    role, superuser, bypasses = connection.execute(rights.where(_roles.c.rolname == func.current_user())).one()
-    mend = f"{_ANOTHER_ROLE} Or, as a superuser: ALTER ROLE {{}} {{}};"
+    role, superuser, bypasses = session.execute(rights.where(_roles.c.rolname == func.current_user())).one()
+    fix = f"{_ANOTHER_ROLE} Or, as a superuser: ALTER ROLE {{}} {{}};"
     if superuser:
-        seen = f"The role {role} is a superuser, whom row security does not hold"
-        return [Finding("failure", seen, mend.format(role, "NOSUPERUSER NOBYPASSRLS"))]
+        seen = f"The role {role} is a superuser, which bypasses row-level security"
+        return [Finding("failure", seen, fix.format(role, "NOSUPERUSER NOBYPASSRLS"))]
     if bypasses:
-        seen = f"The role {role} has BYPASSRLS: row security does not hold it"
-        return [Finding("failure", seen, mend.format(role, "NOBYPASSRLS"))]
+        seen = f"The role {role} has BYPASSRLS, which bypasses row-level security"
+        return [Finding("failure", seen, fix.format(role, "NOBYPASSRLS"))]
     memberships = [
         Finding(
             "failure",
-            f"The role {role} is a member of {other}, and so could become one that row security does not hold",
+            f"The role {role} is a member of {other}, and could so become a role that bypasses row-level security",
             f"As a superuser: REVOKE {other} FROM {role};",
         )
-        for other in connection.execute(_memberships()).scalars()
+        for other in session.execute(_memberships()).scalars()
     ]
-    return memberships or [Finding("ok", f"The role {role} is held by row security")]
+    return memberships or [Finding("ok", f"The role {role} is subject to row-level security")]
 
 
 def _memberships() -> Select[Any]:
@@ -357,63 +357,61 @@ def _memberships() -> Select[Any]:
     )
 
 
-def server_role(connection: Connection, role: str) -> Finding:
-    """Whether the owner, who is connected, may make the server's role, or change the one that is there."""
+def server_role(session: Session, role: str) -> Finding:
+    """Whether the connected owner may create the server's role, or change the existing one."""
     named = select(_roles.c.oid).where(_roles.c.rolname == role).scalar_subquery()
     makes = or_(_roles.c.rolsuper, _roles.c.rolcreaterole)
     changes = func.coalesce(func.pg_has_role(named, literal("MEMBER WITH ADMIN OPTION", Text)), true())
     rights = select(func.quote_ident(_roles.c.rolname), func.quote_ident(role), makes, changes)
-    owner, quoted, may_make, may_change = connection.execute(
-        rights.where(_roles.c.rolname == func.current_user())
-    ).one()
+    owner, quoted, may_make, may_change = session.execute(rights.where(_roles.c.rolname == func.current_user())).one()
     if not may_make:
-        mend = f"As a superuser: ALTER ROLE {owner} CREATEROLE;"
-        return Finding("failure", f"The owner {owner} may not make the server's role", mend)
-    if not may_change and _version_number(connection) >= ADMIN_OPTION_NEEDED:
-        mend = f"As a superuser: GRANT {quoted} TO {owner} WITH ADMIN OPTION;"
-        return Finding("failure", f"The owner {owner} may not change the server's role {quoted}", mend)
-    return Finding("ok", "The owner can log in, and may make the server's role")
+        fix = f"As a superuser: ALTER ROLE {owner} CREATEROLE;"
+        return Finding("failure", f"The owner {owner} may not create the server's role", fix)
+    if not may_change and _version_number(session) >= ADMIN_OPTION_NEEDED:
+        fix = f"As a superuser: GRANT {quoted} TO {owner} WITH ADMIN OPTION;"
+        return Finding("failure", f"The owner {owner} may not change the server's role {quoted}", fix)
+    return Finding("ok", "The owner can log in, and may create the server's role")
 
 
 def _walled() -> ColumnElement[bool]:
     return _classes.c.oid.in_([func.to_regclass(name) for name in WALLED])
 
 
-def _walls(connection: Connection) -> list[Finding]:
+def _walls(session: Session) -> list[Finding]:
     owned = _classes.c.relowner == select(_roles.c.oid).where(_roles.c.rolname == func.current_user()).scalar_subquery()
-    rows = connection.execute(
+    rows = session.execute(
         select(_classes.c.relname, owned, _classes.c.relrowsecurity, _classes.c.relforcerowsecurity)
         .where(_walled())
         .order_by(_classes.c.relname)
     )
     found = [finding for row in rows for finding in _wall(*row)]
-    found += [*_policies(connection), _rights(connection), *_function_findings(connection)]
-    return [*found, *_trigger_findings(connection)]
+    found += [*_policies(session), _rights(session), *_function_findings(session)]
+    return [*found, *_trigger_findings(session)]
 
 
 def _wall(name: str, owned: bool, enabled: bool, forced: bool) -> list[Finding]:  # noqa: FBT001 - the columns of a row
     found = []
-    force, stands = ("FORCE", "enabled and forced") if name in FORCED else ("NO FORCE", "enabled and not forced")
+    force, expected = ("FORCE", "enabled and forced") if name in FORCED else ("NO FORCE", "enabled and not forced")
     if not enabled or forced != (name in FORCED):
-        mend = f"As its owner: ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, {force} ROW LEVEL SECURITY;"
-        found.append(Finding("failure", f"Row security of {name} is not {stands}", mend))
+        fix = f"As its owner: ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, {force} ROW LEVEL SECURITY;"
+        found.append(Finding("failure", f"Row-level security of {name} is not {expected}", fix))
     if owned:
-        mend = (
-            f"{_ANOTHER_ROLE} Or, as a superuser that shall own it: ALTER TABLE {name} OWNER TO CURRENT_USER; name that"
-            " one in DATABASE_OWNER_URL, and run `taskql migrate`."
+        fix = (
+            f"{_ANOTHER_ROLE} Or, as a superuser that will own it: ALTER TABLE {name} OWNER TO CURRENT_USER; use that"
+            " superuser in DATABASE_OWNER_URL, and run `taskql migrate`."
         )
-        seen = f"The server's role owns {name} and could take its row security away"
-        found.append(Finding("failure", seen, mend))
-    return found or [Finding("ok", f"Row security of {name} is {stands}")]
+        seen = f"The server's role owns {name}, and could disable its row-level security"
+        found.append(Finding("failure", seen, fix))
+    return found or [Finding("ok", f"Row-level security of {name} is {expected}")]
 
 
-def _policies(connection: Connection) -> list[Finding]:
-    """Each table has our policy and no other: policies add up, and another lets through what ours would not.
+def _policies(session: Session) -> list[Finding]:
+    """Whether each table has our policy and no other: policies are additive, so another one may allow more rows.
 
-    Policies for roles that the server's cannot become are no concern of ours, but where they have the name of ours.
+    Policies for roles that the server's role cannot become are ignored, unless they have the name of ours.
     """
-    mine = {PUBLIC, *connection.execute(select(_roles.c.oid).where(_is_member(_roles.c.oid))).scalars()}
-    rows = [(*names, seen, bool(mine & set(roles))) for *names, roles, seen in _policy_list(connection)]
+    mine = {PUBLIC, *session.execute(select(_roles.c.oid).where(_is_member(_roles.c.oid))).scalars()}
+    rows = [(*names, seen, bool(mine & set(roles))) for *names, roles, seen in _policy_list(session)]
     ours = [walled for walled, _, seen, applies in rows if seen and applies]
     foreign = [
         (walled, name)
@@ -439,32 +437,32 @@ def _policy_of(walled: str) -> str:
     return _ME if walled == USERS else _MINE
 
 
-def _policy_list(connection: Connection) -> list[Any]:
-    """Table, name, roles, and whether it says what ours says, for each policy of our tables."""
+def _policy_list(session: Session) -> list[Any]:
+    """Table, name, roles, and whether it is equal to ours, for each policy of our tables."""
     policy = _policy_rows.c
     conditions = [func.pg_get_expr(policy[name], policy.polrelid) for name in ("polqual", "polwithcheck")]
     says_ours = policy.polpermissive & (cast(policy.polcmd, Text) == "*")
     ours = case((_classes.c.relname == USERS, _ME_IN_CATALOG), else_=_MINE_IN_CATALOG)
     for condition in conditions:
-        # A session whose search_path lacks our schema is shown it.
+        # If the session's search_path lacks our schema, expressions contain its name.
         says_ours &= func.coalesce(func.replace(condition, "public.", "") == ours, false())
     listed = select(_classes.c.relname, func.quote_ident(policy.polname), policy.polroles, says_ours)
-    return list(connection.execute(listed.where(policy.polrelid == _classes.c.oid, _walled())))
+    return list(session.execute(listed.where(policy.polrelid == _classes.c.oid, _walled())))
 
 
 def _is_member(role: ColumnElement[Any]) -> ColumnElement[bool]:
     return func.pg_has_role(role, literal("MEMBER", Text))
 
 
-def _rights(connection: Connection) -> Finding:
-    """What the server's role needs, it has."""
+def _rights(session: Session) -> Finding:
+    """Whether the server's role has the privileges that it needs."""
     needs = [func.has_table_privilege(name, right) for name in FORCED for right in RIGHTS]
-    needs += [func.has_table_privilege(name, "SELECT") for name in (USERS, STATE.name)]
+    needs += [func.has_table_privilege(name, "SELECT") for name in (USERS, State.__tablename__)]
     needs += [func.coalesce(_may_execute(func.to_regprocedure(name)), false()) for name in FOR_THE_SERVER]
-    if all(connection.execute(select(*needs)).one()):
-        return Finding("ok", "The role has the rights it needs")
+    if all(session.execute(select(*needs)).one()):
+        return Finding("ok", "The role has the privileges it needs")
     return Finding(
-        "failure", "The role lacks rights on the tables or functions", "Run `taskql migrate`: it grants them."
+        "failure", "The role lacks privileges on tables or functions", "Run `taskql migrate`: it grants them."
     )
 
 
@@ -473,32 +471,32 @@ def _may_execute(function: ColumnElement[Any], *role: ColumnElement[Any]) -> Col
     return may
 
 
-def _function_findings(connection: Connection) -> list[Finding]:
-    """Whether the functions are as the migrations make them: what they name is fixed, and few may execute them."""
-    found = [finding for name in FUNCTIONS for finding in _function(connection, name)]
+def _function_findings(session: Session) -> list[Finding]:
+    """Whether the functions have the settings, owners and privileges that migrations give them."""
+    found = [finding for name in FUNCTIONS for finding in _function(session, name)]
     return found or [Finding("ok", "The functions are protected from their callers")]
 
 
-def _function(connection: Connection, name: str) -> Iterator[Finding]:
-    """What is wrong with one of our functions. One that is missing is told of among the rights."""
-    row = connection.execute(_function_row(name)).first()
+def _function(session: Session, name: str) -> Iterator[Finding]:
+    """The problems of one of our functions. A missing one is reported with the privileges."""
+    row = session.execute(_function_row(name)).first()
     if row is None:
         return
     settings = CONFIGURED.get(name, ())
     if row.prosecdef != (name in DEFINERS) or not {*settings} <= {*(row.proconfig or ())}:
         clauses = "".join(f" SET {setting.replace('=', ' = ')}" for setting in settings)
-        mend = f"As its owner: ALTER FUNCTION {name} SECURITY {'DEFINER' if name in DEFINERS else 'INVOKER'}{clauses};"
-        yield Finding("failure", f"The function {name} is not protected against its caller's settings", mend)
+        fix = f"As its owner: ALTER FUNCTION {name} SECURITY {'DEFINER' if name in DEFINERS else 'INVOKER'}{clauses};"
+        yield Finding("failure", f"The function {name} is not protected against its caller's settings", fix)
     if row.everybody and name not in FOR_EVERYBODY:
-        mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC;"
-        yield Finding("failure", f"Everybody may execute the function {name}", mend)
+        fix = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC;"
+        yield Finding("failure", f"Every role may execute the function {name}", fix)
     if name not in FOR_EVERYBODY:
-        for role in connection.execute(_others(name)).scalars():
-            mend = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM {role};"
-            yield Finding("failure", f"The role {role}, which is no server's, may execute the function {name}", mend)
+        for role in session.execute(_others(name)).scalars():
+            fix = f"As its owner: REVOKE EXECUTE ON FUNCTION {name} FROM {role};"
+            yield Finding("failure", f"The role {role}, which is not a server's, may execute the function {name}", fix)
     if name in DEFINERS and not row.sees_users:
-        mend = f"As a superuser: ALTER FUNCTION {name} OWNER TO {row.owner_of_users};"
-        yield Finding("failure", f"The function {name} belongs to another role than the table {USERS}", mend)
+        fix = f"As a superuser: ALTER FUNCTION {name} OWNER TO {row.owner_of_users};"
+        yield Finding("failure", f"The function {name} and the table {USERS} have different owners", fix)
 
 
 def _function_row(name: str) -> Select[Any]:
@@ -515,7 +513,7 @@ def _function_row(name: str) -> Select[Any]:
 
 
 def _others(name: str) -> Select[Any]:
-    """The roles that were given the right to execute a function, and do not write clocks as servers do."""
+    """The roles that may execute a function but, unlike servers, may not write clocks."""
     granted = func.aclexplode(_functions.c.proacl).table_valued("grantee").lateral()
     writes_clocks: ColumnElement[bool] = func.has_table_privilege(
         _roles.c.oid, func.to_regclass("task_clocks"), "UPDATE", type_=Boolean
@@ -530,21 +528,21 @@ def _others(name: str) -> Select[Any]:
     )
 
 
-def _trigger_findings(connection: Connection) -> list[Finding]:
-    """Whether the triggers that the migrations make are there and fire. One that rests does so for everybody."""
-    states = {(table_name, name): state for table_name, name, state in connection.execute(_trigger_list())}
-    # A cluster's table that every server has a copy of can have none.
-    distributed = _is_distributed(connection)
+def _trigger_findings(session: Session) -> list[Finding]:
+    """Whether the triggers exist and are enabled."""
+    states = {(table_name, name): state for table_name, name, state in session.execute(_trigger_list())}
+    # On a cluster `users` is a reference table, which cannot have triggers.
+    distributed = _is_distributed(session)
     found = []
     for name, (table_name, event, function) in FIRED.items():
         state = states.get((table_name, name))
         if state is None and not (distributed and table_name == USERS):
-            mend = f"As the table's owner: CREATE TRIGGER {name} {event} EXECUTE FUNCTION {function};"
-            found.append(Finding("failure", f"The trigger {name} of {table_name} is missing", f"{mend} {_CORRECT}"))
+            fix = f"As the table's owner: CREATE TRIGGER {name} {event} EXECUTE FUNCTION {function};"
+            found.append(Finding("failure", f"The trigger {name} of {table_name} is missing", f"{fix} {_CORRECT}"))
         elif state not in {None, *FIRES}:
-            mend = f"As the table's owner: ALTER TABLE {table_name} ENABLE TRIGGER {name};"
-            found.append(Finding("failure", f"The trigger {name} of {table_name} does not fire", f"{mend} {_CORRECT}"))
-    return found or [Finding("ok", "The triggers are there and fire")]
+            fix = f"As the table's owner: ALTER TABLE {table_name} ENABLE TRIGGER {name};"
+            found.append(Finding("failure", f"The trigger {name} of {table_name} is disabled", f"{fix} {_CORRECT}"))
+    return found or [Finding("ok", "The triggers exist and are enabled")]
 
 
 def _trigger_list() -> Select[Any]:
@@ -552,16 +550,16 @@ def _trigger_list() -> Select[Any]:
     return named.where(_triggers.c.tgrelid == _classes.c.oid, ~_triggers.c.tgisinternal, _walled())
 
 
-def open_to_all(connection: Connection) -> Finding:
-    """Whether any role of the server may connect: that is enough to listen, and to hold locks that writes ask for."""
+def open_to_all(session: Session) -> Finding:
+    """Whether every role may connect to the database, which is enough to listen and to hold subscribers' locks."""
     database, role = func.quote_ident(func.current_database()), func.quote_ident(func.current_user())
     everybody = func.has_database_privilege(literal_column("'public'"), func.current_database(), literal("CONNECT"))
-    name, server, may_connect = connection.execute(select(database, role, everybody)).one()
+    name, server, may_connect = session.execute(select(database, role, everybody)).one()
     if not may_connect:
-        return Finding("ok", "Only roles that were given the right may connect to the database")
-    mend = (
+        return Finding("ok", "Only roles with an explicit privilege may connect to the database")
+    fix = (
         f"As the database's owner: GRANT CONNECT ON DATABASE {name} TO {server}; and to each other role that needs it;"
         f" then REVOKE CONNECT ON DATABASE {name} FROM PUBLIC;"
     )
-    seen = "Any role may connect to the database, listen for the ids of users, and hold the locks of subscribers"
-    return Finding("warning", seen, mend)
+    seen = "Every role may connect to the database, listen for user ids, and hold the locks of subscribers"
+    return Finding("warning", seen, fix)

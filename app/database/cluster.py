@@ -1,10 +1,10 @@
-"""Writes on a Citus cluster, whose coordinator sends each statement to the worker that has the user's data.
+"""Writes on a Citus cluster, whose coordinator routes each statement to the worker with the user's data.
 
-A write is a transaction of three messages: what begins it, its statement, and what ends it. Each reaches one worker
-alone, so that no user depends on another's. A function that begins a write within the statement, as elsewhere, would
-not do: what it sets stays where it runs, and on a worker it may not ask for distributed tables.
+A write is a transaction of three messages: begin, statement, end. Each involves only one worker, so that a user does
+not depend on other users' workers. A function that begins the write within the statement, as without a cluster, does
+not work: its settings stay on the machine where it runs, and on a worker it cannot access distributed tables.
 
-Rows are created by statements of their own (`Creation`): one that inserts beside other parts would go to all workers.
+Rows are created by separate statements (`Creation`): an insert combined with other parts would go to all workers.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -30,7 +30,7 @@ async def is_distributed(connection: Any) -> bool:
 
 
 async def begin(connection: Any, owner: UUID, statement: Statement, values: Values) -> None:
-    """Begin a write, which does nothing else yet."""
+    """Begin a write. Nothing else is written yet."""
     more = values["made"] if statement.creation else 0
     begun = func.begin_distributed_write(literal(owner, Uuid), literal(more, Integer))
     async with _undone(connection):
@@ -38,12 +38,12 @@ async def begin(connection: Any, owner: UUID, statement: Statement, values: Valu
 
 
 async def write(connection: Any, owner: UUID, statement: Statement, values: Values) -> Any:
-    """The one row of a writing statement, in the transaction that was begun for it, and then ends."""
+    """Run a writing statement in its transaction and end that. Returns the single row."""
     async with _undone(connection):
         if statement.creation:
             row = await _created(connection, statement.creation(), values)
         else:
-            statement = statement.again or statement
+            statement = statement.after_loss or statement
             row = await connection.fetchrow(statement.text, *statement.continuing(values))
         await connection.execute(_end(owner, row))
     return row
@@ -51,7 +51,7 @@ async def write(connection: Any, owner: UUID, statement: Statement, values: Valu
 
 @asynccontextmanager
 async def _undone(connection: Any) -> AsyncIterator[None]:
-    """The transaction is over when PostgreSQL refuses anything."""
+    """Roll back on an error of PostgreSQL."""
     try:
         yield
     except asyncpg.PostgresError:
@@ -60,14 +60,14 @@ async def _undone(connection: Any) -> AsyncIterator[None]:
 
 
 async def _created(connection: Any, creation: Creation, values: Values) -> Any:
-    """The row of a creation; it has no `new` where nothing is new or anything was refused."""
+    """The row of a creation. `new` is 0 if nothing is new or anything was rejected."""
     inserted = await _fetch(connection, creation.insert, values)
     if inserted and creation.settle is None:
         return inserted[0]
     (row,) = await _fetch(connection, creation.look, values)
     if creation.settle is None or not row["new"] or len(inserted) == values["made"]:
         return row
-    # Some were there before. Counted without them, the others may fit.
+    # Some rows existed before. Without counting them, the others may fit the quota.
     await _fetch(connection, creation.settle, {**values, "known": values["made"] - row["new"]})
     if not inserted:
         values = {**values, "made": row["new"]}
@@ -82,7 +82,7 @@ async def _fetch(connection: Any, statement: Statement, values: Values) -> list[
 
 
 def _end(owner: UUID, row: Mapping[str, Any]) -> str:
-    """What ends a write: with the news, for on the worker that carried it out nobody listens."""
+    """SQL that ends a write. It notifies here on the coordinator, because servers do not listen on workers."""
     if row.get("new") == 0:
         return "ROLLBACK"
     version = row.get("version")
@@ -92,5 +92,5 @@ def _end(owner: UUID, row: Mapping[str, Any]) -> str:
 
 
 def _text(construct: Any) -> str:
-    """A construct with its values within: several statements in one message have no parameters."""
+    """A construct with literal values: several statements in one message cannot have parameters."""
     return str(construct.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))

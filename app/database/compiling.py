@@ -11,12 +11,12 @@ from app.sharing.caches import FairCache
 
 T = TypeVar("T")
 
-# Characters of SQL that are kept; most statements have 1,000 to 5,000.
+# Maximum characters of SQL in the cache; most statements have 1,000 to 5,000.
 MOST_TEXT = 8_000_000
 
 
 class Run(Protocol):
-    """Runs work for a payer, somewhere it holds up nobody."""
+    """Runs work for a payer without blocking the event loop."""
 
     def __call__(self, payer: str, work: Callable[[], T], /) -> Awaitable[T]: ...
 
@@ -26,7 +26,7 @@ async def _at_once(_payer: str, work: Callable[[], T], /) -> T:
 
 
 class Statements:
-    """Compiles statements by `run`. Each selection holds its own; callers share fairly how many are kept in all."""
+    """Compiles statements with `run`, and caches them in their selection. Callers share the cache fairly."""
 
     def __init__(self, run: Run = _at_once) -> None:
         self._run = run
@@ -35,7 +35,7 @@ class Statements:
     async def compiled(
         self, owner: UUID, selection: Selection, key: Hashable, build: Callable[[], Statement]
     ) -> Statement:
-        """The statement of a selection under this key, which it has from now on. Its owner pays for the time."""
+        """Compile a statement and cache it in the selection under `key`. The owner is charged for the time."""
         payer = str(owner)
         statement = await self._run(payer, partial(_built_once, selection.statements, key, build))
         self._kept.put((selection, key), None, payer, len(statement.text))
@@ -48,7 +48,7 @@ class Statements:
 
 
 def _built_once(known: dict[Hashable, Statement], key: Hashable, build: Callable[[], Statement]) -> Statement:
-    """The statement that somebody else has asked for at the same time, or a new one."""
+    """The statement that another caller has compiled in the meantime, or a new one."""
     statement = known.get(key)
     if statement is None:
         statement = known[key] = build()

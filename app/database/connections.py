@@ -1,4 +1,4 @@
-"""The connections of one process: opened when needed, kept, and lent to users in turn, a share to each at most."""
+"""The connection pool of one process: connections are opened on demand, kept, and shared fairly between users."""
 
 import asyncio
 import math
@@ -16,34 +16,34 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from app.database.driver import CONNECT_ERRORS, driver_error, is_passing
+from app.database.failures import CONNECT_ERRORS, CannotConnect, driver_error, is_passing
 from app.observability.metrics import POOL_WAIT, POOL_WAITING, Record, count_statement, tally
+from app.shapes import require
 from app.sharing.turns import Turns
 
 PATIENCE_SECONDS = 1.5
 RECYCLE_AFTER_SECONDS = 300.0
-# One user's part of all connections.
+# A user gets at most a third of all connections.
 SHARE = 3
-# A user with a statement that takes so many seconds has fewer connections for a while: a few that are slow take all of
-# the database's processors, however many connections are left.
+# After a statement that takes longer, a user has fewer connections for a while: a few slow statements can use all CPUs
+# of the database, however many connections are free.
 SLOW_SECONDS, SLOW_FOR_SECONDS = 0.25, 10.0
 SLOW_OF_A_USER = 2
-# Before opening a connection a second and a third time, in seconds.
+# Pauses before a second and a third attempt to open a connection, in seconds.
 CONNECT_PAUSES = (0.02, 0.1)
 
-# Whose statements run on a connection; None for the server's own.
+require(hasattr(asyncpg.Connection, "_transport"), "asyncpg's connection had its transport in _transport.")
+
+# The user whose statements run on a connection; None for the server's own.
 Owner = UUID | None
 Spend = Callable[[str, float], None]
 
 
-class CannotConnect(Exception):
-    """No connection could be opened; `__cause__` is the error of asyncpg or of the operating system."""
-
-
 class Connections:
-    """At most `most` connections. SQLAlchemy opens and closes them; to lend one that is idle takes no `await`.
+    """A pool of at most `most` connections, which SQLAlchemy opens and closes.
 
-    SQLAlchemy's own pools do, and know neither turns nor users. `spend` is told how many seconds a user has had one.
+    Unlike SQLAlchemy's pools, it shares connections fairly between users, and lends an idle one without an `await`.
+    `spend` is called with the seconds for which a user had a connection.
     """
 
     def __init__(self, engine: AsyncEngine, most: int, spend: Spend) -> None:
@@ -59,11 +59,11 @@ class Connections:
 
     @property
     def are_all_lent(self) -> bool:
-        """Whether every caller has to wait now."""
+        """Whether all connections are in use."""
         return self._turns.are_all_taken
 
     def idle(self, owner: Owner) -> "Connection | None":
-        """A connection that is there and seems open, if one is: nearly always, and it costs less than to await it."""
+        """An idle connection, or None. The fast path, without an `await`."""
         now = monotonic()
         if self._slow and owner in self._slow:
             return None
@@ -74,7 +74,7 @@ class Connections:
         return self._idle.pop().lent(owner, now)
 
     async def take(self, owner: Owner) -> "Connection":
-        """A connection that is open as far as can be told without asking; TimeoutError after some time in line."""
+        """A connection that seems open, without a check on the server. Raises TimeoutError after PATIENCE_SECONDS."""
         self.last_lent = now = monotonic()
         if not self._is_slow(owner, now):
             return await self._lend(owner, now)
@@ -98,7 +98,7 @@ class Connections:
                 connection = self._idle.pop()
                 if self._is_usable(connection, now):
                     return connection.lent(owner, monotonic())
-                # Not the driver's farewell: where nobody answers any more it takes two seconds for each.
+                # terminate() instead of close(), which takes two seconds if the server does not respond.
                 connection.driver.terminate()
                 await _close(connection)
             return Connection(self, await self._open()).lent(owner, monotonic())
@@ -107,7 +107,7 @@ class Connections:
             raise
 
     async def _open(self) -> PoolProxiedConnection:
-        """A new connection, tried again where the reason is likely to pass; CannotConnect with the driver's error."""
+        """Open a connection, with retries after transient errors. Raises CannotConnect with the driver's error."""
         pauses = iter(CONNECT_PAUSES)
         while True:
             try:
@@ -137,7 +137,7 @@ class Connections:
         return until is not None
 
     def was_slow(self, connection: "Connection", seconds: float) -> None:
-        """A user has had a connection for long, or counts as slow."""
+        """Handle the return of a connection that was used for long, or by a user who counts as slow."""
         owner = connection.owner
         if seconds > SLOW_SECONDS:
             now = monotonic()
@@ -148,15 +148,15 @@ class Connections:
             self._slow_turns.give(owner)
 
     def distrust(self) -> None:
-        """Lend no connection again that was opened until now: the server has closed one of them."""
+        """Discard all connections opened until now, because the server has closed one of them."""
         self._trusted_since = monotonic()
 
     def _is_usable(self, connection: "Connection", now: float) -> bool:
         since = max(self._trusted_since, now - RECYCLE_AFTER_SECONDS)
         if connection.opened <= since or connection.driver.is_closed():
             return False
-        # PostgreSQL says nothing unasked but its farewell, which the loop may not have come to yet. A write must not
-        # find out by being sent: it could not be told from one that was carried out.
+        # PostgreSQL sends nothing unprompted except when it closes the connection, which the event loop may not have
+        # read yet. A write on such a connection would fail, and could not be distinguished from one that was executed.
         return not connection.socket.poll(0)
 
     def give_back(self, connection: "Connection") -> None:
@@ -164,9 +164,9 @@ class Connections:
         self._release(connection.owner)
 
     def throw_away(self, connection: "Connection") -> None:
-        """Nobody waits for its farewell, but it keeps its turn until then: there are no more sessions than turns.
+        """Close a connection in the background. Its place is given back afterwards, so that sessions stay limited.
 
-        The farewell is what lets the driver stop a statement that still runs.
+        asyncpg cancels a statement that is still running when the connection is closed.
         """
         closing = asyncio.create_task(_close(connection))
         self._closing.add(closing)
@@ -183,9 +183,9 @@ class Connections:
 
 
 class Connection:
-    """A connection of SQLAlchemy's engine, which is lent for the length of a `with`: the driver's own, in autocommit.
+    """A connection, lent in a `with` block, which returns asyncpg's connection in autocommit mode.
 
-    Then it is given back, or thrown away where its state is unknown, and its user is charged for the time.
+    Afterwards it is given back, or closed if its state is unknown, and its user is charged for the time.
     """
 
     __slots__ = ("_connections", "_record", "_since", "driver", "is_slow", "opened", "owner", "pooled", "socket")
@@ -198,10 +198,10 @@ class Connection:
         self._connections, self.pooled, self.opened, self.is_slow = connections, pooled, monotonic(), False
         driver: Any = pooled.driver_connection
         self.driver, self.socket = driver, select.poll()
-        self.socket.register(driver._transport.get_extra_info("socket"), select.POLLIN)  # noqa: SLF001 - it has no public name
+        self.socket.register(driver._transport.get_extra_info("socket"), select.POLLIN)  # noqa: SLF001 - not available otherwise
 
     def lent(self, owner: Owner, now: float) -> "Connection":
-        """Itself, in the hands of a user from now on."""
+        """Lend this connection to a user."""
         self.owner, self._since = owner, now
         return self
 
@@ -219,7 +219,7 @@ class Connection:
                 self._connections.was_slow(self, seconds)
         if self._record is not None:
             self._record.database_seconds += seconds
-        # What PostgreSQL refuses leaves the connection in order; without a reset, since each use ends its transaction.
+        # After an error of PostgreSQL the connection is usable. It needs no reset, since each use ends its transaction.
         if error is None or isinstance(error, asyncpg.PostgresError):
             self._connections.give_back(self)
         else:
@@ -227,5 +227,6 @@ class Connection:
 
 
 async def _close(connection: Connection) -> None:
-    await greenlet_spawn(connection.pooled.invalidate)
+    if connection.pooled.is_valid:  # otherwise SQLAlchemy has closed it, after a session lost it
+        await greenlet_spawn(connection.pooled.invalidate)
     await greenlet_spawn(connection.pooled.close)

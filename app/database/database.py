@@ -1,26 +1,37 @@
-"""The database: one round trip for a read, a transaction for a write, one map of failures."""
+"""Runs statements: a read in one round trip, a write in a transaction."""
 
 import asyncio
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, NoReturn
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import exc
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.database import cluster
-from app.database.connections import CannotConnect, Connection, Connections, Spend
+from app.database.connections import Connection, Connections, Spend
 from app.database.deadlines import Deadline, Deadlines
-from app.database.driver import Driver, driver_error, is_of_worker
+from app.database.failures import (
+    FAILURES,
+    LOSSES,
+    OUTDATED,
+    CannotConnect,
+    driver_error,
+    failure,
+    is_lasting,
+    is_of_worker,
+    sqlstate,
+)
+from app.database.sessions import acting, is_refusal
 from app.database.statements import Statement
 from app.database.url import DatabaseURL
-from app.errors import RequestError, Unauthenticated, Unavailable
+from app.errors import Unavailable
 from app.sharing.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -29,37 +40,18 @@ Values = Mapping[str, Any]
 Row = Mapping[str, Any]
 Transaction = Callable[..., Awaitable[Row | None]]
 
-# What a caller waits at most, in seconds: for other writes, for a connection and for the answer, twice if one was lost.
+# How long a caller waits at most for other writes, a connection and the result, with all retries, in seconds.
 COMMAND_TIMEOUT = 4.3
-# Before the second and the third try of a write that PostgreSQL has undone, in seconds; after a loss there is none.
+# Pauses before the second and third attempt of a write that PostgreSQL rolled back, in seconds. A lost connection is
+# replaced without a pause.
 PAUSES = (0.02, 0.1)
 
-# What the driver says when the server closes a connection while it is about to be used.
-_CONFUSED = asyncpg.InternalClientError
-# What it says when the server announces that it closes the connection, or has closed it.
-_SHUTDOWN = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
-LOSSES = (OSError, asyncpg.InterfaceError, _CONFUSED, *_SHUTDOWN)
-# All that the driver and the pool raise.
-FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, _CONFUSED, exc.SQLAlchemyError, CannotConnect)
-_UNREACHABLE = (*(OSError, exc.TimeoutError, exc.DisconnectionError, asyncpg.InterfaceError, _CONFUSED, CannotConnect),)
-# A session keeps the default it began with: an old one may be read-only where the database no longer is. One that is
-# younger than this, in seconds, tells how the database is.
+# A session keeps the defaults that it started with, so an old one may be read-only although the database no longer is.
+# A session younger than this, in seconds, shows the state of the database.
 YOUNG = 5.0
 
-# SQLSTATEs and classes of them. What passes by itself, or when somebody has looked after PostgreSQL:
-_PASSING_CLASSES = {"08", "53", "57", "58", "XX"}
-_PASSING_STATES = {"25P03", "25P04", "55P03", "40001", "40P01"}
-# What keeps a connection from being opened, and happens to no statement of ours: the role or the database is refused.
-_REFUSED_CLASSES = {"28", "3D"}
-_READ_ONLY = "25006"
-# What a statement of ours meets in a database that is not, or not yet again, as `taskql migrate` leaves it: no such
-# table, column, function, schema or type, or no right to it.
-_UNPREPARED = {"42P01", "42703", "42883", "3F000", "42704", "42501"}
-# What a cluster's coordinator says when it has lost a worker.
-_WORKER_LOST = {"08000", "08003", "08006", "57P01", "XX000"}
-
-# What every session of the server runs with. Pages walk an index in its order: the planner of a prepared
-# statement does not know how many tasks a user has, and would rather sort what it takes for a few rows.
+# The settings of every session. Sorting is off so that pages scan an index in order: in a prepared statement, the
+# planner does not know how many tasks a user has, and prefers to sort what it expects to be a few rows.
 SESSION = {
     "timezone": "UTC",
     "statement_timeout": "4s",
@@ -72,13 +64,14 @@ SESSION = {
 
 
 def for_free(_payer: str, _seconds: float) -> None:
-    """What is not charged: commands have no other users to be fair to."""
+    """Charge nothing: commands do not compete with other users."""
 
 
 class Database:
-    """Statements run as one user each, on connections that are lent to them.
+    """Runs statements, each as one user, on pooled connections.
 
-    `quota` is how many tasks each user may own, those in the trash included. `spend` is told what time each takes.
+    `quota` is the number of tasks that a user may own, including those in the trash. `spend` is called with the time
+    that each statement takes.
     """
 
     def __init__(self, url: DatabaseURL, *, pool_size: int, quota: int, spend: Spend = for_free) -> None:
@@ -87,13 +80,15 @@ class Database:
         self._connections = Connections(self.engine, pool_size, spend)
         self._deadlines = Deadlines()
         self._writers = Turns[UUID](math.inf, 1)
-        # Whether the tables are distributed over a cluster: asked once, and again when a write fails as if they were.
+        # Behind a transaction pooler no session state needs a reset: the next statement may run in another session.
+        self._has_sessions = not url.pooled
+        # Whether the tables are distributed over a cluster. Queried once, and again if a write fails as if they were.
         self._is_distributed: bool | None = None
-        # When something was last found that does not pass by itself, as `time.monotonic` has it.
+        # The `time.monotonic` of the last failure that is not transient.
         self.last_trouble = -math.inf
 
     async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None:
-        """The first column of a statement's one row, in autocommit; tried again on a new connection if one was lost."""
+        """The first column of the single row, in autocommit. Retried on a new connection if the connection is lost."""
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT):
                 try:
@@ -116,11 +111,11 @@ class Database:
             return body
 
     async def write(self, owner: UUID, statement: Statement, values: Values) -> Row:
-        """The one row of a writing statement, in a transaction.
+        """The single row of a writing statement, in a transaction.
 
-        One write of a user at a time: those that wait for the user's clock must not hold connections meanwhile. After a
-        failure the commit may have happened, and the caller decides; but not where nothing was done yet, nor where
-        doing it again makes no difference.
+        Each user has one write at a time, so that writes that wait for the user's clock hold no connections. A write
+        that PostgreSQL rolled back is retried. After a lost connection it is retried only if nothing was executed yet
+        or the statement is idempotent; otherwise the error is raised, and the commit may have happened.
         """
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT):
@@ -141,16 +136,16 @@ class Database:
             try:
                 if self._is_distributed is None:
                     self._is_distributed = await _is_distributed(connection)
-                transaction: Transaction = _once if statement.again else _at_once
+                transaction: Transaction = _once if statement.after_loss else _at_once
                 if self._is_distributed:
                     transaction = _in_parts
                 row = await transaction(connection, owner, statement, values)
-                # No row: one execution has refused, and two say why.
-                return (
-                    row if row is not None else await _at_once(connection, owner, statement.again or statement, values)
-                )
+                if row is None:  # rejected; this statement says why
+                    row = await _at_once(connection, owner, statement.after_loss or statement, values)
             except LOSSES as error:
-                if statement.repeatable:
+                # The backend was terminated before the commit: after a commit, the result would have arrived first.
+                is_undone = isinstance(error, asyncpg.AdminShutdownError) and not self._is_distributed
+                if statement.repeatable or is_undone:
                     _lose(error)
                 raise
             except asyncpg.ReadOnlySQLTransactionError as error:
@@ -160,13 +155,14 @@ class Database:
                     raise
                 self._is_distributed = True
                 raise Distributed("The tables were just distributed over a cluster; try again.") from error
+            return row
 
     async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
-        """What was lost, and what a deadlock or serialization failure has undone whole."""
+        """Retry after one of the errors in AGAIN."""
         for pause in PAUSES:
             if isinstance(error, Lost):
                 self._distrust(error)
-                statement = statement.again or statement
+                statement = statement.after_loss or statement
             else:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
             try:
@@ -176,12 +172,48 @@ class Database:
         raise error
 
     def _distrust(self, lost: "Lost") -> None:
-        """Once more is safe, but on a connection that was opened after the loss was noticed."""
-        log.warning("a connection was lost, trying another: %s", type(lost.__cause__).__name__)
+        """Retry only on a connection that is opened from now on."""
+        log.warning("a connection was lost, retrying on another: %s", type(lost.__cause__).__name__)
         self._connections.distrust()
 
+    @asynccontextmanager
+    async def session(self, owner: UUID | None) -> AsyncIterator[AsyncSession]:
+        """An SQLAlchemy session that acts as a user, or as none, on a connection of the user's share.
+
+        It is committed at the end, or rolled back if the block raises. The whole block has the time limit of one
+        statement. Nothing is retried. Raises Unavailable if the database is unreachable or busy.
+        """
+        failed, own, committed = None, False, False
+        try:
+            with Deadline(self._deadlines, COMMAND_TIMEOUT):
+                lent = self._connections.idle(owner) or await self._connections.take(owner)
+                with lent as connection:
+                    session = acting(self.engine, lent.pooled, owner)
+                    try:
+                        yield session
+                        await session.commit()
+                        committed = True
+                    except Exception as error:  # noqa: BLE001 - raised again after the connection is cleaned up
+                        failed, own = error, isinstance(error, OSError) and not connection.is_closed()
+                    await session.close()
+                    if self._has_sessions:
+                        await connection.reset()
+        except FAILURES as error:
+            # A failure after the commit only closes the connection.
+            failed = failed or (None if committed else error)
+        if failed is not None:
+            self._end(failed, own=own)
+
+    def _end(self, failed: Exception, *, own: bool) -> NoReturn:
+        """Raise the error that ended a session. `own` means that it comes from the block and not from the driver."""
+        if isinstance(driver_error(failed), OUTDATED):
+            self._connections.distrust()
+        if own or is_refusal(failed) or not isinstance(failed, FAILURES):
+            raise failed
+        self._tell(failed)
+
     async def notify(self, channel: str) -> None:
-        """Send an empty notification, on whichever connection; Unavailable where it cannot be sent."""
+        """Send an empty notification on any connection. Raises Unavailable if it cannot be sent."""
         try:
             with Deadline(self._deadlines, COMMAND_TIMEOUT), await self._connections.take(None) as connection:
                 await connection.execute(f"NOTIFY {channel}")
@@ -189,7 +221,7 @@ class Database:
             self._tell(error)
 
     def _tell(self, error: Exception) -> NoReturn:
-        """Turn what the driver and the pool raise into the failures that callers know."""
+        """Raise the expected failure for an error of the driver or the pool."""
         known = failure(error)
         if known is None:
             raise error
@@ -199,9 +231,9 @@ class Database:
 
     def _log(self, error: Exception) -> None:
         cause = error.__cause__ if isinstance(error, CannotConnect) and error.__cause__ else error
-        state = getattr(cause, "sqlstate", None)
+        state = sqlstate(cause)
         log.warning("database unavailable: %s", f"{type(cause).__name__} {state}" if state else type(cause).__name__)
-        if state in _UNPREPARED | {_READ_ONLY} or (state in _WORKER_LOST and is_of_worker(cause)):
+        if is_lasting(cause):
             self.last_trouble = monotonic()
 
     @property
@@ -212,25 +244,28 @@ class Database:
         await self._connections.close()
 
 
-def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Awaitable[Row | None]:
-    """A statement that begins its write itself; no row where it refuses."""
-    row: Awaitable[Row | None] = connection.fetchrow(statement.text, *statement.arguments(values))
+async def _once(connection: Any, _owner: UUID, statement: Statement, values: Values) -> Row | None:
+    """Run a statement that begins its write itself. It returns no row if it rejects the write.
+
+    It fails if another write was faster, which leaves the clock where it was: see `_changed_at_once` in
+    app.entities.writing.
+    """
+    try:
+        row: Row | None = await connection.fetchrow(statement.text, *statement.arguments(values))
+    except asyncpg.InvalidTextRepresentationError:
+        return None
     return row
 
 
 async def _at_once(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row:
-    """In one round trip: what is sent together is one transaction."""
+    """Begin and write in one round trip: asyncpg sends both executions in one implicit transaction."""
     executions = statement.beginning(owner), statement.continuing(values)
-    try:
-        rows: list[Row] = await connection.fetchmany(statement.text, executions)
-    except asyncpg.AdminShutdownError as error:
-        # The farewell of a backend that was ended before the commit: after it, the result would have come instead.
-        raise Lost("The database cannot be reached; try again.") from error
+    rows: list[Row] = await connection.fetchmany(statement.text, executions)
     return rows[-1]
 
 
 async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row | None:
-    """On a cluster."""
+    """Run a write on a cluster."""
     try:
         await cluster.begin(connection, owner, statement, values)
     except LOSSES as error:
@@ -247,51 +282,32 @@ async def _is_distributed(connection: Any) -> bool:
 
 
 def _engine(url: DatabaseURL) -> AsyncEngine:
-    arguments = url.connect_arguments(SESSION) | {"connection_class": Driver}
-    return create_async_engine(url.sqlalchemy, connect_args=arguments, poolclass=NullPool)
+    return create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments(SESSION), poolclass=NullPool)
 
 
 class Lost(Unavailable):
-    """The connection was lost, and a second try does nothing that was done already."""
+    """The connection was lost, and a retry is safe."""
 
 
 class Distributed(Unavailable):
-    """A write has failed, with nothing done, because the tables are distributed by now."""
+    """A write failed without effect, because the tables have been distributed since the server asked."""
 
 
-# How it fails.
+# The errors of such a write.
 _MISDIRECTED = (asyncpg.InternalServerError, asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError)
-# What is carried out again.
+# Errors after which a write is retried.
 AGAIN = (Lost, Distributed, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
 def _doubt(lent: Connection, error: Exception) -> NoReturn:
-    """Have a write that was refused as read-only, with nothing done, tried again on a new session if this was old."""
+    """Retry a statement that was rejected as read-only, if the session is old. Nothing was executed."""
     if monotonic() - lent.opened < YOUNG:
         raise error
-    raise Lost("The database takes no writes now; try again.") from error
+    raise Lost("The database currently accepts no writes; try again.") from error
 
 
 def _lose(error: Exception) -> NoReturn:
-    """Mark that what has failed so may be tried again. The loss of a worker would be met again."""
+    """Raise Lost, which allows a retry, unless the error is a timeout or the loss of a worker, which would repeat."""
     if type(error) is TimeoutError or is_of_worker(error):
         raise error
     raise Lost("The database cannot be reached; try again.") from error
-
-
-def failure(error: BaseException) -> RequestError | None:
-    """The expected failure behind an error of the driver or pool; None when it is a bug. TimeoutError is an OSError."""
-    error = driver_error(error)
-    state = getattr(error, "sqlstate", None) or ""
-    if isinstance(error, _UNREACHABLE) or state[:2] in _REFUSED_CLASSES:
-        return Unavailable("The database cannot be reached; try again.")
-    # A cluster's coordinator passes a worker's message on, but not what the message is about.
-    if state == "23503" and "users" in (getattr(error, "constraint_name", None) or str(error)):
-        return Unauthenticated("The account of this token no longer exists.")
-    if state[:2] in _PASSING_CLASSES or state in _PASSING_STATES:
-        return Unavailable("The database is busy or restarting; try again.")
-    if state == _READ_ONLY:
-        return Unavailable("The database takes no writes now; try again.")
-    if state in _UNPREPARED:
-        return Unavailable("The database is not ready; try again.")
-    return None

@@ -1,4 +1,4 @@
-"""A time limit for many short waits. One timer looks after them all: one for each costs more than what it guards."""
+"""Time limits for many short waits. One timer serves all of them: a timer for each would cost more than the wait."""
 
 import asyncio
 from time import monotonic
@@ -8,14 +8,14 @@ LOOK_SECONDS = 0.1
 
 
 class Deadlines:
-    """The waits under way, and when they have to end; they may take up to `LOOK_SECONDS` longer."""
+    """The current waits and their deadlines. A wait may take up to `LOOK_SECONDS` longer."""
 
     def __init__(self) -> None:
         self.running: dict[Deadline, float] = {}
         self.is_watched = False
 
     def watch(self) -> None:
-        """End what is late, and look again soon, for as long as anything runs."""
+        """Cancel expired waits, and repeat while any wait is running."""
         now = monotonic()
         for deadline in [deadline for deadline, until in self.running.items() if until <= now]:
             deadline.expire()
@@ -25,7 +25,7 @@ class Deadlines:
 
 
 class Deadline:
-    """One wait, as a `with` block: when it is late it is cancelled and raises TimeoutError, as of `asyncio.timeout`."""
+    """The time limit of a `with` block, which is cancelled and raises TimeoutError, as with `asyncio.timeout`."""
 
     __slots__ = ("_all", "_cancelled_before", "_is_late", "_seconds", "_task")
 
@@ -34,7 +34,7 @@ class Deadline:
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - who waits does so in a task
+        assert task is not None  # noqa: S101 - all callers run in a task
         self._task, self._cancelled_before = task, task.cancelling()
         self._all.running[self] = monotonic() + self._seconds
         if not self._all.is_watched:

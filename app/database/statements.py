@@ -1,9 +1,9 @@
-"""SQL as SQLAlchemy constructs: compiled once, and the one builder of statements that read a user's data.
+"""Compiles SQLAlchemy constructs to statements, and builds all statements that read or write a user's data.
 
-Row security needs the user's id set in the transaction that reads. `act_as($1)` sets it and returns it in the
-same statement, so a read costs one round trip. That holds only while the data is read after the function ran:
-the lateral part depends on the function's output, and its LIMIT keeps the planner from lifting the policy
-above the join. Without that fence a lookup finds nothing.
+Row-level security needs the user's id to be set in the transaction that reads. `act_as($1)` sets it and returns it in
+the same statement, so a read takes one round trip. The data must be read after the function has run: the lateral
+subquery depends on the function's output, and its LIMIT keeps the planner from evaluating the policy before the join.
+Without this optimization fence a lookup finds nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,36 +45,38 @@ ACTOR = "actor"
 class Statement:
     """A compiled statement: its text, and the names of $1, $2, … in order.
 
-    One that is `repeatable` does nothing when it has been carried out before: it brings the ids of what it makes. What
-    begins its write itself has another in `again`, for when it may have been carried out already. One that creates has
-    `creation`, which makes what does the same on a cluster.
+    A `repeatable` statement is idempotent, because its arguments contain the ids of the rows that it creates.
+
+    A statement that begins its write itself, in a single execution, has an alternative in `after_loss`: for a retry
+    after a lost connection, for clusters, and to find out why it rejected a write. A statement that creates rows has
+    `creation`, which returns the equivalent for clusters.
     """
 
     text: str
     parameters: tuple[str, ...]
     repeatable: bool = False
-    again: "Statement | None" = None
+    after_loss: "Statement | None" = None
     creation: "Callable[[], Creation] | None" = None
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         return list(map(values.__getitem__, self.parameters))
 
     def beginning(self, owner: UUID) -> list[Any]:
-        """The arguments with which a writing statement begins a write, and writes nothing."""
+        """The arguments of the first execution, which begins a write and writes nothing."""
         return list(map({ACTOR: owner}.get, self.parameters))
 
     def continuing(self, values: Mapping[str, Any]) -> list[Any]:
-        """The arguments with which it then writes."""
+        """The arguments of the second execution, which writes."""
         return self.arguments({ACTOR: None, **values})
 
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """The statements of a transaction that creates rows on a cluster, where the clock has counted them already.
+    """The statements of a transaction that creates rows on a cluster, where the clock has already counted them.
 
-    `insert` inserts those that are not there. `look` has the answer, and in `new` how many of them are new, which is 0
-    where any is refused. `settle` has the clock count the `known` ones no more. Without it there is one row alone:
-    inserted, it is the answer.
+    `insert` inserts rows that do not exist. `look` returns the result, with the number of new rows in `new`, which is 0
+    if any row is rejected. `settle` subtracts the `known` rows from the counter. Without `settle` there is a single
+    row, and if `insert` inserts it, that is the result.
     """
 
     insert: Statement
@@ -83,21 +85,28 @@ class Creation:
 
 
 def compiled(construct: ClauseElement) -> Statement:
-    """The text of a construct for asyncpg; every bound parameter must be named."""
+    """Compile a construct for asyncpg. Raises ValueError if a parameter is not bound by an explicit name.
+
+    A statement is executed with different values each time. A value in the construct, such as in `column == 5`, would
+    be missing from them, and a list that SQLAlchemy expands has no text before execution.
+    """
     result = construct.compile(dialect=DIALECT)
     if not isinstance(result, SQLCompiler):
         raise TypeError("only SQL statements are compiled")
+    for parameter, name in result.bind_names.items():
+        if name != parameter.key or not parameter.required or parameter.expanding or parameter.literal_execute:
+            raise ValueError(f"The parameter {name} is not bound by a name: use bindparam(name), or a literal column.")
     return Statement(result.string, tuple(result.positiontup or ()))
 
 
 def user_id() -> BindParameter[UUID]:
-    """The bound user: the first wall, and what lets a sharded database route the statement."""
+    """The bound user id. The explicit filter by user, by which a sharded database also routes the statement."""
     return bindparam("user_id", type_=Uuid)
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """The user whom a read acts as; every table of user data in a read is narrowed by `owns`."""
+    """The user as whom a read acts. Every table of user data in a read is filtered by `owns`."""
 
     row: TableValuedAlias
 
@@ -113,7 +122,7 @@ class Reader:
 
 
 def read(body: Callable[[Reader], Select[Any]]) -> Statement:
-    """One fenced statement of one row, in which the second wall stands before any data is read."""
+    """A statement with one row, which sets the user for row-level security before it reads any data."""
     acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
     answer = body(Reader(acting)).limit(literal_column("1")).lateral("answer")
     return compiled(select(*answer.c).select_from(acting.join(answer, true())))
@@ -124,9 +133,9 @@ def write(
 ) -> Statement:
     """A statement that is executed twice in one transaction and one round trip: to begin a write, and to write.
 
-    To begin it gets an actor and no values, without which its parts touch no row; to write, values and no actor: what
-    it then sees is all that was committed before the clock's lock was had. If nothing changes, the clock goes back.
-    `counts` are the columns of the clock that count rows, for a statement that changes how many there are.
+    The first execution gets an actor and no values, so that it only locks and advances the clock. The second gets
+    values and no actor, and sees everything that was committed before the lock was acquired. If nothing changes, it
+    sets the clock back. `counts` are the counters of the clock, for a statement that changes the number of rows.
     """
     begun = func.begin_write(bindparam(ACTOR, type_=Uuid)).table_valued(column("actor", Uuid)).render_derived()
     earlier = CLOCKS.c.version - literal_column("1")
@@ -140,5 +149,5 @@ def write(
 
 
 def text_literal(value: str) -> ColumnElement[str]:
-    """A constant inside the statement's text; for text of ours and GraphQL names, never for input."""
+    """A constant in the statement's text. Only for our own text and GraphQL names, never for input."""
     return literal_column("'" + value.replace("'", "''") + "'", Text)

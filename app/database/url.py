@@ -1,4 +1,4 @@
-"""Database URLs as hosts print them, made fit for SQLAlchemy and asyncpg."""
+"""Parses database URLs as hosting providers print them, for SQLAlchemy and asyncpg."""
 
 import math
 import ssl
@@ -13,7 +13,7 @@ from app.errors import StartupError
 from app.settings import Settings
 
 CONNECT_TIMEOUT = 3.0
-# A database of Neon that sleeps is started by the first connection.
+# The first connection resumes a suspended Neon database.
 NEON_CONNECT_TIMEOUT = 10.0
 LAST_PORT = 65535
 _SCHEMES = {"postgres", "postgresql", "postgresql+asyncpg"}
@@ -22,10 +22,10 @@ _POOLER = "-pooler"
 
 
 class DatabaseURL:
-    """One database: its SQLAlchemy URL and what the driver needs besides.
+    """One database: its SQLAlchemy URL and further arguments of the driver.
 
-    `pooled` says that it leads through a transaction pooler, and `direct` is then the way around it. `variable` is the
-    setting that errors name.
+    `pooled` means that it goes through a transaction pooler; `direct` is then the URL without the pooler. `variable` is
+    the setting to name in errors.
     """
 
     def __init__(
@@ -41,19 +41,19 @@ class DatabaseURL:
         self._startup = {"application_name": query.pop("application_name", "taskql"), "timezone": "UTC"}
         self._startup |= {"options": query.pop("options")} if "options" in query else {}
         self.tls = self._tls(query.pop("sslmode", None), query.pop("sslrootcert", None))
-        query.pop("channel_binding", None)  # the driver has none
+        query.pop("channel_binding", None)  # asyncpg does not support it
         socket: dict[str, str] = {name: query.pop(name) for name in ("host", "port") if name in query}
         self._check_port(str(parsed.port or socket.get("port", "")))
         if query:
-            raise self._wrong(f"has parameters TaskQL does not know: {', '.join(sorted(query))}; leave them out")
+            raise self._wrong(f"has parameters that TaskQL does not support: {', '.join(sorted(query))}; remove them")
         self.sqlalchemy = parsed.set(drivername="postgresql+asyncpg", query=socket)
         self._given = parsed
 
     @property
     def direct(self) -> "DatabaseURL":
-        """The same database without its pooler, for what needs a session: migrations and LISTEN.
+        """The same database without its pooler, for migrations and LISTEN, which need a session.
 
-        Neon's hosts lose their `-pooler`. Where nothing tells the way around a pooler, it is this URL.
+        For Neon, `-pooler` is removed from the host name. If the direct URL is unknown, this is the URL itself.
         """
         if self._direct is not None:
             return DatabaseURL(self._direct, variable="DATABASE_DIRECT_URL")
@@ -68,10 +68,10 @@ class DatabaseURL:
         return self.host.endswith(".neon.tech")
 
     def connect_arguments(self, session: Mapping[str, str]) -> dict[str, Any]:
-        """What asyncpg.connect takes besides the URL; a transaction pooler refuses most session settings."""
+        """The arguments of asyncpg.connect besides the URL. A transaction pooler rejects most session settings."""
         settings = self._startup | ({} if self.pooled else dict(session))
         arguments: dict[str, Any] = {"timeout": self._timeout, "server_settings": settings, "ssl": self.tls}
-        # Behind such a pooler the next statement may meet another server, which knows no statement of ours.
+        # Behind a transaction pooler, the next statement may run in another session, without our prepared statements.
         return arguments | ({"statement_cache_size": 0} if self.pooled else {})
 
     def __str__(self) -> str:
@@ -85,11 +85,11 @@ class DatabaseURL:
             parsed = make_url(url.strip())
         except (ArgumentError, ValueError):
             parsed = None
-        # A host with an @ holds the end of a password.
+        # An @ in the host is part of an unescaped password.
         if parsed is None or "@" in (parsed.host or ""):
             raise self._wrong(
-                "is not a database URL; it looks like postgresql://user:password@host:5432/database,"
-                " with other characters than letters and digits in the password written as %40 and so on"
+                "is not a valid database URL; use postgresql://user:password@host:5432/database, with special"
+                " characters in the password percent-encoded, such as %40 for @"
             )
         if parsed.drivername not in _SCHEMES:
             raise self._wrong(f"must begin with postgresql://, not {parsed.drivername}://")
@@ -97,7 +97,7 @@ class DatabaseURL:
 
     def _check_port(self, port: str) -> None:
         if port and not (port.isdecimal() and int(port) <= LAST_PORT):
-            raise self._wrong(f"has a port that is none, {port!r}; the usual one is 5432")
+            raise self._wrong(f"has an invalid port, {port!r}; the default is 5432")
 
     def _seconds(self, timeout: str | None) -> float:
         if timeout is None:
@@ -105,10 +105,10 @@ class DatabaseURL:
         with suppress(ValueError):
             if 0 < float(timeout) < math.inf:
                 return float(timeout)
-        raise self._wrong(f"has a connect_timeout that is no number of seconds above 0: {timeout!r}")
+        raise self._wrong(f"has an invalid connect_timeout, {timeout!r}; use a number of seconds above 0")
 
     def _tls(self, mode: str | None, root: str | None) -> ssl.SSLContext | str | bool:
-        """Encryption as `sslmode` asks; hosts that are known to have a public certificate are verified."""
+        """Encryption according to `sslmode`. Hosts that are known to have a public certificate are always verified."""
         if mode is not None and mode not in _TLS_MODES:
             raise self._wrong(f"has an unknown sslmode, {mode!r}; use one of {', '.join(sorted(_TLS_MODES))}")
         if mode == "disable" or (mode is None and (not self.host or self.host.startswith("/"))):
@@ -122,13 +122,13 @@ class DatabaseURL:
             context = ssl.create_default_context(cafile=root)
         except OSError as error:
             raise self._wrong(f"names an sslrootcert, {root}, that cannot be read: {error}") from None
-        # As with libpq: a root of one's own without verify-full is enough, whatever the name in the certificate.
+        # As in libpq: with a custom root and without verify-full, the name in the certificate is not checked.
         context.check_hostname = mode == "verify-full" or self.is_neon
         return context
 
 
 def server_url(settings: Settings) -> DatabaseURL:
-    """The database that serves requests."""
+    """The database for requests. Raises StartupError if it is not set."""
     if settings.database_url is None:
         raise StartupError("DATABASE_URL is not set.")
     direct = settings.database_direct_url
@@ -140,7 +140,7 @@ def server_url(settings: Settings) -> DatabaseURL:
 
 
 def owner_url(settings: Settings) -> DatabaseURL:
-    """The same database as its owner, for migrations: they hold a lock of a session, which no pooler keeps."""
+    """The same database as its owner, for migrations. Without the pooler, as migrations hold a session-level lock."""
     if settings.database_owner_url is None:
         return server_url(settings).direct
     return DatabaseURL(settings.database_owner_url.get_secret_value(), variable="DATABASE_OWNER_URL").direct

@@ -1,4 +1,4 @@
-"""The statements that write many rows at once: all that are selected, or none."""
+"""The statements that write many rows at once: all selected rows, or none."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -51,12 +51,12 @@ from app.entities.writing import (
 )
 from app.models import CLOCKS
 
-# Lists go over the wire as text[], which the driver knows: others would cost it a look into the catalog.
+# Lists are passed as text[]: for other list types, asyncpg needs a catalog lookup.
 _IDS = cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid))
 
 
 class Many(NamedTuple):
-    """The shape of a write of many rows: what is done, the columns it sets, and the filter; None selects by ids."""
+    """The shape of a bulk write: its kind, the columns it sets, and the filter; None selects by ids."""
 
     kind: str
     columns: tuple[str, ...]
@@ -66,8 +66,8 @@ class Many(NamedTuple):
 def create(entity: Entity, payload: Selection) -> Statement:
     """Insert rows, all or none.
 
-    None where an id is taken by other content: `places` says which. None where the user would own more than is
-    allowed: `owned` then says how many there are.
+    Inserts none if an id exists with other content: `places` lists their indexes. Inserts none if the quota would be
+    exceeded: `owned` is then the current number of rows, otherwise null.
     """
     now, given, table = clock(entity.counter), _given(entity), entity.table
     present = _present(entity, given)
@@ -90,7 +90,7 @@ def create(entity: Entity, payload: Selection) -> Statement:
 
 
 def _creation(entity: Entity, payload: Selection) -> Creation:
-    """The same on a cluster, where the clock has counted all the rows already."""
+    """The equivalent of `create` on a cluster, where the clock has already counted the rows."""
     return Creation(_insert(entity), _look(entity, payload), _settle(entity))
 
 
@@ -104,7 +104,7 @@ def _insert(entity: Entity) -> Statement:
 
 
 def _look(entity: Entity, payload: Selection) -> Statement:
-    """What this write has made has the version of the clock."""
+    """The result of the write. Rows that it has created have the version of the clock."""
     now, given = clock(entity.counter), _given(entity)
     present = _present(entity, given)
     taken = _taken(entity, given, present)
@@ -133,13 +133,13 @@ def _settle(entity: Entity) -> Statement:
 
 
 def _present(entity: Entity, given: CTE) -> CTE:
-    """The rows with these ids that are there."""
+    """The existing rows with these ids."""
     table = entity.table
     return select(table).where(table.c.user_id == user_id(), _is_among(table.c.id, given)).cte("present")
 
 
 def _taken(entity: Entity, given: CTE, present: CTE) -> CTE:
-    """The places of the ids that other content has."""
+    """The indexes of ids that exist with other content."""
     changed = or_(*(present.c[name].is_distinct_from(given.c[name]) for name in entity.at_creation))
     return select(given.c.place).join(present, present.c.id == given.c.id).where(changed).cte("taken")
 
@@ -149,7 +149,7 @@ def _places(taken: CTE) -> ColumnElement[Any]:
 
 
 def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
-    """Update, delete or restore what is selected, unless that is more than `at_most`."""
+    """Update, delete or restore the selected rows, unless there are more than `at_most`."""
     now, table, by_ids = clock(), entity.table, shape.filter is None
     selected = table.c.id == any_(_IDS) if shape.filter is None else condition(entity, shape.filter)
     live = table.c.deleted_at.is_(None) if shape.kind == "update" else true()
@@ -172,13 +172,13 @@ def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
 
 
 def _excess(count: ColumnElement[int], more: ColumnElement[int]) -> CTE:
-    """A row with how many rows the user has, if so many more are too many. None more are never too many."""
+    """One row with the number of rows that the user has, if `more` new rows would exceed the quota; else no row."""
     too_many = and_(more > literal_column("0"), count + more > QUOTA)
     return select(count.label("owned")).where(too_many).cte("excess")
 
 
 def _is_among(row_id: ColumnElement[Any], rows: CTE) -> ColumnElement[bool]:
-    """As an array, to look the primary key up by: a join is planned for one row where statistics are missing."""
+    """An array for a lookup by primary key: without statistics, a join would be planned for a single row."""
     return row_id == any_(func.array(select(rows.c.id).scalar_subquery(), type_=ARRAY(Uuid)))
 
 
@@ -187,7 +187,7 @@ def _given(entity: Entity) -> CTE:
 
 
 def _rows(entity: Entity) -> TableValuedAlias:
-    """The rows to make, from one JSON array."""
+    """The rows to create, from one JSON array."""
     rows = func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB)).table_valued(
         column("place", Integer),
         column("id", Uuid),
@@ -210,7 +210,7 @@ def _inserted(entity: Entity, given: FromClause, now: FromClause) -> dict[str, C
 
 
 def _values(entity: Entity, shape: Many, at: ColumnElement[Any]) -> tuple[Contents, ColumnElement[bool]]:
-    """What is set, and which of the selected rows are not so already."""
+    """The values to set, and the condition for rows that do not have them yet."""
     row = entity.table.c
     if shape.kind == "delete":
         return {"deleted_at": at}, row.deleted_at.is_(None)
@@ -221,7 +221,7 @@ def _values(entity: Entity, shape: Many, at: ColumnElement[Any]) -> tuple[Conten
 
 
 def _missing(matched: CTE) -> ColumnElement[Any]:
-    """The places, from 0, of the ids that select nothing."""
+    """The indexes, from 0, of the ids without a row."""
     ids = func.unnest(_IDS).table_valued(column("id", Uuid), with_ordinality="place", name="ids")
     ids = ids.render_derived()
     unknown = select(ids.c.place - literal_column("1")).where(~exists().where(matched.c.id == ids.c.id))
@@ -236,7 +236,7 @@ def _lists(  # noqa: PLR0913, PLR0917 - the parts of a statement
     order: ColumnElement[Any],
     shown: ColumnElement[bool],
 ) -> list[ColumnElement[Any]]:
-    """The rows as a JSON list for each key that asks for them."""
+    """The rows as a JSON list, for each response key that selects them."""
 
     def listed(selection: Selection) -> ColumnElement[Any]:
         elements = func.string_agg(entity.json(selection, current.c), aggregate_order_by(text_literal(","), order))

@@ -1,11 +1,12 @@
-"""The change feed: rows in the order of their last writes, from a place on, as one page's JSON.
+"""The change feed: one page of rows in the order of their last writes, after a sync point, as JSON.
 
-A row's `version` is the user's clock at its last write, and writes of a user commit in its order: a snapshot that
-has the clock at N has all writes up to N. A row that is written again moves to the end. One write may stamp many
-rows, and a page may end among them: their ids order them.
+A row's `version` is the user's clock at its last write, and a user's writes commit in clock order: a snapshot with
+the clock at N contains all writes up to N. A row that is written again moves to the end. One write may set the version
+of many rows, and a page may end between them, so they are also ordered by id.
 
-A purge takes away what tells that a row was removed. Where the copy may have a row that went this way, it has to
-begin anew: it has none of those whose removal it was told of, or whose removal came before it began.
+A purge deletes rows in the trash, and with them the information that they were removed. If a client's copy may contain
+such a row, the client must sync from the beginning. That is not the case for rows whose removal it has already
+received, or that were removed before its sync began.
 """
 
 from typing import Any
@@ -50,12 +51,12 @@ _NIL = literal_column(f"'{UUID(int=0)}'::uuid", Uuid)
 
 
 def page(entity: Entity, selection: Selection) -> Statement:
-    """At most `size` changes after the point `version`, `row_id`, `base`; see app.entities.cursors.SyncPoint."""
+    """A page of at most `size` changes after the point `version`, `row_id`, `base`; see `cursors.SyncPoint`."""
     return read(lambda me: _Page(entity, selection, me).body())
 
 
 def whole(entity: Entity) -> Selection:
-    """All that subscribers can ask of a page: one read serves them all, whatever each of them is shown of it."""
+    """A selection of everything that subscribers can request of a page, so that one read serves all of them."""
     name, one = entity.type_name, entity.one
     row = Selection(name, _leaves(TYPE_NAME, *entity.fields))
     upserted = Selection(f"{name}Upserted", (*_leaves(TYPE_NAME, "token"), Field(one, one, row)))
@@ -69,7 +70,7 @@ def _leaves(*names: str) -> tuple[Field, ...]:
 
 
 def clock() -> Statement:
-    """The token of a user's clock as it stands."""
+    """The sync token of the user's current clock."""
 
     def body(me: Reader) -> Select[Any]:
         version = func.coalesce(func.max(CLOCKS.c.version), _ZERO)
@@ -79,7 +80,7 @@ def clock() -> Statement:
 
 
 class _Page:
-    """The parts of a page, over where it starts and the rows from there, of which there is one more than is shown."""
+    """The parts of a page's SQL. `start` is the point where it starts, `rows` has one row more than the page shows."""
 
     def __init__(self, entity: Entity, selection: Selection, me: Reader) -> None:
         self.entity, self.selection = entity, selection
@@ -103,7 +104,7 @@ class _Page:
         return rows.limit(self.size + literal_column("1")).correlate(me.row, self.start).subquery("page")
 
     def _listed(self, me: Reader) -> FromClause:
-        """The lists, one for each entry that shows them; how many rows there are; the last that is shown."""
+        """The list for each selected entry, the number of rows found, and the sync point after the last row shown."""
         lists = [self._list(entry).label(f"changes_{at}") for at, entry in enumerate(self._entries())]
         last = func.max(self._mark()).filter(self.rows.c.place == self.size)
         listed = select(*lists, func.count().label("found"), last.label("last")).select_from(self.rows)
@@ -126,7 +127,7 @@ class _Page:
         return quoted(self.rows.c.id) if entry.selection is None else self.entity.json(entry.inner, self.rows.c)
 
     def _mark(self) -> ColumnElement[str]:
-        """What a token holds that leads on from a row."""
+        """The content of a token that continues after a row."""
         pieces = (self.rows.c.version, self.rows.c.id, self.start.c.base)
         return func.concat_ws(text_literal(" "), *pieces, type_=Text)
 
@@ -143,11 +144,11 @@ class _Page:
 
 
 def _start(me: Reader) -> Subquery:
-    """Where the page starts: at the point, or at the beginning where the point no longer leads to an exact copy."""
+    """The point where the page starts: the requested one, or the beginning if a full sync is required."""
     version, purged = (func.coalesce(func.max(column), _ZERO) for column in (CLOCKS.c.version, CLOCKS.c.purged_through))
     clock = select(version.label("version"), purged.label("purged")).where(me.owns(CLOCKS)).correlate(me.row)
     now = clock.subquery("clock")
-    # A clock that went back is that of a database restored from before.
+    # If the clock is behind the token, the database was restored from an earlier backup.
     lost = or_(now.c.purged > _number("safe"), now.c.version < _number("latest"))
     return select(
         now.c.version.label("clock"),

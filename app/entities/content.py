@@ -1,4 +1,4 @@
-"""What callers write into an entity: checked, converted, and bound to parameters."""
+"""Checks the input of writes, converts it, and binds it to parameters."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,9 +14,9 @@ from app.entities.problems import Problem
 def taken(
     entity: Entity, changes: Mapping[str, Any], path: tuple[str, ...] = ("input",)
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Changes as they are bound, and what is wrong with them, each problem with the path of its input field.
+    """The values to bind, and the problems of the input, each with the path of its field.
 
-    What is bound is complete if nothing is wrong. One loop, because it runs for every write.
+    The values are complete only if there are no problems. A single loop, because it runs for every write.
     """
     contents = entity.contents
     bound: dict[str, Any] = {}

@@ -1,10 +1,11 @@
-"""Opaque cursors and sync tokens: places among a user's rows, made by what reads them, checked before any SQL.
+"""Opaque cursors and sync tokens: positions among a user's rows, created by read statements, checked before any SQL.
 
-Both are base64url of six bytes of SHA-256 and what they hold. A cursor holds a JSON array: the name of the list and its
-order, then the sort keys. A sync token holds a clock; between the pages of one sync it is a row's last write, its id,
-and the base.
-The hash covers the user's id: a cursor that is damaged or somebody else's is refused, and such a token leads to the
-beginning. It is no secret: a forgery would only be a place to start reading one's own tasks.
+Both are base64url of six bytes of SHA-256 followed by their content. A cursor contains a JSON array: the name of the
+list and its order, then the sort keys. A sync token contains a clock; between the pages of one sync, it contains the
+version of a row, its id, and the base.
+
+The hash covers the user's id: a cursor that is damaged or belongs to another user is rejected, and such a token starts
+from the beginning. The hash is not a secret: with a forged cursor or token, a caller still reads only their own rows.
 """
 
 import base64
@@ -26,9 +27,9 @@ _POINT = re.compile(r"(\d{1,10})(?: ([0-9a-f-]{36}) (\d{1,10}))?", re.ASCII)
 
 
 class SyncPoint(NamedTuple):
-    """How far a copy of a user's rows has come: all writes up to this one, of this row, are in it.
+    """The progress of a client's copy: it contains all writes up to `version`, and within that version up to `row_id`.
 
-    It has nothing of what was in the trash when the clock stood at `base`.
+    It contains no rows that were in the trash when the clock was at `base`.
     """
 
     version: int
@@ -37,12 +38,12 @@ class SyncPoint(NamedTuple):
 
     @property
     def safe(self) -> int:
-        """The clock up to which purges remove nothing that the copy has, and was not told of."""
+        """The clock up to which purges are harmless: the copy contains no row that was removed before that."""
         return max(self.base, self.version if self.row_id == LAST_ID else self.version - 1)
 
     @property
     def latest(self) -> int:
-        """What the user's clock has shown; it never goes back, but with the whole database."""
+        """The latest clock that the client has seen. The clock never goes back, unless the database is restored."""
         return max(self.base, self.version)
 
 
@@ -50,12 +51,12 @@ BEGINNING = SyncPoint(-1, UUID(int=0), -1)
 
 
 def content(order: str, keys: list[ColumnElement[Any]]) -> ColumnElement[str]:
-    """The SQL of what the cursor of a row holds: cheap, and made for each row of a page."""
+    """The SQL of the content of a row's cursor. It is cheap, and computed for each row of a page."""
     return cast(func.json_build_array(text_literal(order), *keys), Text)
 
 
 def sealed(held: ColumnElement[str]) -> ColumnElement[str]:
-    """The SQL of a cursor from what it holds: some 6 microseconds, and made for what is shown alone."""
+    """The SQL of a cursor from its content. Takes about 6 microseconds, so it is computed only for shown cursors."""
     content = func.convert_to(held, text_literal("UTF8"), type_=LargeBinary)
     seal = func.sha256(func.convert_to(cast(user_id(), Text), text_literal("UTF8"), type_=LargeBinary).concat(content))
     size: ColumnElement[int] = literal_column(str(HASH_BYTES))
@@ -66,11 +67,11 @@ def sealed(held: ColumnElement[str]) -> ColumnElement[str]:
 
 
 def decoded(cursor: str, order: str, owner: UUID) -> list[Any]:
-    """The sort keys in a cursor of this order and user; BadUserInput for anything else."""
+    """The sort keys in a cursor. Raises BadUserInput unless it was created for this order and user."""
     try:
         name, *keys = json.loads(_opened(cursor, owner))
     except (ValueError, TypeError, RecursionError):
-        raise BadUserInput("The cursor is damaged, or comes from another user's list.") from None
+        raise BadUserInput("The cursor is damaged, or belongs to another user.") from None
     if name != order:
         raise _of_another(str(name), order)
     return list(keys)
@@ -79,18 +80,18 @@ def decoded(cursor: str, order: str, owner: UUID) -> list[Any]:
 def _of_another(name: str, order: str) -> BadUserInput:
     wanted, made_for = order.partition(" ")[0], name.partition(" ")[0]
     if made_for == wanted:
-        return BadUserInput("The cursor comes from a list in another order; use it with the orderBy it was made with.")
-    return BadUserInput(f"The cursor does not come from the list `{wanted}`; use it with the field it was made by.")
+        return BadUserInput("The cursor belongs to another order; use it with the orderBy that it was created with.")
+    return BadUserInput(f"The cursor does not belong to the list `{wanted}`; use it with the field that returned it.")
 
 
 def sync_token(version: int, owner: UUID) -> str:
-    """The clock of a user as an opaque token, sealed as cursors are."""
+    """A user's clock as an opaque sync token."""
     content = str(version).encode()
     return _text(_seal(owner, content) + content)
 
 
 def sync_point(token: str | None, owner: UUID) -> SyncPoint:
-    """The place that a token of this user holds; the beginning without one, and for whatever is no such token."""
+    """The position in a sync token of this user. The beginning if there is no token, or it is not valid."""
     try:
         found = token is not None and _POINT.fullmatch(_opened(token, owner).decode())
         if not found:
@@ -108,10 +109,10 @@ def _clock(digits: str) -> int:
 
 
 def _opened(text: str, owner: UUID) -> bytes:
-    """What a cursor or token of this user holds; ValueError for anything else."""
+    """The content of a cursor or token. Raises ValueError unless it was created for this user."""
     raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     seal, content = raw[:HASH_BYTES], raw[HASH_BYTES:]
-    # Encoding it again refuses the other spellings that decoding lets pass.
+    # Decoding accepts several encodings of the same bytes; only the canonical one is valid.
     if _text(raw) != text or _seal(owner, content) != seal:
         raise ValueError
     return content

@@ -1,7 +1,7 @@
-"""What an entity is: a table of rows that belong to users, and one declaration of each of its fields.
+"""An entity: a table of rows that belong to users, and one declaration of each of its fields.
 
-Everything that reads or writes an entity takes its columns from here: a field that is declared is rendered, written one
-by one and in bulk, checked, filtered and sorted.
+All reads and writes of an entity derive from these declarations: rendering, single and bulk writes, checks, filters and
+orders.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,31 +26,31 @@ Shape = tuple[Any, ...]
 class Content:
     """How callers write a column.
 
-    `check` returns what is wrong with a value, with the path within the value where it has parts. `stored` converts a
-    correct value into the one to bind, null into what the column holds instead.
+    `check` returns the problems of a value, with a path within the value if it has parts. `stored` converts a valid
+    value into the one to bind, and null into what the column contains instead.
     """
 
-    # The type of the parameter, and the type to cast it to: the driver needs a catalog lookup for lists other than
-    # text[], and reads the last representable day as infinity.
+    # The type of the parameter, and the type to cast it to: asyncpg needs a catalog lookup for lists other than text[],
+    # and encodes the last representable day as infinity.
     bound: TypeEngine[Any]
     cast: TypeEngine[Any] | None = None
     check: Check | None = None
     stored: Callable[[Any], Any] | None = None
-    # Whether the input of a creation has it; only updates have it otherwise.
+    # Whether creates accept the field too; otherwise only updates do.
     at_creation: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
-    """What an order sorts by: an expression that is never null, its type, and how a cursor's JSON value is read.
+    """A sort key: an expression that is never null, its type, and a function that converts a cursor's JSON value.
 
-    `read` raises ValueError, TypeError, AttributeError or OverflowError for a value that no cursor of ours holds.
+    `read` raises ValueError, TypeError, AttributeError or OverflowError for an invalid value.
     """
 
     expression: ColumnElement[Any]
     type: TypeEngine[Any]
     read: Callable[[Any], object]
-    # Whether an index has the order, after the user.
+    # Whether there is an index on the user and this key.
     indexed: bool = False
 
 
@@ -58,22 +58,22 @@ class SortKey:
 class Condition:
     """One condition of a filter: the SQL that compares with a parameter, and the type of that parameter.
 
-    `value` converts the input into the value to bind, and names the input field in its errors. The SQL may be null:
-    filters count that as false, within `not` too.
+    `value` converts the input into the value to bind, and names the input field in its errors. SQL that is null counts
+    as false, also within `not`.
     """
 
     sql: Callable[[BindParameter[Any]], ColumnElement[bool]]
     bound: TypeEngine[Any]
     value: Callable[[str, Any], Any] | None = None
-    # Whether an empty list is met by every row; it is then left out.
+    # Whether every row matches an empty list. The condition is then omitted.
     met_by_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of the API that is a column: its JSON, and what callers may do with it.
+    """A field of the API that is a column: its JSON, and whether it can be written, sorted by and filtered by.
 
-    Conditions are named by their path in the filter input: `completed`, `due.gte`.
+    Conditions are named by their path in the filter input, such as `completed` or `due.gte`.
     """
 
     column: Column[Any]
@@ -89,10 +89,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Few:
-    """How a page finds the rows of a selective condition without walking the index of its order.
+    """How a page finds the rows of a selective condition without scanning the index of its order.
 
-    `row` is one row to select from before the page, `few` whether the condition leaves only a few rows, and `has`
-    whether a row is one of them.
+    `row` is a subquery with one row, which is evaluated before the page. `few` tells whether the condition matches only
+    few rows, and `has` whether a row is one of them.
     """
 
     row: FromClause
@@ -110,24 +110,24 @@ def _no_few(_me: Reader, _filter: Shape) -> Few | None:
 
 @dataclass(frozen=True, eq=False)
 class Entity:
-    """Rows that each belong to a user, with a version, a place in the manual order, and a trash.
+    """Rows that each belong to a user, with a version, a position in the manual order, and a trash.
 
     The table has the columns `user_id`, `id`, `position`, `version`, `created_at`, `updated_at` and `deleted_at`.
     `counter` is the column of `task_clocks` that counts a user's rows, for the quota.
     """
 
     type_name: str
-    # The name of one and of many in the API: task, tasks.
+    # The singular and plural names in the API: task, tasks.
     one: str
     many: str
     table: Table
     counter: Column[int]
     declared: tuple[Field, ...]
-    # Conditions that are not about a single field.
+    # Conditions that do not belong to a single field.
     more_conditions: Mapping[str, Condition] = field(default_factory=dict)
-    # Columns that are written along with others, from what is written, the row before an update, and the time.
+    # Derived columns, computed from the columns written, the row before an update, and the time.
     following: Callable[[Contents, Columns | None, ColumnElement[Any]], Contents] = _none_follow
-    # For filters that have a selective condition with an index of its own.
+    # For filters with a selective condition that has its own index.
     few: Callable[[Reader, Shape], Few | None] = _no_few
 
     @cached_property
@@ -137,17 +137,17 @@ class Entity:
 
     @cached_property
     def contents(self) -> Mapping[str, Content]:
-        """What callers may write, by column."""
+        """The columns that callers may write."""
         return {each.column.name: each.content for each in self.declared if each.content}
 
     @cached_property
     def at_creation(self) -> Mapping[str, Content]:
-        """What the input of a creation has, by column."""
+        """The columns that creates accept."""
         return {name: content for name, content in self.contents.items() if content.at_creation}
 
     @cached_property
     def sort_keys(self) -> Mapping[str, SortKey]:
-        """All sort keys by their names in the API: DUE_DATE."""
+        """All sort keys by their names in the API, such as DUE_DATE."""
         return {each.column.name.upper(): each.sort for each in self.declared if each.sort}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Filters: a tree of conditions becomes a shape, which a statement is compiled for, and bound values."""
+"""Filters: splits a tree of conditions into a shape, for which a statement is compiled, and the values to bind."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _NO_CONDITIONS = {"and", "or", "not", "trashed"}
 
 
 class Filter:
-    """The shape of a filter and the values to bind, under the names p0, p1 and so on."""
+    """The shape of a filter, and the values to bind as p0, p1 and so on."""
 
     def __init__(self, entity: Entity, tree: Mapping[str, Any]) -> None:
         self.values: dict[str, Any] = {}
@@ -46,16 +46,16 @@ class Filter:
             raise LimitExceeded(f"The filter has more than {MOST_CONDITIONS} conditions.")
 
     def _nested(self, tree: Mapping[str, Any]) -> Shape:
-        """A filter within the filter. One without conditions of its own counts as one, whatever it nests."""
+        """A nested filter. One without conditions of its own counts as one condition."""
         self._count(0 if tree.keys() - _NO_CONDITIONS else 1)
         if tree.get("trashed"):
-            raise BadUserInput("trashed belongs on the outermost filter.")
+            raise BadUserInput("trashed is allowed only in the outermost filter.")
         return self._shape({name: value for name, value in tree.items() if name != "trashed"})
 
     def _leaf(self, name: str, value: Any) -> Shape:
         self._count(1)
         if isinstance(value, list) and len(value) > MOST_VALUES:
-            raise LimitExceeded(f"filter.{name} lists {len(value)} values; the most is {MOST_VALUES}.")
+            raise LimitExceeded(f"filter.{name} lists {len(value)} values; the maximum is {MOST_VALUES}.")
         parameter, convert = f"p{len(self.values)}", self._known[name].value
         self.values[parameter] = convert(f"filter.{name}", value) if convert else value
         return (name, parameter)
@@ -79,7 +79,7 @@ def _part(entity: Entity, name: str, rest: Any) -> ColumnElement[bool]:
         case "or":
             return or_(false(), *(_all(entity, parts) for parts in rest))
         case "not":
-            # Not NOT: a condition on a column that is null is null, and so would be its opposite. This is true then.
+            # IS NOT TRUE instead of NOT: a condition on a null column is null, and so would be its negation.
             return _all(entity, rest).self_group().is_not(true())
     known = entity.conditions[name]
     return known.sql(bindparam(rest, type_=known.bound))

@@ -1,4 +1,4 @@
-"""What fields of one kind have in common: rows' own fields, conditions on spans, and the values that cursors hold."""
+"""Definitions shared by fields: the fields that every entity has, range conditions, and values in cursors."""
 
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
@@ -11,16 +11,17 @@ from sqlalchemy.types import TypeEngine
 
 from app.database.rendering import json_or_null, json_text, plain, quoted
 from app.entities.entity import Condition, Field, SortKey
-from app.entities.problems import identifier, storable, utc
+from app.entities.problems import storable, utc
 from app.errors import BadUserInput
+from app.identifiers import identifier
 
 INSTANT = DateTime(timezone=True)
-# The driver is given lists as text[], the only list type that it knows without a look into the catalog.
+# Lists are passed as text[], the only list type that asyncpg knows without a catalog lookup.
 TEXTS = ARRAY(Text)
 
 
 def fields_of_rows(table: Table) -> tuple[Field, ...]:
-    """The fields that every entity has, and that callers do not write."""
+    """The fields that every entity has. Callers cannot write them."""
     row = table.c
     ids = Condition(lambda bind: row.id == any_(cast(bind, ARRAY(Uuid))), TEXTS, _ids)
     return (
@@ -53,11 +54,11 @@ def span(
 
 
 def moment(name: str, value: date) -> str:
-    """A day or a time as text: the driver would read the last day there is as infinity."""
+    """A date or a time as text: asyncpg would encode the last day, 9999-12-31, as infinity."""
     try:
         return utc(value) if isinstance(value, datetime) else value.isoformat()
     except OverflowError:
-        raise BadUserInput(f"{name} is out of range; years go from 1 to 9999, in UTC.") from None
+        raise BadUserInput(f"{name} is out of range; the year must be from 1 to 9999, in UTC.") from None
 
 
 def text_value(value: Any) -> str:

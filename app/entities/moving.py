@@ -1,4 +1,4 @@
-"""Moving a row in the manual order: a key between those of its new neighbours, found and written in one statement."""
+"""Moves a row in the manual order: one statement computes a key between its new neighbors and writes it."""
 
 from typing import Any
 
@@ -38,12 +38,12 @@ from app.entities.writing import (
     ranked_position,
 )
 
-# A key grows by a character with some five moves into the same gap; a longer one has all keys of the user made anew.
+# A key grows by a character with about five moves into the same gap. A longer key makes `spread` renew all keys.
 LONGEST_KEY = 60
 
 
 def move(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Put a row before or after another, or at an end; one that stands there already stays as it is."""
+    """Move a row before or after another one, or to an end. Changes nothing if it is already there."""
     before, now, table = present(entity, in_trash=False), clock(), entity.table
     target = _target(table, change.kind, before, now)
     fits = func.length(target.c.key) <= literal_column(str(LONGEST_KEY))
@@ -70,7 +70,7 @@ def move(entity: Entity, payload: Selection, change: Change) -> Statement:
 
 
 def spread(entity: Entity) -> Statement:
-    """Give all rows of the user new keys of the same length, in the order that they have."""
+    """Give all rows of the user new keys of equal length, in their current order."""
     now, table = clock(), entity.table
     rank = func.row_number().over(order_by=(table.c.position, table.c.id)).label("rank")
     ranks = select(table.c.id, rank).where(table.c.user_id == user_id()).cte("ranks")
@@ -90,7 +90,7 @@ Place = tuple[ColumnElement[Any], ColumnElement[bool], ColumnElement[bool]]
 
 
 class _Others:
-    """The other rows of the user, those in the trash included."""
+    """The other rows of the user, including those in the trash."""
 
     def __init__(self, table: Table) -> None:
         self._rows = table.alias("others")
@@ -102,11 +102,11 @@ class _Others:
 
 
 def _target(table: Table, kind: str, before: CTE, now: CTE) -> CTE:
-    """The key of the place, whether there is such a place, and whether the row stands there already."""
+    """The new key, whether the row is already at that place (`settled`), and whether the place exists (`anchored`)."""
     own, others = before.c.position, _Others(table)
     place: Place
     version = select(now.c.version).scalar_subquery()
-    # Also beside the first or last row: what is moved or made there next must come further out.
+    # Also next to the first or last row: a row that is moved or created there later must come further out.
     key = first_position(version) if kind in {"toStart", "before"} else last_position(version)
     if kind in {"toStart", "toEnd"}:
         passed = others.position < own if kind == "toStart" else others.position > own

@@ -1,4 +1,4 @@
-"""Orders, and the keyset conditions that continue them. The id ends every order, so that no two rows tie."""
+"""Orders, and the keyset conditions that continue them. Every order ends with the id, so that it is total."""
 
 import operator
 from collections.abc import Sequence
@@ -29,19 +29,19 @@ NEWEST_FIRST = (OrderBy("CREATED_AT", descending=True),)
 
 @lru_cache(128)
 def ordered(entity: Entity, terms: tuple[OrderBy, ...]) -> "Order":
-    """The order of these terms, the same one each time: statements are kept by it."""
+    """The order of these terms. Cached, because statements are cached by order."""
     return Order(entity, terms)
 
 
 class Order:
-    """A total order: the terms asked for, then the id in the last term's direction."""
+    """A total order: the requested terms, then the id in the direction of the last term."""
 
     def __init__(self, entity: Entity, terms: tuple[OrderBy, ...]) -> None:
         if len({term.field for term in terms}) < len(terms):
             raise BadUserInput("orderBy names a field twice.")
         terms = terms or NEWEST_FIRST
         self.terms = (*terms, OrderBy("ID", terms[-1].descending))
-        # Cursors hold it: one list's cursor leads nowhere in another list, nor in another order.
+        # Part of each cursor, so that a cursor is rejected in another list or order.
         self.name = " ".join([entity.many, *(("-" if term.descending else "+") + term.field for term in self.terms)])
         self.keys = [entity.sort_keys[term.field] for term in terms] + [_id_key(entity)]
 
@@ -54,14 +54,14 @@ class Order:
         return [key.expression for key in self.keys]
 
     def clauses(self, *, backward: bool, keys: Keys | None = None) -> list[ColumnElement[Any]]:
-        """ORDER BY, walked from either end; `keys` stand for the expressions where these were selected before."""
+        """The terms of ORDER BY, from either end. `keys` replace the expressions if a subquery has selected them."""
         return [
             key.desc() if term.descending != backward else key.asc()
             for term, key in zip(self.terms, keys or self.expressions, strict=True)
         ]
 
     def bound(self, prefix: str, mark: str | None, owner: UUID) -> dict[str, Any]:
-        """The keys of a cursor as prefix_0, prefix_1, …; none without a cursor."""
+        """The values of a cursor, to bind as prefix_0, prefix_1, …; empty without a cursor."""
         if mark is None:
             return {}
         values = cursors.decoded(mark, self.name, owner)
@@ -74,7 +74,7 @@ class Order:
     def beyond(
         self, prefix: str, *, backward: bool, inclusive: bool = False, keys: Keys | None = None
     ) -> ColumnElement[bool]:
-        """The rows after the keys bound as prefix_0, prefix_1, … (before them when backward)."""
+        """The condition for rows after the keys bound as prefix_0, prefix_1, … (before them if `backward`)."""
         expressions = keys or self.expressions
         bounds = [_bound(f"{prefix}_{place}", key.type) for place, key in enumerate(self.keys)]
         falling = [term.descending != backward for term in self.terms]
@@ -84,7 +84,7 @@ class Order:
 
 
 def _mixed(expressions: Keys, bounds: Keys, falling: list[bool], *, inclusive: bool) -> ColumnElement[bool]:
-    """Directions that differ have no row comparison: ahead in one key, and equal in all before it."""
+    """The condition for mixed directions, which row comparison cannot express: equal keys, then one that is beyond."""
     ways = [
         and_(
             *(expressions[i] == bounds[i] for i in range(place)),
@@ -93,7 +93,7 @@ def _mixed(expressions: Keys, bounds: Keys, falling: list[bool], *, inclusive: b
         for place in range(len(bounds))
     ]
     same = [and_(*(key == bound for key, bound in zip(expressions, bounds, strict=True)))]
-    # Implied by the rest, and the only part that an index can start from.
+    # Implied by the rest, but the only part for which an index can be used.
     leading = _ahead(expressions[0], bounds[0], falling=falling[0], inclusive=True)
     return and_(leading, or_(*ways, *(same if inclusive else [])))
 
@@ -109,7 +109,7 @@ def _id_key(entity: Entity) -> SortKey:
 
 
 def _bound(name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
-    """A bound key. Dates travel as text: the driver would read 9999-12-31 as infinity."""
+    """A bound key. Dates are passed as text: asyncpg would encode 9999-12-31 as infinity."""
     if isinstance(type_, Integer):
         return bindparam(name, type_=type_)
     return cast(bindparam(name, type_=Text), type_)

@@ -1,10 +1,8 @@
-"""Problems that a form can show, and checks of single values before any SQL."""
+"""Input errors that a form can show, and checks of single values before any SQL."""
 
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-
-from asyncpg.pgproto.pgproto import UUID
 
 from app.errors import BadUserInput
 
@@ -13,36 +11,29 @@ _CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something the caller can mend: a code of the schema's UserErrorCode, a message, the path of the input field."""
+    """An error that a user can correct: a code of UserErrorCode, a message, and the path of the input field."""
 
     code: str
     message: str
     field: tuple[str, ...] | None = None
 
 
-def identifier(value: str, name: str) -> UUID:
-    """A UUID in its canonical text form."""
-    if not _CANONICAL_UUID.fullmatch(value):
-        raise BadUserInput(f"{name} must be a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057.")
-    return UUID(value)
-
-
 def storable(value: str, name: str) -> str:
-    """Text that PostgreSQL can hold: no U+0000, no half of a surrogate pair."""
+    """Text that PostgreSQL can store. Raises BadUserInput for U+0000 and unpaired surrogates."""
     if "\0" in value:
-        raise BadUserInput(f"{name} holds the character U+0000, which cannot be stored.")
+        raise BadUserInput(f"{name} contains the character U+0000, which cannot be stored.")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadUserInput(f"{name} holds half of a surrogate pair; send valid Unicode.") from None
+            raise BadUserInput(f"{name} contains an unpaired surrogate; send valid Unicode.") from None
     return value
 
 
 def utc(instant: datetime) -> str:
-    """A moment in UTC: PostgreSQL knows no offset beyond 16 hours. OverflowError outside of years 1 to 9999."""
+    """A time in UTC, as PostgreSQL accepts only offsets below 16 hours. OverflowError outside of years 1 to 9999."""
     return instant.astimezone(UTC).isoformat()
 
 
 def too_long(what: str, text: str, most: int) -> Problem:
-    return Problem("TOO_LONG", f"{what} has {len(text)} characters; the most is {most}.")
+    return Problem("TOO_LONG", f"{what} has {len(text)} characters; the maximum is {most}.")

@@ -1,4 +1,4 @@
-"""The statements that read: each builds the whole JSON answer of one root field."""
+"""The statements that read: each builds the whole JSON of one root field."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ def page(entity: Entity, selection: Selection, shape: Page) -> Statement:
 
 
 class _Connection:
-    """The parts of a connection, over one numbered page of rows that has one row more than is shown."""
+    """The parts of a connection's SQL. `rows` is a numbered page, with one row more than is shown."""
 
     def __init__(self, entity: Entity, selection: Selection, shape: Page, me: Reader, few: Few | None = None) -> None:
         self.entity, self.selection, self.shape, self.me, self.few = entity, selection, shape, me, few
@@ -90,7 +90,7 @@ class _Connection:
         text = json_object(self.selection, self._field)
         read_rows = any(self.selection.entries(name) for name in ("edges", "nodes", "pageInfo"))
         statement = select(text.label("body"))
-        # HAVING makes it one row also where the selection needs none of the rows.
+        # HAVING makes this an aggregate with one row, even if the selection needs none of the rows.
         return statement.select_from(self.rows).having(literal_column("true")) if read_rows else statement
 
     def _matching(self) -> ColumnElement[bool]:
@@ -99,13 +99,13 @@ class _Connection:
     def _rows(self) -> Subquery:
         if self.few is None:
             return self._walked().subquery("page")
-        # One of the two is never run: what it depends on is known before its first row.
+        # PostgreSQL runs only one of the two: the condition `few` is evaluated before the first row.
         walked = self._walked(not_(self.few.few)).subquery("walked")
         found = self._found(self.few).subquery("found")
         return union_all(select(*walked.c), select(*found.c)).subquery("page")
 
     def _walked(self, *more: ColumnElement[bool]) -> Select[Any]:
-        """The page from its order's index, no further than it goes."""
+        """The page from the index of its order, scanned only as far as needed."""
         walked = self.shape.order.clauses(backward=self.shape.backward)
         place = func.row_number().over(order_by=walked).label("place")
         page = select(*self.table.c, self._mark(), place).where(self._matching(), *self._within(), *more)
@@ -120,9 +120,9 @@ class _Connection:
         return page.order_by(*walked).limit(self.size + literal_column("1"))
 
     def _hits(self, few: Few) -> tuple[Subquery, Keys]:
-        """The few rows of a selective condition that match, and what they are ordered by.
+        """The matching rows of a selective condition, and their sort keys.
 
-        OFFSET keeps conditions on the order outside, where they can't make the planner walk its index all the same.
+        OFFSET 0 is an optimization fence: it keeps the planner from scanning the index of the order anyway.
         """
         keys = [key.label(f"key_{place}") for place, key in enumerate(self.shape.order.expressions)]
         rows = select(*self.table.c, self._mark(), *keys).where(self._matching(), few.few, few.has)
@@ -130,7 +130,7 @@ class _Connection:
         return hits, [hits.c[key.name] for key in keys]
 
     def _within(self, keys: Keys | None = None) -> list[ColumnElement[bool]]:
-        """What lies beyond the cursors."""
+        """The conditions for the cursors given."""
         order, shape = self.shape.order, self.shape
         after = [order.beyond("after", backward=False, keys=keys)] if shape.has_after else []
         before = [order.beyond("before", backward=True, keys=keys)] if shape.has_before else []
@@ -155,7 +155,7 @@ class _Connection:
         return self.entity.json(entry.inner, self.rows.c)
 
     def _list(self, element: ColumnElement[str]) -> ColumnElement[str]:
-        """The shown rows in the order of the list, which is not the order of the walk when that went backward."""
+        """The shown rows as a JSON list, in list order: a backward page is scanned in reverse."""
         order = self.place.desc() if self.shape.backward else self.place.asc()
         elements = func.string_agg(element, aggregate_order_by(text_literal(","), order)).filter(self.shown)
         return joined([text_literal("["), func.coalesce(elements, text_literal(""), type_=Text), text_literal("]")])
@@ -175,17 +175,17 @@ class _Connection:
         return _cursor_or_null(walked.filter(self.shown).self_group()[literal_column("1")])
 
     def _ahead(self) -> ColumnElement[str]:
-        """Whether the walk could go on."""
+        """Whether there are more rows in the direction of the scan."""
         return plain(func.count() > self.size)
 
     def _behind(self) -> ColumnElement[str]:
-        """Whether there is anything where the walk came from."""
+        """Whether there are rows before the start of the scan."""
         name, given = ("before", self.shape.has_before) if self.shape.backward else ("after", self.shape.has_after)
         if not given:
             return text_literal("false")
         order, back, table = self.shape.order, not self.shape.backward, self.table
         passed = and_(self._matching(), order.beyond(name, backward=back, inclusive=True))
-        # The nearest one by the order's index. EXISTS would let the planner look for any one, by any way.
+        # The nearest row, by the index of the order. With EXISTS the planner may use another index and search for long.
         nearest = select(table.c.id).where(passed).order_by(*order.clauses(backward=back)).limit(literal_column("1"))
         some = exists().where(passed).correlate(*self.outer)
         walked = self._scalar(nearest).is_not(None) if order.has_index else some
@@ -204,7 +204,7 @@ class _Connection:
         return inner.correlate(*self.outer).scalar_subquery()
 
     def _either(self, found: Callable[[Few], ColumnElement[Any]], walked: ColumnElement[Any]) -> ColumnElement[Any]:
-        """By the few rows of a selective condition; by walking where there is none, or its rows are many."""
+        """`found` if the filter has a selective condition and it matches few rows, otherwise `walked`."""
         return walked if self.few is None else case((self.few.few, found(self.few)), else_=walked)
 
 

@@ -1,4 +1,4 @@
-"""The rows of one user: every statement that reads or writes an entity starts here."""
+"""The repository of an entity: all reads and writes of a user's rows start here."""
 
 import json
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
@@ -20,10 +20,10 @@ from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
 from app.entities.naming import words
 from app.entities.ordering import OrderBy, ordered
-from app.entities.problems import Problem, identifier
+from app.entities.problems import Problem
 from app.entities.reading import Page
 from app.errors import BadUserInput, FullSyncRequired, LimitExceeded
-from app.identifiers import uuid7
+from app.identifiers import identifier, uuid7
 from app.live.followers import Changes
 
 DEFAULT_PAGE = 20
@@ -38,9 +38,9 @@ Values = Mapping[str, Any]
 
 
 class Database(Protocol):
-    """What a repository needs of the database: a read in one round trip, and a write in a transaction of the user.
+    """The database as repositories use it: a read in one round trip, and a write in a transaction of the user.
 
-    `quota` is how many rows of an entity each user may own, those in the trash included.
+    `quota` is the maximum number of rows of an entity that a user may own, including those in the trash.
     """
 
     @property
@@ -53,7 +53,7 @@ class Database(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which part of a list to show, in Relay's terms."""
+    """The part of a list to show, as in Relay's connection specification."""
 
     first: int | None = None
     after: str | None = None
@@ -66,9 +66,9 @@ class Window:
 
     @property
     def size(self) -> int:
-        """The page size; BadUserInput for one that is out of range."""
+        """The page size. Raises BadUserInput if it is out of range."""
         if self.first is not None and self.last is not None:
-            raise BadUserInput("Give first or last, not both.")
+            raise BadUserInput("Pass first or last, not both.")
         name, size = ("first", self.first) if self.last is None else ("last", self.last)
         if size is not None and not 1 <= size <= LARGEST_PAGE:
             raise BadUserInput(f"{name} must be from 1 to {LARGEST_PAGE}; it is {size}.")
@@ -76,9 +76,9 @@ class Window:
 
 
 class Written(NamedTuple):
-    """What a mutation did: the user's clock, the JSON of what it shows for each response key, and what it refused.
+    """The result of a mutation: the user's clock, the JSON for each response key, and the user errors.
 
-    `absent` is the JSON of what it has nothing to show for.
+    `absent` is the JSON for keys that are not in `shown`.
     """
 
     version: int | None = None
@@ -93,16 +93,16 @@ _CLOCK = changes.clock()
 
 @cache
 def followed(entity: Entity) -> Statement:
-    """What reads the changes of an entity for those who follow them."""
+    """The statement that reads the changes of an entity for subscriptions."""
     return changes.page(entity, changes.whole(entity))
 
 
 class Crowded(Exception):
-    """The key of a place would be too long."""
+    """The key of the new place would be too long."""
 
 
 class Repository:
-    """The rows of one entity and one user; nothing here can reach another user's."""
+    """The rows of one entity and one user. All statements are limited to that user."""
 
     def __init__(self, entity: Entity, database: Database, owner: UUID, statements: Statements) -> None:
         self._entity = entity
@@ -111,7 +111,7 @@ class Repository:
         self._statements = statements
 
     async def find(self, selection: Selection, row_id: str) -> str | None:
-        """One row as JSON, in the trash or not."""
+        """One row as JSON, also from the trash."""
         wanted = identifier(row_id, "id")
         statement = selection.statements.get("one") or await self._compiled(
             selection, "one", lambda: reading.one(self._entity, selection)
@@ -121,7 +121,7 @@ class Repository:
     async def page(
         self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
     ) -> str | None:
-        """A keyset page as a connection's JSON."""
+        """A page as a connection's JSON."""
         order, wanted = ordered(self._entity, tuple(order_by)), Filter(self._entity, matching)
         values = wanted.values | {"size": window.size}
         values |= order.bound("after", window.after, self._owner) | order.bound("before", window.before, self._owner)
@@ -133,7 +133,7 @@ class Repository:
         return await self._read(statement, **values)
 
     async def changes(self, selection: Selection, since: str | None, first: int | None) -> str | None:
-        """The first changes since a sync token, or all from the beginning, as a page's JSON."""
+        """A page of changes since a sync token, or from the beginning, as JSON."""
         point, size = sync_point(since, self._owner), DEFAULT_CHANGE_PAGE if first is None else first
         if not 1 <= size <= LARGEST_CHANGE_PAGE:
             raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
@@ -143,7 +143,7 @@ class Repository:
         return await self._read(statement, **_from(point), size=size)
 
     async def token(self, since: str | None) -> str:
-        """The token to go on from: what is given, or that of now. FullSyncRequired where it is none of this user."""
+        """The given token, or the current one if None. Raises FullSyncRequired if the token is not this user's."""
         if since is None:
             return await self._read(_CLOCK) or ""
         if sync_point(since, self._owner) == BEGINNING:
@@ -151,14 +151,14 @@ class Repository:
         return since
 
     async def changes_since(self, token: str) -> Changes:
-        """The next changes since a token, whole, for those who follow them."""
+        """A page of changes since a token, with all fields, for subscriptions."""
         values = _from(sync_point(token, self._owner))
         page = orjson.loads(await self._read(followed(self._entity), **values, size=DEFAULT_CHANGE_PAGE) or "")
         clock = sync_point(page["token"], self._owner).version
         return Changes(page["changes"], page["token"], clock, more=page["hasMore"], full=page["fullSync"])
 
     async def create(self, payload: Selection, given: Values) -> Written:
-        """Create a row. With an id of the client's, the same call again gives the row that is there."""
+        """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
         content = dict(given)
         wanted, limits = content.pop("id", None), {"quota": self._database.quota, "made": 1}
         if wanted is None:
@@ -169,11 +169,11 @@ class Repository:
         return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
 
     async def update(self, payload: Selection, row_id: str, changes: Values, expected: int | None) -> Written:
-        """Change the fields that are given; a row that has them already stays as it is."""
+        """Change the given fields. Writes nothing if the row already has these values."""
         return await self._write(payload, writing.update, "update", changes, **_one(row_id, expected))
 
     async def delete(self, payload: Selection, row_id: str, expected: int | None) -> Written:
-        """Put a row in the trash."""
+        """Move a row to the trash."""
         return await self._write(payload, writing.delete, "delete", {}, **_one(row_id, expected))
 
     async def restore(self, payload: Selection, row_id: str) -> Written:
@@ -181,7 +181,7 @@ class Repository:
         return await self._write(payload, writing.restore, "restore", {}, **_one(row_id, None))
 
     async def move(self, payload: Selection, row_id: str, place: str, anchor: str | None) -> Written:
-        """Put a row at the start or end of the manual order, or before or after another."""
+        """Move a row to the start or end of the manual order, or before or after another row."""
         values = {"anchor": identifier(anchor, f"to.{place}")} if anchor is not None else {}
         values["id"] = identifier(row_id, "id")
         try:
@@ -209,7 +209,7 @@ class Repository:
     async def change_many(  # noqa: PLR0913 - the arguments of the field
         self, payload: Selection, kind: str, where: Values, changes: Values, *, at_most: int, dry_run: bool
     ) -> Written:
-        """Update, delete or restore the rows that are selected, unless they are more than `at_most`."""
+        """Update, delete or restore the selected rows, unless there are more than `at_most`."""
         if not 1 <= at_most <= MOST_AT_ONCE:
             raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.")
         content, wrong = taken(self._entity, changes)
@@ -225,7 +225,7 @@ class Repository:
         return self._many(payload, row, self._bulk_problems(row, at_most))
 
     def _rows(self, given: Sequence[Values]) -> tuple[list[dict[str, Any]], list[Problem]]:
-        """The rows to create, for the statement's JSON, and what is wrong with them, with their places in the paths."""
+        """The rows to create, for the statement's JSON, and their problems, with the rows' indexes in the paths."""
         if not 1 <= len(given) <= MOST_CREATED:
             many = self._entity.many
             few = f"create{many[0].upper()}{many[1:]} takes 1 to {MOST_CREATED} {words(many)}; these are {len(given)}."
@@ -267,19 +267,19 @@ class Repository:
         return Written(row["version"], shown, refusal)
 
     def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
-        """The statement of a selection that it does not have yet."""
+        """Compile a statement that the selection does not have yet."""
         return self._statements.compiled(self._owner, selection, key, build)
 
     def _selected(self, kind: str, where: Values) -> tuple[Shape | None, dict[str, Any]]:
-        """The shape of a selector, and the values bound in it. What is restored is in the trash."""
+        """The shape of a selector, and the values to bind. Restores select rows in the trash."""
         if "ids" in where:
             if len(where["ids"]) > MOST_AT_ONCE:
-                raise LimitExceeded(f"where.ids lists {len(where['ids'])} ids; the most is {MOST_AT_ONCE}.")
+                raise LimitExceeded(f"where.ids lists {len(where['ids'])} ids; the maximum is {MOST_AT_ONCE}.")
             return None, {"ids": [str(identifier(row_id, "where.ids")) for row_id in where["ids"]]}
         wanted = Filter(self._entity, where["filter"])
         if wanted.trashed and kind != "restore":
             many = words(self._entity.many).capitalize()
-            raise BadUserInput(f"{many} in the trash can only be restored; leave trashed out.")
+            raise BadUserInput(f"{many} in the trash can only be restored; omit trashed.")
         return (kind == "restore", *wanted.shape[1:]), wanted.values
 
     def _many(self, payload: Selection, row: Mapping[str, Any], found: list[Problem]) -> Written:
@@ -305,9 +305,9 @@ class Repository:
 
     def _too_many(self, owned: int, field: str) -> Problem:
         text = (
-            f"You own {owned:,} {words(self._entity.many)}, those in the trash included, and may own"
-            f" {self._database.quota:,}: nothing was created. Create fewer, or ask who runs this server to empty the"
-            " trash or to raise the limit."
+            f"You own {owned:,} {words(self._entity.many)}, including those in the trash, and may own"
+            f" {self._database.quota:,}. Nothing was created. Create fewer, or ask the operator of this server to empty"
+            " the trash or to raise the limit."
         )
         return Problem("LIMIT_EXCEEDED", text, (field,))
 
@@ -316,31 +316,31 @@ class Repository:
 
 
 def refusal(entity: Entity, code: str) -> Problem:
-    """The problem that a writing statement tells by its code."""
+    """The problem for a code returned by a writing statement."""
     one = words(entity.one)
     return {
-        "NOT_FOUND": Problem("NOT_FOUND", f"You have no such {one}.", ("id",)),
+        "NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one}.", ("id",)),
         "VERSION_CONFLICT": Problem(
-            "VERSION_CONFLICT", f"The {one} was changed since; look at it and try again.", ("expectedVersion",)
+            "VERSION_CONFLICT", f"The {one} has changed since you read it; read it and try again.", ("expectedVersion",)
         ),
-        "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"You have no such {one} to move to.", ("to",)),
-        "ID_TAKEN": Problem("ID_TAKEN", f"You have another {one} with this id.", ("input", "id")),
+        "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one} to move to.", ("to",)),
+        "ID_TAKEN": Problem("ID_TAKEN", f"You already have another {one} with this id.", ("input", "id")),
     }[code]
 
 
 def _from(point: SyncPoint) -> dict[str, Any]:
-    """What says where a page of changes begins."""
+    """The values for the start of a page of changes."""
     return point._asdict() | {"safe": point.safe, "latest": point.latest}
 
 
 def _one(row_id: str, expected: int | None) -> dict[str, Any]:
-    """What says which row a change is for."""
+    """The values that select the row to change."""
     values: dict[str, Any] = {"id": identifier(row_id, "id")}
     return values if expected is None else {**values, "expected": expected}
 
 
 def _own_id(*path: str) -> Problem:
-    return Problem("INVALID", "This id is your account's; choose another.", (*path, "id"))
+    return Problem("INVALID", "This is the id of your account; choose another one.", (*path, "id"))
 
 
 def _json(rows: list[dict[str, Any]]) -> str:

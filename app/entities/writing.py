@@ -1,10 +1,11 @@
-"""The statements that write: each changes one row under the user's locked clock and renders what it then is.
+"""The statements that write: each changes one row while it holds the lock of the user's clock, and renders the row.
 
-The user is acted as and the clock has moved on when such a statement is executed to write (`statements.write`), so its
-snapshot holds all earlier writes of the user. Where it changes nothing, it moves the clock back. `create_new` reads
-nothing, and does all in one execution.
+When such a statement writes (`statements.write`), the transaction acts as the user and has advanced the clock. So its
+snapshot contains all earlier writes of the user. If it changes nothing, it sets the clock back. `create_new` reads
+nothing, and does everything in one execution.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -43,15 +44,16 @@ from app.entities.content import parameters
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
 
-# The statement's time and not the transaction's: it begins before the clock is waited for. Updates take it from the
-# clock's row, beside the version: a cluster refuses a function within CASE there.
+# statement_timestamp() instead of now(): the transaction begins before it waits for the lock of the clock. Updates read
+# it from the CTE of the clock, because Citus rejects a function within CASE in an update.
 NOW = func.statement_timestamp()
-# How many rows a user may own, those in the trash included.
+# How many rows a user may own, including those in the trash.
 QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
+_EXPECTED: ColumnElement[int] = bindparam("expected", type_=Integer)
 
 
 class Change(NamedTuple):
-    """The shape of a write: one compiled statement for each."""
+    """The shape of a write. Each shape has its own compiled statement."""
 
     kind: str
     columns: tuple[str, ...]
@@ -59,9 +61,9 @@ class Change(NamedTuple):
 
 
 def create(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Insert a row, unless the id is there already: then the same content is the same row, other content refused.
+    """Insert a row, unless the id exists. Then equal content succeeds without a write, and other content is rejected.
 
-    A user who owns as many as allowed gets no other; `owned` says how many she had before.
+    Rejected if the user has reached the quota; `owned` is the number of rows before.
     """
     before, now = present(entity), clock(entity.counter)
     count = now.c[entity.counter.name]
@@ -79,10 +81,10 @@ def create(entity: Entity, payload: Selection, change: Change) -> Statement:
 
 
 def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Insert a row with an id that was made for it. It reads nothing, so that its snapshot may be older than its lock.
+    """Insert a row with a new id made by the server. It reads nothing, so its snapshot may be older than its lock.
 
-    The user is acted as before the clock is moved on, and the clock before the row is written: each takes what the one
-    before has returned. For a user at her quota the clock stays as it is, and the statement has no row.
+    The parts run in this order, because each uses the output of the one before: act as the user, advance the clock,
+    insert the row. If the user has reached the quota, the clock stays and the statement returns no row.
     """
     acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
     one: ColumnElement[int] = literal_column("1", Integer)
@@ -96,13 +98,13 @@ def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
     now = later.returning(CLOCKS.c.user_id, CLOCKS.c.version).cte("clock")
     written = _inserted(entity, change, now).returning(*entity.table.c).cte("written")
     row = select(null().label("code"), now.c.version, notice(now, true()), *_shown(entity, payload, written))
-    again = create(entity, payload, change)
+    other = create(entity, payload, change)
     made = compiled(row.select_from(now.join(written, true())))
-    return replace(made, repeatable=True, again=again, creation=again.creation)
+    return replace(made, repeatable=True, after_loss=other, creation=other.creation)
 
 
 def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
-    """The same on a cluster, where the clock has counted the row already."""
+    """The equivalent of `create` on a cluster, where the clock has already counted the row."""
     now, before = clock(entity.counter), present(entity)
     rows = _inserted(entity, change, CLOCKS, and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA))
     shown = _shown(entity, payload, entity.table)
@@ -124,7 +126,7 @@ def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
 
 
 def _is_same(entity: Entity, before: CTE, change: Change) -> ColumnElement[bool]:
-    """Whether the row that is there has the content that one was to be created with."""
+    """Whether the existing row has the content of the row to create."""
     given = parameters(entity, change.columns)
     return and_(*(before.c[name].is_not_distinct_from(value) for name, value in given.items()))
 
@@ -146,37 +148,40 @@ def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElem
 
 
 def update(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Set the columns of a row that is not in the trash."""
-    now, content, row = clock(), parameters(entity, change.columns), entity.table.c
+    """Update columns of a row that is not in the trash."""
+    content, row = parameters(entity, change.columns), entity.table.c
     due = and_(row.deleted_at.is_(None), differs(entity, content))
-    values = {**content, **entity.following(content, row, now.c.at)}
-    return _changed(entity, payload, change, now, values, due, in_trash=False)
+
+    def values(at: ColumnElement[Any]) -> Contents:
+        return {**content, **entity.following(content, row, at)}
+
+    return _changed(entity, payload, change, values, due, in_trash=False)
 
 
 def delete(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Put a row in the trash; one that is there already stays as it is."""
-    now, due = clock(), entity.table.c.deleted_at.is_(None)
-    return _changed(entity, payload, change, now, {"deleted_at": now.c.at}, due, in_trash=True)
+    """Move a row to the trash. Changes nothing if it is already there."""
+    due = entity.table.c.deleted_at.is_(None)
+    return _changed(entity, payload, change, lambda at: {"deleted_at": at}, due, in_trash=True)
 
 
 def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Take a row out of the trash; one that is not there stays as it is."""
+    """Take a row out of the trash. Changes nothing if it is not there."""
     due = entity.table.c.deleted_at.is_not(None)
-    return _changed(entity, payload, change, clock(), {"deleted_at": null()}, due, in_trash=True)
+    return _changed(entity, payload, change, lambda _at: {"deleted_at": null()}, due, in_trash=True)
 
 
 def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
-    """A key after all that were made before it, of fixed width, and with room before it: it does not end in 0."""
+    """A key after all earlier ones, of fixed width. It does not end in 0, so that other keys fit before it."""
     return text_literal("a").concat(_hexadecimal(version, 8)).concat(text_literal("V"))
 
 
 def first_position(version: ColumnElement[int]) -> ColumnElement[str]:
-    """A key before all that were made before it."""
+    """A key before all earlier ones."""
     return text_literal("Z").concat(_hexadecimal(literal_column("2147483647") - version, 8)).concat(text_literal("V"))
 
 
 def ranked_position(version: ColumnElement[int], rank: ColumnElement[int]) -> ColumnElement[str]:
-    """Keys for many rows of one write, in the order of their rank."""
+    """Keys for the rows of one bulk write, in the order of their rank."""
     key = text_literal("a").concat(_hexadecimal(version, 8)).concat(_hexadecimal(rank, 6))
     return key.concat(text_literal("V"))
 
@@ -186,44 +191,79 @@ def _hexadecimal(number: ColumnElement[Any], digits: int) -> ColumnElement[str]:
 
 
 def differs(entity: Entity, content: Contents) -> ColumnElement[bool]:
-    """Whether a row has other content."""
+    """Whether a row differs from the content."""
     return or_(false(), *(entity.table.c[name].is_distinct_from(value) for name, value in content.items()))
 
 
-def _changed(  # noqa: PLR0913, PLR0917 - the parts of a statement
+def _changed(  # noqa: PLR0913 - the parts of a statement
     entity: Entity,
     payload: Selection,
     change: Change,
-    now: CTE,
-    values: Contents,
+    values: Callable[[ColumnElement[Any]], Contents],
     due: ColumnElement[bool],
     *,
     in_trash: bool,
 ) -> Statement:
-    before, table = present(entity, in_trash=in_trash), entity.table
-    expected = bindparam("expected", type_=Integer)
+    """Set what `values` returns for the time of the write, where that is `due`."""
+    before, now, table = present(entity, in_trash=in_trash), clock(), entity.table
     written = (
         sql_update(table)
-        .values(**values, version=now.c.version, updated_at=now.c.at)
-        .where(
-            table.c.user_id == user_id(),
-            table.c.user_id == now.c.user_id,
-            table.c.id == bindparam("id", type_=Uuid),
-            due,
-        )
-        .where(table.c.version == expected if change.expects_version else true())
+        .values(**values(now.c.at), version=now.c.version, updated_at=now.c.at)
+        .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id)
+        .where(table.c.id == bindparam("id", type_=Uuid), due, _is_expected(entity, change))
         .returning(*table.c)
         .cte("written")
     )
-    stale = before.c.version != expected if change.expects_version else false()
+    stale = before.c.version != _EXPECTED if change.expects_version else false()
     refusal = case(
         (before.c.id.is_(None), text_literal("NOT_FOUND")), (stale, text_literal("VERSION_CONFLICT")), else_=null()
     )
-    return outcome(entity, payload, now, before, written, refusal)
+    other = outcome(entity, payload, now, before, written, refusal)
+    return replace(_changed_at_once(entity, payload, change, values, due), after_loss=other)
+
+
+def _changed_at_once(
+    entity: Entity,
+    payload: Selection,
+    change: Change,
+    values: Callable[[ColumnElement[Any]], Contents],
+    due: ColumnElement[bool],
+) -> Statement:
+    """The same in one execution. It returns no row if nothing is due; then `after_loss` says why.
+
+    Each part reads what the previous one returned, so the transaction acts as the user before it reads anything, and
+    the clock is locked before the row is written. Whether the change is due is checked twice: in the snapshot, so that
+    the clock does not advance without a change, and in the row once the clock is locked, because it may be newer.
+    """
+    table, one = entity.table, literal_column("1", Integer)
+    me = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
+    wanted = bindparam("id", type_=Uuid)
+    is_due = and_(due, _is_expected(entity, change))
+    seen = select(table.c.id).where(table.c.user_id == me.c.user_id, table.c.id == wanted, is_due).limit(one)
+    first = select(me.c.user_id, one).select_from(me.join(seen.lateral("seen"), true()))
+    moved = insert(CLOCKS).from_select(["user_id", "version"], first)
+    moved = moved.on_conflict_do_update(index_elements=[CLOCKS.c.user_id], set_={"version": CLOCKS.c.version + one})
+    now = moved.returning(CLOCKS.c.user_id, CLOCKS.c.version, wanted.label("id")).cte("clock")
+    written = (
+        sql_update(table)
+        .values(**values(NOW), version=now.c.version, updated_at=NOW)
+        .where(table.c.user_id == now.c.user_id, table.c.id == now.c.id, is_due)
+        .returning(*table.c)
+        .cte("written")
+    )
+    # Fails, and rolls back, if another write was faster: the clock must not advance without a change.
+    kept = case((written.c.id.is_(None), text_literal("another write has changed the row")), else_=text_literal("0"))
+    version = (now.c.version + cast(kept, Integer)).label("version")
+    row = select(null().label("code"), version, notice(now, true()), *_shown(entity, payload, written))
+    return compiled(row.select_from(now.outerjoin(written, true())))
+
+
+def _is_expected(entity: Entity, change: Change) -> ColumnElement[bool]:
+    return entity.table.c.version == _EXPECTED if change.expects_version else true()
 
 
 def present(entity: Entity, *, in_trash: bool = True) -> CTE:
-    """The row as it was before this statement, also from the trash or not."""
+    """The row before this statement; with `in_trash`, also if it is in the trash."""
     table = entity.table
     wanted = table.c.id == bindparam("id", type_=Uuid)
     live = true() if in_trash else table.c.deleted_at.is_(None)
@@ -231,19 +271,19 @@ def present(entity: Entity, *, in_trash: bool = True) -> CTE:
 
 
 def clock(*more: ColumnElement[Any]) -> CTE:
-    """The user's clock as this write has moved it on, and the time of the write."""
+    """The user's clock, as advanced by this write, and the time of the write."""
     columns = CLOCKS.c.user_id, CLOCKS.c.version, NOW.label("at"), *more
     return select(*columns).where(CLOCKS.c.user_id == user_id()).cte("clock")
 
 
 def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
-    """The user's clock when this is done: what changes nothing is rolled back, and the clock with it."""
+    """The user's clock after this statement, which sets it back by one if nothing changed."""
     return now.c.version - case((changed, literal_column("0")), else_=literal_column("1"))
 
 
 def notice(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
-    """Tells those who follow the user of the user's clock, where anything was changed."""
-    # One within the other: the lock is not to be tried where nothing was changed.
+    """Notify the user's followers of the user's clock, if anything changed."""
+    # Nested CASE: the lock must not be tried if nothing changed.
     return case((changed, notices.notice(user_id(), now.c.version))).label("notice")
 
 
@@ -252,7 +292,7 @@ def is_there(rows: CTE) -> ColumnElement[bool]:
 
 
 def count_after(entity: Entity, made: CTE) -> dict[str, ColumnElement[int]]:
-    """How many rows the user has when these are made, as the clock's row counts them."""
+    """The user's counter after these rows are inserted."""
     return {entity.counter.name: entity.counter + select(func.count()).select_from(made).scalar_subquery()}
 
 
@@ -266,9 +306,9 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     *,
     owned: ColumnElement[int] | None = None,
 ) -> Statement:
-    """One row: the refusal's code, the clock, and the JSON for each key that asks for it.
+    """One row: the error code, the clock, and the JSON for each response key.
 
-    A statement that makes a row also says how many there were before, in `owned`.
+    A statement that inserts a row also returns how many there were before, as `owned`.
     """
     changed = is_there(written)
     current = union_all(select(written), select(before).where(not_(changed))).cte("current")
@@ -281,7 +321,7 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
 
 
 def _shown(entity: Entity, payload: Selection, rows: FromClause) -> list[ColumnElement[Any]]:
-    """The row as JSON for each key that asks for it."""
+    """The row as JSON, for each response key that selects it."""
     found = rows.c.id.is_not(None)
     return [
         case((found, entity.json(entry.inner, rows.c)), else_=null()).label(f"{entity.one}_{place}")

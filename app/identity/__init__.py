@@ -1,4 +1,4 @@
-"""Who is asking: bearer tokens, the key sets of issuers, and the users that TaskQL makes itself.
+"""Authentication: bearer tokens, the key sets of issuers, and accounts that TaskQL creates itself.
 
-Start at `tokens`, which turns an Authorization header into a Principal. May import `app.tasks` and what is below.
+Start at `tokens`, which turns an Authorization header into a Principal. May import `app.tasks` and lower layers.
 """

@@ -1,103 +1,69 @@
-"""Users that TaskQL makes: from the command line, for the demo, and for tokens of issuers with users of their own."""
+"""Creates users: for the command line, for the demo, and for tokens of issuers that manage users elsewhere."""
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, Text, Uuid, bindparam, column, func, select
+from sqlalchemy import Boolean, Text, Uuid, column, func, literal, select
 
-from app.database.compiling import Statements
 from app.database.database import Database
-from app.database.rendering import Selection
-from app.database.statements import Statement, compiled
 from app.identity.tokens import Principal
-from app.models import PRIORITIES
-from app.tasks.repository import Tasks
+from app.tasks import demo
 
 DEMO_EMAIL = "demo@example.com"
-# A domain that can never be (RFC 6761), for users whose token has no address. `provision_user` knows it, too.
+# A reserved domain (RFC 6761) for users whose token has no email address. Also in the SQL function `provision_user`.
 NO_EMAIL = "users.invalid"
 LONGEST_LINE = 255
-# Nobody may take the address that another user without one will get.
+# Addresses in NO_EMAIL are rejected, as they are reserved for users without an address.
 _ADDRESS = re.compile(rf"[^@\s]+@(?!{re.escape(NO_EMAIL)}$)[^@\s]+")
-_NOTHING = Selection("TaskPayload", ())
 
 
 async def user_with_email(database: Database, email: str) -> tuple[UUID, bool]:
-    """The user of an address, made if there is none, and whether it was made."""
-    async with database.engine.begin() as connection:
-        found = (await connection.execute(_USER_WITH_EMAIL, {"email": email})).one()
-    return found.user_id, found.is_new
-
-
-_found = func.user_with_email(bindparam("email", type_=Text)).table_valued(
-    column("user_id", Uuid), column("is_new", Boolean)
-)
-_USER_WITH_EMAIL = select(_found.c.user_id, _found.c.is_new)
+    """The user with an email address, created if there is none, and whether it was created."""
+    found = func.user_with_email(literal(email, Text)).table_valued(column("user_id", Uuid), column("is_new", Boolean))
+    async with database.session(None) as session:
+        user_id, is_new = (await session.execute(select(found.c.user_id, found.c.is_new))).one()
+    return user_id, is_new
 
 
 async def provision(database: Database, principal: Principal, claims: Mapping[str, Any]) -> None:
-    """Make the row of a token's user, if there is none.
+    """Create the row of a token's user, if there is none.
 
-    Users are never merged because of an address. An address that the issuer has not verified, or that another user
-    has, is not stored: it must not keep its owner out. `ID@users.invalid` stands in for it until a token brings a
-    verified address that is free.
+    Users are never merged by address. An address that the issuer has not verified, or that another user has, is not
+    stored, so that it cannot lock out its owner. `ID@users.invalid` is stored instead, until a token contains a
+    verified address that is not in use.
     """
-    await database.read(principal.user_id, PROVISION, _profile(principal, claims))
+    async with database.session(principal.user_id) as session:
+        values = (literal(value, Text) for value in _profile(claims))
+        await session.execute(select(func.provision_user(principal.user_id, *values)))
 
 
-def _provision() -> Statement:
-    types = {"id": Uuid, "email": Text, "name": Text}
-    made = func.provision_user(*(bindparam(name, type_=type_) for name, type_ in types.items()))
-    return compiled(select(made))
-
-
-PROVISION = _provision()
-
-
-def _profile(principal: Principal, claims: Mapping[str, Any]) -> dict[str, Any]:
+def _profile(claims: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The email address and the name in the claims, each None if it is missing or cannot be stored."""
     email = (_line(claims.get("email")) or "").lower()
     usable = _is_verified(claims) and _ADDRESS.fullmatch(email)
-    return {"id": principal.user_id, "email": email if usable else None, "name": _line(claims.get("name"))}
+    return email if usable else None, _line(claims.get("name"))
 
 
 def _is_verified(claims: Mapping[str, Any]) -> bool:
-    """Whether the issuer says that the address was verified, and nothing else besides.
+    """Whether all claims about it say that the address is verified.
 
-    Some write the truth value as text. Better Auth's own payload spells the claim in its way.
+    Some issuers write the Boolean as a string, and Better Auth names the claim in camel case.
     """
     said = [claims[name] for name in ("email_verified", "emailVerified") if name in claims]
     return bool(said) and all(value is True or value == "true" for value in said)
 
 
 def _line(value: object) -> str | None:
-    """A claim that is a line of text which can be stored."""
+    """A claim, if it is a line of text that can be stored, otherwise None."""
     fits = isinstance(value, str) and 0 < len(value) <= LONGEST_LINE and value.isprintable()
     return str(value) if fits else None
 
 
 async def demo_user(database: Database) -> UUID:
-    """The demo user; with a few tasks when it is new."""
+    """The demo user, created with a few tasks if there is none."""
     user_id, is_new = await user_with_email(database, DEMO_EMAIL)
     if is_new:
-        tasks = Tasks(database, user_id, Statements())
-        for content in _demo_tasks():
-            await tasks.create(_NOTHING, content)
+        await demo.fill(database, user_id)
     return user_id
-
-
-def _demo_tasks() -> list[dict[str, Any]]:
-    today = datetime.now(UTC).date()
-    return [
-        _task("Water the plants", "LOW", tags=["home"]),
-        _task("Renew the passport", "HIGH", due_date=today + timedelta(days=30), tags=["papers"]),
-        _task("Send the report", "URGENT", due_date=today - timedelta(days=1), tags=["work", "writing"]),
-        _task("Book a dentist", "MEDIUM", description="Mornings are best."),
-        _task("Open the explorer", "NONE", completed=True, tags=["taskql"]),
-    ]
-
-
-def _task(title: str, priority: str, *, completed: bool = False, **more: Any) -> dict[str, Any]:
-    return {"title": title, "priority": PRIORITIES.index(priority), "completed": completed} | more

@@ -1,4 +1,4 @@
-"""The key sets (JWKS) of issuers: fetched seldom, by one request for all, and never in the way of a known key."""
+"""The key sets (JWKS) of issuers: fetched rarely, with one request for all callers, without delaying known keys."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ FETCH_TIMEOUT = 3.0
 
 MOST_BYTES = 200_000
 MOST_KEYS = 100
-# Callers that wait for a fetch at a time, and those of them at one address.
+# Callers waiting for a fetch, in total and for each address.
 MOST_WAITING, WAITING_OF_AN_ADDRESS = 200, 50
 MOST_TRIED = 5
 SMALLEST_RSA = 2048
@@ -43,12 +43,12 @@ _NO_KEYS = "The keys of the token's issuer cannot be fetched; try again."
 
 
 class FetchFailed(Exception):
-    """Why there is no key set to be had from an address."""
+    """A key set cannot be fetched; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What verifies tokens, and by which algorithms; two are equal when they were published as the same."""
+    """A key that verifies tokens, and its algorithms. Two keys are equal if they were published with the same JSON."""
 
     kid: str | None
     algorithms: tuple[str, ...]
@@ -59,11 +59,13 @@ class Key:
 class KeySet:
     """The keys that an issuer publishes.
 
-    For five minutes they are used as they are. Then a known key is still used at once while the set is fetched again,
-    and for as long as fetching fails. After ten minutes without news of the issuer the fetch comes first. A key that is
-    not known is looked for in a new set. All wait for the same fetch, and no two fetches begin within ten seconds:
-    until then a key that is not known is refused at once, since anybody can make one up.
-    `now` (seconds) is there for tests.
+    For five minutes they are used without a fetch. After that, a known key is used at once while the set is fetched in
+    the background, also if fetches fail. If no fetch has ended for ten minutes, callers wait for one.
+
+    An unknown key causes a fetch. All callers wait for the same fetch, and fetches are at least ten seconds apart. In
+    between, tokens with an unknown key are rejected at once, because anyone can invent a key id.
+
+    `now` returns seconds and is a parameter for tests.
     """
 
     def __init__(
@@ -81,9 +83,9 @@ class KeySet:
     async def candidates(
         self, kid: str | None, algorithm: object, tried: Sequence[Key] = (), address: str = ""
     ) -> Keys:
-        """The keys that may have signed, but for those that did not; Unavailable when they cannot be asked for.
+        """The keys that may have signed a token, without those already `tried`.
 
-        `address` is that of the caller.
+        `address` is the caller's. Raises Unavailable if no key fits and the issuer cannot be asked.
         """
         if algorithm not in ALGORITHMS:
             return ()
@@ -99,26 +101,26 @@ class KeySet:
         return self._fitting(kid, algorithm, tried)
 
     def holds(self, key: Key) -> bool:
-        """Whether a key still verifies tokens, without waiting; sees to it that the set is renewed in time."""
+        """Whether a key is still valid, without waiting. Starts a fetch in the background if one is due."""
         if self._is_old():
             return False
         self._renew_in_time()
         return key in self._keys
 
     async def had(self) -> None:
-        """Unavailable when there are no keys, old or new."""
+        """Raise Unavailable if no keys were ever fetched and they cannot be fetched now."""
         if not self._keys:
             await self._renewed()
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel a running fetch."""
         if self._fetching is not None:
             self._fetching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._fetching
 
     def _fitting(self, kid: str | None, algorithm: object, tried: Sequence[Key]) -> Keys:
-        """Keys of this name; where a key or the token has no name, the few that it can be."""
+        """The keys with this id, or, if the token or the keys have no id, a few that fit the algorithm."""
         fitting = [key for key in self._keys if algorithm in key.algorithms]
         named = [key for key in fitting if kid is not None and key.kid == kid]
         unnamed = [key for key in fitting if kid is None or key.kid is None]
@@ -129,7 +131,7 @@ class KeySet:
         return self._failed_at > self._fetched_at
 
     def _is_old(self) -> bool:
-        """Whether nothing was heard of the issuer for so long that a key may have been withdrawn unnoticed."""
+        """Whether the last fetch is so long ago that a key may have been withdrawn unnoticed."""
         return self._now() - max(self._fetched_at, self._failed_at) > 2 * FRESH
 
     def _may_fetch(self) -> bool:
@@ -140,7 +142,7 @@ class KeySet:
             self._renewal()
 
     def _renewal(self) -> "asyncio.Task[None] | None":
-        """The one fetch that is under way, begun now if it may be; None until it may."""
+        """The running fetch, started now if allowed; None during the cooldown."""
         if self._fetching is not None and not self._fetching.done():
             return self._fetching
         if not self._may_fetch():
@@ -150,14 +152,14 @@ class KeySet:
         return self._fetching
 
     async def _renewed(self, address: str = "") -> None:
-        """Wait for new keys; Unavailable when the issuer does not give them, or may not be asked again yet."""
+        """Wait for new keys. Raises Unavailable if the fetch fails or is not allowed yet."""
         renewal = self._renewal()
         if renewal is None:
             raise Unavailable(_NO_KEYS, max(1, math.ceil(self._next_fetch - self._now())))
         if not self._waiting.take(address):
             raise Unavailable(_NO_KEYS)
         try:
-            # Shielded: a client that goes away must not take the fetch of all others along.
+            # Shielded: a client that disconnects must not cancel the fetch for the others.
             await asyncio.shield(renewal)
         finally:
             self._waiting.give(address)
@@ -175,59 +177,59 @@ class KeySet:
 
 
 async def fetched(url: str) -> Keys:
-    """The usable keys at an address, at least one; FetchFailed says what is in the way."""
+    """The usable keys at a URL, at least one. Raises FetchFailed."""
     try:
         async with asyncio.timeout(FETCH_TIMEOUT):
             body = await _body(url)
         published = orjson.loads(body)["keys"][:MOST_KEYS]
     except TimeoutError:
-        raise FetchFailed(f"no answer in {FETCH_TIMEOUT:.0f} seconds") from None
+        raise FetchFailed(f"no response within {FETCH_TIMEOUT:.0f} seconds") from None
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
         raise FetchFailed(str(error) or type(error).__name__) from None
     except (ValueError, TypeError, LookupError):
-        raise FetchFailed("the answer is no key set in JSON") from None
+        raise FetchFailed("the response is not a JSON Web Key Set") from None
     keys = tuple(key for key in map(_key, published) if key)
     if not keys:
-        raise FetchFailed(f"none of its {len(published)} keys is for {', '.join(ALGORITHMS)}")
+        raise FetchFailed(f"none of its {len(published)} keys can be used for {', '.join(ALGORITHMS)}")
     return keys
 
 
 async def _body(url: str) -> bytes:
-    """What is there, read no further than a key set may be long. A redirect is not followed: it could lead anywhere."""
+    """The response body, up to MOST_BYTES. Redirects are not followed: they could lead anywhere."""
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-    # httpx would take proxies and credentials from variables and files that are no settings of ours.
+    # trust_env=False: otherwise httpx takes proxies and credentials from the environment and from .netrc.
     async with (
         httpx.AsyncClient(verify=_tls(), timeout=FETCH_TIMEOUT, trust_env=False) as client,
         client.stream("GET", url, headers=headers) as response,
     ):
         if response.status_code != httpx.codes.OK:
-            raise FetchFailed(f"the answer is {response.status_code} {response.reason_phrase}")
+            raise FetchFailed(f"the response is {response.status_code} {response.reason_phrase}")
         body = b""
         async for part in response.aiter_raw():
             body += part
             if len(body) > MOST_BYTES:
-                raise FetchFailed(f"the answer is longer than {MOST_BYTES:,} bytes")
+                raise FetchFailed(f"the response is longer than {MOST_BYTES:,} bytes")
         return body
 
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """The machine's certificate authorities; reading them takes some milliseconds."""
+    """The system's certificate authorities. Cached because loading them takes some milliseconds."""
     return ssl.create_default_context()
 
 
 def _key(published: Any) -> Key | None:
-    """A published key as far as it is for verifying tokens by our algorithms; None for any other."""
+    """A published key, with those of our algorithms that it can verify; None if there are none."""
     if not isinstance(published, dict) or published.get("use") not in (None, "sig") or "d" in published:
         return None
     kid, operations = published.get("kid"), published.get("key_ops") or ["verify"]
     if not isinstance(kid, str | None) or not isinstance(operations, list) or "verify" not in operations:
         return None
     try:
-        # Without its alg, which PyJWT believes even where it is no algorithm for such a key.
+        # Without `alg`, which PyJWT accepts even if it does not fit the type of the key.
         material = jwt.PyJWK({name: value for name, value in published.items() if name != "alg"}).key
         text = orjson.dumps(published, option=orjson.OPT_SORT_KEYS)
-    except Exception:  # noqa: BLE001 - there are many kinds of error here, and one odd key must not cost the others
+    except Exception:  # noqa: BLE001 - PyJWT raises many types of errors, and one malformed key must not invalidate the others
         return None
     named = published.get("alg")
     algorithms = tuple(name for name in _algorithms(material) if named is None or named == name)
@@ -235,7 +237,7 @@ def _key(published: Any) -> Key | None:
 
 
 def _algorithms(material: object) -> tuple[str, ...]:
-    """Those of our algorithms that a key can be for."""
+    """The supported algorithms that fit a key."""
     if isinstance(material, Ed25519PublicKey):
         return ("EdDSA",)
     if isinstance(material, RSAPublicKey) and material.key_size >= SMALLEST_RSA:

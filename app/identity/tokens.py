@@ -1,4 +1,4 @@
-"""A bearer token becomes a Principal, or Unauthenticated."""
+"""Verifies bearer tokens: the result is a Principal, or Unauthenticated is raised."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,8 +10,8 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import jwt
 
-from app.entities.problems import identifier
 from app.errors import BadUserInput, Unauthenticated
+from app.identifiers import identifier
 from app.identity.key_sets import Key, Keys, KeySet
 from app.settings import Issuer
 from app.sharing.caches import FairCache
@@ -21,20 +21,20 @@ LEEWAY_SECONDS = 30
 JWT_PARTS = 3
 LONGEST_TOKEN = 16_000
 LONGEST_SUBJECT = 255
-# The year 10000 in Unix seconds: times beyond are no times.
+# The year 10000 in Unix seconds. Later times are rejected.
 END_OF_TIME = 253_402_300_800
 MOST_VERIFIED = 10_000
 _USUAL = "Bearer "
 
 Claims = Mapping[str, Any]
 
-# PyJWT lets some of what a hostile token makes it meet pass through as it is.
+# Invalid tokens make PyJWT raise more than its own errors.
 _INVALID = (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a request speaks for, and until when: its token's `exp` and the leeway, in Unix seconds."""
+    """The user of a request, and when its token expires: `exp` plus the leeway, in Unix seconds."""
 
     user_id: UUID
     expires_at: float
@@ -44,7 +44,7 @@ FirstSight = Callable[[Principal, Claims], Awaitable[None]]
 
 
 class Signer:
-    """Makes HS256 tokens that an Authenticator with the same secret takes."""
+    """Creates HS256 tokens that an Authenticator with the same secret accepts."""
 
     def __init__(self, secret: str, issuer: str | None = None, audience: str | None = None) -> None:
         self._secret = secret
@@ -59,10 +59,10 @@ class Signer:
 
 
 class Authenticator:
-    """Verifies tokens, each with the keys of its own issuer alone.
+    """Verifies tokens, each only with the keys of its own issuer.
 
-    A token that was verified is remembered by its digest until it expires or its key is withdrawn. `first_sight` is
-    awaited with each token that was not remembered, and may refuse it.
+    Verified tokens are cached by digest until they expire or their key is withdrawn. `first_sight` is awaited for each
+    token that is not in the cache, and may reject it.
     """
 
     def __init__(self, issuers: Sequence[Issuer], first_sight: FirstSight | None = None) -> None:
@@ -71,10 +71,10 @@ class Authenticator:
         self._verified = FairCache[bytes, _Verified](MOST_VERIFIED)
 
     async def principal(self, authorization: str | None, address: str = "") -> Principal:
-        """The principal of an Authorization header; Unavailable where an issuer's keys are not to be had.
+        """The principal of an Authorization header. Raises Unauthenticated, or Unavailable if keys cannot be fetched.
 
-        Does not suspend with a secret, nor for a token that is remembered. Callers at one `address` can have a part of
-        all places to wait for keys.
+        Does not suspend with a secret or for a cached token. How many callers of one `address` may wait for keys is
+        limited.
         """
         token = _bearer(authorization)
         known = self._known(token)
@@ -87,7 +87,7 @@ class Authenticator:
         return verified.principal
 
     def remembered(self, authorization: str | None) -> Principal | None:
-        """The principal of a header whose token is remembered; None also where it is written in an unusual way."""
+        """The principal of a header if its token is cached, otherwise None. Supports only the usual header format."""
         if authorization is None or not authorization.startswith(_USUAL):
             return None
         return self._known(authorization[len(_USUAL) :])
@@ -97,7 +97,7 @@ class Authenticator:
         return known.value.principal if known and known.value.holds() else None
 
     async def keys_had(self) -> None:
-        """Unavailable when no keys are to be had of an issuer."""
+        """Raise Unavailable if there are no keys of an issuer."""
         for source in self._sources.values():
             await source.keys.had()
 
@@ -114,13 +114,13 @@ class Authenticator:
                 if source.verifies(token, key):
                     return _Verified(source.principal(claims), source, key), claims
             tried += candidates
-        raise Unauthenticated("The token does not hold: none of its issuer's keys has signed it.")
+        raise Unauthenticated("The token is not valid: its signature matches none of the issuer's keys.")
 
     def _source(self, name: object) -> "_Source":
-        # Only a single secret may leave its issuer's name unchecked.
+        # The key None exists only for a secret without AUTH_ISSUER: the claim `iss` is then not checked.
         source = self._sources.get(None) or (self._sources.get(name) if isinstance(name, str) else None)
         if source is None:
-            raise Unauthenticated("The token does not hold: its issuer is none that this server takes tokens of.")
+            raise Unauthenticated("The token is not valid: this server does not accept tokens of its issuer (iss).")
         return source
 
 
@@ -135,7 +135,7 @@ class _Verified:
 
 
 class _Secret:
-    """The one key of an issuer that shares a secret with us, asked as a KeySet is."""
+    """The single key of an issuer with a shared secret, with the interface of KeySet."""
 
     def __init__(self, secret: str) -> None:
         self._key = Key(None, ("HS256",), secret.encode())
@@ -149,10 +149,10 @@ class _Secret:
         return True
 
     async def had(self) -> None:
-        """It is here."""
+        """Do nothing: the key is always available."""
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 class _Source:
@@ -163,7 +163,7 @@ class _Source:
         self.keys = KeySet(issuer.jwks_url) if issuer.jwks_url else _Secret(issuer.secret or "")
 
     def verifies(self, token: str, key: Key) -> bool:
-        """Whether a key has signed a token; Unauthenticated where it has, but the claims do not hold."""
+        """Whether a key has signed a token. Raises Unauthenticated if it has, but the claims are not valid."""
         try:
             jwt.decode(
                 token,
@@ -182,9 +182,9 @@ class _Source:
             reason = Unauthenticated.NOT_YET_VALID
             raise Unauthenticated("The token is not valid yet: its nbf or iat is in the future.", reason) from None
         except jwt.InvalidAudienceError:
-            raise Unauthenticated("The token does not hold: it is for another audience (aud).") from None
+            raise Unauthenticated("The token is not valid: it is for another audience (aud).") from None
         except _INVALID:
-            raise Unauthenticated("The token does not hold.") from None
+            raise Unauthenticated("The token is not valid.") from None
         return True
 
     def principal(self, claims: Claims) -> Principal:
@@ -193,9 +193,11 @@ class _Source:
         return Principal(user_id, float(int(claims["exp"]) + LEEWAY_SECONDS))
 
     def _derived(self, subject: str) -> UUID:
-        """An id of its own for each issuer and subject: first the issuer's, and within it the subject's."""
+        """A UUID that is unique for each issuer and subject: the subject is hashed in the namespace of its issuer."""
         if not (0 < len(subject) <= LONGEST_SUBJECT and subject.isprintable()):
-            raise Unauthenticated("The token's sub is no name of a user.")
+            raise Unauthenticated(
+                f"The token's sub must have 1 to {LONGEST_SUBJECT} characters, all of them printable."
+            )
         return uuid5(uuid5(NAMESPACE_URL, self._issuer.name or ""), subject)
 
 
@@ -204,7 +206,7 @@ def _uuid(subject: str) -> UUID:
         return identifier(subject, "sub")
     except BadUserInput:
         raise Unauthenticated(
-            "The token's sub is not the UUID of a user. (For issuers with other ids, set AUTH_SUBJECT=derived.)"
+            "The token's sub is not a UUID. For issuers with other user ids, set AUTH_SUBJECT=derived on the server."
         ) from None
 
 
@@ -220,22 +222,22 @@ def _bearer(authorization: str | None) -> str:
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("The Authorization header must read: Bearer <token>.")
     if token.count(".") != JWT_PARTS - 1:
-        raise Unauthenticated("This is no JWT. With Better Auth, fetch one from its /api/auth/token endpoint.")
+        raise Unauthenticated("The token is not a JWT. With Better Auth, get one from its endpoint /api/auth/token.")
     if len(token) > LONGEST_TOKEN:
         raise Unauthenticated(f"The token is longer than {LONGEST_TOKEN:,} characters.")
     return token
 
 
 def _unverified(token: str) -> tuple[Claims, Claims]:
-    """Header and claims of a token that nobody has verified: enough to choose a key, and fit to be verified."""
+    """Header and claims of a token before verification, to choose the key. Checks what PyJWT does not."""
     try:
         parts = jwt.decode_complete(token, options={"verify_signature": False})
     except _INVALID:
-        raise Unauthenticated("The token does not hold: it is no JWT.") from None
+        raise Unauthenticated("The token is not valid: it is not a JWT.") from None
     claims = parts["payload"]
-    # PyJWT takes text, truth values and what is beyond all times for times.
+    # PyJWT accepts strings, Booleans and times out of range.
     if not all(_is_time(claims.get(name)) for name in ("exp", "iat")) or not _is_time(claims.get("nbf", 0)):
-        raise Unauthenticated("The token's exp and iat must be there, and be Unix times in seconds, as nbf.")
+        raise Unauthenticated("The token must have exp and iat, and these and nbf must be Unix times in seconds.")
     if not isinstance(claims.get("sub"), str):
         raise Unauthenticated("The token has no sub.")
     return parts["header"], claims

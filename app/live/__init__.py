@@ -1,4 +1,4 @@
-"""Live changes: who follows a user, and how PostgreSQL tells of a write.
+"""Live changes: the subscribers of each user, and PostgreSQL's notifications of writes.
 
-Start at `followers`; `listener` holds the one connection that listens. May import `app.database` and what is below.
+Start at `followers`; `listener` owns the one connection that runs LISTEN. May import `app.database` and lower layers.
 """

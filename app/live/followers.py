@@ -1,11 +1,11 @@
-"""Live changes: those who follow a user wait for a notification, and one read serves all at the same place.
+"""Live changes: followers of a user wait for a notification, and one read serves all followers with the same token.
 
-A follower holds a place in the user's history and reads on from it, as the query does: what it has not read yet is not
-kept anywhere. So nothing is lost while the listening connection is, a burst of writes is read as one page, and whoever
-takes changes in slowly gets the latest state of what has changed meanwhile.
+A follower is a running subscription. It holds a token, a position in the user's history, and reads from there as the
+query `taskChanges` does. Unread changes are not buffered anywhere. So nothing is lost while the listening connection is
+down, a burst of writes is read as one page, and a slow client gets the latest state of each changed row.
 
-What one user can take from the others is bounded: by a number of followers, by a share of the reads under way, by the
-user's rate, which each page is charged to, and by a number of deliveries in each turn of the event loop.
+What one user can take from others is bounded: by the number of followers, by a share of concurrent reads, by the user's
+rate, which is charged for each page, and by the number of deliveries in each iteration of the event loop.
 """
 
 import asyncio
@@ -25,30 +25,30 @@ from app.sharing.rate_limits import Rates
 from app.sharing.steps import Steps
 from app.sharing.turns import Turns
 
-# After the last follower has left: a database of Neon sleeps only when nobody listens.
+# How long to keep listening after the last follower has left. A Neon database suspends only without listeners.
 LINGER_SECONDS = 30.0
-# How long a new follower waits for the listener at most, which may have no connection.
+# How long a new follower waits at most for the listener, which may be disconnected.
 WATCHED_SECONDS = 0.5
-# At a time, so that requests find connections too when everybody reads because the listener has come back.
+# Concurrent reads. Leaves connections for requests when all followers read because the listener has reconnected.
 MOST_READS = 5
-# Of these, for one user: a flood of reads waits behind itself.
+# Concurrent reads for one user.
 READS_OF_A_USER = 2
-# Changes that a user's followers are given in one turn of the event loop. Each takes some 0.1 ms to send.
+# Changes delivered to a user's followers in one iteration of the event loop. Sending one takes about 0.1 ms.
 STEPS_OF_A_USER = 5
 PAUSE_SECONDS = 1.0
-# What was read stays for others who come a little later with the same token, but no more than the last few pages.
+# A page is kept for followers that ask for the same token a little later, but no more than the last few pages.
 KEPT_SECONDS = 1.0
 MOST_KEPT = 10
 
-# A change of one row, as JSON has it.
+# A change of one row, as decoded JSON.
 Change = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has changed since a token, with all that can be shown; where to go on, and the clock that was reached there.
+    """A page of changes after a token, with all fields; the token to continue from, and the user's clock there.
 
-    `full`: the token no longer leads on.
+    `full` means that the requested token is no longer usable, so a full sync is required.
     """
 
     items: list[Change]
@@ -62,7 +62,7 @@ Read = Callable[[str], Awaitable[Changes]]
 
 
 class Realtime:
-    """The users whom somebody follows on this process, and the listener for as long as there are any.
+    """The followed users of this process, and the listener, which runs while there are any.
 
     A user may have `most` followers.
     """
@@ -78,11 +78,13 @@ class Realtime:
     async def follow(
         self, user: UUID, feed: str, start: Callable[[], Awaitable[str]], read: Read
     ) -> AsyncGenerator[Change, None]:
-        """Each change in a feed of a user after the token that `start` gives, as soon as it is known.
+        """Yield each change in a feed of a user after the token that `start` returns, as soon as it is known.
 
-        `read` answers for this user and feed, and for all of their followers alike. FullSyncRequired where the token no
-        longer leads on; LimitExceeded where the user has too many followers; whatever the first read raises. Each page
-        is charged to the user's rate, and waits for it; the first page is part of what the subscription cost.
+        `read` must return the same for all followers of this user and feed. Each page is charged to the user's rate and
+        waits for it, except the first, which is part of the subscription's cost.
+
+        Raises FullSyncRequired if the token is no longer usable, LimitExceeded if the user has too many followers, and
+        whatever the first read raises.
         """
         with self._followed(user) as followed:
             await followed.watched()
@@ -92,7 +94,7 @@ class Realtime:
                 for change in changes.items:
                     await followed.steps.step()
                     yield change
-                # Who waits, maybe for days, keeps nothing of what was passed on.
+                # Free the delivered changes: the wait below may last for days.
                 changes = replace(changes, items=[])
                 if not changes.more:
                     await followed.news(seen, changes.clock)
@@ -104,8 +106,8 @@ class Realtime:
         followed = self._users.setdefault(user, _Followed(user, self._turns))
         if followed.followers >= self._most:
             raise LimitExceeded(
-                f"You have {self._most} live subscriptions with this server already, which is the most; end one of them"
-                " first. Several views can share one subscription."
+                f"You already have {self._most} live subscriptions on this server, which is the maximum; end one of"
+                " them first. Several views can share one subscription."
             )
         followed.followers += 1
         if self._resting:
@@ -149,22 +151,22 @@ def _leading_on(changes: Changes) -> Changes:
 
 
 class _Followed:
-    """A user with followers: the notifications that were heard, and what was read since the last, a moment ago."""
+    """A user with followers: the state of their notifications, and the pages read recently, since the last one."""
 
     def __init__(self, user: UUID, turns: Turns[UUID]) -> None:
         self.followers = 0
         self.steps = Steps(STEPS_OF_A_USER)
-        # How many notifications were heard, and how often some may have been missed.
+        # The number of notifications received, and how often some may have been missed.
         self.seen = (0, 0)
         self._clock = -1
         self._user, self._turns = user, turns
         self._watched, self._stirred = asyncio.Event(), asyncio.Event()
-        # What is being read or was read a moment ago, by feed and token, the oldest first.
+        # Reads that are running or just finished, by feed and token, oldest first.
         self._reads: dict[tuple[str, str], asyncio.Task[Changes]] = {}
         self._waiting: Counter[asyncio.Task[Changes]] = Counter()
 
     def heard(self, version: int) -> None:
-        # A forged one may be too high. It costs a read, and must not hide those that come after it.
+        # A forged version may be too high. It causes a needless read, but must not hide later notifications.
         self._clock = max(self._clock, version)
         self._stir(+1, 0)
 
@@ -173,7 +175,7 @@ class _Followed:
         self._stir(0, +1)
 
     async def watched(self) -> None:
-        """Wait a little until writes are told of: who has read before that has to read again."""
+        """Wait, for a short time at most, until writes are notified: a read before that would have to be repeated."""
         with suppress(TimeoutError):
             async with asyncio.timeout(WATCHED_SECONDS):
                 await self._watched.wait()
@@ -185,26 +187,26 @@ class _Followed:
         self._stirred = asyncio.Event()
 
     async def news(self, seen: tuple[int, int], clock: int) -> None:
-        """Wait for news for one who has read up to this clock, and had `seen` so much before."""
+        """Wait until there may be changes after `clock`. `seen` is the value of `self.seen` before the last read."""
         heard, doubts = seen
         while self.seen[1] == doubts and (self.seen[0] == heard or self._clock <= clock):
             await self._stirred.wait()
 
     async def read(self, feed: str, token: str, read: Read) -> Changes:
-        """What follows a token, read once for all that ask for it until there is news."""
+        """The page after a token. Read once for all followers that ask for it before the next notification."""
         known = self._reads.get((feed, token))
         if known is None:
             known = self._reads[feed, token] = asyncio.create_task(self._in_turn(read, token))
             known.add_done_callback(self._was_read)
         self._waiting[known] += 1
         try:
-            # One that leaves must not take the answer away from the others.
+            # A follower that is cancelled must not cancel the read for the others.
             return await asyncio.shield(known)
         finally:
             self._leave(known)
 
     async def read_patiently(self, feed: str, token: str, read: Read) -> Changes:
-        """The same, for as long as it takes: followers outlive an outage of the database."""
+        """The same, retried until it succeeds: followers survive an outage of the database."""
         while True:
             try:
                 return await self.read(feed, token, read)
@@ -216,7 +218,7 @@ class _Followed:
             return await read(token)
 
     def _leave(self, known: asyncio.Task[Changes]) -> None:
-        """What the last has left undone is given up: others must not wait in line behind it."""
+        """Cancel the read if no follower waits for it any more, so that it does not delay other reads."""
         self._waiting[known] -= 1
         if self._waiting[known]:
             return
@@ -231,7 +233,7 @@ class _Followed:
             return
         for task in [task for task in self._reads.values() if task.done()][:-MOST_KEPT]:
             self._forget(task)
-        # A timer must not keep what was dropped before.
+        # A weak reference: the timer must not keep alive a page that was dropped earlier.
         page = ref(done)
         done.get_loop().call_later(KEPT_SECONDS, lambda: self._forget(page()))
 

@@ -1,4 +1,4 @@
-"""The one connection of a process that listens: there PostgreSQL tells of each write, when it commits."""
+"""The one listening connection of a process, on which PostgreSQL notifies of each write when it commits."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
 
-from app.database.driver import driver_error
+from app.database.failures import driver_error
 from app.database.notices import CHANNEL
 from app.database.url import DatabaseURL
 from app.errors import Unavailable
@@ -22,7 +22,7 @@ from app.live.watching import UNWATCH, WATCH
 
 log = logging.getLogger(__name__)
 
-# A connection that looks open and carries nothing any more is found out by an echo that does not come.
+# The process sends itself a notification at this interval, to detect a connection that looks open but is dead.
 HEARTBEAT_SECONDS = 15.0
 ECHO_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.1
@@ -33,21 +33,21 @@ Missed = Callable[[Iterable[UUID]], None]
 Notify = Callable[[str], Awaitable[None]]
 
 
-class Deaf(Exception):
-    """The connection is open, and what is sent to it does not arrive: a transaction pooler, or a dead line."""
+class NoEcho(Exception):
+    """The connection is open, but notifications do not arrive: a transaction pooler, or a dead connection."""
 
 
 class Listener:
-    """Listens until it is cancelled, on one connection after the other, for those who are `followed`.
+    """Listens for writes of the `followed` users until it is cancelled. Reconnects when the connection is lost.
 
-    `heard` gets a user and the user's clock for each write. `missed` gets those whose writes are heard of from now on,
-    and may have been missed until now. `notify` sends to a channel as writes do, on another connection.
+    `heard` is called with the user and the user's clock for each write. `missed` is called with users whose writes are
+    heard from now on, but may have been missed before. `notify` notifies a channel on another connection.
     """
 
     def __init__(
         self, url: DatabaseURL, notify: Notify, followed: Mapping[UUID, object], heard: Heard, missed: Missed
     ) -> None:
-        # Around a pooler: LISTEN needs a session of its own.
+        # Without the pooler: LISTEN needs a session of its own.
         self._url, self._notify, self._heard, self._missed = url.direct, notify, heard, missed
         self._followed = followed
         self._own = f"{CHANNEL}_{secrets.token_hex(8)}"
@@ -55,7 +55,7 @@ class Listener:
         self._echoed, self._stirred = asyncio.Event(), asyncio.Event()
 
     def look(self) -> None:
-        """Others are followed than before."""
+        """React to a change of the followed users."""
         self._stirred.set()
 
     async def run(self) -> None:
@@ -68,11 +68,11 @@ class Listener:
                 try:
                     await self._listen(pooled.driver_connection)
                 finally:
-                    # Not the driver's farewell: nobody may be there to answer it.
+                    # terminate() instead of close(), which would wait for a server that may not respond.
                     pooled.driver_connection.terminate()  # type: ignore[union-attr]  # it is there while it is open
                     await greenlet_spawn(pooled.invalidate)
-            except Exception as error:  # noqa: BLE001 - whatever it is, followers must not be left alone with it
-                log.warning("listening for changes failed, trying again: %s", type(driver_error(error)).__name__)
+            except Exception as error:  # noqa: BLE001 - followers depend on it, so every failure is retried
+                log.warning("listening for changes failed, retrying: %s", type(driver_error(error)).__name__)
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
@@ -99,7 +99,7 @@ class Listener:
                     await self._stirred.wait()
 
     async def _watch(self, connection: Any, watched: set[UUID]) -> None:
-        """Have writers tell of those who are followed by now, and of nobody else."""
+        """Update the locks that make writers notify, to match the users that are followed now."""
         if left := watched - self._followed.keys():
             watched -= left
             await connection.execute(UNWATCH, left)
@@ -110,23 +110,23 @@ class Listener:
 
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
-        """Deaf where it takes too long: nobody can be listened for, but what was written until then can be read."""
+        """Raise NoEcho on a timeout, and have followers read: notifications may have been missed until then."""
         try:
             async with asyncio.timeout(ECHO_SECONDS):
                 yield
         except TimeoutError:
             self._missed(self._followed.keys())
-            raise Deaf from None
+            raise NoEcho from None
 
     async def _echo(self) -> None:
-        """Wait until a notification to this process has arrived."""
+        """Send a notification to this process, and wait for it."""
         self._echoed.clear()
-        with suppress(Unavailable):  # it could not be sent: that tells nothing of this connection
+        with suppress(Unavailable):  # it could not be sent, which says nothing about this connection
             await self._notify(self._own)
             await self._echoed.wait()
 
     def _told(self, _connection: object, _process: int, _channel: str, payload: object) -> None:
-        """Anybody with SQL can send anything here; what is no user and clock is not ours."""
+        """Handle a notification. Any SQL client can send one, so malformed payloads are ignored."""
         user, _, version = str(payload).partition(" ")
         with suppress(ValueError):
             self._heard(UUID(user), int(version))

@@ -1,4 +1,4 @@
-"""What a process that has followers of users locks, so that writes tell of themselves: see app.database.notices."""
+"""The locks of a process for its followed users, which make writes send notifications: see app.database.notices."""
 
 from typing import Any
 

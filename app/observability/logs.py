@@ -1,4 +1,4 @@
-"""The log of a process: lines for people on a terminal, JSON everywhere else. It holds no text that callers wrote."""
+"""The log: readable lines on a terminal, JSON everywhere else. It contains no text written by callers."""
 
 import asyncio
 import logging
@@ -18,14 +18,14 @@ from app.settings import Settings
 
 OURS = ("app", "schema", "migrations")
 FLUSH_SECONDS = 0.1
-# What the kernel writes to a pipe in one piece: lines of several processes never mix.
+# The size of an atomic write to a pipe (PIPE_BUF), so that lines of several processes never interleave.
 MOST_AT_ONCE = 4096
 
 Entry = MutableMapping[str, Any]
 
 
 def configure(settings: Settings) -> None:
-    """Write what all libraries log to stderr: ours from LOG_LEVEL on, those of others from warnings on."""
+    """Log to stderr: TaskQL's own messages from LOG_LEVEL, those of libraries from warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(_formatter(settings))
     logging.basicConfig(handlers=[handler], level=max(_level(settings), logging.WARNING), force=True)
@@ -34,7 +34,7 @@ def configure(settings: Settings) -> None:
 
 
 class RequestLog:
-    """A line for each request. Lines wait for one another a tenth of a second: writing costs more than making them."""
+    """A line for each request. Lines are written in batches every tenth of a second, as each write is expensive."""
 
     def __init__(self, settings: Settings) -> None:
         self._level, self._people = _level(settings), _is_for_people(settings)
@@ -42,7 +42,7 @@ class RequestLog:
         self._size = 0
 
     def has(self, level: int) -> bool:
-        """Whether lines of a level are asked for."""
+        """Whether lines of this level are logged."""
         return level >= self._level
 
     def write(self, level: int, event: str, fields: Entry) -> None:
@@ -56,7 +56,7 @@ class RequestLog:
         self._size += len(line)
 
     def flush(self) -> None:
-        """Write what waits. A log that cannot be written costs nobody an answer."""
+        """Write the pending lines. A failure is ignored: it must not fail a request."""
         waiting, self._waiting, self._size = self._waiting, [], 0
         with suppress(OSError, ValueError):
             sys.stderr.buffer.write(b"".join(waiting))
@@ -83,7 +83,7 @@ def _formatter(settings: Settings) -> ProcessorFormatter:
 
 
 def _masked(_logger: object, _method: str, entry: Entry) -> Entry:
-    """Of an error its type and place; of another library's words the first line, for the next may quote an error."""
+    """Reduce errors to type and location, and messages of libraries to the first line: others may quote an error."""
     error = entry.pop("exc_info", None)
     if not str(entry["logger"]).startswith(OURS):
         entry["event"] = str(entry["event"]).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""What a log may hold of an error: its type and where it arose. Its text may quote tokens, tasks or SQL."""
+"""What the log shows of an error: its type and location. Its text may quote tokens, tasks or SQL."""
 
 import logging
 import traceback
@@ -15,13 +15,13 @@ MOST_CAUSES = 5
 
 
 def masked(error: BaseException, request_id: str) -> dict[str, Any]:
-    """The GraphQL error for a bug, which is logged once."""
+    """Log a bug, and return the GraphQL error for it."""
     log.error("request %s failed: %s", request_id, outline(error))
     return {"message": MASKED, "extensions": {"code": RequestError.code, "requestId": request_id}}
 
 
 def outline(error: BaseException) -> str:
-    """The types of an error and its causes, and the calls that led to it, the innermost first, in one line."""
+    """One line with the types of an error and its causes, and the calls that led to it, innermost first."""
     frames = list(traceback.walk_tb(error.__traceback__))[-MOST_CALLS:]
     calls = [f"{Path(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}" for frame, line in frames]
     return f"{' from '.join(_types(error))} at {' < '.join(reversed(calls))}"

@@ -1,4 +1,4 @@
-"""What is counted and told of requests. Metrics belong to the process, as loggers do, and hold no user's data."""
+"""Metrics and request records. Metrics are global to the process, as loggers are, and contain no user data."""
 
 import asyncio
 import logging
@@ -31,10 +31,10 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from app.errors import RequestError, Unavailable
 from app.observability.logs import RequestLog
-from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.operations import Execute, GraphQLRequest, GraphQLResponse, ResponseStream
 from app.settings import Settings
 
-# Label values of the latencies: names of operations, as clients choose them, are no more than this.
+# The maximum number of operation names, which clients choose, among the label values of latencies.
 MOST_OPERATIONS = 100
 LONGEST_NAME = 100
 ANONYMOUS, OTHER, REFUSED = "anonymous", "other", "refused"
@@ -47,25 +47,25 @@ _LEVELS = {RequestError.code: logging.ERROR, Unavailable.code: logging.WARNING}
 disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
 LATENCY = Histogram(
     "taskql_request_seconds",
-    "From a request that was read to its answer, by operation.",
+    "Time from when a request has been read to its response, by operation.",
     ("operation", "type"),
     buckets=_BUCKETS,
 )
-ERRORS = Counter("taskql_errors", "Errors in answers, by code.", ("code",))
-STATEMENTS = Counter("taskql_statements", "Reads and writes that were sent to the database.")
-PREPARED = Counter("taskql_operations", "Operations looked for among the prepared ones: hit or miss.", ("result",))
+ERRORS = Counter("taskql_errors", "Errors in responses, by code.", ("code",))
+STATEMENTS = Counter("taskql_statements", "Reads and writes sent to the database.")
+PREPARED = Counter("taskql_operations", "Lookups of prepared operations: hit or miss.", ("result",))
 DELIVERIES = Counter("taskql_deliveries", "Events sent to subscriptions.")
 
 
 def _level(name: str, help_: str) -> Gauge:
-    """How much of something there is now, in all processes together."""
+    """A gauge that is summed over all running processes."""
     return Gauge(f"taskql_{name}", help_, multiprocess_mode="livesum")
 
 
-POOL_SIZE = _level("pool_size", "Database connections that may be open for requests.")
-POOL_IN_USE = _level("pool_in_use", "Database connections that requests use.")
-POOL_WAITING = _level("pool_waiting", "Requests that wait for a database connection.")
-POOL_WAIT = Summary("taskql_pool_wait_seconds", "How long those waited for a connection that had to.")
+POOL_SIZE = _level("pool_size", "Maximum number of database connections for requests.")
+POOL_IN_USE = _level("pool_in_use", "Database connections in use by requests.")
+POOL_WAITING = _level("pool_waiting", "Requests waiting for a database connection.")
+POOL_WAIT = Summary("taskql_pool_wait_seconds", "Waiting time of requests that had to wait for a connection.")
 SOCKETS = _level("sockets", "Open WebSockets.")
 STREAMS = _level("event_streams", "Open event streams.")
 SUBSCRIPTIONS = _level("subscriptions", "Running subscriptions.")
@@ -75,7 +75,7 @@ SETTLE_SECONDS = 1.0
 
 
 class Latencies:
-    """How long the requests of one operation took, not handed over yet: how many for each bucket, and their sum."""
+    """Latencies of one operation that are not in its histogram yet: the count for each bucket, and the sum."""
 
     def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram
@@ -86,7 +86,7 @@ class Latencies:
         self._sum += seconds
 
     def settle(self) -> None:
-        """Hand over. A histogram's own method takes one at a time, and most of them cost more than their request."""
+        """Add them to the histogram. Its own method takes one value at a time, which costs more than most requests."""
         for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):  # noqa: SLF001 - see above
             if count:
                 bucket.inc(count)
@@ -95,7 +95,7 @@ class Latencies:
 
 
 class Tally:
-    """What every request adds to the metrics, handed over every second: each handing over costs as much as a query."""
+    """Collects metrics of requests and publishes them every second, because an update costs as much as a query."""
 
     def __init__(self) -> None:
         self.statements = self.hits = self.connections = 0
@@ -103,14 +103,14 @@ class Tally:
         self._timer: asyncio.TimerHandle | None = None
 
     def took(self, latencies: Latencies, seconds: float) -> None:
-        """A request has ended."""
+        """Record the latency of a request that has ended."""
         latencies.add(seconds)
         self._latencies.add(latencies)
         if self._timer is None:
             self._settle_soon()
 
     def settle(self) -> None:
-        """Hand over what was counted since the last time."""
+        """Publish everything since the last time."""
         while self._latencies:
             self._latencies.pop().settle()
         STATEMENTS.inc(self.statements)
@@ -122,7 +122,7 @@ class Tally:
         self._timer = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settle_on)
 
     def _settle_on(self) -> None:
-        """Until no connection is in use, whose return would not be told of."""
+        """Publish, and repeat while connections are in use, so that the gauge shows their return."""
         self._timer = None
         self.settle()
         if self.connections:
@@ -134,7 +134,7 @@ tally = Tally()
 
 @dataclass(slots=True)
 class Record:
-    """What is known of one request. `operation` is None until one is known, and empty where it has no name."""
+    """What is known about one request. `operation` is None until it is known, and empty if it has no name."""
 
     request_id: str
     started: float
@@ -147,28 +147,28 @@ class Record:
     server_seconds: float = 0.0
 
     def cost(self, limit: int) -> dict[str, float]:
-        """What the request was charged before it ran, in rows, and what it has taken so far, in milliseconds."""
+        """The rows that the request was charged before it ran, and the time that it took so far, in milliseconds."""
         taken = {"databaseMs": self.database_seconds, "serverMs": self.server_seconds}
         return {"rows": self.rows, "limit": limit, **{name: round(1000 * s, 3) for name, s in taken.items()}}
 
 
-Recorded = Callable[[GraphQLRequest, Record], Awaitable[GraphQLAnswer | ResponseStream]]
+Recorded = Callable[[GraphQLRequest, Record], Awaitable[GraphQLResponse | ResponseStream]]
 Describe = Callable[[Record, str], None]
 
 _current: ContextVar[Record | None] = ContextVar("record", default=None)
 
 
 class Telemetry:
-    """Observes the requests of an application. `describe` is told of each before it ends."""
+    """Records the requests of an application. `describe` is called with each record and its code when it ends."""
 
     def __init__(self, settings: Settings, describe: Describe | None = None) -> None:
         self._log, self._describe = RequestLog(settings), describe
         POOL_SIZE.set(settings.db_pool_size)
 
     def recorded(self, execute: Recorded) -> Execute:
-        """What transports call, observed."""
+        """Wrap `execute` for the transports, so that each request is recorded."""
 
-        async def recording(request: GraphQLRequest) -> GraphQLAnswer | ResponseStream:
+        async def recording(request: GraphQLRequest) -> GraphQLResponse | ResponseStream:
             record = Record(request.request_id, perf_counter())
             _current.set(record)
             try:
@@ -180,25 +180,25 @@ class Telemetry:
                 self._end(record, _counted([RequestError.code]))
                 raise
             if isinstance(answered, ResponseStream):
-                return ResponseStream(self._followed(answered.answers, record), answered.expires_at)
+                return ResponseStream(self._followed(answered.responses, record), answered.expires_at)
             self._end(record, _code(answered))
             return answered
 
         return recording
 
     def refused(self, request_id: str, status: int, code: str) -> None:
-        """A request of which no operation was read."""
+        """Record a request that was rejected before an operation was read."""
         fields, level = {"request_id": request_id, "status": status, "code": _counted([code])}, _level_of(code)
         if self._log.has(level):
             self._log.write(level, "request", fields)
 
     def close(self) -> None:
-        """Write what is still to be written."""
+        """Write the pending log lines."""
         self._log.flush()
 
     async def _followed(
-        self, answers: AsyncGenerator[GraphQLAnswer, None], record: Record
-    ) -> AsyncGenerator[GraphQLAnswer, None]:
+        self, answers: AsyncGenerator[GraphQLResponse, None], record: Record
+    ) -> AsyncGenerator[GraphQLResponse, None]:
         code = OK
         with SUBSCRIPTIONS.track_inprogress():
             try:
@@ -233,7 +233,7 @@ class Telemetry:
 
 
 def count_statement() -> Record | None:
-    """A read or a write goes to the database, for the request that is under way, if any, whose record this gives."""
+    """Count a read or write for the current request. Returns its record, or None outside of requests."""
     tally.statements += 1
     record = _current.get()
     if record is not None:
@@ -242,7 +242,7 @@ def count_statement() -> Record | None:
 
 
 def count_preparing(seconds: float) -> None:
-    """Something was prepared for the request that is under way, if any."""
+    """Add preparation time to the current request, if any."""
     record = _current.get()
     if record is not None:
         record.server_seconds += seconds
@@ -250,12 +250,12 @@ def count_preparing(seconds: float) -> None:
 
 @lru_cache(10_000)
 def hashed(user_id: UUID) -> str:
-    """What stands for a user in logs: the first 16 digits of the id's SHA-256, for whoever has the id to find."""
+    """A user in logs: the first 16 digits of the id's SHA-256, so that lines can be found from an id."""
     return sha256(str(user_id).encode()).hexdigest()[:16]
 
 
 def exposition(settings: Settings) -> bytes:
-    """All metrics in Prometheus' text format; with several worker processes those of all."""
+    """All metrics in Prometheus' text format, of all worker processes."""
     if settings.workers == 1:
         return generate_latest(REGISTRY)
     registry, directory = CollectorRegistry(), os.environ[SHARED_DIRECTORY]
@@ -266,7 +266,7 @@ def exposition(settings: Settings) -> bytes:
 
 @contextmanager
 def shared_directory(settings: Settings) -> Iterator[None]:
-    """Where worker processes that are started within leave their metrics for the one that is asked."""
+    """Provide a directory in which worker processes started within the block share their metrics."""
     if settings.workers == 1 or not settings.has_metrics:
         yield
         return
@@ -276,7 +276,7 @@ def shared_directory(settings: Settings) -> Iterator[None]:
 
 
 def _forget_the_dead(directory: Path) -> None:
-    """A process that was killed has no open sockets any more."""
+    """Remove the gauges of killed processes, such as their open sockets."""
     for pid in {path.stem.rpartition("_")[2] for path in directory.glob("gauge_live*.db")}:
         if not _is_alive(int(pid)):
             mark_process_dead(int(pid), str(directory))  # type: ignore[no-untyped-call]  # it has no annotations
@@ -297,7 +297,7 @@ def _latency(record: Record) -> Latencies:
 
 
 def _new_latency(record: Record) -> Latencies:
-    """Strangers, and those who come too late, get no name of their own."""
+    """The label is OTHER for names used by anonymous callers, and for names beyond the first MOST_OPERATIONS."""
     operation, kind = record.operation, record.kind
     is_known = record.user_id is not None and len(operation or "") <= LONGEST_NAME
     if operation and not (is_known and len(_latencies) < MOST_OPERATIONS):
@@ -307,8 +307,8 @@ def _new_latency(record: Record) -> Latencies:
     return known
 
 
-def _code(answer: GraphQLAnswer) -> str:
-    """What an answer says in one word."""
+def _code(answer: GraphQLResponse) -> str:
+    """The code of a response: OK, or that of its first error. Counts all its errors."""
     errors: Sequence[Mapping[str, Any]] | None = answer.entries.get("errors")
     return _counted([error["extensions"]["code"] for error in errors]) if errors else OK
 

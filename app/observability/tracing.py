@@ -1,4 +1,4 @@
-"""Traces by OpenTelemetry's own instrumentation. Imported only where they are asked for: see `taskql[otel]`."""
+"""Traces by OpenTelemetry's instrumentation. Imported only if tracing is on, as `taskql[otel]` is optional."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,8 +16,8 @@ from starlette.types import ASGIApp
 from app.observability.metrics import Record
 from app.settings import Settings
 
-# What a span may hold, in both of OpenTelemetry's vocabularies. Statements, and whatever else comes to be recorded, are
-# none of it.
+# The attributes that spans are exported with, in OpenTelemetry's old and new semantic conventions. All others are
+# dropped, such as SQL.
 SHOWN = frozenset(
     {
         *("http.method", "http.request.method", "http.status_code", "http.response.status_code", "http.scheme"),
@@ -33,40 +33,40 @@ EXCEPTION_TYPE = "exception.type"
 
 
 class Tracing:
-    """Traces of one process, for as long as it serves."""
+    """Traces of one server process."""
 
     def __init__(self, settings: Settings) -> None:
         self._provider = TracerProvider(resource=_resource())
         exporter = OTLPSpanExporter() if settings.traces == "otlp" else ConsoleSpanExporter()
-        self._provider.add_span_processor(BatchSpanProcessor(Discreet(exporter)))
+        self._provider.add_span_processor(BatchSpanProcessor(Redacting(exporter)))
         self._statements = AsyncPGInstrumentor()  # type: ignore[no-untyped-call]  # it has no annotations
         self._statements.instrument(tracer_provider=self._provider)
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The application with a span for each request."""
+        """Wrap the application, so that each request has a span."""
         return OpenTelemetryMiddleware(app, tracer_provider=self._provider, exclude_spans=["receive", "send"])
 
     def describe(self, record: Record, code: str) -> None:
-        """Tell the span of a request what was asked."""
+        """Add the operation and the code to the span of a request."""
         span = trace.get_current_span()
         span.set_attributes({"taskql.code": code, "taskql.request_id": record.request_id})
         if record.operation:
             span.set_attributes({"graphql.operation.name": record.operation, "graphql.operation.type": record.kind})
 
     def close(self) -> None:
-        """Send what waits."""
+        """Export the pending spans."""
         self._statements.uninstrument()
         self._provider.shutdown()
 
 
-class Discreet(SpanExporter):
-    """Passes on of spans what may be seen: no statement, no query string, no text of an error."""
+class Redacting(SpanExporter):
+    """Exports spans without SQL, query strings and error text."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return self._exporter.export([_discreet(span) for span in spans])
+        return self._exporter.export([_redacted(span) for span in spans])
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
@@ -75,7 +75,7 @@ class Discreet(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-def _discreet(span: ReadableSpan) -> ReadableSpan:
+def _redacted(span: ReadableSpan) -> ReadableSpan:
     return ReadableSpan(
         span.name,
         span.context,
@@ -106,7 +106,7 @@ def _outlined(event: Event) -> Event:
 
 
 def _resource() -> Resource:
-    """OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, or else our name."""
+    """The resource from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES; the service name defaults to `taskql`."""
     named = Resource.create()
     is_unnamed = str(named.attributes[SERVICE_NAME]).startswith("unknown_service")
     return named.merge(Resource({SERVICE_NAME: "taskql"})) if is_unnamed else named

@@ -1,4 +1,4 @@
-"""Caches that callers share fairly: the caller that holds most gives way, so that nobody evicts what others use."""
+"""Caches that callers share fairly: a full cache evicts entries of the caller that holds the most."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -18,15 +18,15 @@ class _Entry(Generic[K, V]):
 
 
 class FairCache(Generic[K, V]):
-    """Values of at most `most` weight in all. Each belongs to a holder: the caller that brought it.
+    """A cache with a maximum total weight of `most`. Each value belongs to a holder: the caller that added it.
 
-    When they weigh too much, the holder with the most weight loses what it has not used for longest. `forget` is told
-    of each value that is dropped.
+    Above the maximum, the holder with the most weight loses its least recently used value. `forget` is called with each
+    key that is dropped, but not with one whose value is replaced.
     """
 
     def __init__(self, most: int, forget: Callable[[K], None] | None = None) -> None:
         self._most, self._forget = most, forget
-        # For who looks a value up with every request, as `peek` does.
+        # Public for hot paths that inline `peek`.
         self.entries: dict[K, _Entry[K, V]] = {}
         self._held: dict[str, OrderedDict[K, None]] = {}
         self._weights: dict[str, int] = {}
@@ -39,7 +39,7 @@ class FairCache(Generic[K, V]):
         return iter(self.entries)
 
     def get(self, key: K) -> V | None:
-        """The value of a key, which counts as used now."""
+        """The value of a key, which becomes the most recently used."""
         entry = self.entries.get(key)
         if entry is None:
             return None
@@ -47,14 +47,16 @@ class FairCache(Generic[K, V]):
         return entry.value
 
     def peek(self, key: K) -> V | None:
-        """The value of a key, at less cost: its place in the line of what is dropped stays."""
+        """The value of a key, without marking it as used, which is faster."""
         entry = self.entries.get(key)
         return None if entry is None else entry.value
 
     def put(self, key: K, value: V, holder: str, weight: int = 1) -> None:
-        """Keep a value; one that is too heavy by itself is not kept."""
-        self.drop(key)
+        """Add or replace a value. One that exceeds the maximum weight by itself is dropped at once."""
+        self._take_out(key)
         if weight > self._most:
+            if self._forget:
+                self._forget(key)
             return
         held = self._held.setdefault(holder, OrderedDict())
         held[key] = None
@@ -65,7 +67,15 @@ class FairCache(Generic[K, V]):
             self._evict()
 
     def drop(self, key: K) -> V | None:
-        """Forget a key, and give what it had."""
+        """Remove a key and return its value."""
+        entry = self._take_out(key)
+        if entry is None:
+            return None
+        if self._forget:
+            self._forget(key)
+        return entry.value
+
+    def _take_out(self, key: K) -> _Entry[K, V] | None:
         entry = self.entries.pop(key, None)
         if entry is None:
             return None
@@ -74,9 +84,7 @@ class FairCache(Generic[K, V]):
         self._weights[entry.holder] -= entry.weight
         if not entry.held:
             del self._held[entry.holder], self._weights[entry.holder]
-        if self._forget:
-            self._forget(key)
-        return entry.value
+        return entry
 
     def _evict(self) -> None:
         largest = max(self._weights, key=self._weights.__getitem__)

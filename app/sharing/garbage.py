@@ -1,7 +1,7 @@
-"""Garbage collection that holds up no request.
+"""Garbage collection with short pauses.
 
-A full collection looks at every object there is, and stops all threads for 50 ms and more meanwhile. Nearly all garbage
-goes without one. So what a server is made of is left out from the start, and full collections are few.
+A full collection traverses all objects and stops all threads for 50 ms and more. Nearly all garbage is freed without
+one. So the objects that exist at startup are excluded, and full collections are rare.
 """
 
 import gc
@@ -14,7 +14,7 @@ NEVER = 1_000_000_000
 
 
 def settle() -> None:
-    """Leave out what there is now, and collect the old of what comes only now and then. For processes that serve."""
+    """Exclude all existing objects from collections, and run full collections at intervals. For server processes."""
     gc.collect()
     gc.freeze()
     young, middle, _ = gc.get_threshold()

@@ -1,31 +1,31 @@
-"""Requests under way: no more at a time than can be answered soon, and a share for each caller."""
+"""Limits of concurrent requests: in total, and for each caller."""
 
 from app.errors import RETRY_AFTER_SECONDS, RateLimited, Unavailable
 from app.operations import GraphQLRequest
 from app.sharing.turns import Turns
 
-# The part of all places that one caller may have.
+# One caller may have a quarter of all places.
 SHARE = 4
-# What is read of a large request may take thirty times its bytes: of a process and of one caller these many.
+# A large request may take thirty times its size in memory, so fewer of them may be in progress.
 LARGE_BYTES = 16_000
 MOST_LARGE, LARGE_OF_A_CALLER = 50, 16
 
 
 class Places:
-    """Users have `most` places, strangers a quarter of that beside, and each caller has a quarter of these at most.
+    """`most` places for users and a quarter of that for anonymous callers; each caller gets a quarter of these at most.
 
-    A request has its place from when its body is complete and its caller known until it was answered. Large ones need
-    another besides.
+    A request has a place from when its body is complete and its caller is known until it is answered. A large request
+    needs a second place, of those for large requests.
     """
 
     def __init__(self, most: int) -> None:
-        strangers = _part(most)
-        self._users, self._strangers = Turns[str](most, _part(most)), Turns[str](strangers, _part(strangers))
+        anonymous = _part(most)
+        self._users, self._anonymous = Turns[str](most, _part(most)), Turns[str](anonymous, _part(anonymous))
         self._large = Turns[str](MOST_LARGE, LARGE_OF_A_CALLER)
 
     def take(self, request: GraphQLRequest, *, is_user: bool) -> None:
-        """Give a request its place. Unavailable where all are taken, RateLimited where the caller has its share."""
-        places = self._users if is_user else self._strangers
+        """Take a place for a request. Raises Unavailable if all are taken, RateLimited if the caller has its share."""
+        places = self._users if is_user else self._anonymous
         if not places.take(request.payer):
             raise _refusal(places, "requests")
         request.places = places
@@ -37,8 +37,8 @@ class Places:
 
 def _refusal(places: Turns[str], what: str) -> Unavailable | RateLimited:
     if places.are_all_taken:
-        return Unavailable(f"The server has too many {what} to answer; try again.")
-    return RateLimited(f"You have {places.share} {what} under way; wait for some of them.", RETRY_AFTER_SECONDS)
+        return Unavailable(f"The server has too many {what} in progress; try again.")
+    return RateLimited(f"You have {places.share} {what} in progress; wait for some of them.", RETRY_AFTER_SECONDS)
 
 
 def _part(most: int) -> int:

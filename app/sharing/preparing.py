@@ -1,4 +1,4 @@
-"""Work that would hold up the event loop: parsing, validating, compiling, and bringing long lists into form."""
+"""A thread for work that would block the event loop: parsing, validating, compiling, and converting long lists."""
 
 import asyncio
 import sys
@@ -14,20 +14,20 @@ from app.sharing.turns import Turns
 
 T = TypeVar("T")
 
-# What a caller waits at most, in seconds: for its turn and for the work.
+# How long a caller waits at most for its turn and the work, in seconds.
 PATIENCE_SECONDS = 4.3
-# How long the loop waits at most for the interpreter while the thread works, in seconds. Python's own 5 ms would add
-# up: a request comes back to the loop several times.
+# How long the event loop waits at most for the GIL while the thread works, in seconds. Python's default of 5 ms would
+# add up: a request returns to the loop several times.
 SWITCH_SECONDS = 0.001
-STRANGERS = "strangers"
+ANONYMOUS = "anonymous"
 
 Spend = Callable[[str, float], None]
 
 
 class Preparation:
-    """One thread. Callers take turns on it, one piece of work at a time each; all strangers are one caller.
+    """One thread. Callers take turns, with one piece of work each; all anonymous callers count as one caller.
 
-    `spend` is told the payer of a piece of work and the seconds of CPU time that it has taken.
+    `spend` is called with the payer of a piece of work and the CPU time that it took, in seconds.
     """
 
     def __init__(self, spend: Spend) -> None:
@@ -37,21 +37,21 @@ class Preparation:
         sys.setswitchinterval(SWITCH_SECONDS)
 
     async def run(self, payer: str, work: Callable[[], T], *, is_user: bool = True) -> T:
-        """What `work` gives or raises; Unavailable where it takes too long until its turn has come."""
+        """Return or raise what `work` returns or raises. Raises Unavailable if it is not done in time."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                result, error, seconds = await self._run(payer, work, payer if is_user else STRANGERS)
+                result, error, seconds = await self._run(payer, work, payer if is_user else ANONYMOUS)
         except TimeoutError:
             raise Unavailable("The server is busy preparing other requests; try again.") from None
         count_preparing(seconds)
         if error is not None:
             raise error
-        return result  # type: ignore[return-value]  # it is there where no error is
+        return result  # type: ignore[return-value]  # it is set if there is no error
 
     async def _run(self, payer: str, work: Callable[[], T], key: str) -> tuple[T | None, Exception | None, float]:
         if not self._turns.take(key):
             await self._turns.wait(key)
-        # What has begun goes on and keeps its turn, also where nobody waits for it any more.
+        # Started work finishes and keeps its turn, even if its caller has gone.
         working = asyncio.wrap_future(self._thread.submit(_timed, work))
         working.add_done_callback(partial(self._done, payer, key))
         return await asyncio.shield(working)
@@ -62,14 +62,14 @@ class Preparation:
             self._spend(payer, done.result()[2])
 
     async def close(self) -> None:
-        """End the thread when its work is done."""
+        """Stop the thread after its current work."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _timed(work: Callable[[], T]) -> tuple[T | None, Exception | None, float]:
-    """What some work gives or raises, and the seconds of CPU time that it took."""
+    """The result or the error of some work, and the CPU time that it took, in seconds."""
     start = thread_time()
     try:
         return work(), None, thread_time() - start
-    except Exception as error:  # noqa: BLE001 - raised where the work was asked for
+    except Exception as error:  # noqa: BLE001 - raised again by the caller
         return None, error, thread_time() - start

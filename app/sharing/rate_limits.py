@@ -1,6 +1,6 @@
-"""What a caller may ask for and use in a window of time: each user, and each address of strangers.
+"""Rate limits for each user, and for each address of anonymous callers.
 
-Rows are charged before a request runs, by estimate. The time that it took is charged afterwards, with the next request.
+Rows are charged before a request runs, by estimate. The time that it took is charged with the caller's next request.
 """
 
 import ipaddress
@@ -22,30 +22,30 @@ from app.errors import RateLimited
 
 log = logging.getLogger(__name__)
 
-# Callers that are told apart in one window; all further ones share a count.
+# Callers that are counted separately in one window; all others share one count.
 MOST_CALLERS = 100_000
 OTHERS = "others"
-# How long the shared counts may take, and how long they are left alone when they cannot be had.
+# Timeout of Redis, and how long it is not asked again after a failure.
 PATIENCE_SECONDS = 0.5
 REST_SECONDS = 5.0
 IPV6_NETWORK = 64
 ROWS, PAGES, TIME = "rows", "rows of changes", "seconds of database and server time"
-# Time is counted in microseconds: most statements take less than a millisecond. A request that began in the window
-# before may bring some along, so that one at a time is never refused.
+# Time is counted in microseconds: most statements take less than a millisecond. The slack covers a request that began
+# in the previous window, so that a caller with one request at a time is never rejected.
 SECOND = 1_000_000
 SLACK = 10 * SECOND
-# Less is not worth counting, and is owed until it is more.
+# Smaller amounts are accumulated before they are charged.
 LEAST_SECONDS = 0.005
 
-# Requests to other addresses than GraphQL's that one client address may send in a window, and as many probes. The
-# explorer asks for a hundred files, probes are a few a second. Each process counts: a probe must not wait for Redis.
+# Requests of one client address to anything except GraphQL, and as many probes. The explorer loads a hundred files,
+# probes are a few per second. Each process counts on its own: a probe must not wait for Redis.
 OTHER_REQUESTS = "1000/10 seconds"
 
 Clock = Callable[[], float]
 
 
 class Counters(Protocol):
-    """Counts that begin anew with each window of `expiry` seconds: of many callers, for each of some limits by name."""
+    """Counts for each limit and caller, which restart at 0 with each window of `expiry` seconds."""
 
     def incr(self, limit: str, caller: str, expiry: int, amount: int) -> int | Awaitable[int]: ...
 
@@ -60,9 +60,9 @@ _OVER: tuple[float, dict[str, int]] = -math.inf, {}
 
 
 class Windows:
-    """Counts in memory. All windows of a limit end together, so that nothing has to be searched for what is over.
+    """Counts in memory. All windows of a limit end together, so that expired counts need no search.
 
-    `clock` gives seconds and never goes back, as the time of day does.
+    `clock` returns seconds and is monotonic.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -79,18 +79,18 @@ class Windows:
         count = counts[caller] = known + amount
         return count
 
-    async def remaining(self, limit: str, caller: str) -> float:  # noqa: ARG002 - one end for all
+    async def remaining(self, limit: str, caller: str) -> float:  # noqa: ARG002 - all callers' windows end together
         return self._windows[limit][0] - self._clock()
 
     async def close(self) -> None:
-        """Memory needs no closing."""
+        """Do nothing: memory needs no closing."""
 
 
 class SharedCounters:
-    """Counts that all processes share in Redis; while it cannot be reached each process counts for itself."""
+    """Counts that all processes share in Redis. While it is unreachable, each process counts on its own."""
 
     def __init__(self, url: str) -> None:
-        # Five megabytes of library, for those who share.
+        # Imported here because the library takes five megabytes.
         from redis.asyncio import ConnectionPool  # noqa: PLC0415 - not needed elsewhere
         from redis.asyncio.retry import Retry  # noqa: PLC0415 - as above
         from redis.backoff import NoBackoff  # noqa: PLC0415 - as above
@@ -99,7 +99,7 @@ class SharedCounters:
             url,
             socket_timeout=PATIENCE_SECONDS,
             socket_connect_timeout=PATIENCE_SECONDS,
-            retry=Retry(NoBackoff(), 1),  # a connection of the pool may have been closed meanwhile
+            retry=Retry(NoBackoff(), 1),  # a pooled connection may have been closed
         )
         options: dict[str, Any] = {"connection_pool": self._pool}
         self._shared = RedisStorage("redis://", wrap_exceptions=True, implementation="redispy", **options)
@@ -116,7 +116,7 @@ class SharedCounters:
                 return await self._shared.incr(limit + caller, expiry, amount)
             except StorageError:
                 if time.monotonic() >= self._away_until:
-                    log.warning("rate limits: Redis cannot be reached; this process counts for itself")
+                    log.warning("rate limits: Redis is unreachable; this process counts on its own")
                 self._away_until = time.monotonic() + REST_SECONDS
         return self._own.incr(limit, caller, expiry, amount)
 
@@ -131,9 +131,9 @@ class SharedCounters:
 
 
 class Rate:
-    """An amount in a window, such as 600000/minute, for each of many callers.
+    """A limit for each caller, such as 600000/minute.
 
-    `what` names the amount in errors. `slack` is allowed on top: what a window may inherit from the one before it.
+    `what` names the unit in errors. `slack` is allowed on top, for amounts that stem from the previous window.
     """
 
     def __init__(
@@ -144,14 +144,14 @@ class Rate:
         self._name = f"taskql/{what}/{item.amount}/{self._seconds}/"
 
     def charge(self, caller: str, amount: int) -> Awaitable[None] | None:
-        """Count an amount. What is returned, if anything, has to be awaited: RateLimited beyond the limit."""
+        """Count an amount. Raises RateLimited above the limit, when the result is awaited if it is not None."""
         count = self._counters.incr(self._name, caller, self._seconds, amount)
         if type(count) is int and count <= self._most:
             return None
         return self._refuse_beyond(caller, count)
 
     def fitting(self, amount: int) -> int:
-        """An amount, or what a whole window has where it is more: what may wait must not wait for ever."""
+        """The amount, capped at what one window allows: otherwise a caller that waits would wait forever."""
         return min(amount, self._most)
 
     async def _refuse_beyond(self, caller: str, count: int | Awaitable[int]) -> None:
@@ -165,9 +165,9 @@ class Rate:
 
 
 class OtherRequests:
-    """Requests of each client address that run no operation: none is charged in rows.
+    """Limits requests that run no operation, and so are not charged in rows, for each client address.
 
-    Probes are counted apart: behind a proxy that is not trusted they have the address of everybody's requests.
+    Probes are counted separately: behind an untrusted proxy, they come from the same address as all other requests.
     """
 
     def __init__(self) -> None:
@@ -178,47 +178,47 @@ class OtherRequests:
         )
 
     async def charge(self, address: str, *, is_probe: bool) -> None:
-        """Count one; RateLimited beyond the limit."""
+        """Count one request. Raises RateLimited above the limit."""
         rate = self._probes if is_probe else self._others
         if waits := rate.charge(network(address), 1):
             await waits
 
 
 class Pace:
-    """`each` seconds between two events of a key: a burst of them may come at once, all further ones wait."""
+    """One event per `each` seconds. `burst` events may come at once, and further ones must wait."""
 
     def __init__(self, each: float, burst: int, clock: Clock = time.monotonic) -> None:
         self._each, self._ahead, self._clock = each, each * burst, clock
         self._free = -math.inf  # when the last event would have been due, had none come early
 
     def delay(self) -> float:
-        """Count one event, and how many seconds it has to wait."""
+        """Count one event, and return how many seconds it must wait."""
         now = self._clock()
         self._free = max(self._free, now) + self._each
         return max(0.0, self._free - now - self._ahead)
 
 
 class TimeLimit:
-    """Seconds in a window for each caller, which are known only afterwards: a charge counts what is owed."""
+    """A limit in seconds for each caller. The time of a request is known only afterwards and charged with the next."""
 
     def __init__(self, rate: Rate) -> None:
         self._rate = rate
         self.owed: dict[str, float] = {}
 
     def owe(self, caller: str, seconds: float) -> None:
-        """Have the next charge of a caller count the time that a request has taken."""
+        """Add the time that a request took to the caller's next charge."""
         self.owed[caller] = self.owed.get(caller, 0.0) + seconds
 
     def charge(self, caller: str) -> Awaitable[None] | None:
-        """Count what is owed. What is returned, if anything, has to be awaited."""
+        """Charge the time owed. The caller must await the result unless it is None."""
         owed = self.owed.pop(caller, 0.0)
-        if len(self.owed) >= MOST_CALLERS:  # who has left it so
+        if len(self.owed) >= MOST_CALLERS:  # mostly callers that have left
             self.owed.clear()
         refused = self._rate.charge(caller, ceil(owed * SECOND))
         return self._remembered(caller, refused) if refused else None
 
     async def _remembered(self, caller: str, refused: Awaitable[None]) -> None:
-        """A refusal: a caller who owes something is asked again the next time."""
+        """Wait for the result. A rejected caller still owes time, so that its next request is checked again."""
         try:
             await refused
         except RateLimited:
@@ -227,9 +227,9 @@ class TimeLimit:
 
 
 class Rates:
-    """What each caller may ask for, in rows, and what its requests may take, in seconds; None does not limit.
+    """The limits of rows and of seconds for each caller; None means no limit.
 
-    A payer is a user's id, or the address of a caller who is not known, as `network` writes it.
+    A payer is a user's id, or the address of an anonymous caller in the form that `network` returns.
     """
 
     def __init__(
@@ -245,11 +245,11 @@ class Rates:
         self._behind = Rate(_half(limits.parse(users)), counts, PAGES) if users else None
         time_rate = _time_rate(limits.parse(seconds), counts) if seconds else None
         self._time = TimeLimit(time_rate) if time_rate else None
-        # Has the next charge of a payer count the seconds that a request has taken.
+        # Adds the seconds that a request took to the payer's next charge.
         self.spend: Callable[[str, float], None] = self._time.owe if self._time else _for_free
 
     def charge(self, payer: str, rows: int, *, is_user: bool) -> Awaitable[None] | None:
-        """Count rows, and the time that is owed. RateLimited beyond a limit, at once or by what is returned."""
+        """Charge rows and the time owed. Raises RateLimited above a limit, at once or when the result is awaited."""
         limit = self._users if is_user else self._addresses
         waits = limit.charge(payer, rows) if limit else None
         time = self._time
@@ -257,10 +257,10 @@ class Rates:
         return _all(waits, more) if waits or more else None
 
     async def pace(self, payer: str, rows: int, *, is_behind: bool) -> None:
-        """Count rows of a user; wait for the next window where they are too many.
+        """Charge rows to a user; above the limit, wait for the next window.
 
-        Those who are behind, and catch up with many pages, have half of the rate: the rest is left to the user's other
-        subscriptions and requests.
+        A subscription that is behind and catches up with many pages gets half of the rate, which leaves the rest for
+        the user's other subscriptions and requests.
         """
         if is_behind and self._behind:
             await _patiently(partial(self._behind.charge, payer, self._behind.fitting(rows)))
@@ -272,11 +272,11 @@ class Rates:
 
 
 def _for_free(_payer: str, _seconds: float) -> None:
-    """What is not limited."""
+    """Ignore the time: it is not limited."""
 
 
 def _time_rate(item: limits.RateLimitItem, counters: Counters) -> Rate:
-    """Slack is for a limit that one request at a time must never reach; a lower one is kept as it is."""
+    """The rate for time, with slack only if the limit is so high that one request at a time must never reach it."""
     slack = SLACK if item.amount >= item.get_expiry() else 0
     return Rate(item, counters, TIME, scale=SECOND, slack=slack)
 
@@ -304,7 +304,7 @@ async def _all(*waits: Awaitable[None] | None) -> None:
 
 @lru_cache(1000)
 def network(address: str) -> str:
-    """What stands for the one behind an address: it itself, or the network that IPv6 gives to each household."""
+    """The key for a caller's address: the address itself for IPv4, its /64 network for IPv6."""
     try:
         version6 = ipaddress.IPv6Address(address)
     except ValueError:

@@ -1,13 +1,13 @@
-"""Small steps: a long job that is cut into many must not fill a turn of the event loop with them."""
+"""Limits how many steps of a long job run in one iteration of the event loop."""
 
 import asyncio
 from collections import deque
 
 
 class Steps:
-    """At most `most` steps in each turn of the event loop. Further ones wait for the next turns, in order.
+    """Allows `most` steps in each iteration of the event loop. Further steps wait for later iterations, in order.
 
-    So others who have something to do in the loop wait for `most` steps at most, however many there are.
+    So other tasks wait for at most `most` steps.
     """
 
     def __init__(self, most: int) -> None:
@@ -15,7 +15,7 @@ class Steps:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def step(self) -> None:
-        """Wait until this turn of the loop has room for one more step."""
+        """Wait until the current iteration of the loop has room for one more step."""
         if self._left == self._most:
             asyncio.get_running_loop().call_soon(self._renew)
         if self._left:
@@ -29,7 +29,7 @@ class Steps:
         self._left = self._most
         while self._waiting and self._left:
             turn = self._waiting.popleft()
-            if not turn.done():  # its task was cancelled meanwhile
+            if not turn.done():  # unless its task was cancelled
                 turn.set_result(None)
                 self._left -= 1
         if self._left < self._most:

@@ -1,7 +1,7 @@
-"""Fair turns: a number of places, of which each key holds at most a share; those who wait are served key by key.
+"""Fair semaphores: a number of places, of which each key holds at most a share. Waiting keys are served in turn.
 
-So a flood of one key queues behind itself, and another key waits at most until one place comes free. asyncio's
-semaphores know no keys, and take ten calls where a place is free, which is nearly always; this takes two.
+So a flood of one key delays only that key, and another key waits until at most one place is free. asyncio's semaphores
+have no keys, and take ten calls if a place is free, which is nearly always the case; this one takes two.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ K = TypeVar("K")
 
 
 class Turns(Generic[K]):
-    """At most `most` places in all, and `share` for each key. `take` a place or `wait` for one, then `give` it back."""
+    """`most` places in total, and `share` for each key. `take` a place or `wait` for one, then `give` it back."""
 
     def __init__(self, most: float, share: int) -> None:
         self._most, self.share, self._total = most, share, 0
         self._taken: dict[K, int] = {}
-        # In the order in which the keys are served next.
+        # In the order in which keys are served.
         self._waiting: dict[K, deque[asyncio.Future[None]]] = {}
 
     def take(self, key: K) -> bool:
-        """A place, if one is free for this key."""
+        """Take a place and return True, if one is free for this key."""
         taken = self._taken.get(key, 0)
         if taken == self.share or self._total == self._most:
             return False
@@ -32,7 +32,7 @@ class Turns(Generic[K]):
         return True
 
     async def wait(self, key: K) -> None:
-        """A place, behind those of this key who wait already."""
+        """Wait for a place, behind earlier waiters of this key."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, deque()).append(turn)
         try:
@@ -45,7 +45,7 @@ class Turns(Generic[K]):
             raise
 
     def give(self, key: K) -> None:
-        """Give a place back; it goes to the key that has waited longest and does not hold its share."""
+        """Give a place back. It goes to the key that has waited longest and holds less than its share."""
         taken = self._taken[key] - 1
         if taken:
             self._taken[key] = taken
@@ -59,7 +59,7 @@ class Turns(Generic[K]):
 
     @asynccontextmanager
     async def turn(self, key: K) -> AsyncIterator[None]:
-        """A place for the length of a `with`."""
+        """Hold a place in a `with` block."""
         if not self.take(key):
             await self.wait(key)
         try:
@@ -69,12 +69,13 @@ class Turns(Generic[K]):
 
     @property
     def are_all_taken(self) -> bool:
-        """Whether no key can have a place now."""
+        """Whether all places are taken."""
         return self._total == self._most
 
     def _pass_on(self) -> None:
-        while (key := self._next()) is not None:
-            waiting = self._waiting.pop(key)
+        while (found := self._next()) is not None:
+            key, waiting = found
+            del self._waiting[key]
             turn = waiting.popleft()
             if waiting:
                 self._waiting[key] = waiting
@@ -83,11 +84,11 @@ class Turns(Generic[K]):
                 turn.set_result(None)
                 return
 
-    def _next(self) -> K | None:
-        """The key that is served next, if a place is free for one that waits."""
+    def _next(self) -> tuple[K, deque[asyncio.Future[None]]] | None:
+        """The key that is served next, which may be None, and its waiters; None if no place is free for a waiter."""
         if self.are_all_taken:
             return None
-        return next((key for key in self._waiting if self._taken.get(key, 0) < self.share), None)
+        return next((found for found in self._waiting.items() if self._taken.get(found[0], 0) < self.share), None)
 
     def _leave(self, key: K, turn: asyncio.Future[None]) -> None:
         waiting = self._waiting.get(key, deque())

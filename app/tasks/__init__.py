@@ -1,6 +1,6 @@
-"""Tasks: what is special to them.
+"""The entity of tasks.
 
 Start at `fields`, which declares each field of a task once. `tags` finds the tasks of a tag by an index, `viewer` reads
 the user with the counts of tasks, `purge`, `restored` and `recount` are maintenance.
-May import `app.entities` and what is below. It knows neither GraphQL nor HTTP.
+May import `app.entities` and lower layers. Independent of GraphQL and HTTP.
 """

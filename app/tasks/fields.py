@@ -41,11 +41,11 @@ from app.models import (
 )
 from app.tasks.tags import tagged
 
-# Of any length: a cast to varchar(50) would cut a longer tag to fit.
+# Without a length: a cast to varchar(50) would truncate a longer tag.
 _TAGS = ARRAY(String)
 
 
-# What is wrong with a value
+# Checks
 
 
 def _title(value: str | None) -> Sequence[Problem]:
@@ -61,14 +61,14 @@ def _description(value: str | None) -> Sequence[Problem]:
 
 
 def _completed(value: bool | None) -> Sequence[Problem]:  # noqa: FBT001 - a column's value
-    return [Problem("INVALID", "completed is true or false; omit it to keep it.")] if value is None else ()
+    return [Problem("INVALID", "completed must be true or false; omit it to keep it.")] if value is None else ()
 
 
 def _tags(value: list[str] | None) -> Sequence[Problem]:
     tags = [storable(tag, "tags").strip() for tag in value or ()]
     wrong = [replace(problem, field=(str(place),)) for place, tag in enumerate(tags) for problem in _tag(tag)]
     if len(set(tags)) > MOST_TAGS:
-        many = f"A task has at most {MOST_TAGS} tags; these are {len(set(tags))}."
+        many = f"A task can have at most {MOST_TAGS} tags; you sent {len(set(tags))}."
         return [Problem("LIMIT_EXCEEDED", many), *wrong]
     return wrong
 
@@ -79,7 +79,7 @@ def _tag(tag: str) -> Sequence[Problem]:
     return () if len(tag) <= TAG_LENGTH else [too_long("A tag", tag, TAG_LENGTH)]
 
 
-# What is bound for a value
+# Conversions to the value to bind
 
 
 def _trimmed(value: list[str] | None) -> list[str]:
@@ -87,7 +87,7 @@ def _trimmed(value: list[str] | None) -> list[str]:
 
 
 def _day(value: date | None) -> str | None:
-    """As text: the driver would read 9999-12-31 as infinity."""
+    """As text: asyncpg would encode 9999-12-31 as infinity."""
     return value.isoformat() if value else None
 
 
@@ -126,13 +126,13 @@ def _text(name: str, value: str) -> str:
 
 
 def _found(bind: BindParameter[Any]) -> ColumnElement[bool]:
-    """Without regard to case and accents: the words are brought into the form that the column has."""
-    key = select(func.search_key(bind)).scalar_subquery()  # once, and not for each task
+    """Ignores case and accents: the search text is normalized as the column is."""
+    key = select(func.search_key(bind)).scalar_subquery()  # a subquery is evaluated once, not for each task
     return func.strpos(TASKS.c.search, key) > literal_column("0")
 
 
 def _completion(content: Contents, row: Columns | None, at: ColumnElement[Any]) -> Contents:
-    """The time that goes with `completed`: now, unless the task was done before."""
+    """`completed_at` for `completed`: now, unless the task was completed before."""
     if "completed" not in content:
         return {}
     when = at if row is None else func.coalesce(row["completed_at"], at)

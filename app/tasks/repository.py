@@ -1,9 +1,9 @@
-"""Tasks: the repository of their entity."""
+"""The repository of tasks."""
 
 from functools import partial
 
 from app.entities.repository import Repository
 from app.tasks.fields import TASK
 
-# Makes the tasks of one user, from the database, the user's id and the compiled statements.
+# Creates the repository of one user, from the database, the user's id and the compiled statements.
 Tasks = partial(Repository, TASK)

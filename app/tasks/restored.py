@@ -1,38 +1,42 @@
-"""After a restore: all clocks jump ahead, and all tasks get new versions.
+"""After a restore: advances all clocks, and gives all tasks new versions.
 
-Clients have sync tokens and versions from after the moment that was restored, and the clocks would give them out again
-for other writes. A clock that has jumped is beyond all that it has ever shown, and what was purged is moved there too:
-so each older token begins anew. Versions change because somebody may have written between the restore and the jump.
+Clients have sync tokens and versions from after the restored backup, which the clocks would issue again for other
+writes. So each clock jumps beyond all values that it has ever had, and `purged_through` with it, which makes older
+tokens invalid. Tasks get new versions because there may have been writes between the restore and the jump.
 
-The jump is random, within bounds: who restores the same dump twice must not get the same versions twice.
+The size of the jump is random, within bounds, so that restoring the same dump twice does not give the same versions
+twice.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Integer, Text, Uuid, any_, bindparam, func, literal, literal_column, select, update
+from sqlalchemy import Text, any_, func, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import fingerprint
 from app.database.database import Database
-from app.database.statements import Statement, user_id, write
-from app.entities.writing import clock, is_there, notice
 from app.errors import StartupError, Unauthenticated, Unavailable
-from app.models import CLOCKS, STATE, TASKS, USERS
+from app.models import State, Task, User
+from app.tasks import clocks
+
+T = TypeVar("T")
 
 SMALLEST_JUMP, LARGEST_JUMP = 50_000_000, 100_000_000
-# The last clock from which a jump leaves as much room again for writes.
+# The highest clock from which a jump leaves room for another jump.
 LAST_START = 2**31 - 1 - 2 * LARGEST_JUMP
 BATCH = 1000
 TRIES = 10
 PAUSE_SECONDS = 1.0
-Row = Any
+Work = Callable[[AsyncSession, UUID], Awaitable[T]]
 
 
 class Progress(NamedTuple):
-    """How many users were seen, tasks given new versions, and users left alone whose clocks have no room."""
+    """The number of users seen, of tasks with new versions, and of users skipped because their clocks have no room."""
 
     users: int
     tasks: int
@@ -40,101 +44,94 @@ class Progress(NamedTuple):
 
 
 async def jump(database: Database) -> AsyncIterator[Progress]:
-    """Move the clocks of all users ahead, as the tables' owner, who acts as one user after the other.
+    """Advance the clocks of all users, as the tables' owner, which acts as each user in turn.
 
-    May be interrupted and run again: what has jumped jumps once more.
+    May be interrupted and run again; clocks then jump again.
     """
-    await _refuse_blindness(database)
-    size = random.randint(SMALLEST_JUMP, LARGEST_JUMP)  # noqa: S311 - it keeps no secret
-    await _let_new_users_begin_later(database, size)
-    clocks, versions, done = _jump(), _restamp(), Progress(0, 0, 0)
+    await _check_that_users_are_visible(database)
+    size = random.randint(SMALLEST_JUMP, LARGEST_JUMP)  # noqa: S311 - not a secret
+    await _advance_new_users(database, size)
+    done = Progress(0, 0, 0)
     async for owner in _users(database):
         try:
-            through = (await _written(database, owner, clocks, {"user_id": owner, "jump": size}))["version"]
-            stamped = 0 if through is None else await _restamped(database, owner, versions, through)
+            through = await _patiently(database, owner, partial(_jump, size=size))
+            stamped = 0 if through is None else await _restamped(database, owner, through)
         except Unauthenticated:  # deleted since the ids were read
             continue
         done = Progress(done.users + 1, done.tasks + stamped, done.full + (through is None))
         yield done
 
 
-async def _restamped(database: Database, owner: UUID, statement: Statement, through: int) -> int:
-    """Give all tasks with versions up to this one new ones; how many there were."""
-    values, stamped, count = {"user_id": owner, "through": through, "most": BATCH}, 0, BATCH
+async def _restamped(database: Database, owner: UUID, through: int) -> int:
+    """Give new versions to all tasks with versions up to `through`. Returns their number."""
+    stamped, count = 0, BATCH
     while count == BATCH:
-        count = (await _written(database, owner, statement, values))["stamped"]
+        count = await _patiently(database, owner, partial(_restamp, through=through))
         stamped += count
     return stamped
 
 
 async def remember(database: Database) -> None:
-    """Note which database this is: nobody need be warned any more."""
-    async with database.engine.begin() as connection:
-        await connection.run_sync(fingerprint.remember)
+    """Store the fingerprint of the database, which ends the warning of `taskql doctor`."""
+    async with database.session(None) as session:
+        await session.run_sync(fingerprint.remember)
 
 
-async def _refuse_blindness(database: Database) -> None:
-    """Whoever is shown none of the users would move no clock, and say that all is done."""
-    active = select(func.row_security_active(literal("users", Text)))
-    async with database.engine.connect() as connection:
-        if (await connection.execute(active)).scalar_one():
+async def _check_that_users_are_visible(database: Database) -> None:
+    """Raise StartupError if row-level security hides users, so that their clocks would be skipped silently."""
+    async with database.session(None) as session:
+        if await session.scalar(select(func.row_security_active(literal("users", Text)))):
             raise StartupError(
-                "Row security hides the users from this role: name the tables' owner in DATABASE_OWNER_URL."
+                "Row-level security hides users from this role: use the tables' owner in DATABASE_OWNER_URL."
             )
 
 
-async def _let_new_users_begin_later(database: Database, size: int) -> None:
-    begins = STATE.c.first_version + size
-    async with database.engine.begin() as connection:
-        await connection.execute(update(STATE).values(first_version=begins).where(STATE.c.first_version <= LAST_START))
+async def _advance_new_users(database: Database, size: int) -> None:
+    begins = State.first_version + size
+    async with database.session(None) as session:
+        await session.execute(update(State).values(first_version=begins).where(State.first_version <= LAST_START))
 
 
 async def _users(database: Database) -> AsyncIterator[UUID]:
-    page = select(USERS.c.id).where(USERS.c.id > bindparam("last", type_=Uuid)).order_by(USERS.c.id).limit(BATCH)
     last: UUID | None = UUID(int=0)
     while last is not None:
-        async with database.engine.connect() as connection:
-            ids = list((await connection.execute(page, {"last": last})).scalars())
+        async with database.session(None) as session:
+            page = select(User.id).where(User.id > last).order_by(User.id).limit(BATCH)
+            ids = (await session.scalars(page)).all()
         for owner in ids:
             yield owner
         last = ids[-1] if len(ids) == BATCH else None
 
 
-async def _written(database: Database, owner: UUID, statement: Statement, values: dict[str, Any]) -> Row:
-    """The row of a write, which is tried again: servers write too, and may hold the user's clock."""
+async def _patiently(database: Database, owner: UUID, work: Work[T]) -> T:
+    """Run work in a transaction of a user. Retried, because servers may hold the user's clock."""
     for _ in range(TRIES - 1):
         try:
-            return await database.write(owner, statement, values)
+            async with database.session(owner) as session:
+                return await work(session, owner)
         except Unavailable:
             await asyncio.sleep(PAUSE_SECONDS)
-    return await database.write(owner, statement, values)
+    async with database.session(owner) as session:
+        return await work(session, owner)
 
 
-def _jump() -> Statement:
-    """The clock where it then stands; null where it has no room."""
-    ahead = CLOCKS.c.version + bindparam("jump", type_=Integer)
-    jumped = (
-        update(CLOCKS)
-        .values(version=ahead, purged_through=ahead)
-        .where(CLOCKS.c.user_id == user_id(), CLOCKS.c.version <= literal_column(str(LAST_START)))
-        .returning(CLOCKS.c.version)
-        .cte("jumped")
-    )
-    changed = is_there(jumped)
-    return write(select(jumped.c.version, notice(jumped, changed)).select_from(jumped), changed)
+async def _jump(session: AsyncSession, owner: UUID, *, size: int) -> int | None:
+    """Advance the clock. Returns its new version, or None if it has no room."""
+    clock = await clocks.locked(session, owner)
+    if clock.version >= LAST_START:
+        return None
+    clock.version = clock.purged_through = clock.version + 1 + size
+    await clocks.tell(session, clock)
+    return clock.version
 
 
-def _restamp() -> Statement:
-    """Give a batch of a user's older tasks, in the trash or not, the version of this write."""
-    mine, now = TASKS.c.user_id == user_id(), clock()
-    old = select(TASKS.c.id).where(mine, TASKS.c.version <= bindparam("through", type_=Integer))
-    some = func.array(old.limit(bindparam("most", type_=Integer)).scalar_subquery(), type_=ARRAY(Uuid))
-    stamped = (
-        update(TASKS)
-        .values(version=select(now.c.version).scalar_subquery())
-        .where(mine, TASKS.c.id == any_(some))
-        .returning(TASKS.c.id)
-        .cte("stamped")
-    )
-    count = select(func.count()).select_from(stamped).scalar_subquery()
-    return write(select(count.label("stamped"), notice(now, is_there(stamped))).select_from(now), is_there(stamped))
+async def _restamp(session: AsyncSession, owner: UUID, *, through: int) -> int:
+    """Give the version of this write to a batch of a user's older tasks, including the trash. Returns their number."""
+    clock = await clocks.locked(session, owner)
+    some = func.array(select(Task.id).where(Task.version <= through).limit(BATCH).scalar_subquery())
+    stamp = update(Task).values(version=clock.version + 1).where(Task.id == any_(some)).returning(Task.id)
+    stamped = (await session.scalars(stamp, execution_options={"synchronize_session": False})).all()
+    if stamped:
+        clock.version += 1
+        await clocks.tell(session, clock)
+    return len(stamped)

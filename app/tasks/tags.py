@@ -1,7 +1,7 @@
-"""The tasks that have a tag, by the index of tags.
+"""Finds the tasks with a tag by the index of tags.
 
-A page by a tag that few tasks have looks these up and sorts them; by one that many have, it walks its order's index and
-is soon full. Which of the two it is shows only when the statement runs; of several tags the rarest decides.
+For a rare tag, a page looks up all its tasks and sorts them. For a common tag, it scans the index of its order and is
+soon full. Which one applies is decided when the statement runs; of several tags the rarest decides.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ FEW = 200
 
 
 def tagged(me: Reader, shape: Shape) -> Few | None:
-    """The tasks with the tags of a filter, if all tasks that match must have them."""
+    """The tasks with the tags of a filter, or None if the filter does not require tags."""
     _, parts = shape
     wanted = next((part for part in parts if part[0] in {"tagsAll", "tagsAny"}), None)
     if wanted is None:
@@ -26,7 +26,7 @@ def tagged(me: Reader, shape: Shape) -> Few | None:
     name, parameter = wanted
     tags = bindparam(parameter, type_=ARRAY(Text))
     row = _having(me, TAGS.c.tag == any_(tags)) if name == "tagsAny" else _rarest(me, tags)
-    # Not `= ANY`: with that, a plan for any user may go through another index than the key's.
+    # IN instead of `= ANY`, with which a generic plan may use another index than the primary key.
     has = TASKS.c.id.in_(select(func.unnest(row.c.ids)))
     return Few(row, row.c.count <= literal_column(str(FEW)), has)
 

@@ -1,4 +1,4 @@
-"""The user's own row with the counts of tasks, and whatever of the user's has an id."""
+"""Reads the user with the counts of tasks, and nodes by id."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +9,16 @@ from sqlalchemy import ColumnElement, ScalarSelect, Select, Text, Uuid, bindpara
 from app.database.compiling import Statements
 from app.database.rendering import Field, Selection, json_object, json_or_null, json_text, plain, quoted
 from app.database.statements import Reader, Statement, read
-from app.entities.problems import identifier
 from app.entities.reading import by_id
 from app.entities.repository import Database
 from app.errors import Unauthenticated
+from app.identifiers import identifier
 from app.models import TASKS, USERS
 from app.tasks.fields import TASK
 
 
 class Viewer:
-    """One user, as this user sees it."""
+    """The signed-in user."""
 
     def __init__(self, database: Database, user_id: UUID, statements: Statements) -> None:
         self._database = database
@@ -26,7 +26,7 @@ class Viewer:
         self._statements = statements
 
     async def account(self, selection: Selection) -> str:
-        """The user as JSON; Unauthenticated when the account is gone."""
+        """The user as JSON. Raises Unauthenticated if the account no longer exists."""
         statement = selection.statements.get("viewer") or await self._statements.compiled(
             self._user_id, selection, "viewer", lambda: viewer(selection)
         )
@@ -36,7 +36,7 @@ class Viewer:
         return found
 
     async def node(self, task: Selection, user: Selection, node_id: str) -> str | None:
-        """The task or the user with this id, as JSON."""
+        """The task or user with this id, as JSON."""
         wanted, key = identifier(node_id, "id"), ("node", user)
         statement = task.statements.get(key) or await self._statements.compiled(
             self._user_id, task, key, lambda: node(task, user)
@@ -50,7 +50,7 @@ def viewer(selection: Selection) -> Statement:
 
 
 def node(task: Selection, user: Selection) -> Statement:
-    """A task or the user by id; null when it is neither."""
+    """A task or the user by id, otherwise null."""
 
     def body(me: Reader) -> Select[Any]:
         own = _user(user, me).where(USERS.c.id == bindparam("id", type_=Uuid))
@@ -86,7 +86,7 @@ def _stats(selection: Selection, me: Reader) -> ColumnElement[str]:
     }
     body = json_object(selection, lambda entry: plain(counts[entry.name]))
     live = select(body).select_from(TASKS).where(me.owns(TASKS), TASKS.c.deleted_at.is_(None))
-    # HAVING makes it one row even where the selection counts nothing.
+    # HAVING makes this an aggregate with one row, even if the selection has no counts.
     return _scalar(live.having(literal_column("true")), me)
 
 

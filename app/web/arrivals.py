@@ -1,4 +1,4 @@
-"""Bodies that come in parts or are large: how many there may be, which of them give way, and when each is read."""
+"""Limits for request bodies that are large or arrive in parts: how many, which is rejected, and when each is parsed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,15 +9,14 @@ import orjson
 
 from app.sharing.turns import Turns
 
-# Large bodies that are read in one round of the loop.
+# Large bodies that are parsed in one turn of the event loop.
 MOST_READ = 4
 
 
 class Arrivals:
-    """Requests whose body has not come whole or not been read. Where they are too many, one of them gives way.
+    """Requests whose body is incomplete or not parsed yet. If there are too many, the oldest one is rejected.
 
-    It is the one that has waited longest: of the address that has its share of them, or else of the address that has
-    most.
+    It is the oldest of the same address if that has used up its share, otherwise of the address that has most.
     """
 
     def __init__(self, most: int, share: int) -> None:
@@ -27,7 +26,7 @@ class Arrivals:
 
     @asynccontextmanager
     async def place(self, address: str) -> AsyncIterator[None]:
-        """A place for as long as a body takes to arrive; TimeoutError where it has to give way to another."""
+        """Hold a place until the body has arrived; raises TimeoutError if the place is needed for another request."""
         async with asyncio.timeout(None) as waiting:
             self._make_room(address)
             self._waiting.setdefault(address, {})[waiting] = None
@@ -38,10 +37,10 @@ class Arrivals:
                 self._leave(address, waiting)
 
     async def json(self, address: str, body: bytes | bytearray) -> Any:
-        """What a body holds; orjson.JSONDecodeError where it is no JSON.
+        """Parse a body; raises orjson.JSONDecodeError.
 
-        An address has one read at a time, and the loop serves others in between: what is read of 100 KB may take 3 MB,
-        and a millisecond.
+        Only one body per address is parsed at a time, and the event loop serves others in between: the values of 100 KB
+        can occupy 3 MB and take a millisecond.
         """
         async with self._reading.turn(address):
             await asyncio.sleep(0)

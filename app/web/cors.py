@@ -1,6 +1,6 @@
-"""Cross-origin requests: preflights are answered here, and answers tell browsers which pages may read them.
+"""CORS: answers preflight requests, and adds CORS headers to responses.
 
-No cookies are used, so credentials are never allowed: a caller is known by its token alone.
+Credentials are never allowed, because there are no cookies: the token alone identifies the caller.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ _PREFLIGHT: list[Header] = [
 
 
 class CrossOrigin:
-    """An ASGI application whose answers carry CORS headers, refusals included; HTML pages never do."""
+    """An ASGI middleware that adds CORS headers to all responses, errors included, except HTML pages."""
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
         self._app, self._origins = app, origins
@@ -53,7 +53,7 @@ class CrossOrigin:
 
 
 def is_preflight(method: str, headers: Any) -> bool:
-    """Whether a browser asks if a page may send the actual request."""
+    """Whether a request is a preflight request."""
     return method == "OPTIONS" and b"origin" in headers and b"access-control-request-method" in headers
 
 

@@ -1,6 +1,6 @@
 """GraphQL over HTTP: the endpoint and the explorer's page.
 
-The endpoint is plain ASGI: each request passes it, so what it does not make need not be paid for.
+The endpoint is plain ASGI, without Starlette's request and response objects, because it is on the hot path.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from app.errors import (
     Unavailable,
 )
 from app.observability.masking import masked
-from app.operations import Execute, GraphQLAnswer, GraphQLRequest, ResponseStream
+from app.operations import Execute, GraphQLRequest, GraphQLResponse, ResponseStream
 from app.origins import Origins
 from app.sharing.rate_limits import OtherRequests, Rates, network
 from app.web.arrivals import Arrivals
@@ -37,20 +37,19 @@ from app.web.event_streams import EventStreams
 from app.web.explorer import CONTENT_SECURITY_POLICY, page
 from app.web.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
 from app.web.refusals import FAILED, Refusal, no_address, no_method, too_many
-from app.web.requests import Gone, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
+from app.web.requests import Disconnected, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
 
-# What fits into the first flight of a connection arrives no sooner when it is smaller.
+# A response that fits into TCP's initial window arrives no sooner if it is smaller.
 WORTH_COMPRESSING = 14_000
 FASTEST = 1
-# A caller who is not known, has used up its share or came at a bad time waits a little for that answer: most send the
-# next request when they have it.
+# Responses with these statuses are delayed: most clients send their next request after they have the response.
 PAUSE_SECONDS = 0.25
 PAUSED = (401, 429, 503)
-# Nobody needs more of these than may be had.
+# The delay of an address that sends too many requests to other paths.
 LONG_PAUSE_SECONDS = 1.0
-# A request that cannot be read costs a stranger as much as so many rows.
+# The charge, in rows, for a request that cannot be read.
 ROWS_OF_A_REFUSAL = 5
-# Requests whose body comes in parts or is large, of a process and of one address: each may have 100 KB in memory.
+# Requests whose body is large or arrives in parts, per process and per address. Each can occupy 100 KB.
 MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 200
 
 ANSWERS = (GRAPHQL_JSON, JSON)
@@ -58,12 +57,11 @@ PAGES = (HTML, *ANSWERS)
 BY_POST = (*ANSWERS, EVENT_STREAM)
 BY_GET = (*PAGES, EVENT_STREAM)
 NO_EVENTS = (
-    f"A subscription needs an Accept header that names {EVENT_STREAM}, "
-    "or a WebSocket with the subprotocol graphql-transport-ws."
+    f"A subscription needs the header Accept: {EVENT_STREAM}, or a WebSocket with the subprotocol graphql-transport-ws."
 )
 
-# What an answer without data is worth under either media type, by the code of its first error. Clients that send ids
-# of documents take no other status than 200 for the news that an id is not known.
+# The status of a response without data, by the code of its first error, with either media type. Clients with persisted
+# queries accept only 200 for an unknown hash.
 STATUS = {
     Unauthenticated.code: 401,
     MethodNotAllowed.code: 405,
@@ -99,7 +97,10 @@ _PAGE_HEADERS: list[Header] = [
 
 
 class GraphQLEndpoint:
-    """POST and GET run operations; a browser's GET shows the explorer. `note` is told of what never becomes one."""
+    """Executes operations by POST and GET, and serves the explorer to browsers.
+
+    `note` is called for requests that are rejected before they become an operation.
+    """
 
     def __init__(self, execute: Execute, streams: EventStreams, rates: Rates, origins: Origins, note: Note) -> None:
         self._execute, self._streams, self._rates, self._origins, self._note = execute, streams, rates, origins, note
@@ -107,14 +108,14 @@ class GraphQLEndpoint:
         self._is_stopping = False
 
     def stop(self) -> None:
-        """Have clients leave: each answer from now on is the last of its connection."""
+        """Close each connection after its next response."""
         self._is_stopping = True
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - a part of its own would be a coroutine more a request
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - splitting it would add a coroutine to each request
         lines = scope["headers"]
         headers = headers_of(scope)
         send = _closing(send) if self._is_stopping else send
-        asked_as = request_id(headers.get(b"x-request-id"))
+        id_ = request_id(headers.get(b"x-request-id"))
         asked: GraphQLRequest | None = None
         try:
             if len(headers) != len(lines):
@@ -123,34 +124,34 @@ class GraphQLEndpoint:
             media_type = _media_type(scope["method"], headers)
             if media_type == HTML:
                 return await _respond(send, 200, _PAGE_HEADERS, page().encode())
-            asked = await read(scope, headers, receive, asked_as, self._arrivals)
-            answer = await self._execute(asked)
-            if isinstance(answer, GraphQLAnswer):
-                body, more = orjson.dumps(answer.entries), [NO_STORE] if asked.safe else []
+            asked = await read(scope, headers, receive, id_, self._arrivals)
+            response = await self._execute(asked)
+            if isinstance(response, GraphQLResponse):
+                body, more = orjson.dumps(response.entries), [NO_STORE] if asked.safe else []
             else:
                 _demand_events(headers)
-        except Gone:
+        except Disconnected:
             return None
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
+        except Exception as error:  # noqa: BLE001 - the client gets a GraphQL error for any exception
             charged = error if asked else await self._charged(error, scope)
-            return await self._refuse(send, charged, headers, asked_as)
+            return await self._refuse(send, charged, headers, id_)
         else:
-            if isinstance(answer, ResponseStream) or media_type == EVENT_STREAM:
-                return await self._streams.send(answer, [_id_header(asked_as)], receive, send)
-            status = _status(answer, media_type)
+            if isinstance(response, ResponseStream) or media_type == EVENT_STREAM:
+                return await self._streams.send(response, [_id_header(id_)], receive, send)
+            status = _status(response, media_type)
             if status in _HEADERS_OF:
                 asked.leave()
-                asked = None  # its variables must not be kept while its answer waits
-                more += [*_HEADERS_OF[status], *_headers_of(answer.entries["errors"][0])]
+                asked = None  # do not keep its variables in memory during the delay
+                more += [*_HEADERS_OF[status], *_headers_of(response.entries["errors"][0])]
             if len(body) >= WORTH_COMPRESSING and takes_gzip(headers.get(b"accept-encoding", b"")):
                 body, more = await _compressed(body), [*more, *_COMPRESSED]
-            return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
+            return await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(id_), *more], body)
         finally:
             if asked is not None:
                 asked.leave()
 
     async def _charged(self, error: Exception, scope: Scope) -> Exception:
-        """The same refusal, charged to the address that it goes to; or that the address has had too many."""
+        """Charge an error to the client's address; returns it, or the error that the rate is used up."""
         client = scope.get("client")
         if isinstance(error, Refused):
             error.forget()
@@ -161,49 +162,49 @@ class GraphQLEndpoint:
             return Refused(429, str(limited), limited.code, (b"retry-after", b"%d" % limited.seconds))
         return error
 
-    async def _refuse(self, send: Send, error: Exception, headers: Headers, asked_as: str) -> None:
-        """Answer with one GraphQL error: the refusal's own, or that of a bug, which is masked and logged."""
+    async def _refuse(self, send: Send, error: Exception, headers: Headers, id_: str) -> None:
+        """Respond with one GraphQL error. An exception that is not `Refused` is a bug: it is masked and logged."""
         if isinstance(error, Refused):
             error.forget()
             status, more = error.status, error.headers
             shown = {"message": str(error), "extensions": {"code": error.code}}
-            self._note(asked_as, status, error.code)
+            self._note(id_, status, error.code)
             if status == HTTPStatus.METHOD_NOT_ALLOWED and b"access-control-request-method" in headers:
                 self._origins.log_refused(headers.get(b"origin", b"").decode("latin-1"))
         else:
-            status, more, shown = 500, (), masked(error, asked_as)
+            status, more, shown = 500, (), masked(error, id_)
         media_type = preferred(headers.get(b"accept", b""), ANSWERS) or JSON
         body = orjson.dumps({"errors": [shown]})
-        await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(asked_as), *more], body)
+        await _respond(send, status, [_CONTENT_TYPE[media_type], _id_header(id_), *more], body)
 
 
 def _media_type(method: str, headers: Headers) -> str:
-    """What the answer shall be: by POST one of GraphQL's media types, by GET the explorer's page as well."""
+    """Negotiate the media type of the response: one of GraphQL's, by GET also HTML."""
     if method not in {"POST", "GET", "HEAD"}:
         raise Refused(405, "Send operations by POST, or queries by GET.", MethodNotAllowed.code, ALLOW)
     media_type = preferred(headers.get(b"accept", b""), BY_POST if method == "POST" else BY_GET)
     if media_type is None:
-        raise Refused(406, f"Answers come as {GRAPHQL_JSON} or {JSON}; accept one of these.")
+        raise Refused(406, f"The Accept header must allow {GRAPHQL_JSON}, {JSON} or {EVENT_STREAM}.")
     return media_type
 
 
 def _demand_events(headers: Headers) -> None:
-    """By name: whoever takes anything expects one answer, and would wait for its end."""
+    """Reject an Accept header that allows event streams only by a wildcard: such a client expects one response."""
     if not names(headers.get(b"accept", b""), EVENT_STREAM):
         raise Refused(406, NO_EVENTS)
 
 
-def _status(answer: GraphQLAnswer, media_type: str) -> int:
-    """As GraphQL over HTTP has it: the old media type says 200 to whatever it understood."""
-    errors, data = answer.entries.get("errors"), answer.entries.get("data")
+def _status(response: GraphQLResponse, media_type: str) -> int:
+    """The status by GraphQL over HTTP: with application/json, 200 for all well-formed requests."""
+    errors, data = response.entries.get("errors"), response.entries.get("data")
     if not errors or (data and any(value is not None for value in data.values())):
         return 200
-    refused = 400 if media_type == GRAPHQL_JSON and not answer.executed else 200
+    refused = 400 if media_type == GRAPHQL_JSON and not response.executed else 200
     return STATUS.get(errors[0]["extensions"]["code"], refused)
 
 
 def _headers_of(error: Mapping[str, Any]) -> list[Header]:
-    """What an error's extensions say for clients that look at headers alone."""
+    """The headers that repeat an error's extensions, for clients that read only headers."""
     extensions = error["extensions"]
     if extensions["code"] == Unauthenticated.code:
         return [_challenge(error["message"], extensions.get("reason", Unauthenticated.INVALID))]
@@ -212,7 +213,7 @@ def _headers_of(error: Mapping[str, Any]) -> list[Header]:
 
 
 def _challenge(message: str, reason: str) -> Header:
-    """The challenge of RFC 6750, which names no error where no token came."""
+    """The challenge of RFC 6750, without an error if the request has no token."""
     if reason == Unauthenticated.MISSING:
         return b"www-authenticate", b"Bearer"
     described = re.sub(r"[^ !#-\[\]-~]", "", message).encode()
@@ -220,12 +221,12 @@ def _challenge(message: str, reason: str) -> Header:
 
 
 async def _compressed(body: bytes) -> bytes:
-    """A thread compresses; the loop serves others meanwhile."""
+    """Compress a body on a thread, so that the event loop is not blocked."""
     return await asyncio.to_thread(gzip.compress, body, FASTEST)
 
 
-def _id_header(asked_as: str) -> Header:
-    return b"x-request-id", asked_as.encode()
+def _id_header(id_: str) -> Header:
+    return b"x-request-id", id_.encode()
 
 
 def _closing(send: Send) -> Send:
@@ -246,9 +247,9 @@ async def _respond(send: Send, status: int, headers: list[Header], body: bytes) 
 
 
 def limited(app: ASGIApp, requests: OtherRequests, probes: tuple[str, ...]) -> ASGIApp:
-    """An application without operations, whose requests are refused where a client address sends too many.
+    """Limits the requests of each address to an application that runs no operations.
 
-    `probes` are the ends of the paths that probes ask.
+    `probes` are suffixes of paths with a limit of their own, for health checks.
     """
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
@@ -265,34 +266,36 @@ def limited(app: ASGIApp, requests: OtherRequests, probes: tuple[str, ...]) -> A
 
 
 def handlers(address: str) -> dict[Any, Callable[[Request, Exception], Any]]:
-    """Starlette's handlers of exceptions, which refuse what the routes do not answer; `address` is named for use."""
+    """Starlette's exception handlers. Their errors name `address`, the path that serves requests."""
     return {HTTPException: partial(_refusal, no_address(address)), Exception: _failure}
 
 
 async def _refusal(nowhere: Refusal, request: Request, error: Exception) -> Response:
-    """A GraphQL error for what no route takes: 404, 405, or a file that may not be read."""
+    """The GraphQL error for an unknown path or method, or an unreadable file."""
     assert isinstance(error, HTTPException)  # noqa: S101 - the handler of that class
     is_method = error.status_code == HTTPStatus.METHOD_NOT_ALLOWED
-    return _answer(no_method((error.headers or {}).get("Allow", "GET, HEAD")) if is_method else nowhere, request)
+    return _error_response(
+        no_method((error.headers or {}).get("Allow", "GET, HEAD")) if is_method else nowhere, request
+    )
 
 
 async def _failure(request: Request, _error: Exception) -> Response:
-    """The GraphQL error for a bug in anything but the endpoint; uvicorn logs it."""
-    return _answer(FAILED, request)
+    """The GraphQL error for a bug outside the endpoint. uvicorn logs the exception."""
+    return _error_response(FAILED, request)
 
 
-def _answer(refusal: Refusal, request: Request) -> Response:
-    headers, body = refusal.told(request.scope["headers"])
+def _error_response(refusal: Refusal, request: Request) -> Response:
+    headers, body = refusal.rendered(request.scope["headers"])
     response = Response(body, refusal.status)
     response.raw_headers = headers
     return response
 
 
 class ExplorerFiles(StaticFiles):
-    """The explorer's assets: their addresses change with what they hold, so that browsers may keep them.
+    """The explorer's assets. Their URLs change with their content, so browsers may cache them permanently.
 
-    Strangers ask for them as often as they like: each is compressed once, on a thread. A Range is ignored: Starlette
-    refuses malformed ones in plain text.
+    Each is compressed once, on a thread, and cached, because anybody can request them. Range headers are ignored:
+    Starlette responses malformed ones in plain text.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -300,7 +303,7 @@ class ExplorerFiles(StaticFiles):
         self._compressed: dict[tuple[Path, str], asyncio.Task[bytes]] = {}
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        # The response looks for the header by itself.
+        # FileResponse reads the Range header itself.
         scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
         response = await super().get_response(path, scope)
         if not isinstance(response, FileResponse):
@@ -314,9 +317,9 @@ class ExplorerFiles(StaticFiles):
         return Response(await self._gzipped(Path(response.path), headers["etag"]), headers=headers)
 
     async def _gzipped(self, file: Path, etag: str) -> bytes:
-        key = file, etag  # a file that was built anew has another
+        key = file, etag  # a rebuilt file has another etag
         if key not in self._compressed:
             compressing = asyncio.to_thread(lambda: gzip.compress(file.read_bytes()))
             self._compressed[key] = asyncio.create_task(compressing)
-        # Shielded: a client that leaves must not take the work of all others along.
+        # Shielded: a client that disconnects must not cancel the work that others wait for.
         return await asyncio.shield(self._compressed[key])

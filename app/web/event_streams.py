@@ -8,57 +8,57 @@ import orjson
 from starlette.types import Receive, Send
 
 from app.observability.metrics import STREAMS
-from app.operations import GraphQLAnswer, ResponseStream, each
+from app.operations import GraphQLResponse, ResponseStream, each
 from app.web.media import EVENT_STREAM
 from app.web.requests import Header
 
 KEEP_ALIVE_SECONDS = 12.0  # proxies close what is silent for half a minute or more
 WRITE_SECONDS = 10.0
 
-# Nothing on the way may hold events back: nginx is told by a header of its own.
+# Proxies must not buffer events. X-Accel-Buffering tells nginx.
 HEADERS: list[Header] = [
     (b"content-type", f"{EVENT_STREAM}; charset=utf-8".encode()),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
-# A browser drops events without a data line.
+# Browsers ignore events without a data line.
 COMPLETE = b"event: complete\ndata:\n\n"
 COMMENT = b":\n\n"
 
 
 class _Stalled(Exception):
-    """The client has stopped reading."""
+    """The client does not read."""
 
 
 class EventStreams:
-    """The open event streams of subscriptions, which may last. A single answer is soon sent or given up."""
+    """Sends event streams, and keeps track of the open ones of subscriptions."""
 
     def __init__(self) -> None:
         self._open: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
-        """End them all, but as unfinished: clients come again, to a server that stays."""
+        """End all subscriptions without `complete`, so that clients reconnect, to another server."""
         for sending in self._open:
             sending.cancel()
 
     async def send(
-        self, answered: GraphQLAnswer | ResponseStream, headers: list[Header], receive: Receive, send: Send
+        self, outcome: GraphQLResponse | ResponseStream, headers: list[Header], receive: Receive, send: Send
     ) -> None:
-        """Respond with an event stream: 200 even for an error, which a client could not read otherwise."""
+        """Respond with an event stream. The status is 200 also for errors, because clients can only read those."""
         await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
         with STREAMS.track_inprogress(), suppress(_Stalled):
-            await self._stream(answered, receive, send)
+            await self._stream(outcome, receive, send)
             await send({"type": "http.response.body", "body": b""})
 
-    async def _stream(self, answered: GraphQLAnswer | ResponseStream, receive: Receive, send: Send) -> None:
-        """Send until the answers end, the client goes, the token expires or the process stops."""
-        sending = asyncio.create_task(_send_answers(answered, send))
-        if isinstance(answered, ResponseStream):
+    async def _stream(self, outcome: GraphQLResponse | ResponseStream, receive: Receive, send: Send) -> None:
+        """Send until the responses end, the client disconnects, the token expires or the process stops."""
+        sending = asyncio.create_task(_send_responses(outcome, send))
+        if isinstance(outcome, ResponseStream):
             self._open.add(sending)
         gone = asyncio.create_task(_disconnected(receive))
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_seconds_left(answered)):
+                async with asyncio.timeout(_seconds_left(outcome)):
                     await _keep_alive({sending, gone}, send)
         finally:
             self._open.discard(sending)
@@ -69,20 +69,20 @@ class EventStreams:
             sending.result()
 
 
-def _seconds_left(answered: GraphQLAnswer | ResponseStream) -> float | None:
-    return answered.expires_at - time.time() if isinstance(answered, ResponseStream) else None
+def _seconds_left(outcome: GraphQLResponse | ResponseStream) -> float | None:
+    return outcome.expires_at - time.time() if isinstance(outcome, ResponseStream) else None
 
 
 async def _keep_alive(ends: set[asyncio.Task[None]], send: Send) -> None:
-    """Say something now and then until one of these tasks has ended."""
+    """Send comments until one of these tasks has ended."""
     while not (await asyncio.wait(ends, timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
         await _write(send, COMMENT)
 
 
-async def _send_answers(answered: GraphQLAnswer | ResponseStream, send: Send) -> None:
-    async with aclosing(each(answered)) as answers:
-        async for answer in answers:
-            await _write(send, b"event: next\ndata: %b\n\n" % orjson.dumps(answer.entries))
+async def _send_responses(outcome: GraphQLResponse | ResponseStream, send: Send) -> None:
+    async with aclosing(each(outcome)) as responses:
+        async for response in responses:
+            await _write(send, b"event: next\ndata: %b\n\n" % orjson.dumps(response.entries))
     await _write(send, COMPLETE)
 
 

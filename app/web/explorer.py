@@ -1,11 +1,11 @@
-"""The GraphiQL page; scripts/explorer builds what it loads."""
+"""The GraphiQL page. scripts/explorer builds its assets."""
 
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "static" / "explorer"
 
-# Everything comes from the server itself. Two relaxations are for the editor (Monaco): it makes style elements, and
-# draws lines as HTML with style attributes; the underlines of its errors are data: images.
+# All content comes from this server. The two exceptions are for the editor (Monaco): it creates style elements and
+# attributes, and its error underlines are data: images.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; font-src 'self'; "
     "img-src 'self' data:; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -28,7 +28,7 @@ _PAGE = """\
 </html>
 """
 
-# Addresses are relative, so that the page works behind any prefix of a proxy.
+# URLs are relative, so that the page works under any path prefix of a proxy.
 _BUILT_HEAD = """\
 <link rel="stylesheet" href="explorer/explorer.css?v={version}">
 <script type="module" src="explorer/explorer.js?v={version}"></script>
@@ -36,25 +36,25 @@ _BUILT_HEAD = """\
 
 _BUILT_BODY = """\
 <div id="explorer"><p>Loading the TaskQL explorer…</p></div>
-<noscript>The explorer needs JavaScript. The API itself does not: send GraphQL to this address by POST.</noscript>"""
+<noscript>The explorer needs JavaScript. You can use the API without it: send GraphQL to this URL by POST.</noscript>"""
 
 _MISSING_BODY = """\
 <h1>TaskQL</h1>
-<p>The API answers at this address, but its explorer was not built. Run <code>scripts/explorer</code>, then reload.</p>
-<p>Without it, send GraphQL from a shell:</p>
-<pre>curl ADDRESS-OF-THIS-PAGE \\
+<p>The API is available at this URL, but its explorer was not built. Run <code>scripts/explorer</code>, then reload.</p>
+<p>You can also send GraphQL from a shell:</p>
+<pre>curl URL-OF-THIS-PAGE \\
   -H 'Authorization: Bearer TOKEN' \\
   -H 'Content-Type: application/json' \\
   -d '{"query": "{ viewer { email } }"}'</pre>"""
 
 
 def page() -> str:
-    """Return the HTML of the explorer. It holds no token: its script takes one from the fragment of its address."""
+    """The HTML of the explorer. It contains no token: its script reads one from the fragment of the URL."""
     if not (ASSETS / "explorer.js").is_file():
         return _PAGE.format(head="", body=_MISSING_BODY)
     return _PAGE.format(head=_BUILT_HEAD.format(version=_version()), body=_BUILT_BODY)
 
 
 def _version() -> str:
-    """What scripts/explorer built from; in asset addresses, so that browsers may keep assets for good."""
+    """The version that scripts/explorer wrote. It is part of asset URLs, so that browsers may cache permanently."""
     return (ASSETS / "version").read_text().strip()

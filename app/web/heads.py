@@ -1,4 +1,4 @@
-"""What the head of a request must be beyond what the parser checks, and what it says of its connection."""
+"""Checks of request heads beyond those of the parser, and what a head says about its connection."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -7,32 +7,32 @@ from app.origins import Header
 from app.web.refusals import RequestRefused, malformed, too_long
 
 MOST_BYTES = 100_000
-# The parser of URLs takes no more.
+# The URL parser's limit.
 LONGEST_URL = 65_535
 
 LONG_HEAD = too_long("The head of a request", MOST_BYTES)
 LONG_URL = too_long("The URL", LONGEST_URL)
-OTHER_VERSION = malformed("The version of HTTP must be 1.1 or 1.0.")
-_HOST = malformed("A request has exactly one Host header, which names a host.")
-_TARGET = malformed("The host of the URL must be that of the Host header.")
+OTHER_VERSION = malformed("The HTTP version must be 1.1 or 1.0.")
+_HOST = malformed("The request must have exactly one Host header, with a valid host.")
+_TARGET = malformed("The host in the URL must equal the Host header.")
 _SCHEME = malformed("The scheme of the URL must be http or https.")
-_CODING = malformed("The only Transfer-Encoding is chunked, with HTTP/1.1.")
+_CODING = malformed("Transfer-Encoding must be chunked, with HTTP/1.1.")
 
-# RFC 3986's host and port, without the comma: two Host headers that a proxy has joined are two.
+# RFC 3986's host and port, without the comma: a proxy may have joined two Host headers.
 _IS_HOST = re.compile(rb"(?:[\w.~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?", re.ASCII)
 _ORIGIN_LINE = re.compile(rb"(?:^|\n)origin:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def size(method: bytes, url: bytes, headers: Iterable[Header]) -> int:
-    """How many bytes a head has, each header written as `Name: value`, with the empty line."""
+    """The size of a head in bytes, with each header written as `Name: value`, and with the empty line."""
     return (
         len(method) + len(url) + len("  HTTP/1.1\r\n\r\n") + sum(len(name) + len(value) + 4 for name, value in headers)
     )
 
 
 def check(version: str, url: bytes, headers: list[Header]) -> bytes:
-    """The URL without scheme and host; RequestRefused for a head that different servers could read differently."""
+    """The URL without scheme and host; raises RequestRefused for a head that other servers could read differently."""
     if version not in {"1.1", "1.0"}:
         raise RequestRefused(OTHER_VERSION)
     if len(url) > LONGEST_URL:
@@ -63,30 +63,30 @@ def _origin_form(url: bytes, hosts: list[bytes]) -> bytes:
 
 
 def origin_in(part: bytes) -> bytes | None:
-    """The origin that the last complete Origin line names in part of a head, which the parser has not read whole."""
+    """The origin in the last complete Origin line of an incomplete head."""
     found = _ORIGIN_LINE.findall(part)
     return found[-1] if found else None
 
 
 def asks_for_socket(version: str, headers: list[Header]) -> bool:
-    """Whether the one protocol that the client would change to is WebSocket; any other is ignored (RFC 9110, 7.8)."""
+    """Whether the client requests an upgrade to WebSocket only. Other upgrades are ignored (RFC 9110, 7.8)."""
     return version == "1.1" and list(_listed(headers, b"upgrade")) == [b"websocket"]
 
 
 def has_body(headers: list[Header]) -> bool:
-    """Whether content follows the head."""
+    """Whether a body follows the head."""
     given = dict(headers)
     return b"transfer-encoding" in given or int(given.get(b"content-length", b"0")) > 0
 
 
 def _listed(headers: list[Header], wanted: bytes) -> Iterator[bytes]:
-    """The elements of a header that is a list, which may come on several lines, in lower case."""
+    """The elements of a list header, which may span several lines, in lower case."""
     for value in _values(headers, wanted):
         yield from filter(None, (element.strip(b" \t").lower() for element in value.split(b",")))
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: list[Header]) -> bytes:
-    """The head as it would be had the client not asked for another protocol."""
+    """The head without its Upgrade header."""
     lines = [b"%b %b HTTP/%b" % (method, url, version.encode())]
     lines += [b"%b: %b" % header for header in headers if header[0] != b"upgrade"]
     return b"\r\n".join([*lines, b"", b""])

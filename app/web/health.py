@@ -1,4 +1,4 @@
-"""What probes ask over HTTP: whether the process lives, and whether it can serve."""
+"""Health checks over HTTP: /livez says whether the process responds, /readyz whether it can serve requests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,9 +20,10 @@ Ask = Callable[[], Awaitable[Mapping[str, str]]]
 
 
 class Readiness:
-    """Whether requests can be served here: each of `checks` gives `ok` or what is wrong, by name, within two seconds.
+    """Whether this process can serve requests.
 
-    `notes` are shown beside them and decide nothing.
+    Each of `checks` returns `ok` or a problem for each name, within two seconds. `notes` are included in the response,
+    but do not change its status.
     """
 
     def __init__(self, checks: list[Ask], notes: Callable[[], Mapping[str, str]] = dict) -> None:
@@ -30,7 +31,7 @@ class Readiness:
         self._is_stopping = False
 
     def stopping(self) -> None:
-        """From now on no more requests shall be sent here."""
+        """Answer 503 from now on, so that load balancers send no more requests."""
         self._is_stopping = True
 
     async def answer(self, _request: Request) -> Response:
@@ -44,17 +45,17 @@ class Readiness:
 
 
 async def live(_request: Request) -> Response:
-    """Whether the process answers."""
+    """Answer 200: the process responds."""
     return JSONResponse({"status": OK})
 
 
 def routes(readiness: Readiness) -> list[BaseRoute]:
-    """The addresses for probes."""
+    """The routes of the health checks."""
     return [Route(LIVE, live), Route(READY, readiness.answer)]
 
 
 def key_sets(authenticator: Authenticator) -> Ask:
-    """A check whether tokens can be verified."""
+    """A check that the keys of all issuers are available."""
 
     async def ask() -> Mapping[str, str]:
         try:
@@ -68,5 +69,5 @@ def key_sets(authenticator: Authenticator) -> Ask:
 
 
 def pool(database: Database) -> Mapping[str, str]:
-    """A note on the connections for requests. That they are all in use is no reason to send nobody here any more."""
+    """A note on the connection pool. A process whose connections are all in use is still ready."""
     return {"pool": "all connections are in use" if database.connections.are_all_lent else OK}

@@ -1,25 +1,25 @@
-"""Connections that wait for their clients: no more than a number of them."""
+"""Bounded sets of connections that wait for their clients."""
 
 from typing import Protocol
 
 
-class GivesWay(Protocol):
-    """A connection that can be ended."""
+class Evictable(Protocol):
+    """A connection that can be evicted."""
 
-    def give_way(self) -> None:
-        """End, for another needs the room; it is among the waiting ones no longer."""
+    def evict(self) -> None:
+        """Close, to make room for another connection. It has been removed from the set."""
 
 
-class Waiting(dict[GivesWay, None]):
-    """Connections in one state, the one that has waited longest first. A dict, for each request comes and goes."""
+class Waiting(dict[Evictable, None]):
+    """Connections in one state, the oldest first. A dict, because each request adds and removes one."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self.most = most
 
     def shorten(self) -> None:
-        """Have the one that has waited longest give way where there are more than `most`."""
+        """Evict the oldest connection if there are more than `most`."""
         if len(self) > self.most:
             longest = next(iter(self))
             del self[longest]
-            longest.give_way()
+            longest.evict()

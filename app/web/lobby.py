@@ -1,4 +1,4 @@
-"""Connections of strangers that may become those of users: bounded for each network and in all."""
+"""A bounded set of connections that are not authenticated yet: per network and in total."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -6,21 +6,21 @@ from contextlib import contextmanager
 
 
 class Lobby:
-    """At most `each` connections of a network wait, and `most` in all. Beyond that the oldest one is told to leave.
+    """Holds at most `each` waiting connections per network, and `most` in total. Beyond that the oldest is evicted.
 
-    A network with too many loses its own oldest one, otherwise the oldest of all has to leave. So a client that soon
-    says who it is loses nothing to clients that never do.
+    A network with too many loses its own oldest connection, otherwise the oldest of all is evicted. So clients that
+    never authenticate cannot keep out a client that soon does.
     """
 
     def __init__(self, each: int, most: int) -> None:
         self._each, self._most = each, most
-        # What makes each connection leave, and its network, the oldest first.
+        # The network and the eviction callback of each connection, the oldest first.
         self._waiting: dict[object, tuple[str, Callable[[], None]]] = {}
         self._of: Counter[str] = Counter()
 
     @contextmanager
     def wait(self, network: str, leave: Callable[[], None]) -> Iterator[None]:
-        """A place for the length of a `with`. `leave` is called once if the place is needed for another connection."""
+        """Hold a place within a `with` block. `leave` is called once if another connection needs the place."""
         if self._of[network] >= self._each:
             self._make_room(network)
         elif len(self._waiting) >= self._most:
@@ -34,7 +34,7 @@ class Lobby:
             self._forget(key)
 
     def _make_room(self, network: str | None) -> None:
-        """Have the oldest connection leave, of a network or of all."""
+        """Evict the oldest connection, of a network or of all."""
         key = next(key for key, (of, _) in self._waiting.items() if network in {None, of})
         _, leave = self._waiting[key]
         self._forget(key)

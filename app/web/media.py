@@ -1,6 +1,6 @@
-"""Media types and encodings as HTTP negotiates them: parsed and weighed, never searched for.
+"""Negotiation of media types and encodings. Headers are parsed, with weights, instead of searched for substrings.
 
-Clients send the same few headers with every request, so each answer is remembered.
+Clients send the same few headers with every request, so results are cached.
 """
 
 import re
@@ -12,7 +12,7 @@ GRAPHQL_JSON = "application/graphql-response+json"
 HTML = "text/html"
 EVENT_STREAM = "text/event-stream"
 
-# A longer header is cut off: what is remembered of strangers stays small.
+# Longer headers are truncated, which bounds the caches.
 LONGEST = 500
 REMEMBERED = 256
 
@@ -21,31 +21,31 @@ _UTF_8 = {"utf-8", "utf8", '"utf-8"'}
 
 
 def preferred(accept: bytes, offered: tuple[str, ...]) -> str | None:
-    """The offered type that an Accept header likes best, None where it takes none of them.
+    """The offered type that an Accept header prefers; None if it allows none of them.
 
-    Among equals a type that is named goes before one that only a wildcard covers; among named ones the earlier offer
-    wins, among covered ones JSON.
+    With equal weights, a type that is named precedes one that matches a wildcard. Among named types the first offer
+    wins, among those that match a wildcard JSON.
     """
     return _preferred(accept[:LONGEST], offered)
 
 
 def names(accept: bytes, media_type: str) -> bool:
-    """Whether an Accept header takes a type by its name, not by a wildcard."""
+    """Whether an Accept header names a type, and does not merely match it with a wildcard."""
     return any(name == media_type and weight > 0 for name, weight, _ in _weighed(accept[:LONGEST]))
 
 
 def is_json(content_type: bytes) -> bool:
-    """Whether a Content-Type header says JSON in UTF-8."""
+    """Whether a Content-Type header is JSON in UTF-8."""
     return _is_json(content_type[:LONGEST])
 
 
 def is_identity(content_encoding: bytes) -> bool:
-    """Whether a Content-Encoding header says that the body comes as it is."""
+    """Whether a Content-Encoding header means that the body is not encoded."""
     return {part.strip() for part in content_encoding.lower().split(b",")} <= {b"", b"identity"}
 
 
 def takes_gzip(accept_encoding: bytes) -> bool:
-    """Whether an Accept-Encoding header takes gzip."""
+    """Whether an Accept-Encoding header allows gzip."""
     return _takes_gzip(accept_encoding[:LONGEST])
 
 
@@ -58,7 +58,7 @@ def _preferred(accept: bytes, offered: tuple[str, ...]) -> str | None:
 
 
 def _rank(ranges: dict[str, float], name: str) -> tuple[float, int, bool]:
-    """Weight, how exactly the name was meant, and whether JSON is what to send to whom all is one."""
+    """The weight of a type, how specific the matching range is, and whether it is JSON matched by a wildcard."""
     for precision, media_range in ((2, name), (1, name.partition("/")[0] + "/*"), (0, "*/*")):
         if media_range in ranges:
             return ranges[media_range], precision, precision < 2 and name == JSON  # noqa: PLR2004 - named is 2
@@ -77,9 +77,9 @@ def _takes_gzip(accept_encoding: bytes) -> bool:
 
 
 def _weighed(header: bytes) -> Iterator[tuple[str, float, str]]:
-    """The elements of a header in lower case: name, weight, and charset, which is UTF-8 unless told otherwise.
+    """The elements of a header in lower case: name, weight, and charset (UTF-8 by default).
 
-    Commas within quotes are not told apart; no type of ours has such parameters.
+    Commas within quotes are treated as separators; none of the offered types has such parameters.
     """
     for element in header.decode("latin-1").lower().split(","):
         name, *parameters = (part.strip() for part in element.split(";"))

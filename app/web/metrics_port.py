@@ -1,4 +1,4 @@
-"""The metrics' port. It is not the one that serves, so that no proxy in front of that one can pass metrics on."""
+"""The port for metrics. It is separate, so that a proxy in front of the API cannot expose metrics."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ METRICS = "/metrics"
 
 
 def application(settings: Settings) -> Starlette:
-    """Answers at /metrics in Prometheus' text format; with several worker processes for all of them."""
+    """Serves /metrics in Prometheus' text format, for all worker processes together."""
     return Starlette(routes=[Route(METRICS, partial(_show, settings))], exception_handlers=handlers(METRICS))
 
 
@@ -34,11 +34,11 @@ async def _show(settings: Settings, _request: Request) -> Response:
 
 @asynccontextmanager
 async def exposed(settings: Settings, listener: socket.socket | None) -> AsyncIterator[None]:
-    """Answer at the metrics' port, if there is one, for as long as this lasts."""
+    """Serve metrics on the listener, if there is one, until this context ends."""
     if listener is None:
         yield
         return
-    # uvicorn's server would take the process' signals; its protocol alone does not.
+    # uvicorn's server would replace the signal handlers of the process; its protocol does not.
     protocol = partial(BoundedRequests, Connections(settings))
     config = uvicorn.Config(
         application(settings),

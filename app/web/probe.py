@@ -1,7 +1,7 @@
-"""Whether the database can serve, asked as seldom as will do: a computer that sleeps when idle must be let sleep.
+"""Checks whether the database can serve, as rarely as possible: a database that sleeps when idle must be able to sleep.
 
-For a minute after the last request, and for as long as anything is wrong, the database is asked when somebody wants to
-know, at most once a second. Then the last answer stands. What an answer does not tell is looked at once a minute.
+For a minute after the last request, and while anything is wrong, each health check queries the database, at most once
+a second. After that the last result is reused. Migrations and row security are checked once a minute.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
 from app.database import checks
 from app.database.checks import Finding
 from app.database.database import SESSION
-from app.database.driver import driver_error
+from app.database.failures import driver_error
 from app.database.url import DatabaseURL
 from app.errors import StartupError
 from app.observability.masking import outline
@@ -35,15 +35,16 @@ WORKER_PATIENCE = 1.0
 States = dict[str, str]
 
 DATABASE, MIGRATIONS, ROW_SECURITY, WORKERS = "database", "migrations", "row_security", "workers"
-OK, FAILED, UNKNOWN, READ_ONLY = "ok", "failed; the log says what mends it", "unknown", "takes no writes"
-SILENT: States = {DATABASE: "does not answer", MIGRATIONS: UNKNOWN, ROW_SECURITY: UNKNOWN}
+OK, FAILED, UNKNOWN, READ_ONLY = "ok", "failed; the log says how to fix it", "unknown", "read-only"
+SILENT: States = {DATABASE: "unreachable", MIGRATIONS: UNKNOWN, ROW_SECURITY: UNKNOWN}
 
 
 class Probe:
-    """Asks by a connection of its own: those for requests may all be in use. `last_used` is when they last were.
+    """Queries the database on a connection of its own, since those for requests may all be in use.
 
-    `last_trouble` is when a request last met what does not pass by itself: then the next look is a closer one. All are
-    seconds of one clock, `now`, which is there for tests.
+    last_used: When the connections for requests were last used.
+    last_trouble: When a request last failed with a permanent error; the next check then includes all.
+    now: The clock, in seconds, which tests replace.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class Probe:
         self._asking: asyncio.Task[None] | None = None
 
     async def states(self) -> States:
-        """What was found: `ok` or what is wrong, of each thing that was looked at."""
-        if not self._holds():
+        """The result of each check: `ok` or the problem."""
+        if not self._is_current():
             if self._asking is None or self._asking.done():
                 self._asking = asyncio.create_task(self._ask())
             if not (await asyncio.wait({self._asking}, timeout=PATIENCE))[0]:
@@ -83,8 +84,8 @@ class Probe:
             await asyncio.wait({self._asking})
         await self.engine.dispose()
 
-    def _holds(self) -> bool:
-        """Whether the last answer still stands."""
+    def _is_current(self) -> bool:
+        """Whether the last result is still valid."""
         now = self._now()
         is_asleep = now - self._last_used() > AWAKE and self._all_is_well()
         return is_asleep or now - self._asked_at < FRESH
@@ -96,21 +97,21 @@ class Probe:
         is_due = self._now() - self._looked_at > DEEP or not self._all_is_well()
         is_due = is_due or self._last_trouble() >= self._looked_at
         try:
-            async with self.engine.connect() as connection:  # which asks whether it answers
-                if await connection.run_sync(checks.is_read_only):
-                    self._remember(SILENT | {DATABASE: READ_ONLY}, "the database takes no writes")
-                    # A session keeps the default it began with.
-                    await connection.invalidate()
+            async with AsyncSession(self.engine) as session:  # pre-ping checks that the database responds
+                if await session.run_sync(checks.is_read_only):
+                    self._remember(SILENT | {DATABASE: READ_ONLY}, "the database is read-only")
+                    # A session keeps the default that it started with.
+                    await session.invalidate()
                 elif is_due:
-                    failures = await connection.run_sync(_failures)
-                    workers = await _workers(connection)
+                    failures = await session.run_sync(_failures)
+                    workers = await _workers(session)
                     self._note_workers(workers)
-                    # They decide where none of them serves.
+                    # The server is ready as long as one worker is.
                     if workers and checks.worst(workers) == checks.FAILURE:
                         failures |= {WORKERS: workers}
                     self._note(failures)
-        except Exception as error:  # noqa: BLE001 - whatever is in the way, it is not ready
-            self._remember(SILENT, f"the database does not answer: {outline(driver_error(error))}")
+        except Exception as error:  # noqa: BLE001 - whatever the error, the database is not ready
+            self._remember(SILENT, f"the database is unreachable: {outline(driver_error(error))}")
         self._asked_at = self._now()
 
     def _note(self, failures: Mapping[str, list[Finding]]) -> None:
@@ -128,28 +129,28 @@ class Probe:
         self._workers = workers
 
     def _remember(self, states: States, problem: str) -> None:
-        """Tell the log what has changed. The answer itself says little, for anybody may ask."""
+        """Store the states, and log them if they have changed. The response omits details, because it is public."""
         if states != self._states or self._asked_at == -math.inf:
             log.warning("not ready: %s", problem) if problem else log.info("the database is ready")
         self._states = states
 
 
-def _failures(connection: Connection) -> dict[str, list[Finding]]:
-    """What no answer tells by itself: whether statements will fit, and who can see what."""
+def _failures(session: Session) -> dict[str, list[Finding]]:
+    """The failures of migrations and row-level security, which a response of the database alone does not show."""
     try:
-        lacking = missing(connection)
+        lacking = missing(session.connection())
     except StartupError:
-        # The next version has migrated already, and takes over soon: until then somebody must serve.
+        # A newer version has migrated already and takes over soon; this one must serve until then.
         lacking = []
     if lacking:
         return {MIGRATIONS: [checks.migrations(lacking)]}
-    walls = [finding for finding in checks.row_security(connection) if finding.level == "failure"]
+    walls = [finding for finding in checks.row_security(session) if finding.level == "failure"]
     return {MIGRATIONS: [], ROW_SECURITY: walls}
 
 
-async def _workers(connection: AsyncConnection) -> list[Finding]:
+async def _workers(session: AsyncSession) -> list[Finding]:
     try:
         async with asyncio.timeout(WORKER_PATIENCE):
-            return await connection.run_sync(partial(checks.workers, patience=WORKER_PATIENCE))
+            return await session.run_sync(partial(checks.workers, patience=WORKER_PATIENCE))
     except TimeoutError:
         return [Finding("warning", "The cluster's workers do not all answer in time")]

@@ -1,4 +1,4 @@
-"""uvicorn's protocols with bounds on what strangers make them do before any code of ours runs, and for how long."""
+"""uvicorn's protocols, with limits on size and time that apply before a request reaches the application."""
 
 import asyncio
 import logging
@@ -11,9 +11,9 @@ from http import HTTPStatus
 from typing import Any
 
 from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets import http11
 from websockets.datastructures import Headers
@@ -23,6 +23,7 @@ from websockets.server import ServerProtocol
 from app.observability.masking import outline
 from app.origins import Header, Origins
 from app.settings import Settings
+from app.shapes import require
 from app.web import heads, refusals
 from app.web.heads import LONG_HEAD, MOST_BYTES
 from app.web.idle import Waiting
@@ -30,59 +31,65 @@ from app.web.refusals import CROWDED, LATE, MALFORMED, NO_TUNNEL, STALLED, STOPP
 
 log = logging.getLogger(__name__)
 
-# What comes byte by byte costs far more than what it holds.
+# A body that arrives byte by byte costs far more than its size.
 MOST_PARTS = 5_000
-# Requests that wait for the answers to those before them on their connection: reading thousands in one segment would
-# hold up the event loop.
+# Pipelined requests of a connection: parsing thousands from one segment would block the event loop.
 MOST_AHEAD = 100
-# A head of more bytes is long. These connections of a process may have sent one: it is kept until the next request, and
-# what is made of it while it is answered takes as much again.
+# A head of more bytes is long. This many connections of a process may have sent one: it is kept until the next request,
+# and the scope of the request takes as much again.
 LONG_BYTES = 16_000
 MOST_LONG = 100
-# More than the largest answer, which may be on its way when a ping comes.
+# More than the largest response, which may be in the send buffer when a ping arrives.
 MOST_UNSENT = 5_000_000
 LARGE_READ = 30_000
 LOOK_SECONDS = 1.5
-# How many looks in a row may find that the request has not come, or that the answer is not taken: the kernel lets as
-# much time pass for a client that takes nothing at all.
+# How many looks in a row may find an incomplete request, or a client that does not read its response. The kernel waits
+# as long for a client that acknowledges nothing (TCP_USER_TIMEOUT).
 LOOKS_FOR_REQUEST = 5
 LOOKS_FOR_ANSWER = 20
 LEAST_TAKEN = 10_000
-# A request may be on its way when a server that stops finds a connection idle; on a new one it probably is.
+# When the server stops, a request may be on its way on an idle connection; on a new connection it probably is.
 LINGER_SECONDS = 0.25
-# A peer that does not answer when its socket is closed.
+# How long a peer may take to answer the close of its socket.
 CLOSE_SECONDS = 1.0
-# A connection that is closed while its client still sends is reset, and the client may lose the answer: for this long
-# what comes after a refusal is read and thrown away.
+# If a connection is closed while its client still sends, it is reset, and the client may lose the response. So after a
+# refusal, data is discarded for this long.
 DISCARD_SECONDS = 1.0
-# Larger reads are parsed piece by piece: the parser does not tell where in a piece a head or a chunk has ended.
+# Larger reads are parsed in pieces: the parser does not tell where in a piece a head or a chunk has ended.
 LARGEST_PIECE = 50_000
-# Of a head that is not whole, what is kept of its end: an Origin line fits in.
+# How much of the end of an incomplete head is kept: enough for an Origin line.
 ENOUGH_OF_END = 1_000
-# How long the application may take to accept a socket or refuse it.
+# How long the application may take to accept or reject a socket.
 HANDSHAKE_SECONDS = 9.0
-_CLOSE = b"connection", b"close"
-_NO_HOST = b"\n"  # what no header can be
+_NO_HOST = b"\n"  # not a possible value of a header
 _END: Any = {"type": "http.response.body", "body": b""}
 
 _MANY_AHEAD = refusals.many_ahead(MOST_AHEAD)
 _MANY_PARTS = refusals.many_parts(MOST_PARTS)
-_EARLY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A handshake must wait for the answers to earlier requests.")
-_WITH_BODY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A WebSocket handshake is a GET without a body.")
+_EARLY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A handshake must wait for the responses to earlier requests.")
+_WITH_BODY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A WebSocket handshake must be a GET without a body.")
 
-# A handshake's head has passed HTTP's bounds before websockets parses it, which reads its own from here.
+require(
+    hasattr(HttpToolsProtocol, "_start_asgi_task") and hasattr(HttpToolsProtocol, "_should_upgrade"),
+    "uvicorn's HttpToolsProtocol started requests with _start_asgi_task, and called _should_upgrade for a handshake.",
+)
+require(
+    hasattr(http11, "MAX_LINE_LENGTH") and hasattr(http11, "MAX_NUM_HEADERS"),
+    "websockets.http11 had its limits in MAX_LINE_LENGTH and MAX_NUM_HEADERS.",
+)
+# The limits of HTTP already apply to a handshake's head before websockets parses it. These must not be lower.
 http11.MAX_LINE_LENGTH = http11.MAX_NUM_HEADERS = 2 * MOST_BYTES
 
 
 class Connections:
-    """What the connections of a process share: who may read refusals, and which of them wait for their clients.
+    """State that the connections of a process share: the allowed origins, and the connections that wait for clients.
 
-    `idle` ones are between two requests; on `incomplete` ones a request, perhaps the first, has not come whole; `long`
-    ones have sent a long head.
+    `idle` ones are between two requests; on `incomplete` ones a request, perhaps the first, is incomplete; `long` ones
+    have sent a long head.
     """
 
     def __init__(self, settings: Settings) -> None:
-        # Strangers must leave descriptors for others: of those of the process each kind has a quarter.
+        # Each kind may use a quarter of the file descriptors, so that some are left for everything else.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = settings.limit_idle_connections
         if descriptors != resource.RLIM_INFINITY:
@@ -92,102 +99,28 @@ class Connections:
         self.keep_alive_seconds = settings.keep_alive_seconds
 
 
-class _Answer:
-    """Sends an answer in one piece where its head tells the length: each write is dear, and wakes the client.
-
-    All others are sent by uvicorn's cycle: streams, answers to HEAD, and the last one of a connection.
-    """
-
-    __slots__ = ("_cycle", "_head", "_length")
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-        self._head: Any = None
-        self._length = b""
-
-    async def send(self, message: Any) -> None:
-        """What an application calls."""
-        head, self._head = self._head, None
-        if head is None and self._is_to_be_held(message):
-            self._head = message
-        elif head is not None and not message.get("more_body") and not self._cycle.flow.write_paused:
-            self._write(head, message["body"])
-        else:
-            if head is not None:
-                await self._pass_on(head)
-            await self._pass_on(message)
-
-    def give_up(self) -> None:
-        """Have the cycle not miss the answer: uvicorn marks only the last of several pipelined requests as ended."""
-        self._cycle.disconnected = True
-
-    async def _pass_on(self, message: Any) -> None:
-        cycle, begins = self._cycle, message["type"] == "http.response.start"
-        if cycle.scope["method"] == "HEAD":
-            if begins:
-                await cycle.send(message)
-                await cycle.send(_END)
-            # An event stream goes on until it is told that nobody listens.
-            return await asyncio.sleep(0)
-        if not self._length and cycle.scope["http_version"] == "1.0":
-            self._end_by_closing(message, begins=begins)
-        return await cycle.send(message)
-
-    def _end_by_closing(self, message: Any, *, begins: bool) -> None:
-        """HTTP/1.0 knows no chunks: the cycle sends parts as they are, each as long as it was announced."""
-        if begins:
-            self._cycle.chunked_encoding = False
-        else:
-            self._cycle.expected_content_length = len(message.get("body", b""))
-
-    def _is_to_be_held(self, message: Any) -> bool:
-        if message["type"] != "http.response.start" or self._cycle.scope["method"] == "HEAD":
-            return False
-        headers = dict(message["headers"])
-        self._length = headers.get(b"content-length", b"")
-        return self._length != b"" and b"connection" not in headers
-
-    def _write(self, message: Any, body: bytes) -> None:
-        """As the cycle does it; RuntimeError for a head that would be read as another."""
-        cycle = self._cycle
-        headers = [*cycle.default_headers, *message["headers"], *(() if cycle.keep_alive else (_CLOSE,))]
-        head = b"\r\n".join((*map(b": ".join, headers), b"\r\n"))
-        ends = head.count(b"\r"), head.count(b"\n")
-        if ends != (len(headers) + 1,) * 2 or int(self._length) != len(body):
-            raise RuntimeError("The head of an answer is wrong.")
-        cycle.response_started = cycle.response_complete = True
-        if cycle.disconnected or cycle.transport.is_closing():
-            return
-        cycle.transport.write(STATUS_LINE[message["status"]] + head + body)
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
-
-
 class _LongHead:
-    """A connection that has sent a long head, among those that have: as such it gives way with another refusal."""
+    """The entry of a connection in the set `long`, whose eviction sends another refusal than the other sets."""
 
     def __init__(self, connection: "BoundedRequests") -> None:
         self._connection = connection
 
-    def give_way(self) -> None:
-        """End, for another long head needs the room."""
+    def evict(self) -> None:
+        """Close the connection, to make room for another long head."""
         self._connection.end(CROWDED)
 
 
 class BoundedRequests(HttpToolsProtocol):
-    """uvicorn's protocol for HTTP, which ends what goes on and on, what stands still, and what nobody waits for.
+    """uvicorn's protocol for HTTP, with limits for requests that are too large, too slow, or abandoned.
 
-    It refuses what the parser cannot read and what other servers could read differently, after the requests that came
-    before have been answered. A timer a connection looks now and then whether the client is still awaited, so that
-    requests need none of their own. The task of a request whose client has left is cancelled.
+    It rejects malformed and ambiguous requests, after the responses to earlier requests on the connection. One timer
+    per connection, instead of one per request, checks whether the client is too slow. The task of a request whose
+    client disconnects is cancelled.
     """
 
-    # Found by place, for each request looks at them.
+    # Slots are faster, and each request uses these attributes.
     __slots__ = (
         "_answering",
-        "_direct",
         "_end",
         "_held",
         "_host",
@@ -209,13 +142,13 @@ class BoundedRequests(HttpToolsProtocol):
     def __init__(self, shared: Connections, **options: Any) -> None:
         super().__init__(**options)
         self._shared, self._idle = shared, shared.idle
-        # The bytes since the last head or part of a body was whole, those of the piece in which it became whole, and
-        # those of the piece that is read.
+        # The bytes since the last complete head or part of a body, those of the piece in which it was completed, and
+        # those of the current piece.
         self._held = self._tail = self._piece = 0
         self._parts = self._looks = self._unsent = 0
-        self._end = b""  # of a head that is not whole, or of what the parser could not read
+        self._end = b""  # the end of an incomplete head, or of data that the parser could not read
         self._stopping = False
-        self._host = _NO_HOST  # the last one that was found valid
+        self._host = _NO_HOST  # the last valid Host header
         self._refusal: Refusal | None = None
         self._waits: Waiting | None = None
         self._long: _LongHead | None = None
@@ -260,14 +193,14 @@ class BoundedRequests(HttpToolsProtocol):
         elif (cycle := self.cycle) is None or cycle.more_body or cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
             self._wait(self._place())
             self._end = (self._end + data)[-ENOUGH_OF_END:] if self._is_partial() else b""
-        elif self._waits is not None:  # as `_place` has it; for each request
+        elif self._waits is not None:  # the same as `self._wait(self._place())`, inlined for speed
             del self._waits[self]
             self._waits = None
         return None
 
     def _receive_pieces(self, data: bytes) -> None:
         for start in range(0, len(data), LARGEST_PIECE):
-            # It is another protocol once a socket was opened.
+            # The protocol changes when a WebSocket is opened.
             self.transport.get_protocol().data_received(data[start : start + LARGEST_PIECE])  # type: ignore[attr-defined]  # both are uvicorn's
 
     def on_headers_complete(self) -> None:
@@ -287,12 +220,12 @@ class BoundedRequests(HttpToolsProtocol):
         self._tail = self._piece
         super().on_headers_complete()
         self.scope["state"]["headers"] = names
-        self.headers = []  # for trailers, which must not pass for headers
+        self.headers = []  # trailers are added here, and must not become headers
         if self.scope["http_version"] != "1.1":
             self._treat_as_old()
 
     def _read_long(self) -> None:
-        """Go on with a head that is long, and not whole."""
+        """Handle an incomplete head that is long already."""
         if self._held > MOST_BYTES:
             self._refuse(LONG_HEAD)
         else:
@@ -300,7 +233,7 @@ class BoundedRequests(HttpToolsProtocol):
             self._count_long()
 
     def _count_long(self) -> None:
-        """Be the last of the connections with a long head to give way."""
+        """Add this connection to the set of those with long heads, as the newest."""
         if self._long is None:
             self._long = _LongHead(self)
         long = self._shared.long
@@ -318,14 +251,14 @@ class BoundedRequests(HttpToolsProtocol):
         self._host = names.get(b"host", _NO_HOST)
 
     def _treat_as_old(self) -> None:
-        """HTTP/1.0 knows no `100 Continue`."""
+        """Send no `100 Continue` to HTTP/1.0 clients."""
         if self.scope["http_version"] != "1.0":
             raise RequestRefused(heads.OTHER_VERSION)
         if not self.parser.should_upgrade():
             self.cycle.waiting_for_100_continue = False
 
     def on_body(self, body: bytes) -> None:
-        """As uvicorn has it: what is left of a body whose request has been answered is thrown away."""
+        """The same as uvicorn's: the rest of a body is discarded after the response is complete."""
         self._held = 0
         self._tail = self._piece
         self._parts += 1
@@ -339,19 +272,19 @@ class BoundedRequests(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """As uvicorn has it, but also once the answer is complete: from now on the connection is idle."""
+        """Like uvicorn's, but also after the response is complete: the connection is then idle."""
         if not self.parser.should_upgrade():
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
     def _should_upgrade(self) -> bool:
-        """Leave the callbacks of any head with an Upgrade to `_after_upgrade`."""
+        """Leave every head with an Upgrade header to `_after_upgrade`."""
         return True
 
     def _after_upgrade(self, rest: bytes) -> bytes:
-        """What the parser shall read after a head that asks for another protocol, before which it has stopped.
+        """Handle a head with an Upgrade header; returns the data that the parser must read next.
 
-        Its state after an upgrade is of no use: it would take a body for the next request.
+        The parser stops at such a head, and is replaced: it would read the body as the next request.
         """
         method, version, asked = self.parser.get_method(), self.parser.get_http_version(), self.scope["headers"]
         if method == b"CONNECT":
@@ -369,7 +302,7 @@ class BoundedRequests(HttpToolsProtocol):
             return self._refuse(refusal)
         self._timer.cancel()
         self._wait(None)
-        # uvicorn makes one of it for this handshake, and tells it nothing else.
+        # uvicorn creates the protocol of this handshake with it.
         self.ws_protocol_class = partial(BoundedSockets, list(self.scope["headers"]), self._shared.origins)  # type: ignore[assignment]  # it is only called
         self.handle_websocket_upgrade()
         if rest:
@@ -377,7 +310,7 @@ class BoundedRequests(HttpToolsProtocol):
         return None
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer what came before, then say why no more is answered, and close."""
+        """Send the responses to earlier requests, then the refusal, and close."""
         if self._refusal is not None or self.transport.is_closing():
             return
         self._refusal = refusal
@@ -390,7 +323,7 @@ class BoundedRequests(HttpToolsProtocol):
         self._say_last(refusal)
 
     def _abandon(self) -> None:
-        """End the request whose body does not come, or is malformed."""
+        """Cancel the request whose body is incomplete or malformed."""
         if not self._is_idle():
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -407,25 +340,28 @@ class BoundedRequests(HttpToolsProtocol):
         return None
 
     def _tell(self, refusal: Refusal) -> bool:
-        """Whether the refusal was sent: a second answer to the same request would be taken for that to the next."""
+        """Send the refusal, unless a response has started; returns whether it was sent.
+
+        A client would take a second response for the response to its next request.
+        """
         cycle = self.cycle
         if cycle is not None and cycle.response_started and (cycle.more_body or not cycle.response_complete):  # type: ignore[redundant-expr]  # None at first
             return False
         asked = list(self.scope["headers"]) if self.scope else []  # type: ignore[redundant-expr]  # None at first
-        # The parser gives a header when the next one begins, which perhaps never came or is malformed.
+        # The parser reports a header when the next one begins, which may be missing or malformed.
         if self._is_partial() and b"origin" not in dict(asked) and (origin := heads.origin_in(self._end)):
             asked.append((b"origin", origin))
         has_body = self.parser.get_method() != b"HEAD"
         self.transport.write(refusal.answer(asked, self._shared.origins, has_body=has_body))
         return True
 
-    def give_way(self) -> None:
-        """End, for another connection needs the room."""
+    def evict(self) -> None:
+        """Close the connection, to make room for another."""
         self._waits = None
         self.end(LATE)
 
     def end(self, refusal: Refusal) -> None:
-        """End with a refusal where a request is not answered; at once, for many may come in no time."""
+        """Close at once, since many connections may arrive in a short time; with a refusal if a request is pending."""
         self._wait(None)
         if self._refusal is None and self._is_awaited() and not self.transport.is_closing():
             self._refusal = refusal
@@ -435,7 +371,7 @@ class BoundedRequests(HttpToolsProtocol):
         self.transport.close()
 
     def _place(self) -> Waiting | None:
-        """Among which connections this one waits; None while a request that has come whole is not answered."""
+        """The set that this connection belongs to; None while a complete request is being processed."""
         cycle = self.cycle
         if cycle is None or (cycle.more_body and not self.pipeline):  # type: ignore[redundant-expr]  # None at first
             return self._shared.incomplete
@@ -453,26 +389,30 @@ class BoundedRequests(HttpToolsProtocol):
             among[self] = None
             among.shorten()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        del app  # another than ours only where uvicorn's own limit of concurrency is set
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        del app  # it differs from self.app only if uvicorn's own limit of concurrency is set
         cycle.keep_alive = cycle.keep_alive and not self._stopping
-        self._answering = task = self.loop.create_task(cycle.run_asgi(partial(self._answer, _Answer(cycle))))
+        self._answering = task = self.loop.create_task(cycle.run_asgi(partial(self._answer, cycle)))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    async def _answer(
-        self, answer: _Answer, scope: Scope, receive: ASGIReceiveCallable, _send: ASGISendCallable
-    ) -> None:
+    async def _answer(self, cycle: RequestResponseCycle, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            send = partial(_send_head, cycle)
+        elif scope["http_version"] == "1.0":
+            send = _without_chunks(cycle)
         try:
-            await self.app(scope, receive, answer.send)
+            await self.app(scope, receive, send)
         except asyncio.CancelledError:
             if self._refusal is None and not self.transport.is_closing():
                 raise
-            answer.give_up()
+            cycle.disconnected = True  # uvicorn marks only the last of several pipelined requests
 
     def on_response_complete(self) -> None:
-        """As uvicorn has it, but with no timer for each request: the looks end idle connections too."""
-        self.server_state.total_requests += 1
+        """Like uvicorn's, but without a timer per request, since `_look` closes idle connections.
+
+        Requests are not counted either, which only uvicorn's limit of requests needs.
+        """
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -483,7 +423,7 @@ class BoundedRequests(HttpToolsProtocol):
             self._say_last(self._refusal)
         elif self._waits is not None or self.cycle.more_body or self.cycle.scope is not self.scope:
             self._wait(self._place())
-        else:  # as `_place` has it; for each request
+        else:  # the same as `self._wait(self._idle)`, inlined for speed
             self._waits = idle = self._idle
             idle[self] = None
             if len(idle) > idle.most:
@@ -494,7 +434,7 @@ class BoundedRequests(HttpToolsProtocol):
         super().resume_writing()
 
     def shutdown(self) -> None:
-        """Answer what has come. An idle client may just have sent a request; half of one is awaited a little longer."""
+        """Finish pending requests. Wait briefly on idle connections, and for incomplete requests a little longer."""
         with _alone(self.transport):
             self._stopping = True
             self._seen, self._looks = (self.cycle, self._is_partial()), LOOKS_FOR_REQUEST - 2
@@ -508,11 +448,11 @@ class BoundedRequests(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]  # None at first
 
     def _is_partial(self) -> bool:
-        """Whether a head has begun and is not whole."""
+        """Whether a head has begun and is incomplete."""
         return self.scope is not (None if self.cycle is None else self.cycle.scope)  # type: ignore[redundant-expr]  # None at first
 
     def _is_awaited(self) -> bool:
-        """Whether part of a request has come that is not answered yet."""
+        """Whether a request is pending, complete or not."""
         return self._is_partial() or not self._is_idle()
 
     def _leave(self, last: RequestResponseCycle | None) -> None:
@@ -520,7 +460,7 @@ class BoundedRequests(HttpToolsProtocol):
             self.transport.close()
 
     def _look(self) -> None:
-        """End the connection where the client has been awaited for too long."""
+        """Close the connection if the client has been waited for too long."""
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
         unsent = self.transport.get_write_buffer_size()
         seen = self.cycle, self._is_partial()
@@ -538,7 +478,7 @@ class BoundedRequests(HttpToolsProtocol):
         return LOOKS_FOR_REQUEST
 
     def _awaits_client(self) -> bool:
-        """Whether the client's turn it is: to send a request or the rest of one, or to read the answer."""
+        """Whether the client must act next: send a request or the rest of one, or read the response."""
         if self.pipeline:
             return self.flow.write_paused
         return self._is_idle() or self.cycle.more_body or self.flow.write_paused
@@ -552,8 +492,34 @@ class BoundedRequests(HttpToolsProtocol):
             self.transport.close()
 
 
+async def _send_head(cycle: RequestResponseCycle, message: Any) -> None:
+    """Respond to HEAD with the head only. An event stream then sees that its client has disconnected."""
+    if message["type"] == "http.response.start":
+        await cycle.send(message)
+        await cycle.send(_END)
+    else:
+        await asyncio.sleep(0)
+
+
+def _without_chunks(cycle: RequestResponseCycle) -> Send:
+    """Respond to HTTP/1.0 without chunks: a response without Content-Length ends with the connection."""
+    has_length = True
+
+    async def send(message: Any) -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = b"content-length" in dict(message["headers"])
+            if not has_length:
+                cycle.chunked_encoding = False
+        elif not has_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await cycle.send(message)
+
+    return send
+
+
 def _reason(error: HttpParserError) -> Refusal:
-    """Why the parser has stopped."""
+    """The refusal for the error that stopped the parser."""
     cause = error.__context__
     if isinstance(cause, RequestRefused):
         return cause.refusal
@@ -564,7 +530,7 @@ def _reason(error: HttpParserError) -> Refusal:
 
 
 def _of_handshake(method: bytes, url: bytes, asked: list[tuple[bytes, bytes]]) -> Refusal | None:
-    """Why a WebSocket handshake is refused, if it is."""
+    """The refusal of an invalid WebSocket handshake; None if it is valid."""
     if heads.has_body(asked):
         return _WITH_BODY
     try:
@@ -573,25 +539,26 @@ def _of_handshake(method: bytes, url: bytes, asked: list[tuple[bytes, bytes]]) -
     except InvalidMethod:
         return refusals.handshake(HTTPStatus.METHOD_NOT_ALLOWED, _WITH_BODY.message)
     except InvalidHeader as error:
-        return refusals.handshake(HTTPStatus.BAD_REQUEST, f"The handshake's header {error.name} is missing or wrong.")
+        return refusals.handshake(HTTPStatus.BAD_REQUEST, f"The handshake's header {error.name} is missing or invalid.")
     return None
 
 
 @contextmanager
 def _alone(transport: asyncio.Transport) -> Iterator[None]:
-    """Whatever fails while one connection is ended concerns no other."""
+    """Log and ignore errors while one connection is closed, so that the others are closed too."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, the server must go on
-        log.error("a connection could not be closed in order: %s", outline(error))  # noqa: TRY400 - its text stays here
+    except Exception as error:  # noqa: BLE001 - the other connections must be closed, whatever the error
+        log.error("a connection could not be closed properly: %s", outline(error))  # noqa: TRY400 - its text is not logged
         transport.abort()
 
 
 class BoundedSockets(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, which drops a client that sends pings and reads no pongs, and lets others have their turn.
+    """uvicorn's protocol for WebSockets, with limits.
 
-    The event loop would read on for as long as more comes; thousands of tiny frames take a while each time. It gets
-    handshakes that BoundedRequests has found valid, and ends those that the application does not answer.
+    It drops clients that send pings but do not read pongs. After a large read, which may have thousands of tiny frames,
+    it serves other connections first. It receives handshakes that BoundedRequests has validated, and rejects those that
+    the application does not answer in time.
     """
 
     def __init__(self, asked: list[Header], origins: Origins, **options: Any) -> None:
@@ -611,7 +578,7 @@ class BoundedSockets(WebSocketsSansIOProtocol):
         if self.handshake_initiated and not self.handshake_complete:
             return self._keep(data)
         super().data_received(data)
-        if not self.handshake_initiated:  # its head came at once, and websockets takes it for wrong
+        if not self.handshake_initiated:  # the head is complete, so websockets has rejected it
             self._refuse(MALFORMED)
         elif len(data) >= LARGE_READ and not self.read_paused and not self.transport.is_closing():
             self.transport.pause_reading()
@@ -619,13 +586,13 @@ class BoundedSockets(WebSocketsSansIOProtocol):
         return None
 
     def _keep(self, data: bytes) -> None:
-        """Frames must not come before the handshake is complete, and websockets cannot read them."""
+        """Keep frames that arrive before the handshake is complete, because websockets cannot parse them yet."""
         self._early += data
         if len(self._early) > MOST_BYTES:
             self.transport.abort()
 
     def start_keepalive(self) -> None:
-        """What uvicorn calls when the application has accepted the socket."""
+        """Called by uvicorn when the application has accepted the socket."""
         super().start_keepalive()
         self._timer.cancel()
         if self._early:
@@ -649,15 +616,13 @@ class BoundedSockets(WebSocketsSansIOProtocol):
         self.app = partial(self._run, self.app)
         await super().run_asgi()
 
-    async def _run(
-        self, app: ASGI3Application, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
+    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         await app(scope, receive, send)
-        # uvicorn forgets that a handshake is complete which was refused with a body, and logs an error.
+        # uvicorn does not mark a handshake as complete that was rejected with a body, and would log an error.
         self.handshake_complete = self.handshake_complete or self.close_sent
 
     def send_500_response(self) -> None:
-        """What uvicorn calls for a handshake that the application has left without an answer."""
+        """Called by uvicorn if the application has returned without a response to the handshake."""
         if self.initial_response is None and not self.handshake_complete:
             self._refuse(refusals.FAILED)
 

@@ -1,4 +1,4 @@
-"""Requests and WebSocket handshakes that are refused: each gets one GraphQL error, whichever layer refuses it."""
+"""Responses to rejected requests and WebSocket handshakes: one GraphQL error, whichever layer rejects them."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -27,7 +27,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Refusal(NamedTuple):
-    """A status, a message and a code; `headers` are those beyond what all have, `retry_after` is in seconds."""
+    """A status, a message and a code, with additional headers. `retry_after` is in seconds."""
 
     status: HTTPStatus
     message: str
@@ -35,16 +35,16 @@ class Refusal(NamedTuple):
     headers: tuple[Header, ...] = ()
     retry_after: int | None = None
 
-    def told(self, asked: Iterable[Header]) -> tuple[list[Header], bytes]:
-        """The headers and the body for a request with the headers `asked`; the refusal is logged and counted here."""
-        asked_as = request_id(dict(asked).get(b"x-request-id"))
+    def rendered(self, asked: Iterable[Header]) -> tuple[list[Header], bytes]:
+        """The headers and the body for a request with the headers `asked`. Logs and counts the refusal."""
+        id_ = request_id(dict(asked).get(b"x-request-id"))
         ERRORS.labels(self.code).inc()
-        log.info("request %s was refused with %d: %s", asked_as, self.status, self.message)
+        log.info("request %s was rejected with %d: %s", id_, self.status, self.message)
         again = {} if self.retry_after is None else {"retryAfter": self.retry_after}
         body = orjson.dumps({"errors": [{"message": self.message, "extensions": {"code": self.code, **again}}]})
         headers = [
             (b"content-type", b"application/json; charset=utf-8"),
-            (b"x-request-id", asked_as.encode()),
+            (b"x-request-id", id_.encode()),
             (b"content-length", b"%d" % len(body)),
             *self.headers,
             *((b"retry-after", b"%d" % seconds) for seconds in again.values()),
@@ -52,22 +52,22 @@ class Refusal(NamedTuple):
         return headers, body
 
     def answer(self, asked: list[Header], origins: Origins, *, has_body: bool = True) -> bytes:
-        """The last answer of a connection, as bytes."""
-        headers, body = self.told(asked)
+        """The last response on a connection, as bytes."""
+        headers, body = self.rendered(asked)
         headers += [(b"connection", b"close"), *origins.headers_for(dict(asked).get(b"origin"))]
         lines = [b"HTTP/1.1 %d %b" % (self.status, self.status.phrase.encode()), *map(b": ".join, headers)]
         return b"\r\n".join([*lines, b"", body if has_body else b""])
 
     async def send(self, scope: Scope, send: Send, cors: Iterable[Header]) -> None:
-        """Answer an ASGI request, or a WebSocket handshake that was not accepted."""
+        """Respond to an ASGI request, or to a WebSocket handshake that was not accepted."""
         kind = "http" if scope["type"] == "http" else "websocket.http"
-        headers, body = self.told(scope["headers"])
+        headers, body = self.rendered(scope["headers"])
         await send({"type": f"{kind}.response.start", "status": self.status.value, "headers": [*headers, *cors]})
         await send({"type": f"{kind}.response.body", "body": body})
 
 
 class RequestRefused(Exception):
-    """Raised within the parser's callbacks: makes the parser stop."""
+    """Raised in the parser's callbacks, to stop the parser."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message)
@@ -75,30 +75,30 @@ class RequestRefused(Exception):
 
 
 def too_long(what: str, most: int) -> Refusal:
-    """A refusal of more than `most` bytes of head."""
+    """The refusal of a head, or a part of one, of more than `most` bytes."""
     status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
     return Refusal(status, f"{what} must be at most {most:,} bytes.", LimitExceeded.code)
 
 
 def many_parts(most: int) -> Refusal:
-    """A refusal of a body in more than `most` parts."""
-    message = f"The body must come in at most {most:,} parts."
+    """The refusal of a body in more than `most` parts."""
+    message = f"The body must arrive in at most {most:,} parts."
     return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message, LimitExceeded.code)
 
 
 def many_ahead(most: int) -> Refusal:
-    """A refusal of more than `most` requests that are sent before the one under way is answered."""
-    message = f"At most {most} requests may be sent ahead on a connection; send the others again."
+    """The refusal of more than `most` pipelined requests."""
+    message = f"At most {most} requests may be pipelined on a connection; send the others again."
     return Refusal(HTTPStatus.BAD_REQUEST, message, LimitExceeded.code)
 
 
 def malformed(message: str) -> Refusal:
-    """A refusal of what is not HTTP/1.1 as its RFCs define it."""
+    """The refusal of a request that violates the RFCs of HTTP/1.1."""
     return Refusal(HTTPStatus.BAD_REQUEST, message)
 
 
 def handshake(status: int, problem: str) -> Refusal:
-    """A refusal of a WebSocket handshake."""
+    """The refusal of a WebSocket handshake."""
     headers: list[Header] = [(b"sec-websocket-version", b"13")]
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         return Refusal(HTTPStatus(status), problem, MethodNotAllowed.code, (*headers, (b"allow", b"GET")))
@@ -106,43 +106,41 @@ def handshake(status: int, problem: str) -> Refusal:
 
 
 def no_address(graphql: str) -> Refusal:
-    """A refusal of a path that serves nothing; `graphql` is the one that does."""
-    return Refusal(HTTPStatus.NOT_FOUND, f"Nothing is served at this path; the server answers at {graphql}.")
+    """The refusal of an unknown path; `graphql` is the endpoint's path."""
+    return Refusal(HTTPStatus.NOT_FOUND, f"There is nothing at this path; send requests to {graphql}.")
 
 
 def no_method(allowed: str) -> Refusal:
-    """A refusal of a method that a path does not take; `allowed` is the value of Allow."""
-    message = f"This path does not take this method; use {allowed}."
+    """The refusal of a method; `allowed` is the value of Allow."""
+    message = f"This path does not support this method; use {allowed}."
     return Refusal(
         HTTPStatus.METHOD_NOT_ALLOWED, message, MethodNotAllowed.code, ((b"allow", allowed.encode("latin-1")),)
     )
 
 
 def too_many(error: RateLimited) -> Refusal:
-    """A refusal of an address that has sent too many requests."""
+    """The refusal of an address that has sent too many requests."""
     return Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error), error.code, retry_after=error.seconds)
 
 
 FOREIGN = Refusal(
-    HTTPStatus.FORBIDDEN, "Pages of this origin may not call this server; CORS_ORIGINS lists those that may."
+    HTTPStatus.FORBIDDEN, "Pages of this origin may not call this server; its setting CORS_ORIGINS can allow it."
 )
-LATE = Refusal(HTTPStatus.REQUEST_TIMEOUT, "The request did not come whole in time.")
+LATE = Refusal(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive completely in time.")
 MALFORMED = malformed("The request is not valid HTTP/1.1.")
 NO_TUNNEL = Refusal(
     HTTPStatus.METHOD_NOT_ALLOWED,
-    "This server is no proxy; send operations by POST, or queries by GET.",
+    "This server is not a proxy; send operations by POST, or queries by GET.",
     MethodNotAllowed.code,
     ((b"allow", b"GET, POST"),),
 )
-STALLED = Refusal(
-    HTTPStatus.SERVICE_UNAVAILABLE, "The socket could not be opened in time; try again.", Unavailable.code
-)
+STALLED = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "The WebSocket could not be opened in time; retry.", Unavailable.code)
 STOPPING = Refusal(
-    HTTPStatus.SERVICE_UNAVAILABLE, "This server stops; open the socket again to reach another.", Unavailable.code
+    HTTPStatus.SERVICE_UNAVAILABLE, "This server process is stopping; retry to reach another one.", Unavailable.code
 )
 CROWDED = Refusal(
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "The server has too many requests with long heads; send a shorter one, or try again.",
+    "The server has too many requests with long URLs or headers; send shorter ones, or retry.",
     Unavailable.code,
     retry_after=RETRY_AFTER_SECONDS,
 )

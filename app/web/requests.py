@@ -1,4 +1,4 @@
-"""GraphQL requests as they come over HTTP: bodies, query strings, and what is refused of them."""
+"""Reads GraphQL requests from HTTP: bodies and query strings, and rejects malformed ones."""
 
 import asyncio
 import os
@@ -18,9 +18,9 @@ from app.web.arrivals import Arrivals
 from app.web.media import is_identity, is_json
 
 MOST_BYTES = 100_000
-# A body that is no longer is read as soon as it has come: a thousand of them at once are no burden.
+# Bodies up to this size are parsed as soon as they have arrived: a thousand of them at once use little memory.
 SMALL_BYTES = 16_000
-# How long the rest of a body is thrown away that had to give way, before that is answered.
+# How long the rest of a body is discarded, after it was rejected because of too many others, before the response.
 THROW_AWAY_SECONDS = 0.25
 MOST_PARAMETERS = 20
 _RETRY, _CLOSE = (b"retry-after", b"%d" % RETRY_AFTER_SECONDS), (b"connection", b"close")
@@ -29,28 +29,28 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Header = tuple[bytes, bytes]
 Headers = Mapping[bytes, bytes]
-# Is told of what never becomes an operation: a request id, a status and a code.
+# Called for requests that are rejected before they become an operation, with the request id, the status and the code.
 Note = Callable[[str, int, str], None]
 
 
 class Refused(Exception):
-    """A request that is answered with a status of its own under either media type, and with one GraphQL error."""
+    """A rejected request: its response has one GraphQL error, and the same status with both media types."""
 
     def __init__(self, status: int, message: str, code: str = BadUserInput.code, *headers: Header) -> None:
         super().__init__(message)
         self.status, self.code, self.headers = status, code, headers
 
     def forget(self) -> None:
-        """Let go of what led here: the body, and what was read of it, must not be kept while the answer waits."""
+        """Drop the traceback, so that the body and its values are not kept in memory while the response is delayed."""
         self.__traceback__ = self.__context__ = None
 
 
-# Headers that have one value; all others of several lines are lists.
+# Headers with a single value. All others are lists, which may span several lines.
 _SINGLE = (b"authorization", b"content-type", b"host", b"origin")
 
 
 def joined(lines: list[Header]) -> Headers:
-    """The headers of a request, each with the elements of all its lines."""
+    """The headers of a request, the lines of each joined."""
     values: dict[bytes, dict[bytes, None]] = {}
     for name, value in lines:
         values.setdefault(name, {})[value] = None
@@ -58,31 +58,34 @@ def joined(lines: list[Header]) -> Headers:
 
 
 def refuse_conflicts(lines: list[Header]) -> None:
-    """Refused where several lines give different values for what has one."""
+    """Raise Refused if a header with a single value has several different ones."""
     for single in _SINGLE:
         if len({value for name, value in lines if name == single}) > 1:
-            raise Refused(400, f"The request has several different {single.decode().title()} headers; send one.")
+            raise Refused(400, f"The request has {single.decode().title()} headers with different values; send one.")
 
 
-class Gone(Exception):
-    """The client has hung up."""
+class Disconnected(Exception):
+    """The client has disconnected."""
 
 
 async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str, arrivals: Arrivals) -> GraphQLRequest:
-    """The request of a body, or of a query string. Anything but JSON is what a foreign page's form could send."""
+    """Read the request from the body, or from the query string of a GET.
+
+    Only JSON is accepted, because forms on other sites can send other media types without a preflight request.
+    """
     safe, client, authorization = scope["method"] != "POST", scope.get("client"), headers.get(b"authorization")
     address = client[0] if client else ""
     if safe:
         members, size = _parameters(scope["query_string"]), len(scope["query_string"])
     elif b"content-encoding" in headers and not is_identity(headers[b"content-encoding"]):
-        message = "The body must come as it is, without a Content-Encoding such as gzip."
+        message = "The body must not be compressed; send it without Content-Encoding."
         raise Refused(415, message, BadUserInput.code, (b"accept-encoding", b"identity"))
     elif is_json(headers.get(b"content-type", b"")):
         members, size = await _members(receive, address, arrivals)
     else:
         raise Refused(415, "The Content-Type must be application/json, in UTF-8.")
     if type(members) is not dict:
-        raise Refused(400, "The body must be a JSON object with a query.")
+        raise Refused(400, "The body must be a JSON object with the member query; batches are not supported.")
     token = None if authorization is None else authorization.decode("latin-1")
     try:
         asked = operations.request(members, token, request_id, address=address, safe=safe)
@@ -93,7 +96,7 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
 
 
 async def _members(receive: Receive, address: str, arrivals: Arrivals) -> tuple[Any, int]:
-    """What a body holds, and its length. Most are small and come in one piece; all others need a place until then."""
+    """The parsed body, and its length. Bodies that are large or arrive in parts need a place first."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
@@ -103,12 +106,12 @@ async def _members(receive: Receive, address: str, arrivals: Arrivals) -> tuple[
         return await _large_members(message, receive, network(address), arrivals)
     except TimeoutError:
         await _throw_away(receive)
-        many = "Too many incomplete or large requests come from your address; send a request at once, and try again."
+        many = "Too many large or incomplete requests from your address are in progress; retry later."
         raise Refused(503, many, Unavailable.code, _RETRY, _CLOSE) from None
 
 
 async def _throw_away(receive: Receive) -> None:
-    """Keep nothing of what still comes while a refusal waits."""
+    """Discard the rest of a body for a moment."""
     with suppress(TimeoutError):
         async with asyncio.timeout(THROW_AWAY_SECONDS):
             while (await receive()).get("more_body"):
@@ -127,14 +130,14 @@ async def _large_members(
 
 
 async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearray:
-    """A body of several parts, read no further than it may be long."""
+    """Read a body in several parts, up to the maximum size."""
     body = bytearray()
     while True:
         if message["type"] == "http.disconnect":
-            raise Gone
+            raise Disconnected
         body += message.get("body", b"")
         if len(body) > MOST_BYTES:
-            # The connection stays open: closed while a client still sends, it may lose the answer on the way.
+            # The connection stays open: if it is closed while the client still sends, the response may be lost.
             raise Refused(413, f"The body must be at most {MOST_BYTES:,} bytes.", LimitExceeded.code)
         if not message.get("more_body"):
             return body
@@ -142,11 +145,12 @@ async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearr
 
 
 def _parameters(query_string: bytes) -> dict[str, Any]:
-    """The members of a request in a URL, where variables and extensions are JSON texts."""
+    """The members of a request in a URL. The parameters variables and extensions are JSON."""
     try:
         given = parse_qsl(query_string.decode("ascii"), errors="strict", max_num_fields=MOST_PARAMETERS)
     except ValueError:
-        raise Refused(400, "The URL's query string is malformed.") from None
+        message = f"The URL's query string is malformed, or has more than {MOST_PARAMETERS} parameters."
+        raise Refused(400, message) from None
     members: dict[str, Any] = dict(given)
     for name in ("variables", "extensions"):
         if name in members:
@@ -166,5 +170,5 @@ def _no_json(what: str) -> Refused:
 
 
 def request_id(given: bytes | None) -> str:
-    """The caller's id where it may stand in a log, or a new one."""
+    """The client's request id if it is safe to log, otherwise a new one."""
     return given.decode() if given and re.fullmatch(rb"[\w.-]{1,64}", given, re.ASCII) else os.urandom(8).hex()

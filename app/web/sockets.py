@@ -1,7 +1,7 @@
 """GraphQL over WebSocket: the subprotocol graphql-transport-ws.
 
-Where it leaves a choice: a socket belongs to one user and ends with that user's token (4403), so there are no anonymous
-sockets; an operation beyond the limit gets an error of its own; a socket that cannot be written to is dropped.
+Where the protocol leaves a choice: a socket belongs to one user and is closed when the token expires (4403), so there
+are no anonymous sockets; an operation beyond the limit gets an error; a socket whose client does not read is dropped.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
 from app.identity.tokens import Principal
 from app.observability.masking import masked
 from app.observability.metrics import SOCKETS
-from app.operations import Execute, GraphQLAnswer, GraphQLRequest, each, request
+from app.operations import Execute, GraphQLRequest, GraphQLResponse, each, request
 from app.origins import Origins, is_same
 from app.sharing.rate_limits import Pace, network
 from app.web.lobby import Lobby
@@ -30,19 +30,19 @@ from app.web.requests import Refused, refuse_conflicts
 
 SUBPROTOCOL = "graphql-transport-ws"
 INIT_SECONDS = 5.0
-# What a socket waits when it asks for more than it may.
+# The delay of a socket that exceeds its limit of operations.
 PAUSE_SECONDS = 0.05
 WRITE_SECONDS = 10.0
 MOST_OPERATIONS = 50
 MOST_CHARACTERS = 100_000
 MOST_PINGED = 1_000
-# Sockets that have not sent their token yet: of a network, and in all.
+# Sockets that have not sent connection_init yet: per network, and in total.
 UNKNOWN_OF_A_NETWORK = 100
 MOST_UNKNOWN = 500
-# Messages that are not charged in rows, such as pings and refused operations: a user may send a hundred at once, and a
-# hundred a second on all sockets together. What comes faster waits.
+# Messages that are not charged in rows, such as pings and rejected operations: a user may send a hundred at once, and a
+# hundred per second on all sockets together. Faster ones wait.
 SECONDS_OF_A_MESSAGE, MESSAGES_AT_ONCE = 0.01, 100
-LONGEST_REASON = 123  # bytes: what a close frame has room for
+LONGEST_REASON = 123  # bytes, the limit of a close frame
 
 _FORBIDDEN = {Unauthenticated.EXPIRED: "Expired", Unauthenticated.NOT_YET_VALID: "Not yet valid"}
 
@@ -50,7 +50,7 @@ Verify = Callable[[str | None, str], Awaitable[Principal]]
 
 
 class _Closing(Exception):
-    """The socket ends by our will, with a code and a reason for the client."""
+    """The server closes the socket, with a code and a reason for the client."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -58,18 +58,18 @@ class _Closing(Exception):
 
 
 _SILENT = _Closing(4408, "Connection initialisation timeout")
-_CROWDED = _Closing(1013, "Too many sockets wait here for connection_init; send it at once, or try again later.")
+_CROWDED = _Closing(1013, "Too many sockets have not sent connection_init; send it at once, or retry later.")
 _EXPIRED = _Closing(4403, "Expired: The token has expired; get a new one.")
 
 
-class _Gone(Exception):
-    """Nothing can be sent any more: the client has left or has stopped reading."""
+class _Disconnected(Exception):
+    """Nothing can be sent any more: the client has disconnected, or does not read."""
 
 
 class _Callers:
-    """Who may have a socket: whose token holds, and at most so many at a time for each user and for strangers.
+    """Authenticates sockets, and limits their number per user, and before authentication.
 
-    The sockets of a user share a pace.
+    The sockets of a user share one limit of uncharged messages.
     """
 
     def __init__(self, verify: Verify, most: int) -> None:
@@ -81,7 +81,7 @@ class _Callers:
     @contextmanager
     def place(self, user_id: UUID) -> Iterator[Pace]:
         if self._taken[user_id] >= self._most:
-            raise _Closing(1013, f"A user has at most {self._most} sockets here; close others, or try again later.")
+            raise _Closing(1013, f"A user may have {self._most} sockets here; close others, or retry later.")
         self._taken[user_id] += 1
         try:
             yield self._paces.setdefault(user_id, _pace())
@@ -92,9 +92,9 @@ class _Callers:
 
 
 class SocketEndpoint:
-    """The ASGI endpoint. Pages of other origins than the server's own and those of `origins` are refused with 403.
+    """The ASGI endpoint. Pages of the server's own origin and of `origins` are accepted, others get 403.
 
-    A user may have `most` sockets open.
+    A user may have `most` open sockets.
     """
 
     def __init__(self, execute: Execute, verify: Verify, origins: Origins, most: int) -> None:
@@ -102,12 +102,12 @@ class SocketEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        if not self._is_welcome(Headers(scope=scope)):
+        if not self._is_allowed(Headers(scope=scope)):
             return await FOREIGN.send(scope, send, self._origins.headers_for(None))
         chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": chosen})
         if chosen is None:
-            return await send(_close(_Closing(4406, f"Subprotocol not acceptable; this server speaks {SUBPROTOCOL}.")))
+            return await send(_close(_Closing(4406, f"Subprotocol not acceptable; use {SUBPROTOCOL}.")))
         try:
             refuse_conflicts(scope["headers"])
         except Refused as refusal:
@@ -115,7 +115,7 @@ class SocketEndpoint:
         with SOCKETS.track_inprogress():
             return await _Socket(self._execute, self._callers, scope, receive, send).serve()
 
-    def _is_welcome(self, headers: Headers) -> bool:
+    def _is_allowed(self, headers: Headers) -> bool:
         origin = headers.get("origin")
         if origin is None or is_same(origin, headers.get("host", "")) or self._origins.is_allowed(origin):
             return True
@@ -124,7 +124,7 @@ class SocketEndpoint:
 
 
 class _Socket:
-    """One accepted socket: its receiving loop, and a task for each operation."""
+    """One accepted socket, with a loop that receives messages, and a task for each operation."""
 
     def __init__(self, execute: Execute, callers: _Callers, scope: Scope, receive: Receive, send: Send) -> None:
         self._execute, self._callers, self._receive, self._send = execute, callers, receive, send
@@ -135,7 +135,7 @@ class _Socket:
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
-        # One timer for both: connection_init must come in time, and then the token's end; and why it ends then.
+        # One timer, for connection_init first and for the token's expiry then, and the reason to close when it fires.
         self._deadline, self._late = asyncio.timeout(INIT_SECONDS), _SILENT
 
     async def serve(self) -> None:
@@ -145,12 +145,12 @@ class _Socket:
                 with self._place:
                     self._place.enter_context(self._callers.lobby.wait(network(self._address), self._make_room))
                     closing = await self._converse()
-        except* _Gone:
+        except* _Disconnected:
             closing = None
         except* TimeoutError:
             closing = self._late
         if closing is not None:
-            with suppress(_Gone):
+            with suppress(_Disconnected):
                 await self._transmit(_close(closing))
 
     def _make_room(self) -> None:
@@ -159,11 +159,11 @@ class _Socket:
             self._deadline.reschedule(asyncio.get_running_loop().time())
 
     async def _converse(self) -> _Closing | None:
-        """Answer messages until the client leaves, or has to."""
+        """Handle messages until the client disconnects or must be disconnected."""
         try:
             while (event := await self._receive())["type"] == "websocket.receive":
                 await self._handle(_message(event), len(event["text"]))
-                await asyncio.sleep(0)  # the next message may be there already, and others want their turn
+                await asyncio.sleep(0)  # serve others first, even if the next message has arrived already
         except _Closing as closing:
             return closing
         finally:
@@ -187,19 +187,19 @@ class _Socket:
                 await self._cancel(id_)
                 await self._slow_down()
             case _:
-                raise _Closing(4400, "This is no message of graphql-transport-ws.")
+                raise _Closing(4400, "The message is not a valid message of graphql-transport-ws.")
 
     async def _slow_down(self) -> None:
-        """Read nothing more until the pace allows it."""
+        """Read no further messages until the limit allows it."""
         await asyncio.sleep(self._pace.delay())
 
     async def _pong(self, payload: Mapping[str, Any]) -> None:
         try:
             text = orjson.dumps(payload)
-        except orjson.JSONEncodeError:  # it reads what is nested deeper than it can write
+        except orjson.JSONEncodeError:  # orjson parses deeper nesting than it can write
             raise _Closing(4400, "The payload is nested too deeply.") from None
         if len(text) > MOST_PINGED:
-            raise _Closing(4400, f"A ping's payload has at most {MOST_PINGED:,} bytes.")
+            raise _Closing(4400, f"The payload of a ping must be at most {MOST_PINGED:,} bytes.")
         await self._write({"type": "pong"} | ({"payload": payload} if payload else {}))
 
     async def _initialise(self, payload: Mapping[str, Any]) -> None:
@@ -212,7 +212,7 @@ class _Socket:
             raise _forbidden(refusal) from None
         except Unavailable as failure:
             raise _Closing(1013, str(failure)) from None
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and its text stays here
+        except Exception as error:  # noqa: BLE001 - the client gets a masked error for any exception
             raise _Closing(1011, masked(error, secrets.token_hex(8))["message"]) from None
         self._place.close()
         self._pace = self._place.enter_context(self._callers.place(principal.user_id))
@@ -231,8 +231,8 @@ class _Socket:
             raise _Closing(4400, str(refusal)) from None
         asked.size = size
         if len(self._operations) >= MOST_OPERATIONS:
-            limit = LimitExceeded(f"A socket runs at most {MOST_OPERATIONS} operations at a time.")
-            await asyncio.sleep(max(PAUSE_SECONDS, self._pace.delay()))  # nothing is read meanwhile
+            limit = LimitExceeded(f"A socket may run {MOST_OPERATIONS} operations at a time; complete others first.")
+            await asyncio.sleep(max(PAUSE_SECONDS, self._pace.delay()))  # no messages are read meanwhile
             await self._pass_on(id_, _refused({"message": str(limit), "extensions": limit.extensions}))
             return
         self._operations[id_] = operation = self._tasks.create_task(self._run(id_, asked))
@@ -246,29 +246,29 @@ class _Socket:
 
     async def _run(self, id_: str, asked: GraphQLRequest) -> None:
         try:
-            await self._answer(id_, asked)
+            await self._execute_and_send(id_, asked)
         finally:
             asked.leave()
 
-    async def _answer(self, id_: str, asked: GraphQLRequest) -> None:
+    async def _execute_and_send(self, id_: str, asked: GraphQLRequest) -> None:
         try:
-            answered = await self._execute(asked)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a GraphQL error
-            answered = _refused(masked(error, asked.request_id))
-        async with aclosing(each(answered)) as answers:
-            async for answer in answers:
-                if not answer.executed:
+            outcome = await self._execute(asked)
+        except Exception as error:  # noqa: BLE001 - the client gets a GraphQL error for any exception
+            outcome = _refused(masked(error, asked.request_id))
+        async with aclosing(each(outcome)) as responses:
+            async for response in responses:
+                if not response.executed:
                     await self._slow_down()
-                    return await self._pass_on(id_, answer)
-                await self._pass_on(id_, answer)
+                    return await self._pass_on(id_, response)
+                await self._pass_on(id_, response)
         return await self._write({"id": id_, "type": "complete"})
 
-    async def _pass_on(self, id_: str, answer: GraphQLAnswer) -> None:
-        kind, payload = ("next", answer.entries) if answer.executed else ("error", answer.entries["errors"])
+    async def _pass_on(self, id_: str, response: GraphQLResponse) -> None:
+        kind, payload = ("next", response.entries) if response.executed else ("error", response.entries["errors"])
         await self._write({"id": id_, "type": kind, "payload": payload})
 
     async def _write(self, message: Mapping[str, Any]) -> None:
-        """Send one message after the other, each with its time: what a client does not read waits here, unmade."""
+        """Send messages one after the other, with a time limit for each. Operations wait for slow clients here."""
         text = orjson.dumps(message).decode()
         async with self._writing:
             await self._transmit({"type": "websocket.send", "text": text})
@@ -277,21 +277,21 @@ class _Socket:
         try:
             async with asyncio.timeout(WRITE_SECONDS):
                 await self._send(event)
-        # Both say that the socket is closed; the second where the server closed it: for a ping unanswered, say.
+        # Both mean that the socket is closed. RuntimeError: the server has closed it, as after an unanswered ping.
         except (OSError, RuntimeError):
-            raise _Gone from None
+            raise _Disconnected from None
 
 
 def _pace() -> Pace:
     return Pace(SECONDS_OF_A_MESSAGE, MESSAGES_AT_ONCE)
 
 
-def _refused(error: dict[str, Any]) -> GraphQLAnswer:
-    return GraphQLAnswer({"errors": [error]}, executed=False)
+def _refused(error: dict[str, Any]) -> GraphQLResponse:
+    return GraphQLResponse({"errors": [error]}, executed=False)
 
 
 def _forbidden(refusal: Unauthenticated) -> _Closing:
-    """The end of a socket without a valid token; the first word of its reason says whether a new token helps."""
+    """The close of a socket without a valid token. The first word of the reason says whether a new token helps."""
     return _Closing(4403, f"{_FORBIDDEN.get(refusal.reason, 'Forbidden')}: {refusal}")
 
 
@@ -303,13 +303,13 @@ def _close(closing: _Closing) -> Message:
 def _message(event: Message) -> dict[str, Any]:
     text = event.get("text")
     if text is None or len(text) > MOST_CHARACTERS:
-        raise _Closing(4400, f"Messages are text of at most {MOST_CHARACTERS:,} characters.")
+        raise _Closing(4400, f"A message must be text of at most {MOST_CHARACTERS:,} characters.")
     try:
         message = orjson.loads(text)
     except orjson.JSONDecodeError:
         raise _Closing(4400, "The message is not valid JSON.") from None
     if not isinstance(message, dict):
-        raise _Closing(4400, "A message is a JSON object.")
+        raise _Closing(4400, "The message must be a JSON object.")
     return message
 
 
@@ -321,7 +321,7 @@ def _optional_payload(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _authorization(payload: Mapping[str, Any]) -> str | None:
-    """The token of a connection_init: at the top or among `headers`, the name in any case."""
+    """The token in the payload of connection_init: at the top level or in `headers`, the name in any case."""
     headers = payload.get("headers")
     for members in (payload, headers if isinstance(headers, dict) else {}):
         for name, value in members.items():

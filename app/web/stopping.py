@@ -1,4 +1,4 @@
-"""What happens between being told to stop and stopping."""
+"""Graceful shutdown."""
 
 import asyncio
 import signal
@@ -7,10 +7,10 @@ from types import FrameType
 
 
 def before_stopping(begin: Callable[[], None], end: Callable[[], None], drain_seconds: float) -> None:
-    """Act when the process is told to stop, and let it stop some time later: balancers shall see that it is not ready.
+    """On SIGTERM call `begin`, and stop after `drain_seconds`, so that load balancers see that it is not ready.
 
-    Ctrl-C, or being told again, does not wait. uvicorn waits for all answers to end before it tells the application,
-    and event streams do not end by themselves: `end` ends them.
+    Ctrl-C or a second SIGTERM stops at once. `end` ends event streams, because uvicorn waits for all responses to
+    complete before it shuts the application down.
     """
     loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
     if not callable(stop):
@@ -28,8 +28,8 @@ def before_stopping(begin: Callable[[], None], end: Callable[[], None], drain_se
         end()
         stop(number, None)
 
-    def told(number: int, _frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(act, number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, told)
+        signal.signal(number, handle)

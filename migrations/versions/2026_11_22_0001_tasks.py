@@ -1,4 +1,4 @@
-"""Users, tasks and their clocks, behind row security."""
+"""Create users, tasks and their clocks, with row-level security."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -93,7 +93,7 @@ def _walls() -> None:
     for table in ("tasks", "task_clocks"):
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-        # nullif: after a transaction-local setting the value is '', and a bare cast would raise.
+        # nullif: after a transaction with SET LOCAL the value is '', for which the cast would fail.
         op.execute(f"CREATE POLICY {table}_of_user ON {table} USING ({MINE}) WITH CHECK ({MINE})")
     op.execute("""
         CREATE FUNCTION act_as(actor uuid) RETURNS uuid LANGUAGE plpgsql VOLATILE AS $$

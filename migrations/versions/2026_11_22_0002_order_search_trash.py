@@ -1,4 +1,4 @@
-"""Keys between two places of the manual order, text for searching, an index of the trash."""
+"""Add keys for the manual order, normalized text for search, and an index of the trash."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,7 +21,7 @@ def upgrade() -> None:
 
 
 def _positions() -> None:
-    # The digits stand in the order of their bytes. A key never ends in '0', so that there is always room before it.
+    # The digits are in byte order. A key never ends in '0', so that another key always fits before it.
     op.execute("""
         CREATE FUNCTION position_between(low text, high text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
         DECLARE
@@ -57,7 +57,7 @@ def _positions() -> None:
 
 
 def _search() -> None:
-    # Letters without their marks, in lower case; what NFKD does not take apart is spelled out.
+    # Letters without diacritics, in lower case. Letters that NFKD does not decompose are replaced explicitly.
     op.execute(r"""
         CREATE FUNCTION search_key(words text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
         RETURN translate(

@@ -1,4 +1,4 @@
-"""An index of tags: which tasks of a user have one, kept by triggers on tasks."""
+"""Add the table of tags by user and task, which triggers on tasks maintain."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -27,7 +27,7 @@ def upgrade() -> None:
 
 
 def _keep() -> None:
-    # Triggers, so that tags written by anybody with SQL are found too. Tasks without tags don't pay for them.
+    # Triggers also cover writes by other SQL clients. They do not fire for tasks without tags.
     op.execute("""
         CREATE FUNCTION keep_task_tags() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
@@ -56,7 +56,7 @@ def _keep() -> None:
 
 
 def _fill() -> None:
-    # Forced row security holds an owner, too: it would see no task here. Nobody else does while the table is locked.
+    # Forced row-level security would hide all tasks from the owner. The table is locked while it is not forced.
     op.execute("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY")
     op.execute("INSERT INTO task_tags SELECT DISTINCT user_id, unnest(tags), id FROM tasks")
     op.execute("ALTER TABLE tasks FORCE ROW LEVEL SECURITY")

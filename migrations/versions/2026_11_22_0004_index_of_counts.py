@@ -1,4 +1,4 @@
-"""An index that holds all that the counts of a user's tasks need, and no more."""
+"""Add a covering index for the counts of a user's tasks."""
 
 import sqlalchemy as sa
 from alembic import op

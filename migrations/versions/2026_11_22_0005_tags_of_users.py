@@ -1,4 +1,4 @@
-"""Tags go with their user, whoever deletes her: row security hides them from the triggers of an owner whom it holds."""
+"""Delete tags with their user by a foreign key: forced row-level security hides them from triggers run by the owner."""
 
 from alembic import op
 
@@ -11,7 +11,7 @@ NAME = "fk_task_tags_user_id_users"
 
 
 def upgrade() -> None:
-    # Forced row security holds an owner, too: it would see no entry here. Nobody else does while the table is locked.
+    # Forced row-level security would hide all rows from the owner. The table is locked while it is not forced.
     op.execute("ALTER TABLE task_tags NO FORCE ROW LEVEL SECURITY")
     op.execute("DELETE FROM task_tags WHERE user_id NOT IN (SELECT id FROM users)")
     op.create_foreign_key(NAME, "task_tags", "users", ["user_id"], ["id"], ondelete="CASCADE")

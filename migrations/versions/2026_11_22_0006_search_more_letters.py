@@ -1,4 +1,4 @@
-"""Search finds Greek words by either sigma, and takes eth and thorn for d and th."""
+"""Normalize more letters for search: both forms of sigma, eth as d, thorn as th."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +9,7 @@ branch_labels = None
 depends_on = None
 
 BEFORE = "'øłđħı', 'oldhi'"
-AFTER = "'øłđħıςð', 'oldhiσd'"  # noqa: RUF001 - Greek indeed
+AFTER = "'øłđħıςð', 'oldhiσd'"  # noqa: RUF001 - Greek letters
 
 
 def upgrade() -> None:
@@ -21,7 +21,7 @@ def downgrade() -> None:
 
 
 def _search(folded: str) -> None:
-    """Make the function anew, and with it the column: what is stored was made by the function of before."""
+    """Replace the function, and recreate the column, whose stored values come from the previous function."""
     op.drop_column("tasks", "search")
     plain = r"lower(regexp_replace(normalize(words, NFKD), '[\u0300-\u036f]', '', 'g'))"
     spelled = f"replace(replace(replace({plain}, 'ß', 'ss'), 'æ', 'ae'), 'œ', 'oe')"

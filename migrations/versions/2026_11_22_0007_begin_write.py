@@ -1,4 +1,4 @@
-"""What begins a write: its user, and the user's clock moved on."""
+"""Add begin_write(), which sets the user of a write and advances the user's clock."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Strict: called with no user it does nothing.
+    # STRICT: without a user it does nothing.
     op.execute("""
         CREATE FUNCTION begin_write(actor uuid) RETURNS uuid LANGUAGE plpgsql VOLATILE STRICT AS $$
         BEGIN

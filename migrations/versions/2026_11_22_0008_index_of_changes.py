@@ -1,4 +1,4 @@
-"""The index of the change feed orders what one write has stamped, too."""
+"""Extend the index of the change feed by the id, to order rows with the same version."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What others write with SQL gets a version, and subscribers hear of it."""
+"""Give versions to tasks that other SQL clients write, and notify subscribers."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # 0 says that whoever inserts leaves the version to the trigger; the server's own writes bring theirs.
+    # The version 0 lets the trigger set the version. The server's own writes set it themselves.
     op.execute("ALTER TABLE tasks ALTER version SET DEFAULT 0, ALTER position SET DEFAULT ''")
     op.execute("""
         CREATE FUNCTION stamp_task() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -41,8 +41,8 @@ def upgrade() -> None:
         CREATE TRIGGER stamp_updated_task BEFORE UPDATE ON tasks
         FOR EACH ROW WHEN (NEW.version = OLD.version) EXECUTE FUNCTION stamp_task()
     """)
-    # Nothing is left that could tell a copy of the removal: from then on older tokens no longer lead on. With users
-    # their clocks go too; whoever deletes them may have no rights on clocks, and before 18 is who runs this.
+    # The removal cannot be delivered to clients, so older tokens become invalid. Users are deleted with their clocks.
+    # The role that deletes them may have no privileges on clocks, and before PostgreSQL 18 it is the trigger's role.
     op.execute("""
         CREATE FUNCTION forget_tasks() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN

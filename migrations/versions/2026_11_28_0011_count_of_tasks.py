@@ -1,4 +1,4 @@
-"""The clock's row counts its user's tasks, so that a quota costs no counting."""
+"""Add a counter of tasks to the clock's row, so that the quota can be checked without counting."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,10 +28,10 @@ STAMP = """
     END
     $$
 """
-# An insert whose id is there already adds nothing: it fails, or ON CONFLICT says what becomes of it. This is looked up
-# under the clock's lock, while nobody else inserts tasks of the user. It asks for the next id, in order, so that
-# the primary key alone can serve it: a session keeps the plan that it made while the table was empty, where a scan of
-# the table or of all of the user's entries in another index costs no more.
+# An insert of an existing id adds no row: it fails, or ON CONFLICT applies. The clock's lock is held while the id is
+# looked up, so there are no concurrent inserts for the user. The lookup selects the next id in order, so that only the
+# primary key can serve it: a session may have cached its plan while the table was empty, when a scan of the table, or
+# of all of the user's entries in another index, seemed as cheap.
 BY_INDEX = " SET enable_seqscan = off"
 KNOWN = """
     DECLARE
@@ -82,21 +82,21 @@ FORGET = """
     $$
 """
 NUMBER = ", count(*) AS number"
-# Never below 0, where tasks were not counted when they came.
+# Never below 0, in case tasks were not counted when they were inserted.
 REMOVED = ",\n            tasks = greatest(clock.tasks - gone.number, 0)"
 
 
 def make_functions() -> None:
-    """Replace both functions; also for who goes back to this revision."""
+    """Replace both functions. Also called by the downgrade of the next revision."""
     op.execute(STAMP.format(settings=BY_INDEX, variables=KNOWN, clock=CLOCK_COUNTS, given_away=GIVEN_AWAY))
     op.execute(FORGET.format(number=NUMBER, removed=REMOVED))
 
 
 def upgrade() -> None:
-    # Statements of servers may lock the two tables in the other order. After a second PostgreSQL would take that for a
-    # deadlock and end one of them: this gives way before, and `taskql migrate` tries again.
+    # Statements of servers may lock the two tables in the opposite order. PostgreSQL resolves a deadlock after a second
+    # by aborting either one. With this shorter timeout it is the migration, and `taskql migrate` retries it.
     op.execute("SET LOCAL lock_timeout = '500ms'")
-    # Forced row security holds an owner, too: it would see no task here. Nobody else does while the tables are locked.
+    # Forced row-level security would hide all tasks from the owner. The tables are locked while it is not forced.
     for table in ("task_clocks", "tasks"):
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     op.add_column("task_clocks", sa.Column("tasks", sa.Integer(), server_default=sa.text("0"), nullable=False))

@@ -1,7 +1,8 @@
-"""A second wall for `users`, and functions that do the same whoever calls them.
+"""Enable row-level security for `users`, and make functions independent of their caller's settings.
 
-The caller of a function chooses the search_path, and with it what unqualified names and operators mean. On PostgreSQL
-18 the triggers of a cascade run as the tables' owner: a role that could delete users ran code of its own as the owner.
+The caller of a function chooses the search_path, and with it the meaning of unqualified names and operators. On
+PostgreSQL 18 the triggers of a cascade run as the tables' owner, so a role that could delete users could run its own
+code as the owner.
 """
 
 from importlib import import_module
@@ -23,8 +24,8 @@ CHANGED = (
 )
 NEW = ("provision_user(uuid, text, text)", "user_with_email(text)", "users_after(uuid, integer)")
 FIXED = "SET search_path = pg_catalog, pg_temp"
-# The triggers and the new functions work for roles that lack rights on the tables. Where row security would hide users
-# from a function across users, as from an owner whom it holds, the function is to fail.
+# The triggers and the new functions must work for roles without privileges on the tables. If row-level security would
+# hide users from a function across users, as it may for an owner, the function must fail.
 ATTRIBUTES = {
     "position_between(text, text)": FIXED,
     **dict.fromkeys(("keep_task_tags()", "forget_tasks()"), f"SECURITY DEFINER {FIXED}"),
@@ -32,8 +33,8 @@ ATTRIBUTES = {
     **dict.fromkeys(NEW, f"SECURITY DEFINER {FIXED} SET row_security = off"),
 }
 
-# Whoever may act as users, as servers do, is held to the one it acts as. A role's name has no place here: servers have
-# several roles, and a dump is restored where they are not there yet.
+# Roles that may act as users, as servers do, see only the user that they act as. The policy names no role, because
+# servers may have several roles, and a dump is restored before they exist.
 MINE = """
     id = nullif(current_setting('app.user_id', true), '')::uuid
     OR NOT has_function_privilege('public.act_as(uuid)'::regprocedure, 'EXECUTE')
@@ -52,14 +53,14 @@ def upgrade() -> None:
     _users_after()
     for function, attributes in ATTRIBUTES.items():
         op.execute(f"ALTER FUNCTION {function} {attributes}")
-    # Who writes tasks needs search_key(), whichever role that is.
+    # search_key() stays executable for PUBLIC: every role that writes tasks needs it.
     for function in (*CHANGED, *NEW):
         op.execute(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
     _wall()
 
 
 # The next three run with every request. In a lookup of 44 µs on PostgreSQL 18 a SET clause takes 4 µs, in one of 58 µs
-# on 15 it takes 6. So they qualify all that they name instead.
+# on PostgreSQL 15 it takes 6 µs. So they qualify all names instead.
 
 
 def _act_as() -> None:
@@ -87,7 +88,7 @@ def _begin_write() -> None:
 
 
 def _search_key() -> None:
-    # normalize() is a keyword of SQL, which always means the function of pg_catalog.
+    # normalize() is SQL syntax that always calls the function in pg_catalog.
     plain = r"pg_catalog.regexp_replace(normalize(words, NFKD), '[\u0300-\u036f]', '', 'g')"
     folded = f"pg_catalog.lower({plain})"
     for letter, spelled in (("ß", "ss"), ("æ", "ae"), ("œ", "oe"), ("þ", "th")):
@@ -104,8 +105,8 @@ def _search_key() -> None:
     """)  # noqa: RUF001 - Turkish and Greek letters
 
 
-# Triggers act as the user of the row they work for, and then again as whom their caller did: forced row security holds
-# their owner as well, and without the user it would hide the rows and say nothing.
+# Triggers act as the user of their row, and then restore the caller's user: forced row-level security also applies to
+# their owner, and without the user it would silently hide the rows.
 
 
 def _keep_task_tags() -> None:
@@ -176,7 +177,7 @@ def _stamp_task() -> None:
 
 
 def _forget_tasks() -> None:
-    # Users who are deleted with their tasks have no clock any more. A loop, since each clock shows to its user alone.
+    # Users deleted with their tasks have no clock any more. A loop, because each clock is visible only to its user.
     op.execute("""
         CREATE OR REPLACE FUNCTION forget_tasks() RETURNS trigger LANGUAGE plpgsql AS $$
         DECLARE
@@ -209,7 +210,7 @@ def _forget_tasks() -> None:
 
 
 def _provision_user() -> None:
-    # The last address is for whom somebody has taken the second one from. A user who got it keeps it.
+    # The last address is a fallback if another user has the second one. A user who got it keeps it.
     op.execute("""
         CREATE FUNCTION provision_user(actor uuid, verified text, shown text) RETURNS text
         LANGUAGE plpgsql VOLATILE AS $$
@@ -277,7 +278,7 @@ def _users_after() -> None:
 
 def _wall() -> None:
     op.execute(f"CREATE POLICY users_of_user ON users USING ({MINE}) WITH CHECK ({MINE})")
-    # Not forced: the owner signs users up.
+    # Not forced, because the owner signs users up.
     op.execute("ALTER TABLE users ENABLE ROW LEVEL SECURITY")
 
 
@@ -289,5 +290,5 @@ def downgrade() -> None:
     for function in CHANGED:
         op.execute(f"ALTER FUNCTION {function} RESET ALL SECURITY INVOKER")
         op.execute(f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC")
-    # The bodies of the others stay as they are: they do the same. These two would not, as their caller.
+    # The other functions keep their new bodies, which work the same. These two would not work with the caller's rights.
     import_module("migrations.versions.2026_11_28_0011_count_of_tasks").make_functions()

@@ -1,4 +1,4 @@
-"""Which database this is, so that one that was restored can be told; and where the clocks of new users begin."""
+"""Store a fingerprint of the database, to detect that it was restored, and the first clock of new users."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,7 +21,7 @@ def upgrade() -> None:
         sa.CheckConstraint("id = 1", name=op.f("ck_taskql_state_one_row")),
     )
     op.execute("INSERT INTO taskql_state DEFAULT VALUES")
-    # A user whom a restore has taken away, and whom an issuer brings back, has tokens and versions of before.
+    # If a restore removed a user, and the issuer recreates it, clients still have tokens and versions from before.
     op.execute("""
         CREATE FUNCTION begin_clock() RETURNS trigger LANGUAGE plpgsql
         SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,4 +1,4 @@
-"""What a Citus cluster needs: writes that begin on its coordinator, and triggers that notify nobody on its workers."""
+"""Support Citus clusters: begin writes on the coordinator, and send no notifications from triggers on workers."""
 
 from alembic import op
 
@@ -103,7 +103,7 @@ def upgrade() -> None:
 
 
 def _is_distributed() -> None:
-    # plpgsql plans the second part when it is reached: without Citus there is no such table.
+    # PL/pgSQL plans the second part only when it is executed: without Citus the table does not exist.
     op.execute("""
         CREATE FUNCTION is_distributed() RETURNS boolean LANGUAGE plpgsql STABLE AS $$
         BEGIN
@@ -121,7 +121,7 @@ def _is_distributed() -> None:
 
 
 def _tell() -> None:
-    # On the workers of a cluster nobody listens, and a transaction that has notified cannot be prepared there.
+    # On workers there are no listeners, and a transaction with a notification cannot be prepared there.
     op.execute("""
         CREATE FUNCTION tell(follower uuid, version integer) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
         BEGIN
@@ -137,8 +137,8 @@ def _tell() -> None:
 
 
 def _begin_distributed_write() -> None:
-    # Citus takes a SET LOCAL along to the worker that carries a statement out, but nothing that a function sets. It
-    # takes the text of the whole message: EXECUTE makes that this SET LOCAL alone.
+    # Citus propagates SET LOCAL to the worker that executes a statement, but not settings made by functions. It
+    # propagates the text of the whole message: with EXECUTE, that is only this SET LOCAL.
     op.execute("""
         CREATE FUNCTION begin_distributed_write(actor uuid, more integer) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
         BEGIN

@@ -1,6 +1,6 @@
-"""What executes the schema: documents are parsed, checked, priced and planned once, then run in few steps.
+"""Executes the schema: documents are parsed, validated, priced and planned once, then executed with little work.
 
-Start at `admission`, which every transport asks before anything runs, and `execution`. `prices`, `document_size` and
-`document_limits` say what a document costs and may ask for; `single`, `direct` and `coercion` are short cuts past
-graphql-core. Must not import `schema`: the schema is handed in.
+Start at `admission`, which every transport calls before it executes anything, and `execution`. `prices` estimates what
+an operation costs, `document_size` and `document_limits` bound what it may select; `single`, `direct` and `coercion`
+are fast paths past graphql-core. Must not import `schema`: callers pass the schema in.
 """

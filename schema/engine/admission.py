@@ -1,4 +1,4 @@
-"""Whether a request may run, and what it costs: every transport asks here before anything is executed."""
+"""Admits requests for execution, and charges them. Every transport uses it before it executes anything."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +15,18 @@ from schema.engine.document_limits import count_values
 from schema.engine.execution import Engine, Operation
 from schema.engine.persisted import Documents
 
-# What it is worth, in rows, to parse, validate and plan a document that was not seen before: at least, and for a field.
+# The cost, in rows, of parsing, validating and planning a new document: the minimum, and per field.
 ROWS_OF_A_DOCUMENT = 100
 ROWS_OF_A_FIELD = 10
-# Variables are counted where their request has more bytes than these beside its document, and are then brought into
-# form off the event loop where they have more values than these.
+# Variables are counted if their request has more than this many bytes besides its document. If they have more than this
+# many values, they are coerced on a thread.
 FEW_BYTES = 1000
 FEW_VALUES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The door of a server. `introspection` says who may see the schema: `on` everybody, `authenticated`, `off`."""
+    """Admits requests. `introspection` is the setting: who may query the schema."""
 
     engine: Engine
     documents: Documents
@@ -35,7 +35,7 @@ class Admission:
     introspection: str
 
     async def admit(self, request: GraphQLRequest, caller: Principal | RequestError) -> tuple[Operation, int]:
-        """The operation of a request and its cost in rows; RequestError or RequestErrors where it may not run."""
+        """The operation of a request, and its cost in rows; raises RequestError or RequestErrors if it is rejected."""
         payer, is_user = request.payer, isinstance(caller, Principal)
         query = self.documents.text(request.query, request.document_id, payer, is_user=is_user)
         operation = self.engine.known(query, request.operation_name, payer, is_user=is_user)
@@ -54,7 +54,7 @@ class Admission:
         return operation, rows
 
     async def _prepared(self, query: str, request: GraphQLRequest, *, is_user: bool) -> Operation:
-        """An operation that is not known yet. It is charged before and, by its size, afterwards."""
+        """Prepare a new operation. It is charged the minimum before, and the rest by its size afterwards."""
         MISS.inc()
         payer, name = request.payer, request.operation_name
         if waits := self.rates.charge(payer, ROWS_OF_A_DOCUMENT, is_user=is_user):
@@ -69,14 +69,14 @@ class Admission:
     def _check(
         self, operation: Operation, rows: int, request: GraphQLRequest, caller: Principal | RequestError
     ) -> None:
-        self.engine.gauge.afford(rows)
+        self.engine.gauge.check_cost(rows)
         if request.safe and operation.node.operation is OperationType.MUTATION:
-            raise MethodNotAllowed("By GET nothing can be changed; send mutations by POST.")
+            raise MethodNotAllowed("Mutations cannot be sent by GET; use POST.")
         if operation.size.introspection and self.introspection != "on":
             self._check_introspection(caller)
 
     def _check_introspection(self, caller: Principal | RequestError) -> None:
         if self.introspection == "off":
-            raise IntrospectionRefused("This server does not show its schema.")
+            raise IntrospectionRefused("Introspection is disabled on this server.")
         if isinstance(caller, RequestError):
             raise caller

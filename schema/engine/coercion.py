@@ -1,7 +1,7 @@
-"""What coerces variables: a function for each input type, made once; graphql-core asks for each value what its type is.
+"""Coercion of variables: one function per input type, built once, since graphql-core looks up the type of each value.
 
-A function gives what `graphql.coerce_input_value` gives, and Undefined where that does, or where a value is nested too
-deeply for it; values are as JSON has them.
+A function takes a JSON value and returns the same as `graphql.coerce_input_value`. It returns Undefined if the value is
+invalid, or nested too deeply.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,12 +27,12 @@ from graphql.utilities.coerce_input_value import coerce_default_value
 
 Coerce = Callable[[Any], Any]
 
-# What GraphQL's own scalars take as it is.
+# Built-in scalars whose values need no conversion.
 _UNCHANGED: Mapping[str, type] = {"String": str, "ID": str, "Boolean": bool}
 
 
 class Coercions:
-    """The functions of a schema's input types."""
+    """The coercion functions of a schema's input types."""
 
     def __init__(self) -> None:
         self._known: dict[str, Coerce] = {}
@@ -81,7 +81,7 @@ def _built(type_: GraphQLInputObjectType, found: dict[str, Any]) -> Any:
 
 
 def _is_special(type_: GraphQLInputType, *within: GraphQLInputObjectType) -> bool:
-    """Whether values may be nested without end, or one of several members is given."""
+    """Whether a type is recursive or @oneOf; graphql-core then coerces its values."""
     named = get_named_type(type_)
     if not is_input_object_type(named):
         return False
@@ -107,7 +107,7 @@ def _list(inner: Coerce, null: object) -> Coerce:
             return null
         items = [inner(item) for item in (value if isinstance(value, list) else [value])]
         for item in items:
-            if item is Undefined:  # which equals None, so that `in` would find others too
+            if item is Undefined:  # not `Undefined in items`: Undefined equals None
                 return Undefined
         return items
 
@@ -131,7 +131,7 @@ def _scalar(type_: GraphQLScalarType, null: object) -> Coerce:
             return value
         try:
             return null if value is None else type_.coerce_input_value(value)
-        except Exception:  # noqa: BLE001 - whatever a scalar raises, the value does not fit
+        except Exception:  # noqa: BLE001 - whatever a scalar raises, the value is invalid
             return Undefined
 
     return coerce

@@ -1,4 +1,4 @@
-"""What one document may ask for, held against its size before it is validated."""
+"""Limits on documents, checked before validation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,19 +18,17 @@ from schema.engine import prices
 from schema.engine.document_size import Size, Sizes, lengths
 from schema.engine.prices import Cost
 
-# Fields that are asked for again: comparing them takes the square of their number, and tools merge them.
+# Repeated fields: validation compares each with each, which takes quadratic time. Client libraries merge them anyway.
 MOST_REPEATS = 20
-# Tools ask for the schema once, with a field or two; what they ask shows it whole.
+# Tools query the whole schema with one or two of these fields.
 MOST_INTROSPECTION = 2
-
-
 # Values in an operation's variables. A hundred new tasks with all their tags have three thousand.
 MOST_VALUES = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that one operation may have."""
+    """The maximum sizes of one operation."""
 
     tokens: int = 1000
     depth: int = 10
@@ -42,7 +40,7 @@ class Limits:
 
 
 class Gauge:
-    """Holds documents against the limits."""
+    """Checks documents against the limits."""
 
     def __init__(self, schema: GraphQLSchema, limits: Limits) -> None:
         self.limits = limits
@@ -50,7 +48,7 @@ class Gauge:
         self._most_values = 2 * self._values_of_the_whole_schema()
 
     def check(self, document: DocumentNode) -> dict[OperationDefinitionNode, Size]:
-        """The sizes of a document's operations; LimitExceeded where anything in it is too large."""
+        """The sizes of a document's operations; raises LimitExceeded if one is too large."""
         sizes = Sizes(self._schema, self._lengths, document)
         for node in document.definitions:
             if isinstance(node, FragmentDefinitionNode):
@@ -60,20 +58,22 @@ class Gauge:
         for size in measured.values():
             self._hold(size)
             _hold(size.direct, self.limits.root_fields, "root fields")
-            self.afford(prices.rows(size.rows, size.counts, size.values))
-            _hold(size.introspection, MOST_INTROSPECTION, "fields that show the schema")
+            self.check_cost(prices.rows(size.rows, size.counts, size.values))
+            _hold(size.introspection, MOST_INTROSPECTION, "introspection fields (__schema, __type)")
         return measured
 
     def cost(self, node: OperationDefinitionNode, size: Size) -> Cost:
-        """What an operation costs."""
+        """The cost of an operation."""
         rows, pages = prices.rows(size.rows, size.counts, size.values), tuple(size.pages.items())
         return Cost(rows, pages, tuple(size.arguments), prices.defaults(node))
 
-    def afford(self, rows: int) -> None:
-        """LimitExceeded for more rows than one operation may touch."""
+    def check_cost(self, rows: int) -> None:
+        """Raise LimitExceeded if an operation may touch too many rows."""
         if rows > self.limits.cost:
-            allowed = f"{self.limits.cost:,} are allowed in one request"
-            raise LimitExceeded(f"The operation may touch {rows:,} rows; {allowed}. Ask for smaller pages.")
+            limit = f"the limit is {self.limits.cost:,} per operation"
+            raise LimitExceeded(
+                f"The operation may touch {rows:,} rows; {limit}. Request smaller pages or fewer fields."
+            )
 
     def _hold(self, size: Size) -> None:
         _hold(size.fields, self.limits.fields, "fields")
@@ -81,7 +81,7 @@ class Gauge:
         _hold(size.aliases, self.limits.aliases, "aliases")
         _hold(size.directives, self.limits.directives, "directives")
         _hold(size.repeats, MOST_REPEATS, "repeated fields")
-        _hold(size.values, self._most_values, "values of the schema")
+        _hold(size.values, self._most_values, "values from introspection")
 
     def _values_of_the_whole_schema(self) -> int:
         query = get_introspection_query(directive_is_repeatable=True, input_value_deprecation=True)
@@ -91,7 +91,7 @@ class Gauge:
 
 
 def count_values(variables: Mapping[str, Any]) -> int:
-    """How many values variables have; LimitExceeded for more than are worth looking at one by one."""
+    """The number of values in variables; raises LimitExceeded if there are more than MOST_VALUES."""
     waiting: list[Any] = [variables]
     count = 0
     while waiting:
@@ -105,4 +105,4 @@ def count_values(variables: Mapping[str, Any]) -> int:
 
 def _hold(found: int, most: int, what: str) -> None:
     if found > most:
-        raise LimitExceeded(f"The operation has more than {most} {what}.")
+        raise LimitExceeded(f"The operation has more than {most:,} {what}.")

@@ -1,4 +1,4 @@
-"""How large a document is: one pass that visits each fragment once, and counts as if it were expanded."""
+"""The size of a document: one pass that visits each fragment once, but counts it wherever it is spread."""
 
 from dataclasses import dataclass, field, fields
 from math import ceil
@@ -34,28 +34,28 @@ INTROSPECTION = {"__schema": SchemaMetaFieldDef, "__type": TypeMetaFieldDef}
 
 @dataclass(slots=True)
 class Size:
-    """A selection set with all that its fragments bring."""
+    """The size of a selection set, fragments expanded."""
 
     fields: int = 0
-    # Fields of the selection set itself, and those of them that show the schema.
+    # Fields of the selection set itself, and how many of them are introspection fields.
     direct: int = 0
     introspection: int = 0
-    # Levels of nesting, without those below a field that shows the schema.
+    # Levels of nesting, without those below an introspection field.
     depth: int = 0
     aliases: int = 0
     directives: int = 0
-    # Fields that another one of the same selection set has asked for already.
+    # Fields with the response key of an earlier field of the same selection set.
     repeats: int = 0
-    # Values of the schema, rows, counts over all rows, and rows that variables decide.
+    # Values from introspection, rows, counts over all rows, and pages whose size depends on variables.
     values: int = 0
     rows: int = 0
     counts: int = 0
     pages: dict[Page, int] = field(default_factory=dict)
-    # Filters and orders that variables decide about.
+    # Filters and orders that depend on variables.
     arguments: list[Argument] = field(default_factory=list)
 
     def add(self, other: "Size") -> None:
-        """Take in what stands beside."""
+        """Add the size of a sibling."""
         for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.depth = max(self.depth, other.depth)
@@ -68,7 +68,7 @@ _SUMMED = [one.name for one in fields(Size) if one.name not in {"depth", "pages"
 
 
 class Sizes:
-    """The sizes of what a document defines. Unknown names count as leaves; validation refuses them."""
+    """The sizes of a document's definitions. Unknown names count as leaves; validation rejects them later."""
 
     def __init__(self, schema: GraphQLSchema, lengths: dict[str, int], document: DocumentNode) -> None:
         self._schema, self._lengths = schema, lengths
@@ -84,7 +84,7 @@ class Sizes:
         return size
 
     def fragment(self, name: str) -> Size:
-        """A fragment's size; one that spreads itself ends there, validation refuses it."""
+        """A fragment's size. A cycle of fragments counts once; validation rejects it later."""
         if name not in self._known:
             self._known[name] = Size()
             node = self._fragments.get(name)
@@ -131,7 +131,7 @@ class Sizes:
         return size
 
     def _nest(self, size: Size, node: FieldNode, on: GraphQLNamedType | None) -> None:
-        """One level more; what shows the schema has its own measure, the values it shows."""
+        """Add a level of nesting; below introspection fields, count values instead."""
         size.introspection = int(node.name.value in INTROSPECTION)
         if on is not None and is_introspection_type(on):
             size.values = (size.values + 1) * self._lengths.get(node.name.value, 1)
@@ -147,7 +147,7 @@ def _definition(node: FieldNode, on: GraphQLNamedType | None) -> GraphQLField | 
 
 
 def _price(size: Size, node: FieldNode, definition: GraphQLField, inner: Any) -> None:
-    """The rows of a field: those of what it shows, as often as its arguments say."""
+    """Set the rows of a field: the rows of its selection set, times its page size."""
     size.rows += "Node" in {inner.name, *(one.name for one in getattr(inner, "interfaces", ()))}
     size.counts += node.name.value in prices.COUNTS
     page = prices.page(node, definition)
@@ -160,7 +160,7 @@ def _price(size: Size, node: FieldNode, definition: GraphQLField, inner: Any) ->
 
 
 def lengths(schema: GraphQLSchema) -> dict[str, int]:
-    """How many values the lists of introspection have for each type or field, on average, rounded up."""
+    """The average length of each list of introspection, per type or field, rounded up."""
     types = schema.type_map.values()
     shown = [
         one for type_ in types if is_object_type(type_) or is_interface_type(type_) for one in type_.fields.values()

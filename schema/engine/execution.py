@@ -1,4 +1,4 @@
-"""Prepared operations: parsed, checked and planned once per text, then straight to execution."""
+"""Prepared operations: each document is parsed, validated and planned once, then only executed."""
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 import orjson
+import strawberry
 from graphql import (
     DocumentNode,
     ExecutionResult,
@@ -15,6 +16,7 @@ from graphql import (
     FragmentDefinitionNode,
     GraphQLError,
     GraphQLObjectType,
+    GraphQLOutputType,
     GraphQLResolveInfo,
     GraphQLSchema,
     GraphQLUnionType,
@@ -35,11 +37,17 @@ from graphql.execution import (
     get_variable_values,
     map_source_to_response_event,
 )
-from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_fields, collect_subfields
+from graphql.execution.collect_fields import (
+    FieldDetails,
+    FieldDetailsList,
+    FragmentDetails,
+    collect_fields,
+    collect_subfields,
+)
 from graphql.execution.values import VariableValues
 from graphql.language import VariableNode
 from graphql.language.visitor import Visitor, visit
-from graphql.pyutils import AwaitableOrValue
+from graphql.pyutils import AwaitableOrValue, Path
 
 from app.database.rendering import Field, Selection, Selections
 from app.errors import BadUserInput, LimitExceeded, RequestError
@@ -49,7 +57,7 @@ from schema.engine import wording
 from schema.engine.coercion import Coercions
 from schema.engine.document_limits import Gauge, Limits
 from schema.engine.document_size import Size
-from schema.engine.persisted import STRANGERS_PART, is_padded, weight
+from schema.engine.persisted import ANONYMOUS_PART, is_padded, weight
 from schema.engine.prices import Cost
 from schema.engine.single import SingleField, single_field
 
@@ -58,59 +66,68 @@ log = logging.getLogger(__name__)
 # A prepared operation takes some 400 bytes for each token of its document.
 MOST_TOKENS = 100_000
 MOST_FRESH = 100
-# Of one operation, as many as its @skip and @include make. What goes beyond is collected again.
+# Variants of one operation, one for each combination of @skip and @include. If there are more, they are built again.
 MOST_VARIANTS = 64
 MOST_ERRORS = 5
-# What one rule of graphql-core says although it was asked to hide suggestions.
+# One validation rule of graphql-core adds suggestions although hide_suggestions is set.
 HINT = " Did you mean"
 DEFAULTS = Limits()
 
 T = TypeVar("T")
-# A document's text, and the name of the operation that is to run.
+# A document's text, and the name of the operation to execute.
 Named = tuple[str, str | None]
-# What the root fields ask of each object type they can show, by response key and name of the type.
+# The selections of the root fields, by response key and name of the object type.
 Variant = dict[tuple[str | int, str], Selection]
 
 
 class Surroundings(Protocol):
     """What the engine needs of a request's context."""
 
-    def away(self, work: Callable[[], T]) -> Awaitable[T]:
-        """Carry out work where it does not hold up the event loop."""
+    def on_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Run work on a thread because it would block the event loop."""
         ...
 
 
 @dataclass(slots=True)
 class Rendered:
-    """A finished value: graphql-core passes it into the answer as it is."""
+    """A finished value, which graphql-core adds to the response unchanged."""
 
     value: object
 
 
 class RenderingExecutor(Executor[None]):
-    """graphql-core's executor, but for values that are finished already."""
+    """graphql-core's executor, which skips the completion of finished values."""
 
-    def complete_value(self, *args: Any) -> Any:
-        result = args[4]
-        return result.value if type(result) is Rendered else super().complete_value(*args)
+    def complete_value(  # noqa: PLR0913, PLR0917 - graphql-core's signature
+        self,
+        return_type: GraphQLOutputType,
+        field_details_list: FieldDetailsList,
+        info: GraphQLResolveInfo[None],
+        path: Path,
+        result: Any,
+        position_context: None,
+    ) -> Any:
+        if type(result) is Rendered:
+            return result.value
+        return super().complete_value(return_type, field_details_list, info, path, result, position_context)
 
 
 class RequestErrors(Exception):
-    """A request that does not come to execution."""
+    """Errors of a request that is rejected before execution."""
 
     def __init__(self, errors: list[GraphQLError], code: str) -> None:
         super().__init__(code)
         self.errors = [_coded(error, code) for error in errors[:MOST_ERRORS]]
         for error in self.errors:
             error.message = error.message.partition(HINT)[0]
-            # So a scalar says that a literal does not fit, which is no bug to be masked.
+            # A scalar raises it for an invalid literal. Without it, the error is not masked as a bug.
             if isinstance(error.original_error, ValueError):
                 error.original_error = None
 
 
 @dataclass(slots=True)
 class Operation:
-    """One operation of a document, ready to run, with the selections it has been found to make."""
+    """One operation of a document, ready to execute, with the selections that were collected so far."""
 
     schema: GraphQLSchema
     node: OperationDefinitionNode
@@ -140,7 +157,7 @@ class Operation:
         return self.size.introspection > 0
 
     def executor(self, variables: VariableValues, context: object) -> RenderingExecutor:
-        """What runs it where it is not as plain as a single field."""
+        """graphql-core's executor, for operations that are not a `SingleField`."""
         return RenderingExecutor(
             self.schema,
             {name: details.definition for name, details in self.fragments.items()},
@@ -155,18 +172,18 @@ class Operation:
             hide_suggestions=True,
         )
 
-    def selection(self, info: GraphQLResolveInfo[Any], type_name: str) -> Selection:
-        """What a root field asks of an object type."""
-        variant = self.only or self.collect(info.variable_values)
+    def selection(self, info: strawberry.Info[Any, Any], type_name: str) -> Selection:
+        """The fields of an object type that a root field selects."""
+        variant = self.only or self.collect(VariableValues({}, info.variable_values))
         return variant[info.path.key, type_name]
 
     def collect(self, variables: VariableValues) -> Variant:
-        """What all root fields ask of their types; @skip and @include are all that variables change in it."""
+        """The selections of all root fields. They depend on variables only by @skip and @include."""
         key = self._variant(variables)
         return self.variants.get(key) or self._collect(key, variables)
 
     def has_collected(self, variables: VariableValues) -> bool:
-        """Whether `collect` has nothing to do."""
+        """Whether `collect` finds the selections in its cache."""
         return self._variant(variables) in self.variants
 
     def _variant(self, variables: VariableValues) -> tuple[Any, ...]:
@@ -210,9 +227,10 @@ class Operation:
 
 
 class Engine:
-    """Runs requests against the schema.
+    """Executes operations of the schema.
 
-    What is prepared is kept for its text and operation name, fairly among callers, whom their payers tell apart.
+    Prepared operations are cached by document and operation name. Callers, told apart by `payer`, share the cache
+    fairly.
     """
 
     def __init__(self, schema: GraphQLSchema, limits: Limits = DEFAULTS) -> None:
@@ -220,23 +238,23 @@ class Engine:
         self.gauge = Gauge(schema, limits)
         self._pinned: dict[Named, Operation] = {}
         self._users = FairCache[Named, Operation](MOST_TOKENS)
-        self._strangers = FairCache[Named, Operation](MOST_TOKENS // STRANGERS_PART)
-        # Prepared by the thread that prepares, and not kept yet.
+        self._anonymous = FairCache[Named, Operation](MOST_TOKENS // ANONYMOUS_PART)
+        # Operations that the preparation thread has finished, and that are not in a cache yet.
         self._fresh: dict[Named, Operation] = {}
         self._selections = Selections()
         self._coercions = Coercions()
 
     def known(self, query: str, operation_name: str | None, payer: str, *, is_user: bool) -> Operation | None:
-        """The operation of a text that was seen before. What a user asks for too is a stranger's no longer."""
+        """The cached operation of a document. One of an anonymous caller that a user requests moves to the users'."""
         key = query, operation_name
         known = self._users.get(key) or self._pinned.get(key)
-        if known is None and (known := self._strangers.get(key)) and is_user:
-            self._strangers.drop(key)
+        if known is None and (known := self._anonymous.get(key)) and is_user:
+            self._anonymous.drop(key)
             self._users.put(key, known, payer, weight(known.tokens))
         return known
 
     def prepared_once(self, query: str, operation_name: str | None) -> Operation:
-        """The operation of a text; where several ask for it at the same time, the first has it prepared for all."""
+        """Prepare an operation, once if several callers request it at the same time."""
         key = query, operation_name
         known = self._fresh.get(key)
         if known is None:
@@ -246,14 +264,14 @@ class Engine:
         return known
 
     def keep(self, query: str, operation_name: str | None, operation: Operation, payer: str, *, is_user: bool) -> None:
-        """Store an operation, for this and all other callers."""
+        """Cache an operation for all callers."""
         if not is_padded(query, operation.tokens):
-            store = self._users if is_user else self._strangers
+            store = self._users if is_user else self._anonymous
             store.put((query, operation_name), operation, payer, weight(operation.tokens))
         self._fresh.pop((query, operation_name), None)
 
     def pin(self, query: str) -> None:
-        """Prepare all operations of a document for good; RequestErrors where one of them cannot run."""
+        """Prepare all operations of a document permanently; raises RequestErrors if one of them is invalid."""
         document = self._parsed(query)
         operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
         names = [node.name.value for node in operations if node.name]
@@ -268,7 +286,10 @@ class Engine:
         *,
         is_large: bool = False,
     ) -> Awaitable[ExecutionResult]:
-        """Run a prepared operation; RequestErrors where its variables do not fit. `is_large`: these are many."""
+        """Execute an operation; raises RequestErrors for invalid variables.
+
+        With `is_large` the variables are coerced on a thread.
+        """
         given = variables or {}
         if operation.single and not is_large and (values := operation.single.variables(given)):
             return operation.single.run(values, context)
@@ -279,10 +300,14 @@ class Engine:
     ) -> ExecutionResult:
         if operation.answer is not None:
             return operation.answer
-        if operation.single and is_large and (single := await context.away(partial(operation.single.variables, given))):
+        if (
+            operation.single
+            and is_large
+            and (single := await context.on_thread(partial(operation.single.variables, given)))
+        ):
             return await operation.single.run(single, context)
         coerced = partial(self._variables, operation, given)
-        values = await context.away(coerced) if is_large else coerced()
+        values = await context.on_thread(coerced) if is_large else coerced()
         await self._ready(operation, values, context)
         if operation.introspects:
             return await self._introspected(operation, values, context)
@@ -291,26 +316,26 @@ class Engine:
 
     async def _ready(self, operation: Operation, values: VariableValues, context: Surroundings) -> None:
         if not operation.has_collected(values):
-            with suppress(GraphQLError):  # a wrong @skip or @include, which is told of where it is executed
-                await context.away(partial(operation.collect, values))
+            with suppress(GraphQLError):  # an invalid @skip or @include, which execution reports
+                await context.on_thread(partial(operation.collect, values))
 
     async def _introspected(
         self, operation: Operation, values: VariableValues, context: Surroundings
     ) -> ExecutionResult:
-        """The schema does not change: what asks for nothing else, without variables, is answered once."""
-        begun = await context.away(operation.executor(values, context).execute_operation)
+        """Execute introspection. Without variables and errors the result is cached: the schema never changes."""
+        begun = await context.on_thread(operation.executor(values, context).execute_operation)
         result = cast("ExecutionResult", await begun if isinstance(begun, Awaitable) else begun)
         if begun is result and not result.errors and not operation.node.variable_definitions:
-            data = await context.away(partial(orjson.dumps, result.data))
+            data = await context.on_thread(partial(orjson.dumps, result.data))
             operation.answer = result = ExecutionResult(cast("dict[str, Any]", orjson.Fragment(data)), None)
         return result
 
     async def subscribe(
         self, operation: Operation, variables: Mapping[str, Any] | None, context: Surroundings
     ) -> AsyncGenerator[ExecutionResult, None]:
-        """The results of a prepared subscription, one an event.
+        """The results of a subscription, one per event.
 
-        RequestErrors where its variables do not fit; a GraphQLError where its source cannot begin or breaks off.
+        Raises RequestErrors for invalid variables, and GraphQLError if the source of events fails.
         """
         values = self._variables(operation, dict(variables or {}))
         await self._ready(operation, values, context)
@@ -335,7 +360,7 @@ class Engine:
         return values
 
     def prepared(self, query: str, operation_name: str | None) -> Operation:
-        """The operation of a text, whatever is kept; RequestErrors where it cannot run."""
+        """Parse, validate and plan an operation, without the caches; raises RequestErrors if it is invalid."""
         document = None
         try:
             document = self._parsed(query)
@@ -375,7 +400,7 @@ class Engine:
 
 
 def _event(executor: Executor[None]) -> AwaitableOrValue[ExecutionResult]:
-    """The answer for one event of a subscription; of one that is finished already there is nothing to execute."""
+    """The result for one event of a subscription. A finished event is not executed."""
     (node, *_), event = executor.operation.selection_set.selections, executor.root_value
     if type(event) is Rendered and isinstance(node, FieldNode):
         return ExecutionResult({(node.alias or node.name).value: event.value}, None)
@@ -389,15 +414,15 @@ def _chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode
     if len(operations) == 1:
         return operations[0]
     problem = (
-        "The document has several operations; name one with operationName."
+        "The document has several operations; choose one with operationName."
         if operations
-        else "The document has no such operation."
+        else "The document has no operation with this operationName."
     )
     raise RequestErrors([GraphQLError(problem)], BadUserInput.code)
 
 
 def _unchain(document: DocumentNode) -> None:
-    """Let go of the tokens' order. As a chain in both directions only a garbage collection would free them."""
+    """Unlink the tokens. As a doubly linked list only garbage collection would free them."""
     token = document.loc.start_token if document.loc else None
     while token is not None:
         following, token.prev, token.next = token.next, None, None
@@ -426,7 +451,7 @@ def _condition_variables(document: DocumentNode) -> tuple[str, ...]:
 
 
 def refused(error: RequestError) -> RequestErrors:
-    """An expected failure, as the one error of a request that does not come to execution."""
+    """An expected failure as the only error of a request that is rejected before execution."""
     return RequestErrors([GraphQLError(str(error))], error.code)
 
 
@@ -441,7 +466,7 @@ def _shown(error: GraphQLError) -> dict[str, Any]:
 
 
 def formatted(error: GraphQLError, request_id: str) -> dict[str, Any]:
-    """An error as the caller may see it: what was not expected is logged once and masked."""
+    """An error as the caller may see it. Unexpected errors are logged and masked."""
     cause = error.original_error
     if isinstance(cause, RequestError) or (cause is None and error.extensions):
         return _shown(error)

@@ -1,4 +1,4 @@
-"""What a subscriber is shown of a change: its own selection of what was read once for all subscribers of the user."""
+"""Applies a subscriber's selection to a change, which was read once for all subscribers of the user."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from app.live.followers import Change
 
 
 def shown(members: Mapping[str, Selection], change: Change) -> dict[str, Any]:
-    """A change as `members` select it, by the name of its type."""
+    """The selected fields of a change. `members` has the selection for each type of the union."""
     return _selected(members[change["__typename"]], change)
 
 

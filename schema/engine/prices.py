@@ -1,6 +1,6 @@
-"""What an operation costs before it runs: an estimate in rows, from its fields and arguments.
+"""The estimated cost of an operation in rows, computed from its fields and arguments before it is executed.
 
-What it then takes is measured, and charged as time (app.sharing.rate_limits).
+The time that it actually takes is charged separately (app.sharing.rate_limits).
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,24 +31,24 @@ from app.tasks.fields import TASK
 
 ENTITIES = (TASK,)
 
-# The arguments that say how many rows a field touches, and the most they can be: beyond that the field itself refuses
-# them, before it touches any.
+# The arguments that determine how many rows a field touches, and their maxima. Fields reject larger values before they
+# touch any row.
 ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE, "inputs": MOST_CREATED}
-# The queries and subscriptions of changes. A query may ask for larger pages than other fields; a subscription takes
-# pages of a size that nobody is asked for, of which the first is charged.
+# The queries and subscriptions of changes. A query may request larger pages than other fields. A subscription reads
+# pages of a fixed size, and the first one is part of its cost.
 FEEDS = {f"{entity.one}Changes" for entity in ENTITIES}
 LARGER = {(feed, "first"): LARGEST_CHANGE_PAGE for feed in FEEDS}
 PAGES = dict.fromkeys(FEEDS, DEFAULT_CHANGE_PAGE)
-# What counts all tasks of a user, and what that is worth in rows of a page.
+# Fields that count all tasks of a user, and the cost of counting.
 COUNTS = {"totalCount", "taskStats"}
 ROWS_OF_A_COUNT = 100
-# How many values of the schema are worth a row: its answer is made once.
+# Introspection costs one row for this many values, because its result is cached.
 VALUES_OF_A_ROW = 1000
-# The arguments that hold conditions and orders. Every node of a filter costs a row, and these cost more: a search looks
-# at every task, the others at more tasks than they show.
+# The arguments with conditions and orders. Every node of a filter costs a row. These cost more: a search reads every
+# task, the others read more tasks than they return.
 FILTERS, ORDER = ("filter", "where"), "orderBy"
 ROWS_OF = {"search": 100, "tagsAll": 20, "tagsAny": 20, "or": 20}
-# An order that no index has sorts all tasks.
+# An order without an index sorts all tasks.
 ROWS_OF_A_SORT = 100
 SORT_KEYS = [key for entity in ENTITIES for key in entity.sort_keys.items()]
 INDEXED = {name for name, key in SORT_KEYS if key.indexed} - {name for name, key in SORT_KEYS if not key.indexed}
@@ -57,7 +57,7 @@ MOST_DIGITS = 10
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A number of rows that variables decide: the largest that is given, or else the default, up to a most."""
+    """A page whose size depends on variables: the largest one, or the default, but at most `most`."""
 
     variables: tuple[str, ...]
     default: int
@@ -70,7 +70,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """A filter or an order whose value, or a part of it, is a variable's."""
+    """A filter or an order that contains variables."""
 
     name: str
     node: ValueNode
@@ -81,7 +81,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A number of rows, what variables add to it, and the defaults of these variables."""
+    """A fixed number of rows, the parts that depend on variables, and the defaults of these variables."""
 
     rows: int
     pages: tuple[tuple[Page, int], ...] = ()
@@ -89,16 +89,21 @@ class Cost:
     defaults: Mapping[str, Any] | None = None
 
     def of(self, variables: Mapping[str, Any] | None) -> int:
-        """The rows with the variables of a request, which nobody has checked yet."""
+        """The rows with the variables of a request, which are not validated yet."""
         if not self.pages and not self.arguments:
             return self.rows
-        values = {**(self.defaults or {}), **(variables or {})}
-        rows = self.rows + sum(page.rows(values) * times for page, times in self.pages)
-        return rows + sum(argument.rows(values) for argument in self.arguments)
+        rows, values = self.rows, variables or {}
+        if self.defaults:
+            values = {**self.defaults, **values}
+        for page, times in self.pages:
+            rows += page.rows(values) * times
+        for argument in self.arguments:
+            rows += argument.rows(values)
+        return rows
 
 
 def page(node: FieldNode, definition: GraphQLField) -> Page | int | None:
-    """How often a field does what it does; None for one that has no say in it."""
+    """The page size of a field; None for a field without pages."""
     names = definition.args.keys() & ARGUMENTS.keys()
     if not names:
         return PAGES.get(node.name.value)
@@ -111,7 +116,7 @@ def page(node: FieldNode, definition: GraphQLField) -> Page | int | None:
 
 
 def conditions(node: FieldNode) -> tuple[int, list[Argument]]:
-    """The rows of a field's filters and orders, and those that variables decide about."""
+    """The rows of a field's constant filters and orders, and the arguments that contain variables."""
     rows, open_ = 0, list[Argument]()
     for argument in node.arguments or ():
         if (name := argument.name.value) in FILTERS or name == ORDER:
@@ -137,7 +142,7 @@ def _argument_rows(name: str, value: Any) -> int:
 
 
 def _filter_rows(tree: Any) -> int:
-    """One row for each node of a filter, and what some of them cost beyond. What is no filter is refused later."""
+    """One row for each node of a filter, and more for some conditions. Invalid filters are rejected later."""
     rows, waiting = 0, [tree]
     while waiting:
         node = waiting.pop()
@@ -153,34 +158,34 @@ def _order_rows(terms: Any) -> int:
     listed = terms if isinstance(terms, list) else [terms]
     fields = [term.get("field") for term in listed if isinstance(term, dict)]
     unindexed = [field for field in fields if not isinstance(field, str) or field not in INDEXED]
-    # An index has one field, and the id.
+    # Each index has one field, and the id.
     return ROWS_OF_A_SORT if unindexed or len(fields) > 1 else 0
 
 
 def _omitted(definition: GraphQLField, names: Iterable[str]) -> int:
-    """The rows of a field that is not told how many: as many as the schema says, or else a page."""
+    """The page size if the arguments are omitted: the default in the schema, or DEFAULT_PAGE."""
     declared = [definition.args[name].default_value for name in names]
     return max((value for value in declared if isinstance(value, int)), default=DEFAULT_PAGE)
 
 
 def rows(shown: int, counts: int, values: int) -> int:
-    """Rows, counts over all rows and values of the schema, in rows."""
+    """Rows, counts over all rows, and values from introspection, in rows."""
     return shown + counts * ROWS_OF_A_COUNT + values // VALUES_OF_A_ROW
 
 
 def largest(pages: Mapping[Page, int]) -> int:
-    """What pages within a page are worth at most: their variables are not multiplied with one another."""
+    """The maximum rows of pages within a page. Sizes that depend on variables are not multiplied by one another."""
     return sum(times * page.most for page, times in pages.items())
 
 
 def defaults(operation: OperationDefinitionNode) -> dict[str, Any]:
-    """The defaults of an operation's variables, as JSON."""
+    """The defaults of an operation's variables, as JSON values."""
     definitions = {node.variable.name.value: node.default_value for node in operation.variable_definitions or ()}
     return {name: _literal(value, {}) for name, value in definitions.items() if value}
 
 
 def _literal(node: ValueNode | None, values: Mapping[str, Any]) -> Any:
-    """A literal with the values of its variables, as JSON has it; no conversion of thousands of digits."""
+    """A literal as a JSON value, variables replaced. Long integers are cut, because converting them takes long."""
     match node:
         case VariableNode():
             return values.get(node.name.value)
@@ -194,7 +199,7 @@ def _literal(node: ValueNode | None, values: Mapping[str, Any]) -> Any:
 
 
 def _rows(value: Any) -> int:
-    """The rows that a value asks for, at least one; what is no number is refused later."""
+    """The rows that a value requests, at least one. Other values than numbers are rejected later."""
     if isinstance(value, list):
         value = len(value)
     return int(min(max(value, 1), MOST_AT_ONCE)) if isinstance(value, int | float) else 1

@@ -1,6 +1,6 @@
-"""Operations of one root field, which most are: what graphql-core finds out anew for each request is kept here.
+"""A fast path for operations with one root field, as most are: it caches what graphql-core computes for each request.
 
-What is not as plain as that, and what turns out to be wrong, goes through graphql-core, which words its errors.
+All other operations, and requests with invalid variables, are executed by graphql-core, which words the errors.
 """
 
 from collections.abc import Mapping
@@ -30,11 +30,21 @@ from graphql.execution.values import VariableValues
 from graphql.language.visitor import Visitor, visit
 from graphql.pyutils import Path
 
+from app.shapes import require
 from schema.engine.coercion import Coercions
+
+# The part of a resolver's info that differs between requests. `_fields` of a NamedTuple is public.
+_VARIABLES = GraphQLResolveInfo._fields.index("variable_values")
+require(
+    GraphQLResolveInfo._fields[_VARIABLES + 1] == "context",
+    "In graphql-core's GraphQLResolveInfo the context followed the variables.",
+)
+# What a field has among its extensions whose resolver is called directly, and gives a `Rendered` value or None.
+RENDERED = "rendered"
 
 
 class SingleField:
-    """A root field whose arguments are constants or variables. Its resolver gives a `Rendered` value or None."""
+    """A root field whose arguments are constants or variables. Its resolver returns a `Rendered` value or None."""
 
     def __init__(
         self, executor: Executor[None], node: FieldNode, field: GraphQLField, root: Any, coercions: Coercions
@@ -42,9 +52,8 @@ class SingleField:
         self._key = (node.alias or node.name).value
         self._field = field
         info = executor.build_resolve_info(field, [node], root, Path(None, self._key, root.name))
-        place = info._fields.index("variable_values")
-        # All that resolvers are told but the variables and the context, which stand side by side.
-        self._before, self._after = info[:place], info[place + 2 :]
+        # The info for resolvers, without the variables and the context.
+        self._before, self._after = info[:_VARIABLES], info[_VARIABLES + 2 :]
         self._nodes = info.field_nodes
         self._types = [
             (name, is_non_null_type(type_), coercions.of(type_))
@@ -60,7 +69,7 @@ class SingleField:
         self._constants = get_argument_values(GraphQLField(field.type, constant), node)
 
     def variables(self, given: Mapping[str, Any]) -> VariableValues | None:
-        """The variables as resolvers take them; None where graphql-core has to say what is wrong."""
+        """The coerced variables; None if they are invalid, which graphql-core then reports."""
         coerced = {}
         for name, required, coerce in self._types:
             if name in given:
@@ -72,7 +81,7 @@ class SingleField:
         return VariableValues({}, coerced)
 
     async def run(self, variables: VariableValues, context: object) -> ExecutionResult:
-        """Resolve the field."""
+        """Execute the operation."""
         info: GraphQLResolveInfo[Any] = GraphQLResolveInfo._make((*self._before, variables, context, *self._after))
         given, values = self._constants.copy(), variables.coerced
         for name, variable in self._variables:
@@ -80,25 +89,27 @@ class SingleField:
                 given[name] = values[variable]
         try:
             result = await self._field.resolve(None, info, **given)  # type: ignore[misc]  # each has one
-        except Exception as error:  # noqa: BLE001 - whatever a resolver raises is an error of its field
+        except Exception as error:  # noqa: BLE001 - whatever a resolver raises becomes an error of its field
             data = None if is_non_null_type(self._field.type) else {self._key: None}
             return ExecutionResult(data, [located_error(error, self._nodes, [self._key])])
         return ExecutionResult({self._key: result and result.value}, None)
 
 
 def single_field(executor: Executor[None], coercions: Coercions) -> SingleField | None:
-    """The one field of an operation, where all about it is plain."""
+    """The field of an operation that the fast path can execute, or None."""
     schema, operation = executor.schema, executor.operation
     node, *others = operation.selection_set.selections
     root = schema.get_root_type(operation.operation)
     if others or operation.operation is OperationType.SUBSCRIPTION or root is None:
         return None
     field = root.fields.get(node.name.value) if isinstance(node, FieldNode) else None
-    if field is None or not isinstance(node, FieldNode) or not _is_plain(operation, node, field):
+    if field is None or not isinstance(node, FieldNode) or RENDERED not in field.extensions:
+        return None
+    if not _is_plain(operation, node, field):
         return None
     try:
         return SingleField(executor, node, field, root, coercions)
-    except GraphQLError:  # a constant that passes validation: of a one-of input, whose members are counted later
+    except GraphQLError:  # a constant of a @oneOf input, whose fields validation does not count
         return None
 
 
@@ -107,7 +118,7 @@ def _types(schema: GraphQLSchema, operation: OperationDefinitionNode) -> dict[st
 
 
 def _is_plain(operation: OperationDefinitionNode, node: FieldNode, field: GraphQLField) -> bool:
-    """Whether no directive, default value or variable within a value needs thought."""
+    """Whether there are no directives, no defaults of variables, and no variables within input objects or lists."""
     defaults = any(variable.default_value for variable in operation.variable_definitions or ())
     if defaults or operation.directives or node.directives:
         return False
@@ -119,7 +130,7 @@ def _is_variable(argument: ArgumentNode | None) -> bool:
 
 
 def _is_free(argument: ArgumentNode, arguments: Mapping[str, GraphQLArgument]) -> bool:
-    """Whether a variable is the whole value, and its absence or null can be taken as it is."""
+    """Whether a variable is the whole value, and the argument accepts it omitted or null."""
     known = arguments[argument.name.value]
     accepts = is_required_argument(known) or not is_non_null_type(known.type)
     return _is_variable(argument) and known.default is None and accepts

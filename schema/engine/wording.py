@@ -1,4 +1,4 @@
-"""What callers are told of values that do not fit: graphql-core shows values as Python writes them, we as JSON."""
+"""The wording of errors about invalid values: graphql-core shows values in Python's notation, callers get JSON."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from graphql import GraphQLError, GraphQLInputType, GraphQLSchema, Undefined, Va
 from graphql.pyutils import inspect
 from graphql.utilities import validate_input_value
 
-# What a message quotes of a request, in characters; and a message as a whole, which may quote several words.
+# The maximum length of a value quoted in a message, and of a message, in characters.
 LONGEST_SHOWN = 100
 LONGEST_MESSAGE = 500
 _LONG_WORD = re.compile(rf"([^\s'\"]{{{LONGEST_SHOWN}}})[^\s'\"…]+…?")
@@ -18,12 +18,12 @@ _NOT_NULL = " not to be None."
 
 
 def null(message: str) -> str:
-    """A message of graphql-core that calls null by its GraphQL name."""
+    """A message of graphql-core with "null" in place of Python's "None"."""
     return message.removesuffix(_NOT_NULL) + " not to be null." if message.endswith(_NOT_NULL) else message
 
 
 def short(message: str) -> str:
-    """A message that quotes no long name or value of the request whole."""
+    """A message in which long names and values of the request are truncated."""
     if len(message) <= LONGEST_SHOWN:
         return message
     message = _LONG_WORD.sub(r"\1…", message)
@@ -31,7 +31,7 @@ def short(message: str) -> str:
 
 
 def show_as_json(errors: list[GraphQLError], schema: GraphQLSchema, given: Mapping[str, Any]) -> None:
-    """Reword graphql-core's errors of variables, each of which ends with the value that does not fit."""
+    """Reword graphql-core's errors about variables, each of which ends with the invalid value."""
     places: dict[str, Iterator[list[str | int]]] = {}
     for error in errors:
         node = error.nodes[0] if error.nodes else None
@@ -44,7 +44,7 @@ def show_as_json(errors: list[GraphQLError], schema: GraphQLSchema, given: Mappi
 
 
 def _places(value: Any, type_: Any) -> list[list[str | int]]:
-    """The paths of what does not fit, in the order of graphql-core's errors."""
+    """The paths of invalid values, in the order of graphql-core's errors."""
     found: list[list[str | int]] = []
     input_type: GraphQLInputType = type_
     validate_input_value(value, input_type, lambda _error, path: found.append(path), hide_suggestions=True)
@@ -59,6 +59,6 @@ def _reworded(message: str, value: Any) -> str:
 def _json(value: Any) -> str:
     try:
         text = orjson.dumps(value).decode()
-    except TypeError:  # nested too deeply to be written
+    except TypeError:  # nested too deeply for orjson
         return "a deeply nested value"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

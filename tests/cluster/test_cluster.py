@@ -462,7 +462,7 @@ async def test_a_worker_is_killed_and_returns(
         assert await workers_of(application) == (200, "1 of 2 do not serve; the log says which")
         told = [str(one) for one in await found(cluster) if one.level != "ok"]
         assert len(told) == 1
-        assert f"The worker {HOST}:{killed.port} does not answer" in told[0]
+        assert f"The worker {HOST}:{killed.port} does not respond" in told[0]
         assert [one.level for one in await found(cluster)].count("warning") == 1
 
         cluster.start(killed)
