@@ -46,6 +46,12 @@ CREATIONS = ["BEGIN;", "INSERT", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]
 NO_CREATIONS = ["BEGIN;", "INSERT", "WITH", "ROLLBACK"] if ON_CLUSTER else ["WITH"]
 # The sessions of all servers: on a cluster those of workers are what waits for locks.
 ACTIVITY = "citus_stat_activity" if ON_CLUSTER else "pg_stat_activity"
+# How many sessions wait for a lock that another holds, told by the one that holds it.
+BLOCKED = (
+    "SELECT count(*) FROM citus_lock_waits"
+    if ON_CLUSTER
+    else "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+)
 # The tests of clusters start their own.
 collect_ignore = [] if ON_CLUSTER else ["cluster"]
 # An example may be many operations: it takes longer, and more choices, than Hypothesis has in mind.
@@ -272,9 +278,16 @@ class Wire:
 @asynccontextmanager
 async def untold(owner: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
     """What the superuser writes meanwhile sets no trigger off: as if it had been so for long."""
-    await owner.execute("SET session_replication_role = replica")
+    if not ON_CLUSTER:
+        await owner.execute("SET session_replication_role = replica")
+        yield
+        await owner.execute("RESET session_replication_role")
+        return
+    # There it would not reach the workers.
+    await owner.execute("SET citus.enable_unsafe_triggers = on")
+    await owner.execute("ALTER TABLE tasks DISABLE TRIGGER USER")
     yield
-    await owner.execute("RESET session_replication_role")
+    await owner.execute("ALTER TABLE tasks ENABLE TRIGGER USER")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
-from conftest import ALL_FIELDS, CREATE, Application, Server, User, connect, running, untold
+from conftest import ALL_FIELDS, BLOCKED, CREATE, Application, Server, User, connect, running, untold
 from test_purge import purge
 
 from app.database.rendering import Field, Selection
@@ -36,7 +36,6 @@ COUNTS = """
            (SELECT count(*) FROM tasks WHERE user_id = $1) AS number
 """
 PAYLOAD = Selection("TaskPayload", (Field("task", "task", Selection("Task", (Field("id", "id"),))),))
-BLOCKS = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
 INSERT = "INSERT INTO tasks (user_id, id, title) VALUES ($1, $2, 'x')"
 INSERT_MANY = "INSERT INTO tasks (user_id, id, title) SELECT $1, gen_random_uuid(), 'x' FROM generate_series(1, $2)"
 
@@ -262,7 +261,7 @@ async def test_a_create_that_is_retried_after_a_lost_connection(
     """The retry after a lost connection returns the task, and counts it once."""
     await filled(carol, QUOTA - 1)
     create = create_new(TASK, PAYLOAD, Change("create new", ("title",)))
-    values = {"user_id": carol.id, "id": uuid7(), "title": "Lost", "quota": QUOTA}
+    values = {"user_id": carol.id, "id": uuid7(), "title": "Lost", "quota": QUOTA, "made": 1}
     assert create.after_loss
 
     first = await small.database.write(carol.id, create, values)
@@ -349,7 +348,7 @@ async def test_the_same_id_by_two_sessions_at_once(carol: User, owner: "Owner", 
     async with owner.transaction():
         await owner.execute(INSERT, carol.id, task_id)
         waiting = asyncio.create_task(other.execute(f"{INSERT} ON CONFLICT DO NOTHING", carol.id, task_id))
-        while not await owner.fetchval(BLOCKS):  # noqa: ASYNC110 - PostgreSQL sends no event
+        while not await owner.fetchval(BLOCKED):  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
     await waiting
     await other.close()

@@ -10,7 +10,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
-from conftest import ALL_FIELDS, CREATE, SECRET, Server, User, connect, serving
+from conftest import ALL_FIELDS, CREATE, ON_CLUSTER, SECRET, Server, User, connect, serving
 from patience import PATIENCE_SECONDS
 
 from app.settings import Settings
@@ -349,6 +349,8 @@ async def test_a_real_deadlock_is_survived(pair: Everywhere, owner: "asyncpg.Con
 async def waited_for(owner: "asyncpg.Connection[Any]", holder: int) -> None:
     """Wait until a session waits for a lock that this backend holds."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))"
+    if ON_CLUSTER:  # where the backends of workers wait, for one another
+        waiting = "SELECT count(*) FROM citus_lock_waits WHERE $1 > 0"
     for _ in range(200):
         if await owner.fetchval(waiting, holder):
             return

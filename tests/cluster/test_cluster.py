@@ -48,7 +48,7 @@ UPDATE = """mutation ($id: ID!, $title: String!) {
 }"""
 PAGE = "{ tasks(first: 1) { nodes { id title version } } }"
 # How many users and writes of each are enough to meet what is done meanwhile.
-USERS, ROUNDS = 6, 5
+USERS, ROUNDS = 6, 8
 # What a request sends from the coordinator to workers, and to how many of them, by the operations of test_partitions.
 READ, WRITE = (1, 1), (4, 1)
 COMMANDS = {
