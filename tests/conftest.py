@@ -46,6 +46,12 @@ CREATIONS = ["BEGIN;", "INSERT", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]
 NO_CREATIONS = ["BEGIN;", "INSERT", "WITH", "ROLLBACK"] if ON_CLUSTER else ["WITH"]
 # The sessions of all servers: on a cluster, the sessions that wait for locks are those of the workers.
 ACTIVITY = "citus_stat_activity" if ON_CLUSTER else "pg_stat_activity"
+# The number of sessions that wait for a lock, asked by the session that holds it.
+BLOCKED = (
+    "SELECT count(*) FROM citus_lock_waits"
+    if ON_CLUSTER
+    else "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+)
 # The tests in tests/cluster start a cluster of their own.
 collect_ignore = [] if ON_CLUSTER else ["cluster"]
 # An example may run many operations: it takes more time and more choices than Hypothesis expects.
@@ -272,9 +278,16 @@ class Wire:
 @asynccontextmanager
 async def untold(owner: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
     """Disable triggers for the superuser's writes, which then look like old data."""
-    await owner.execute("SET session_replication_role = replica")
+    if not ON_CLUSTER:
+        await owner.execute("SET session_replication_role = replica")
+        yield
+        await owner.execute("RESET session_replication_role")
+        return
+    # On a cluster the setting would not reach the workers.
+    await owner.execute("SET citus.enable_unsafe_triggers = on")
+    await owner.execute("ALTER TABLE tasks DISABLE TRIGGER USER")
     yield
-    await owner.execute("RESET session_replication_role")
+    await owner.execute("ALTER TABLE tasks ENABLE TRIGGER USER")
 
 
 @pytest.fixture

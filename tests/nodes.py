@@ -44,8 +44,6 @@ timezone = 'UTC'
 fsync = off
 # Where a server connects to itself, as it does to move shards.
 citus.local_hostname = '{HOST}'
-# Each worker keeps a few connections from each session of the coordinator.
-citus.max_cached_conns_per_worker = 1
 """
 
 

@@ -1,4 +1,4 @@
-"""Tables cut into hash partitions by user, under the names and with all the objects of those that were migrated."""
+"""Hash-partition the migrated tables of user data by user, keeping their names, constraints, indexes and policies."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import asyncpg
 TABLES = ("tasks", "task_clocks", "task_tags")
 PARTS = 4
 
-# What a table needs besides its columns, as statements that make it anew.
+# Statements that recreate what a table has besides its columns.
 OBJECTS = """
     SELECT format('ALTER TABLE %I ADD CONSTRAINT %I %s', $1::text, conname, pg_get_constraintdef(oid))
     FROM pg_constraint WHERE conrelid = $1::regclass AND contype IN ('c', 'f', 'p')
@@ -27,7 +27,7 @@ OBJECTS = """
 
 
 async def partition(url: str) -> None:
-    """Replace the empty tables of user data of a migrated database."""
+    """Replace the empty tables of user data in a migrated database with partitioned ones."""
     connection = await asyncpg.connect(url)
     async with connection.transaction():
         for table in TABLES:

@@ -1,4 +1,4 @@
-"""Limits of time that a busy machine does not reach. Run as a program it is `taskql` with these, its workers too."""
+"""Timeouts that a busy machine does not reach. As a program, this is `taskql` with these timeouts, also in workers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -11,9 +11,9 @@ from app.live import followers, listener
 from app.sharing import preparing, rate_limits
 from app.web import endpoint, event_streams, health, probe, protocols, sockets
 
-# For what must not hang, in seconds: so long that it decides no test.
+# Seconds to wait for something that must not hang. Long enough not to decide any test.
 PATIENCE_SECONDS = 240
-# Of the server's own limits, those that an honest request may exceed where other processes take the CPU.
+# The server's own timeouts that a regular request may exceed when other processes use the CPU.
 LIMITS: Mapping[ModuleType, Sequence[str]] = {
     connections: ["PATIENCE_SECONDS"],
     database: ["COMMAND_TIMEOUT"],
@@ -29,15 +29,15 @@ LIMITS: Mapping[ModuleType, Sequence[str]] = {
     sockets: ["INIT_SECONDS", "WRITE_SECONDS"],
 }
 PROMISED = {f"{module.__name__}.{name}": getattr(module, name) for module, names in LIMITS.items() for name in names}
-"""What they are outside of tests."""
+"""Their values in production."""
 
 
 def relax(patch: Callable[[Any, str, Any], None]) -> None:
-    """Set the limits, in the way of `setattr`."""
+    """Raise the timeouts with a function like `setattr`."""
     for module, names in LIMITS.items():
         for name in names:
             patch(module, name, float(PATIENCE_SECONDS))
-    patch(endpoint, "PAUSE_SECONDS", 0.0)  # refusals make callers wait, which would add up
+    patch(endpoint, "PAUSE_SECONDS", 0.0)  # the pauses before rejections would add up
     limits = {"statement_timeout": f"{PATIENCE_SECONDS}s", "lock_timeout": f"{PATIENCE_SECONDS}s"}
     for module in (database, probe):
         patch(module, "SESSION", {**database.SESSION, **limits})

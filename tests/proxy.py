@@ -1,4 +1,4 @@
-"""A reverse proxy that publishes a server below a path prefix, in a thread of its own."""
+"""A reverse proxy that publishes a server below a path prefix, in its own thread."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ _CONNECTION = re.compile(rb"(?im)^connection:[^\r]*\r\n")
 
 @contextmanager
 def proxied(server: str, prefix: str, *, strips: bool) -> Iterator[str]:
-    """The address of a proxy, for as long as this lasts; `strips`: it removes the prefix from what it passes on."""
+    """Run a proxy and yield its address. `strips`: it removes the prefix from forwarded paths."""
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever)
     thread.start()
@@ -30,7 +30,7 @@ def proxied(server: str, prefix: str, *, strips: bool) -> Iterator[str]:
 
 
 class _Proxy:
-    """Passes one request of a connection on, and then whatever comes from either side."""
+    """Forwards one request per connection, then copies data in both directions."""
 
     def __init__(self, server: str, prefix: bytes, *, strips: bool) -> None:
         self._server, self._prefix, self._strips = urlsplit(server), prefix, strips

@@ -1,6 +1,6 @@
-"""Which statements a Citus cluster sends to one worker as they are, told by their constructs.
+"""Check by its constructs whether a Citus cluster can send a statement to a single worker unchanged.
 
-Each rule is what Citus has refused, or has carried out in parts that reach every worker.
+Each rule is something that Citus has rejected, or has split into parts that reach every worker.
 """
 
 from collections.abc import Container, Iterator
@@ -33,16 +33,16 @@ from app.database.checks import FORCED
 
 @dataclass(frozen=True)
 class Functions:
-    """Names of functions, as PostgreSQL's catalog has them."""
+    """Names of functions, from PostgreSQL's catalog."""
 
     changing: Container[str]
-    """Those that may give another result for the same arguments."""
+    """Those that are not immutable."""
     void: Container[str]
-    """Those without a result."""
+    """Those that return void."""
 
 
 def problems(construct: ClauseElement, functions: Functions) -> list[str]:
-    """What keeps a statement from being sent to one worker; nothing for one that touches no user's data."""
+    """What prevents routing the statement to one worker. Empty for statements without user data."""
     parts = list(_parts(construct))
     if not any(_is_of_users(part) for part in parts):
         return []
@@ -55,7 +55,7 @@ def problems(construct: ClauseElement, functions: Functions) -> list[str]:
 
 
 def _parts(element: Any) -> Iterator[Any]:
-    """Everything that a construct is made of, each once."""
+    """All elements of a construct, each once."""
     seen, waiting = set[int](), [element]
     while waiting:
         part = waiting.pop()
@@ -64,7 +64,7 @@ def _parts(element: Any) -> Iterator[Any]:
         seen.add(id(part))
         yield part
         waiting += part.get_children()
-        waiting += getattr(part, "_independent_ctes", ())  # CTEs that nothing selects from: no public name
+        waiting += getattr(part, "_independent_ctes", ())  # CTEs that nothing selects from; there is no public name
 
 
 def _table(source: Any) -> Table | None:
@@ -79,7 +79,7 @@ def _is_of_users(source: Any) -> bool:
 
 
 def _unbound(part: Any) -> Iterator[str]:
-    """Tables of users' data that are not narrowed to the bound user, each for itself."""
+    """References to tables of user data without a condition on the bound user."""
     sources: list[Any] = []
     if isinstance(part, Select):
         sources = [leaf for source in part.get_final_froms() for leaf in _leaves(source)]
@@ -135,7 +135,7 @@ def _names(part: Any) -> list[str]:
 
 
 def _changing(part: Any, functions: Functions) -> Iterator[str]:
-    """Functions within CASE or coalesce() of what an UPDATE sets, but in a subquery."""
+    """Non-immutable functions within CASE or coalesce() in what an UPDATE sets, outside of subqueries."""
     if isinstance(part, Update):
         values: Any = part._values or {}  # noqa: SLF001 - as above
         for column, value in values.items():
@@ -146,7 +146,7 @@ def _changing(part: Any, functions: Functions) -> Iterator[str]:
 
 
 def _within(value: Any, kind: Any) -> Iterator[Any]:
-    """The elements of a kind in a value, but in a subquery."""
+    """The elements of a kind in a value, outside of subqueries."""
     if isinstance(value, kind):
         yield value
     if not isinstance(value, ScalarSelect):

@@ -1,4 +1,4 @@
-"""Statements that wait for as long as a test wants."""
+"""Block statements for as long as a test needs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,12 +11,12 @@ from patience import PATIENCE_SECONDS
 
 WAITING = f"""
     SELECT count(*) FROM {ACTIVITY} WHERE wait_event_type = 'Lock' AND usename = 'taskql_app'
-"""  # noqa: S608 - a name of ours
+"""  # noqa: S608 - a constant
 
 
 @asynccontextmanager
 async def standstill(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """Reads of tasks wait for as long as this lasts; a connection to watch them with."""
+    """Block reads of tasks and yield a connection that observes them."""
     blocker, watcher = await connect(server.owner_url), await connect(server.owner_url)
     async with blocker.transaction():
         await blocker.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
@@ -26,7 +26,7 @@ async def standstill(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]
 
 
 async def waiting(watcher: "asyncpg.Connection[Any]", count: int) -> None:
-    """Until so many statements of the server wait for a lock."""
+    """Wait until at least this many of the server's statements wait for a lock."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while await watcher.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while await watcher.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)

@@ -320,7 +320,7 @@ async def test_a_failure(stage: Stage) -> None:
     assert code == 2
     (failure,) = [line for line in lines if line.startswith("failure")]
     assert "ALTER TABLE tasks ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;" in failure
-    assert any(line.startswith("ok") and "rights" in line for line in lines)
+    assert any(line.startswith("ok") and "privileges" in line for line in lines)
 
 
 @pytest.mark.parametrize("right", ["CONNECT ON DATABASE {database}", "SELECT ON alembic_version"])
@@ -379,7 +379,7 @@ def test_no_database_at_all(tmp_path: Path, *, there: bool) -> None:
     assert code == 2
     (failure,) = [line for line in lines if line.startswith("failure")]
     assert "DATABASE_URL is not set" in failure
-    assert "`taskql serve` makes one" in failure
+    assert "`taskql serve` creates one" in failure
     assert below(tmp_path) == before
 
 

@@ -1,4 +1,4 @@
-"""What the metrics count, where they are shown, and that labels stay few and hold nothing of users."""
+"""What the metrics count, where they are exposed, and that labels are bounded and contain no user data."""
 
 import asyncio
 import json
@@ -67,9 +67,9 @@ def value(found: Samples, name: str, **labels: str) -> float:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Metrics tell nobody that they have changed, so they are read again and again."""
+    """Poll, as metrics send no events."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await holds():  # noqa: ASYNC110 - see above
+        while not await holds():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
 
 
@@ -78,7 +78,7 @@ async def is_level(scrape: "Scrape", name: str, expected: int) -> bool:
 
 
 async def test_latency_by_operation(alice: User, scrape: Scrape) -> None:
-    """Each named operation of a user has its own latencies."""
+    """Each named operation of an authenticated user has its own latency series."""
     name = f"Named{uuid4().hex}"
     for _ in range(3):
         await alice.data(NAMED.format(name))
@@ -89,8 +89,8 @@ async def test_latency_by_operation(alice: User, scrape: Scrape) -> None:
     assert 0 < value(found, "taskql_request_seconds_sum", **labels) < 60
 
 
-async def test_names_of_strangers(http: httpx.AsyncClient, scrape: Scrape) -> None:
-    """A stranger's operation is one of the others: nobody without a token makes labels."""
+async def test_operation_names_of_anonymous_callers(http: httpx.AsyncClient, scrape: Scrape) -> None:
+    """An anonymous caller's operation counts as `other`: callers without a token create no labels."""
     before, name = await scrape(), f"Strange{uuid4().hex}"
     await http.post("/graphql", json={"query": f"query {name} {{ __typename }}"})
 
@@ -102,9 +102,9 @@ async def test_names_of_strangers(http: httpx.AsyncClient, scrape: Scrape) -> No
     )
 
 
-async def test_names_without_end(alice: User, scrape: Scrape, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user who makes up names gets no more labels than there are."""
-    monkeypatch.setattr(metrics, "MOST_OPERATIONS", len(metrics._latencies) + 2)  # noqa: SLF001 - what other tests have left
+async def test_operation_labels_are_bounded(alice: User, scrape: Scrape, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who invents operation names gets no labels beyond the limit, nor for very long names."""
+    monkeypatch.setattr(metrics, "MOST_OPERATIONS", len(metrics._latencies) + 2)  # noqa: SLF001 - labels from other tests
     mine = f"Mine{uuid4().hex}"
     for number in range(10):
         await alice.data(NAMED.format(f"{mine}{number}"))
@@ -116,7 +116,7 @@ async def test_names_without_end(alice: User, scrape: Scrape, monkeypatch: pytes
 
 
 async def test_operations_without_a_name(alice: User, scrape: Scrape) -> None:
-    """They share a label."""
+    """Unnamed operations share the label `anonymous`."""
     labels, before = {"operation": "anonymous", "type": "query"}, await scrape()
     await alice.data(VIEWER)
 
@@ -134,7 +134,7 @@ async def test_operations_without_a_name(alice: User, scrape: Scrape) -> None:
     ],
 )
 async def test_errors_by_code(http: httpx.AsyncClient, scrape: Scrape, body: dict[str, object], code: str) -> None:
-    """Each error of an answer is counted under its code, whatever refused the request."""
+    """Each error in a response is counted under its code, whichever layer rejected the request."""
     before = await scrape()
     await http.post("/graphql", json=body)
 
@@ -144,7 +144,7 @@ async def test_errors_by_code(http: httpx.AsyncClient, scrape: Scrape, body: dic
 
 
 async def test_rate_limited(settings: Settings, new_user: Callable[..., Awaitable[User]], scrape: Scrape) -> None:
-    """Refusals of those who ask too much are a code of their own."""
+    """Rate-limited requests are counted under RATE_LIMITED."""
     before = await scrape()
     async with running(settings.model_copy(update={"rate_limit": "1/hour"})) as application:
         await (await new_user(application.http)).ask(VIEWER)
@@ -154,7 +154,7 @@ async def test_rate_limited(settings: Settings, new_user: Callable[..., Awaitabl
 
 
 async def test_statements(alice: User, scrape: Scrape) -> None:
-    """One for each root field that reads."""
+    """Each root field that reads counts as one statement."""
     before = await scrape()
     await alice.data(PAGE)
 
@@ -162,7 +162,7 @@ async def test_statements(alice: User, scrape: Scrape) -> None:
 
 
 async def test_prepared_operations(alice: User, scrape: Scrape) -> None:
-    """The first time a document is prepared, then it is found."""
+    """The first use of a document is a miss; later ones are hits."""
     before, name = await scrape(), f"Prepared{uuid4().hex}"
     for _ in range(3):
         await alice.data(NAMED.format(name))
@@ -174,7 +174,7 @@ async def test_prepared_operations(alice: User, scrape: Scrape) -> None:
 
 
 async def test_the_pool(settings: Settings, new_user: Callable[..., Awaitable[User]], scrape: Scrape) -> None:
-    """How many connections there may be, are in use, are waited for; and how long that takes."""
+    """Gauges show the pool's size, connections in use and waiting requests; a histogram shows waiting times."""
     before = await scrape()
     async with running(settings.model_copy(update={"db_pool_size": 2})) as application:
         connections = application.database.connections
@@ -202,7 +202,7 @@ async def subscribing(settings: Settings) -> AsyncIterator[str]:
 
 
 async def test_sockets_and_subscriptions(subscribing: str, alice: User, scrape: Scrape) -> None:
-    """Those that are open now."""
+    """Gauges show the open sockets and subscriptions."""
     async with connect(
         f"ws://{subscribing}/graphql",
         open_timeout=PATIENCE_SECONDS,
@@ -224,7 +224,7 @@ async def test_sockets_and_subscriptions(subscribing: str, alice: User, scrape: 
 
 
 async def test_streams_and_deliveries(subscribing: str, alice: User, scrape: Scrape) -> None:
-    """An open event stream, and each event that a subscription sends."""
+    """Open event streams are shown, and each event that a subscription sends is counted."""
     before = await scrape()
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
     async with (
@@ -240,7 +240,7 @@ async def test_streams_and_deliveries(subscribing: str, alice: User, scrape: Scr
 
 
 async def test_no_data_of_users(alice: User, scrape: Scrape) -> None:
-    """Neither ids nor addresses nor what tasks say."""
+    """Metrics contain no ids, email addresses, tokens or task content."""
     await alice.data(CREATE, title="A private matter")
 
     text = str(await scrape())
@@ -249,7 +249,7 @@ async def test_no_data_of_users(alice: User, scrape: Scrape) -> None:
 
 
 async def test_the_port_that_serves_has_none(application: Application) -> None:
-    """Whatever a proxy passes on, and however it says so: metrics are not there."""
+    """The API's port exposes no metrics, whatever path a proxy forwards."""
     for path in ("/metrics", "/metrics/", "/graphql/metrics"):
         assert (await application.http.get(path)).status_code == 404
 
@@ -260,7 +260,7 @@ def environment(server: Server, **more: str) -> dict[str, str]:
 
 
 def listening(served: Serving) -> set[tuple[str, int]]:
-    """The addresses and ports at which a server takes connections."""
+    """The addresses and ports on which a server accepts connections."""
     connections = psutil.Process(served.process.pid).net_connections("tcp")
     return {(one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN}
 
@@ -268,7 +268,7 @@ def listening(served: Serving) -> set[tuple[str, int]]:
 @pytest.mark.parametrize(("shown", "address"), [("local", "127.0.0.1"), ("on", "0.0.0.0")])  # noqa: S104 - all addresses
 @pytest.mark.usefixtures("settings")
 def test_the_port_of_the_metrics(server: Server, shown: str, address: str) -> None:
-    """It is announced, and listens on loopback alone or where the server does; it shows metrics and nothing else."""
+    """The port is announced, listens on loopback or on the server's address, and serves metrics only."""
     with serving("--host", "0.0.0.0", **environment(server, METRICS=shown)) as served:  # noqa: S104 - all addresses
         taken = listening(served)
         answer = httpx.get(served.metrics, timeout=PATIENCE_SECONDS)
@@ -283,14 +283,14 @@ def test_the_port_of_the_metrics(server: Server, shown: str, address: str) -> No
     assert (address, urlsplit(served.metrics).port) in taken
     assert len(taken) == 2
     assert "taskql_pool_size 15.0" in answer.text
-    assert "taskql_pool_size 15.0" in no_socket.text  # what would be a handshake elsewhere
+    assert "taskql_pool_size 15.0" in no_socket.text  # would be a handshake on the API's port
     assert {other.status_code for other in others} == {404}
 
 
 @pytest.mark.parametrize("more", [{"METRICS_PORT": ""}, {"METRICS": "off"}])
 @pytest.mark.usefixtures("settings")
 def test_no_metrics(server: Server, more: dict[str, str]) -> None:
-    """Without a port, or with METRICS=off, the server listens on its own port alone."""
+    """Without METRICS_PORT, or with METRICS=off, the server listens on its own port only."""
     process = taskql("serve", "--port", "0", **environment(server, **more))
     with announced(process, has_demo=False) as served:
         assert [port for _, port in listening(served)] == [urlsplit(served.url).port]
@@ -301,7 +301,7 @@ def test_no_metrics(server: Server, more: dict[str, str]) -> None:
     [({"METRICS": "on"}, "METRICS=on needs METRICS_PORT"), ({"METRICS_PORT": "-1"}, "METRICS_PORT: ")],
 )
 def test_settings_that_do_not_fit(more: dict[str, str], words: str) -> None:
-    """The server does not start without the metrics it was asked for, and says what to set."""
+    """With inconsistent metrics settings the server does not start, and names the setting to change."""
     url = "postgresql://nobody@127.0.0.1:1/none"
     with taskql("serve", "--port", "0", DATABASE_URL=url, AUTH_SECRET=SECRET, **more) as process:
         _, err = process.communicate(timeout=PATIENCE_SECONDS)
@@ -311,7 +311,7 @@ def test_settings_that_do_not_fit(more: dict[str, str], words: str) -> None:
 
 
 def test_a_port_of_metrics_in_use(tmp_path: Path) -> None:
-    """The line names the setting, and no database was started for it."""
+    """If the metrics port is in use, the error names the setting, and no database is started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with taskql("serve", "--port", "0", "--data-dir", tmp_path, METRICS_PORT=port) as process:
@@ -327,7 +327,7 @@ def test_a_port_of_metrics_in_use(tmp_path: Path) -> None:
 def workers(
     server: Server, settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Serving, Path]]:
-    """A server of two processes, and where it puts its temporary files."""
+    """A server with two workers, and its directory for temporary files."""
     del settings
     folder = tmp_path_factory.mktemp("workers")
     with serving("--workers", "2", **environment(server, TMPDIR=str(folder))) as served:
@@ -339,12 +339,12 @@ def of_workers(served: Serving) -> Samples:
 
 
 def pids(folder: Path) -> set[int]:
-    """The processes that keep metrics."""
+    """The processes that record metrics."""
     return {int(path.stem.rpartition("_")[2]) for path in folder.glob("*/gauge_livesum_*.db")}
 
 
 async def has_both(served: Serving) -> bool:
-    """Whether the pools of two processes are counted."""
+    """Whether the pools of both processes are counted."""
     return value(of_workers(served), "taskql_pool_size") == 30
 
 
@@ -353,7 +353,7 @@ async def is_replaced(served: Serving, folder: Path, pid: int) -> bool:
 
 
 async def test_processes_count_together(workers: tuple[Serving, Path], alice: User) -> None:
-    """Whichever process is asked, it tells of all."""
+    """A scrape shows the totals of all processes, whichever one responds."""
     served, _ = workers
     for _ in range(20):
         served.ask(NAMED.format("Together"), alice.token)
@@ -368,7 +368,7 @@ async def test_processes_count_together(workers: tuple[Serving, Path], alice: Us
 
 
 async def test_a_killed_process_has_nothing_open(workers: tuple[Serving, Path]) -> None:
-    """Its levels go with it; another process takes its place."""
+    """The gauges of a killed process disappear, and another process replaces it."""
     served, folder = workers
     await until(lambda: has_both(served))
     os.kill(victim := pids(folder).pop(), signal.SIGKILL)
@@ -377,7 +377,7 @@ async def test_a_killed_process_has_nothing_open(workers: tuple[Serving, Path]) 
 
 
 def test_the_directory_goes_with_the_server(server: Server, settings: Settings, tmp_path: Path) -> None:
-    """Nothing is left behind."""
+    """The server deletes its metrics directory when it stops."""
     del settings
     with serving("--workers", "2", **environment(server, TMPDIR=str(tmp_path))) as served:
         of_workers(served)
@@ -388,7 +388,7 @@ def test_the_directory_goes_with_the_server(server: Server, settings: Settings, 
 
 
 async def test_what_is_documented(alice: User, scrape: Scrape, repository: Path) -> None:
-    """docs/monitoring.md names each metric of ours, and no other."""
+    """docs/monitoring.md names exactly TaskQL's own metrics."""
     await alice.data(VIEWER)
     documented = set(re.findall(r"`(taskql_\w+)`", (repository / "docs" / "monitoring.md").read_text()))
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name, _ in await scrape() if name.startswith("taskql_")}

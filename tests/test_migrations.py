@@ -1,4 +1,4 @@
-"""The database's history: up, down, up again; what it makes is what the models say; constraints hold by name."""
+"""Migrations run up, down and up again, produce what the models describe, and create named constraints."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,20 +24,20 @@ from migrations.run import config, migrate, missing
 VERSIONS = Path(__file__).parent.parent / "migrations" / "versions"
 REVISIONS = sorted(path.name.split("_")[3] for path in VERSIONS.glob("2*.py"))
 
-# Functions of 0012 whose bodies stay when one goes back: they do the same.
+# Functions whose bodies a downgrade of 0012 leaves as they are: they are equivalent.
 BODIES_STAY = ("act_as(uuid)", "begin_write(uuid)", "keep_task_tags()", "search_key(text)")
 
 
 @pytest.fixture
 async def admin(empty: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """A connection to the test's own database, as the superuser."""
+    """A superuser's connection to the test's own database."""
     connection = await connect(empty.owner_url)
     yield connection
     await connection.close()
 
 
 async def run(url: str, work: Any) -> Any:
-    """Run a synchronous function on a connection of Alembic's kind."""
+    """Run a synchronous function on a connection as Alembic uses it."""
     engine = create_async_engine(DatabaseURL(url).sqlalchemy, poolclass=NullPool)
     async with engine.connect() as connection:
         result = await connection.run_sync(work)
@@ -65,7 +65,7 @@ async def shape(url: str) -> list[tuple[Any, ...]]:
 
 
 async def test_up_down_and_up_again(empty: Server) -> None:
-    """Going down leaves nothing behind, and coming up again gives the same."""
+    """A downgrade leaves nothing behind, and another upgrade gives the same schema."""
     owner, server = DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url)
     assert await migrate(owner, server) == REVISIONS
     first = await shape(empty.owner_url)
@@ -79,7 +79,7 @@ async def test_up_down_and_up_again(empty: Server) -> None:
 
 
 async def left_by(connection: "asyncpg.Connection[Any]") -> dict[str, Any]:
-    """What the revisions so far have made of functions, triggers, policies, row security and rights."""
+    """The functions, triggers, policies, row-level security and privileges that the revisions created so far."""
     rows = await connection.fetch("""
         SELECT 'function ' || oid::regprocedure, regexp_replace(prosrc, '[[:space:]]+', ' ', 'g'),
             concat_ws(' ', prosecdef, provolatile, proisstrict, proparallel, proconfig,
@@ -99,7 +99,7 @@ async def left_by(connection: "asyncpg.Connection[Any]") -> dict[str, Any]:
 
 
 async def test_each_step_down_leaves_what_was_before(empty: Server, admin: "asyncpg.Connection[Any]") -> None:
-    """Functions with their settings and rights, triggers, policies and columns are as the revision before made them."""
+    """Each downgrade restores functions, settings, privileges, triggers, policies and columns."""
     before: dict[str, Any] = {}
     for revision, below in zip(REVISIONS, ["base", *REVISIONS], strict=False):
         up, down = partial(_step, command.upgrade, revision), partial(_step, command.downgrade, below)
@@ -107,7 +107,7 @@ async def test_each_step_down_leaves_what_was_before(empty: Server, admin: "asyn
         above = await left_by(admin)
         await run(empty.owner_url, down)
         left = await left_by(admin)
-        for facts in (before, left):  # their own table, which is no revision's
+        for facts in (before, left):  # Alembic's own table, which no revision creates
             for name in [name for name in facts if "alembic_version" in name]:
                 del facts[name]
         wrong = {name for name in before.keys() | left.keys() if before.get(name) != left.get(name)}
@@ -123,8 +123,8 @@ def _step(move: Any, revision: str, connection: Any) -> None:
     move(config(connection), revision)
 
 
-async def test_tasks_that_are_there_are_counted(empty: Server, admin: "asyncpg.Connection[Any]") -> None:
-    """An owner whom row security holds counts each user's tasks, live and trashed; walls stand as before."""
+async def test_existing_tasks_are_counted(empty: Server, admin: "asyncpg.Connection[Any]") -> None:
+    """An owner subject to row-level security counts each user's live and trashed tasks, and leaves it enabled."""
     owner = f"owner_{uuid4().hex}"
     await admin.execute(f"CREATE ROLE {owner} LOGIN CREATEROLE NOSUPERUSER NOBYPASSRLS")
     await admin.execute(f"ALTER DATABASE {await admin.fetchval('SELECT current_database()')} OWNER TO {owner}")
@@ -152,7 +152,7 @@ async def test_tasks_that_are_there_are_counted(empty: Server, admin: "asyncpg.C
 
 
 async def test_the_models_are_what_the_migrations_make(empty: Server) -> None:
-    """`alembic check` finds nothing to do, and leaves tables of others alone."""
+    """`alembic check` finds no difference, and ignores tables that are not TaskQL's."""
     await migrate(DatabaseURL(empty.owner_url), None)
     stranger = await connect(empty.owner_url)
     await stranger.execute("CREATE TABLE sessions (id text PRIMARY KEY, token text)")
@@ -162,7 +162,7 @@ async def test_the_models_are_what_the_migrations_make(empty: Server) -> None:
 
 
 async def test_a_revision_of_a_newer_taskql(empty: Server) -> None:
-    """A database that a newer TaskQL has migrated is refused in one line, and is not migrated."""
+    """A database migrated by a newer TaskQL is rejected with an error that names the revision, and stays as it is."""
     owner, server = DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url)
     await migrate(owner, server)
     newer = await connect(empty.owner_url)
@@ -176,7 +176,7 @@ async def test_a_revision_of_a_newer_taskql(empty: Server) -> None:
 
 
 async def test_several_at_once_wait_for_one_another(empty: Server) -> None:
-    """Of migrations started together one applies the revisions, and the others find nothing left."""
+    """Of concurrent migrations one applies the revisions, and the others find nothing to do."""
     owner, server = DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url)
 
     applied = await asyncio.gather(*(migrate(owner, server) for _ in range(4)))
@@ -185,7 +185,7 @@ async def test_several_at_once_wait_for_one_another(empty: Server) -> None:
 
 
 async def test_the_servers_role_is_made_without_special_rights(empty: Server) -> None:
-    """`migrate` makes the role that DATABASE_URL names; it can serve, and row security holds it."""
+    """`migrate` creates the role in DATABASE_URL: it can serve, and is subject to row-level security."""
     role = f"role_{uuid4().hex}"
     app_url = empty.app_url.replace("//taskql_app@", f"//{role}:a%20quo'te@")
     await migrate(DatabaseURL(empty.owner_url), DatabaseURL(app_url))
@@ -204,7 +204,7 @@ async def test_the_servers_role_is_made_without_special_rights(empty: Server) ->
 
 
 async def test_missing_revisions_are_named(empty: Server) -> None:
-    """A database that was not migrated is refused, with the revisions it lacks."""
+    """A database without migrations is rejected, and the error names the missing revisions."""
     assert await run(empty.owner_url, missing) == REVISIONS
 
     with pytest.raises(StartupError, match="lacks the migrations 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009"):
@@ -224,8 +224,8 @@ async def test_missing_revisions_are_named(empty: Server) -> None:
         ("GRANT EXECUTE ON FUNCTION users_after(uuid, integer) TO PUBLIC", "REVOKE EXECUTE ON FUNCTION users_after"),
     ],
 )
-async def test_a_breached_wall_is_refused(empty: Server, statement: str, words: str) -> None:
-    """The server does not start without its second wall, and says what mends it."""
+async def test_missing_protection_is_rejected(empty: Server, statement: str, words: str) -> None:
+    """Without intact row-level security and privileges the server does not start, and names the fix."""
     await migrate(DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url))
     connection = await connect(empty.owner_url)
     await connection.execute(statement)
@@ -236,7 +236,7 @@ async def test_a_breached_wall_is_refused(empty: Server, statement: str, words: 
 
 
 async def test_a_superuser_is_refused(empty: Server) -> None:
-    """A role that row security does not hold may not serve."""
+    """A role that bypasses row-level security cannot serve."""
     await migrate(DatabaseURL(empty.owner_url), None)
 
     with pytest.raises(StartupError, match="is a superuser"):
@@ -244,7 +244,7 @@ async def test_a_superuser_is_refused(empty: Server) -> None:
 
 
 async def test_an_old_server_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server older than the oldest that is supported is named with its version."""
+    """A PostgreSQL older than the oldest supported version is rejected with its version."""
     monkeypatch.setattr(checks, "OLDEST_SERVER", 990000)
 
     with pytest.raises(StartupError, match=r"The server is PostgreSQL \d+"):
@@ -266,11 +266,11 @@ async def test_an_old_server_is_refused(settings: Settings, monkeypatch: pytest.
 async def test_constraints_hold_in_the_database(
     alice: User, owner: "asyncpg.Connection[Any]", column: str, value: str, constraint: str
 ) -> None:
-    """What the API promises of a task, the database enforces on everybody, under a name."""
+    """Named constraints in the database enforce what the API promises of a task, for all roles."""
     task = await alice.add()
 
     with pytest.raises(asyncpg.IntegrityConstraintViolationError) as caught:
-        await owner.execute(f"UPDATE tasks SET {column} = {value} WHERE id = $1", task["id"])  # noqa: S608 - from above
+        await owner.execute(f"UPDATE tasks SET {column} = {value} WHERE id = $1", task["id"])  # noqa: S608 - a constant above
     assert caught.value.constraint_name == constraint
 
 
@@ -278,8 +278,8 @@ async def test_constraints_hold_in_the_database(
 async def test_lengths_hold_in_the_database(
     alice: User, owner: "asyncpg.Connection[Any]", column: str, value: str
 ) -> None:
-    """No row is longer than the schema says."""
+    """The database enforces the schema's maximum lengths."""
     task = await alice.add()
 
     with pytest.raises(asyncpg.StringDataRightTruncationError):
-        await owner.execute(f"UPDATE tasks SET {column} = {value} WHERE id = $1", task["id"])  # noqa: S608 - from above
+        await owner.execute(f"UPDATE tasks SET {column} = {value} WHERE id = $1", task["id"])  # noqa: S608 - a constant above

@@ -1,4 +1,4 @@
-"""Random sequences of all mutations by two users, against a model plain enough to be seen to be right."""
+"""Random sequences of all mutations by two users, compared with a simple model."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,15 +47,15 @@ STRANGER = "ffffffff-ffff-4fff-bfff-ffffffffffff"
 Task = dict[str, Any]
 Problem = tuple[str, list[str] | None]
 
-NOW = object()  # the time of the write, to be learned from its answer
-UNKNOWN = object()  # a generated id or position, to be learned likewise
+NOW = object()  # the time of the write, taken from the response
+UNKNOWN = object()  # a generated id or position, taken from the response
 EMPTY: Task = empty("CreateTaskInput")
 OPEN: Task = {"completed": False, "completedAt": None, "deletedAt": None}
 
 
 @dataclass
 class Outcome:
-    """What the model says that a mutation answers."""
+    """The response to a mutation according to the model."""
 
     shown: list[Task] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Outcome:
 
 
 class Model:
-    """One user's tasks: a list in manual order, those in the trash at their places, and a clock."""
+    """One user's tasks: a list in manual order that includes the trash, and a clock."""
 
     def __init__(self, account: str) -> None:
         self.account = account
@@ -82,7 +82,7 @@ class Model:
         return task if task and task["deletedAt"] is None else None
 
     def written(self, task: Task, **values: Any) -> None:
-        """Write what differs, if anything does."""
+        """Write the values if any of them differs."""
         if any(task.get(name) != value for name, value in values.items() if name != "completedAt"):
             task.update(values, version=self.clock + 1, updatedAt=NOW)
 
@@ -161,7 +161,7 @@ class Model:
     def restore_tasks(self, **which: Any) -> Outcome:
         return self.many(self.restore, {}, **which)
 
-    # What they are made of
+    # Helpers of the mutations
 
     def created(self, content: Task) -> Task:
         task: Task = {"id": UNKNOWN, **EMPTY, **cleaned(content), **OPEN, "position": UNKNOWN}
@@ -217,7 +217,7 @@ class Model:
         return Outcome(found, [("NOT_FOUND", ["where", "ids", str(place)]) for place in missing], len(found))
 
     def selected(self, change: Callable[[Task, Task], None], where: Mapping[str, Any]) -> list[Task]:
-        """By ids, whatever can be so; by a filter, what is not in the trash, or what is when it is to be restored."""
+        """By id: all tasks, but for updates no trashed ones. By filter: trashed tasks to restore, else live ones."""
         if "ids" in where:
             ids = [given.lower() for given in where["ids"]]
             return [
@@ -229,7 +229,7 @@ class Model:
     # The comparison
 
     def settle(self, outcome: Outcome, done: Mapping[str, Any]) -> None:
-        """Compare an answer, and learn from it what was generated."""
+        """Compare a response with the outcome, and take over generated values."""
         shown = done["tasks"] if "tasks" in done else [task for task in [done["task"]] if task]
         stamps = {
             answer[name] for task, answer in told_apart(outcome.shown, shown) for name in task if is_now(task, name)
@@ -247,7 +247,7 @@ class Model:
         self.check_order()
 
     def tick(self, stamps: set[str]) -> None:
-        """All that was written has the same time, later than what was written before."""
+        """All changes of a write have the same time, later than all before."""
         if stamps:
             (stamp,) = stamps
             assert datetime.fromisoformat(stamp) > self.latest
@@ -271,7 +271,7 @@ def is_now(task: Task, name: str) -> bool:
 
 
 def told(task: Task | None, expected: int | None) -> Outcome:
-    """The answer about one task, whose version is the model's next one where it was written."""
+    """The response about one task. If it was written, its version is the model's next one."""
     if task is None:
         return Outcome(problems=[("NOT_FOUND", ["id"])])
     stale = expected is not None and task["updatedAt"] is not NOW and expected != task["version"]
@@ -283,7 +283,7 @@ def taken(place: int) -> Problem:
 
 
 def cleaned(content: Task) -> Task:
-    """Content as it is stored: without the id, null as what is empty, tags trimmed and once each."""
+    """Content as stored: without the id, null as the empty value, tags trimmed and deduplicated."""
     result = {name: value for name, value in content.items() if name != "id"}
     if "priority" in result:
         result["priority"] = result["priority"] or "NONE"
@@ -293,7 +293,7 @@ def cleaned(content: Task) -> Task:
 
 
 def is_like(task: Task, content: Task) -> bool:
-    """Whether a task is what this input would make, all that is omitted being empty."""
+    """Whether this input would create such a task; omitted fields count as empty."""
     return all(task[name] == value for name, value in (EMPTY | cleaned(content)).items())
 
 
@@ -310,12 +310,12 @@ def problems(content: Task, *path: str) -> list[Problem]:
 
 
 def folded(text: str) -> str:
-    """Text without case and accents, of the few letters that are used here."""
+    """Text without case and accents, for the few letters used here."""
     return text.lower().replace("ö", "o")
 
 
 def is_matched(task: Task, conditions: Mapping[str, Any]) -> bool:
-    """Whether a task meets the few conditions that are used here."""
+    """Whether a task matches a filter, for the conditions used here."""
     tests: Mapping[str, Callable[[Any], bool]] = {
         "ids": lambda ids: task["id"] in [given.lower() for given in ids],
         "completed": lambda completed: task["completed"] is completed,
@@ -330,11 +330,11 @@ def is_matched(task: Task, conditions: Mapping[str, Any]) -> bool:
     return all(tests[name](value) for name, value in conditions.items())
 
 
-# What is drawn: ids and versions stand for what they will be when their turn comes.
+# Generated arguments: references to ids and versions are resolved when the mutation runs.
 
 
 class Ref(NamedTuple):
-    """A task by where it is from, and a number."""
+    """A task by its origin and a number."""
 
     whose: str
     number: int = 0
@@ -348,7 +348,7 @@ class Ref(NamedTuple):
 
 
 class Version(NamedTuple):
-    """A task's version, or one that is off by so many."""
+    """A task's version plus an offset."""
 
     off: int
 
@@ -428,7 +428,7 @@ VARIABLES: Mapping[str, st.SearchStrategy[dict[str, Any]]] = {
     "restore_tasks": SELECTED,
 }
 Step = tuple[bool, str, dict[str, Any]]
-# What each user begins with; the first two ids are those of both.
+# The initial tasks of each user; both users have the first two ids.
 FIRST: list[Task] = [
     {"title": "Rest", "id": POOL[0]},
     {"title": "Work", "id": POOL[1], "priority": "LOW", "tags": ["a"]},
@@ -441,7 +441,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     [st.tuples(st.sampled_from([True, True, False]), st.just(kind), VARIABLES[kind]) for kind in KINDS]
 )
 
-# Moves to both ends beside a task, and then what belongs at these ends.
+# Moves to both ends next to a task, then moves and creates that go to these ends.
 ENDS: list[Step] = [
     (True, "move_task", {"id": Ref("own", 0), "to": {"after": Ref("own", 4)}}),
     (True, "create_task", {"input": {"title": "Rest"}}),
@@ -453,7 +453,7 @@ ENDS: list[Step] = [
 
 
 async def take(user: User, own: Model, other: Model, kind: str, drawn: dict[str, Any]) -> None:
-    """One mutation, by the server and by the model."""
+    """Run one mutation on the server and on the model."""
     variables = resolved(drawn, own, other)
     outcome: Outcome = getattr(own, kind)(**variables)
     answer = await user.ask(f"mutation {MUTATIONS[kind]}", **variables)
@@ -465,14 +465,14 @@ async def take(user: User, own: Model, other: Model, kind: str, drawn: dict[str,
 
 
 async def check_counter(user: User, model: Model, owner: "asyncpg.Connection[Any]") -> None:
-    """The counter of the user's tasks is how many there are, and how many the model has."""
+    """The user's task counter equals the number of rows and the model's number of tasks."""
     counter = await owner.fetchval("SELECT tasks FROM task_clocks WHERE user_id = $1", user.id)
     number = await owner.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", user.id)
     assert counter == number == len(model.order)
 
 
 async def check_lists(user: User, model: Model) -> None:
-    """The live tasks and the trash are the model's, in its order."""
+    """The live tasks and the trash equal the model's, in its order."""
     for trashed in (False, True):
         expected = [task for task in model.order if bool(task["deletedAt"]) is trashed]
         page = (await user.data(LIST, trashed=trashed))["tasks"]
@@ -481,9 +481,9 @@ async def check_lists(user: User, model: Model) -> None:
 
 @hypothesis.settings(
     max_examples=120,
-    # Made smaller, a sequence of this many steps takes minutes; the answer at fault and the steps say enough.
+    # Shrinking a sequence this long takes minutes; the failing response and the steps are enough.
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-    # new_user keeps nothing: each sequence makes two users of its own with it.
+    # new_user has no state: each sequence creates two users with it.
     suppress_health_check=[*NEVER_CHECKED, hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.example(steps=ENDS)
@@ -491,7 +491,7 @@ async def check_lists(user: User, model: Model) -> None:
 async def test_any_sequence_of_mutations(
     new_user: Callable[..., Awaitable[User]], owner: "asyncpg.Connection[Any]", steps: Sequence[Step]
 ) -> None:
-    """Every answer is the model's, and so are both users' lists, trash and counters at the end."""
+    """Every response matches the model, and so do both users' lists, trash and counters at the end."""
     alice, bob = await new_user(), await new_user()
     hers, his = Model(str(alice.id)), Model(str(bob.id))
     await take(alice, hers, his, "create_tasks", {"inputs": FIRST})

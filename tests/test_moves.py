@@ -1,4 +1,4 @@
-"""The manual order: moves against a Python list, one after the other and at once, and the keys that hold it."""
+"""The manual order: sequential and concurrent moves compared with a Python list, and the position keys."""
 
 import asyncio
 from itertools import pairwise
@@ -40,7 +40,7 @@ Target = dict[str, Any]
 
 
 async def fill(user: User, count: int) -> list[str]:
-    """So many new tasks; their ids in order."""
+    """Create tasks and return their ids in order."""
     inputs = [{"title": f"Task {n}"} for n in range(count)]
     return [task["id"] for task in (await user.data(FILL, inputs=inputs))["createTasks"]["tasks"]]
 
@@ -51,7 +51,7 @@ async def move(user: User, task_id: str, **to: Any) -> dict[str, Any]:
 
 
 async def moved(user: User, task_id: str, **to: Any) -> dict[str, Any]:
-    """The task after a move that is refused for nothing."""
+    """Move a task without errors and return it."""
     payload = await move(user, task_id, **to)
     assert payload["userErrors"] == []
     task: dict[str, Any] = payload["task"]
@@ -59,7 +59,7 @@ async def moved(user: User, task_id: str, **to: Any) -> dict[str, Any]:
 
 
 async def move_many(user: User, moves: list[tuple[str, Target]]) -> list[str]:
-    """The keys that as many moves as a document may hold gave."""
+    """Send as many moves as a document may contain and return the resulting keys."""
     numbered = list(enumerate(moves))
     variables = {f"id{n}": task for n, (task, _) in numbered} | {f"to{n}": target for n, (_, target) in numbered}
     data = await user.data(MOVE_MANY, **variables)
@@ -68,7 +68,7 @@ async def move_many(user: User, moves: list[tuple[str, Target]]) -> list[str]:
 
 
 async def ordered(user: User) -> list[dict[str, Any]]:
-    """All tasks by their places; no two share one, none ends in the lowest digit or is too long."""
+    """All tasks in manual order. Keys are unique, do not end in the lowest digit, and are not too long."""
     nodes: list[dict[str, Any]] = (await user.data(ORDERED))["tasks"]["nodes"]
     keys = [node["position"] for node in nodes]
     assert keys == sorted(set(keys))
@@ -85,7 +85,7 @@ async def fetch(user: User, task_id: str) -> Any:
 
 
 def model(order: list[str], task_id: str, target: Target) -> list[str]:
-    """What a move makes of an order."""
+    """The order after a move."""
     (place, anchor), *_ = target.items()
     if anchor == task_id:
         return order
@@ -107,7 +107,7 @@ def error_code(answer: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("place", ["before", "after", "toStart", "toEnd"])
 async def test_every_move_among_four(alice: User, place: str) -> None:
-    """Each task to each place of a short list gives what a Python list gives, and changes nothing but the place."""
+    """Moving any task anywhere in a short list matches a Python list, and changes only its position."""
     order = await fill(alice, 4)
     for task_id in list(order):
         for anchor in list(order) if place in {"before", "after"} else [True]:
@@ -120,8 +120,8 @@ async def test_every_move_among_four(alice: User, place: str) -> None:
 
 
 async def test_ten_thousand_moves_keep_the_order_of_a_list(alice: User) -> None:
-    """Random moves keep a total order without two equal places, the same as the model's."""
-    random = Random(20261122)  # noqa: S311 - a repeatable choice
+    """Random moves keep a total order without duplicate positions, equal to the model's."""
+    random = Random(20261122)  # noqa: S311 - must be repeatable
     order = await fill(alice, 60)
     for request in range(10_000 // AT_ONCE):
         moves = []
@@ -136,8 +136,8 @@ async def test_ten_thousand_moves_keep_the_order_of_a_list(alice: User) -> None:
     assert await ids(alice) == order
 
 
-async def test_moves_into_one_gap_have_all_keys_made_anew(alice: User, bob: User, wire: Wire) -> None:
-    """The worst case: keys grow until all are made anew, which keeps the order, the trash's too; others' stay."""
+async def test_moves_into_one_gap_rebalance_the_keys(alice: User, bob: User, wire: Wire) -> None:
+    """Repeated moves into one gap rebalance the keys; order, trash and other users' keys stay."""
     first, left, right, trashed, last = order = await fill(alice, 5)
     await alice.data(DELETE, id=trashed)
     order.remove(trashed)
@@ -157,7 +157,7 @@ async def test_moves_into_one_gap_have_all_keys_made_anew(alice: User, bob: User
     rebalanced = sum(len(after) < len(before) - 20 for before, after in pairwise(keys))
     assert rebalanced >= 1
     assert max(map(len, keys)) <= LONGEST_KEY
-    # Each time: a move that does not fit, all keys anew, and the move again.
+    # Each rebalancing: a move that does not fit, new keys for all tasks, and the move again.
     assert sent.count("WITH") == 400 + 2 * rebalanced
     await alice.data(RESTORE, id=trashed)
     assert await ids(alice) == [*order[:3], trashed, last]
@@ -165,7 +165,7 @@ async def test_moves_into_one_gap_have_all_keys_made_anew(alice: User, bob: User
 
 
 async def test_a_move_is_one_statement(alice: User, wire: Wire) -> None:
-    """Also where nothing moves."""
+    """A move is one statement, also if nothing changes."""
     first, second, third = await fill(alice, 3)
     await wire.statements()
     for target in ({"before": first}, {"after": second}, {"toStart": True}, {"toEnd": True}):
@@ -177,7 +177,7 @@ async def test_a_move_is_one_statement(alice: User, wire: Wire) -> None:
 
 @pytest.mark.parametrize("place", ["before", "after", "toStart", "toEnd"])
 async def test_a_move_may_be_repeated(alice: User, place: str) -> None:
-    """The same move again, and three at once, give one effect and equal answers."""
+    """Repeated and concurrent identical moves have one effect and equal responses."""
     order = await fill(alice, 5)
     target = {place: order[2] if place in {"before", "after"} else True}
     task_id = order[0] if place in {"after", "toEnd"} else order[4]
@@ -193,7 +193,7 @@ async def test_a_move_may_be_repeated(alice: User, place: str) -> None:
 
 @pytest.mark.parametrize("place", ["before", "after", "toStart", "toEnd"])
 async def test_two_clients_move_to_one_place_at_once(alice: User, place: str) -> None:
-    """Both succeed, and stand side by side there."""
+    """Both moves succeed, and the tasks end up next to each other."""
     order = await fill(alice, 6)
     target = {place: order[3] if place in {"before", "after"} else True}
     pair = order[:2] if place in {"after", "toEnd"} else order[-2:]
@@ -206,8 +206,8 @@ async def test_two_clients_move_to_one_place_at_once(alice: User, place: str) ->
 
 
 async def test_many_clients_move_at_once(alice: User) -> None:
-    """Whatever the order of the moves, each task keeps a place of its own."""
-    random = Random(7)  # noqa: S311 - a repeatable choice
+    """Concurrent moves keep all tasks."""
+    random = Random(7)  # noqa: S311 - must be repeatable
     order = await fill(alice, 12)
 
     payloads = await asyncio.gather(*(move(alice, task, **to) for task, to in [any_move(random, order)] * 12))
@@ -220,8 +220,8 @@ async def test_many_clients_move_at_once(alice: User) -> None:
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
-async def test_an_anchor_that_is_not_there(alice: User, bob: User, place: str) -> None:
-    """A task that is missing, another user's or in the trash is NOT_FOUND to move to, and nothing moves."""
+async def test_a_missing_anchor(alice: User, bob: User, place: str) -> None:
+    """An anchor that is missing, another user's or trashed is NOT_FOUND, and nothing moves."""
     first, second, trashed = await fill(alice, 3)
     await alice.data(DELETE, id=trashed)
     bobs = await bob.add("Bob's")
@@ -238,8 +238,8 @@ async def test_an_anchor_that_is_not_there(alice: User, bob: User, place: str) -
 
 
 @pytest.mark.parametrize("place", ["before", "after", "toStart", "toEnd"])
-async def test_a_task_that_is_not_there(alice: User, bob: User, place: str) -> None:
-    """A task that is missing, another user's or in the trash cannot be moved: NOT_FOUND."""
+async def test_a_missing_task(alice: User, bob: User, place: str) -> None:
+    """Moving a task that is missing, another user's or trashed is NOT_FOUND."""
     first, trashed = await fill(alice, 2)
     await alice.data(DELETE, id=trashed)
     bobs = await bob.add("Bob's")
@@ -252,7 +252,7 @@ async def test_a_task_that_is_not_there(alice: User, bob: User, place: str) -> N
 
 
 async def test_same_ids_of_two_users_move_apart(alice: User, bob: User) -> None:
-    """A move touches no task of another user, even of the same id."""
+    """A move does not affect another user's task with the same id."""
     inputs = [{"id": str(uuid4()), "title": f"Task {n}"} for n in range(4)]
     for user in (alice, bob):
         await user.data(FILL, inputs=inputs)
@@ -269,7 +269,7 @@ async def test_same_ids_of_two_users_move_apart(alice: User, bob: User) -> None:
 
 @pytest.mark.parametrize("place", ["before", "after"])
 async def test_a_move_beside_itself_changes_nothing(alice: User, place: str) -> None:
-    """A task already is where it is."""
+    """Moving a task before or after itself changes nothing."""
     order = await fill(alice, 3)
     before = await ordered(alice)
 
@@ -296,21 +296,21 @@ async def test_a_move_beside_itself_changes_nothing(alice: User, place: str) -> 
         {"between": str(uuid4())},
     ],
 )
-async def test_a_place_that_is_none(alice: User, wire: Wire, target: Target) -> None:
-    """Not exactly one place, or one that says nothing, is BAD_USER_INPUT, and no SQL is sent."""
+async def test_an_invalid_target(alice: User, wire: Wire, target: Target) -> None:
+    """A target without exactly one valid place is BAD_USER_INPUT, and no SQL is sent."""
     assert error_code(await alice.ask(MOVE, id=str(uuid4()), to=target)) == "BAD_USER_INPUT"
     assert await wire.statements() == []
 
 
 async def test_a_bad_id_does_not_move(alice: User, wire: Wire) -> None:
-    """An id that is no UUID is BAD_USER_INPUT, and no SQL is sent."""
+    """An id that is not a UUID is BAD_USER_INPUT, and no SQL is sent."""
     for bad in ("", "1", "01890a5dac96774bbcceb302099a8057"):
         assert error_code(await alice.ask(MOVE, id=bad, to={"toEnd": True})) == "BAD_USER_INPUT"
     assert await wire.statements() == []
 
 
 async def test_the_trash_keeps_places(alice: User) -> None:
-    """A task comes back between those that it stood between, whatever moved meanwhile."""
+    """A restored task returns between its former neighbours, whatever moved meanwhile."""
     a, b, trashed, c, d = await fill(alice, 5)
     place = (await fetch(alice, trashed))["position"]
     await alice.data(DELETE, id=trashed)
@@ -328,7 +328,7 @@ async def test_the_trash_keeps_places(alice: User) -> None:
 
 @pytest.mark.parametrize("place", ["after", "before", "toEnd", "toStart"])
 async def test_new_tasks_come_at_the_end_after_moves(alice: User, place: str) -> None:
-    """Made alone or with others, a new task is last; the ends are the ends, however the tasks there came there."""
+    """New tasks are last after any move, and moves to the start and the end reach the ends."""
     order = await fill(alice, 3)
     beside = {"after": order[2], "before": order[0]}
     target = {place: beside.get(place, True)}
@@ -349,7 +349,7 @@ async def test_new_tasks_come_at_the_end_after_moves(alice: User, place: str) ->
 
 async def test_keys_between_keys(owner: "asyncpg.Connection[Any]") -> None:
     """A key lies strictly between its neighbours, or beyond an end, and never ends in the lowest digit."""
-    random = Random(62)  # noqa: S311 - a repeatable choice
+    random = Random(62)  # noqa: S311 - must be repeatable
     digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     made = {"".join(random.choices(digits[:3] + digits[-2:], k=random.randint(0, 5))) + "V" for _ in range(60)}
     keys = sorted(made | {"a00000001V", "a00000002V", "a00000002000001V", "Z7ffffffeV", "1", "z", "zz"})
@@ -367,7 +367,7 @@ async def test_keys_between_keys(owner: "asyncpg.Connection[Any]") -> None:
 
 
 async def test_no_update_is_lost(alice: User) -> None:
-    """32 writers at once, each on the version it has read: every one gets through once, and all are counted."""
+    """32 concurrent writers with expected versions each succeed once, and no increment is lost."""
     task_id = (await alice.add("0"))["id"]
 
     async def writer() -> int:

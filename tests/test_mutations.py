@@ -1,4 +1,4 @@
-"""The five writes of one task: what they do, what they refuse, and what it costs."""
+"""The five writes of one task: their effects, their rejections, and their cost in statements."""
 
 import json
 from datetime import UTC, datetime
@@ -56,7 +56,7 @@ def problem(payload: dict[str, Any]) -> tuple[str, list[str] | None]:
 
 
 async def test_create_needs_only_a_title(alice: User) -> None:
-    """What is not given has the value that the schema promises."""
+    """Omitted fields have the schema's defaults."""
     task = await alice.add("Rest")
 
     assert UUID(task["id"]).version == 7
@@ -68,7 +68,7 @@ async def test_create_needs_only_a_title(alice: User) -> None:
 
 
 async def test_create_keeps_everything_given(alice: User) -> None:
-    """A task reads back as it was made."""
+    """A created task reads back unchanged."""
     task = await alice.add(**FULL)
 
     assert {name: task[name] for name in FULL} == FULL
@@ -76,7 +76,7 @@ async def test_create_keeps_everything_given(alice: User) -> None:
 
 
 async def test_create_with_an_id_may_be_repeated(alice: User) -> None:
-    """The same id with the same content gives the task that is there, and writes nothing."""
+    """Repeating a create with the same id and content returns the existing task and writes nothing."""
     new = {**FULL, "id": str(uuid4())}
     first = await create(alice, **new)
 
@@ -85,7 +85,7 @@ async def test_create_with_an_id_may_be_repeated(alice: User) -> None:
 
 
 async def test_create_with_a_taken_id_is_refused(alice: User) -> None:
-    """The same id with other content is ID_TAKEN, and the task stays."""
+    """The same id with different content is ID_TAKEN, and the task stays unchanged."""
     task = await alice.add(id=str(uuid4()))
 
     refused = await create(alice, id=task["id"], title="Something else")
@@ -95,19 +95,19 @@ async def test_create_with_a_taken_id_is_refused(alice: User) -> None:
 
 
 async def test_the_accounts_id_is_no_task_id(alice: User) -> None:
-    """An id stays unique among all nodes of a user."""
+    """A task cannot have its user's id: node ids are unique per user."""
     assert problem(await create(alice, id=str(alice.id), title="Me")) == ("INVALID", ["input", "id"])
 
 
 async def test_null_means_nothing_in_create(alice: User) -> None:
-    """Fields that are sent as null are as if they were omitted."""
+    """Null fields are treated as omitted."""
     task = await alice.add(id=None, description=None, priority=None, dueDate=None, tags=None)
 
     assert (task["description"], task["priority"], task["dueDate"], task["tags"]) == (None, "NONE", None, [])
 
 
 async def test_update_keeps_what_is_omitted(alice: User) -> None:
-    """One field changes; all others but version and updatedAt stay."""
+    """An update changes the given field, version and updatedAt only."""
     task = await alice.add(**FULL)
 
     changed = (await update(alice, task["id"], title="Send it"))["task"]
@@ -119,7 +119,7 @@ async def test_update_keeps_what_is_omitted(alice: User) -> None:
 
 
 async def test_update_clears_what_is_null(alice: User) -> None:
-    """Null clears every field that can be empty."""
+    """Null clears every optional field."""
     task = await alice.add(**FULL)
 
     changed = (await update(alice, task["id"], description=None, priority=None, dueDate=None, tags=None))["task"]
@@ -133,8 +133,8 @@ async def test_update_clears_what_is_null(alice: User) -> None:
 
 
 @pytest.mark.parametrize(("field", "code"), [("title", "BLANK"), ("completed", "INVALID")])
-async def test_update_cannot_clear_what_must_be(alice: User, field: str, code: str) -> None:
-    """Null for a field that is never empty is a problem of that field."""
+async def test_update_cannot_clear_required_fields(alice: User, field: str, code: str) -> None:
+    """Null for a required field is a userError of that field."""
     task = await alice.add()
 
     assert problem(await update(alice, task["id"], **{field: None})) == (code, ["input", field])
@@ -142,7 +142,7 @@ async def test_update_cannot_clear_what_must_be(alice: User, field: str, code: s
 
 
 async def test_an_update_to_the_same_writes_nothing(alice: User) -> None:
-    """A task that has the values already keeps its version, and the clock stands still."""
+    """An update without changes keeps the task's version and the clock."""
     first = await create(alice, **FULL)
 
     again = await update(alice, first["task"]["id"], title=FULL["title"], tags=FULL["tags"])
@@ -151,7 +151,7 @@ async def test_an_update_to_the_same_writes_nothing(alice: User) -> None:
 
 
 async def test_completing_sets_the_time_and_opening_clears_it(alice: User) -> None:
-    """CompletedAt goes with completed, and a repeated call changes neither."""
+    """`completedAt` follows `completed`, and a repeated call changes neither."""
     task = await alice.add()
 
     done = (await alice.data(COMPLETE, id=task["id"], completed=True))["setTaskCompleted"]
@@ -167,7 +167,7 @@ async def test_completing_sets_the_time_and_opening_clears_it(alice: User) -> No
 
 
 async def test_a_stale_version_changes_nothing(alice: User) -> None:
-    """VERSION_CONFLICT comes with the task as it is."""
+    """A stale version is VERSION_CONFLICT with the current task."""
     task = await alice.add()
     current = (await update(alice, task["id"], title="First"))["task"]
 
@@ -182,7 +182,7 @@ async def test_a_stale_version_changes_nothing(alice: User) -> None:
 
 
 async def test_the_right_version_lets_a_write_through(alice: User) -> None:
-    """Each write's version is what the next one expects."""
+    """Each write returns the version that the next one expects."""
     task = await alice.add()
 
     task = (await update(alice, task["id"], version=task["version"], title="First"))["task"]
@@ -193,7 +193,7 @@ async def test_the_right_version_lets_a_write_through(alice: User) -> None:
 
 
 async def test_deleted_is_in_the_trash_and_comes_back_as_it_was(alice: User) -> None:
-    """Restoring gives back all but version and updatedAt; both calls may be repeated."""
+    """Restoring changes only version and updatedAt; deleting and restoring can be repeated."""
     task = await alice.add(**FULL)
 
     deleted = (await alice.data(DELETE, id=task["id"]))["deleteTask"]
@@ -208,7 +208,7 @@ async def test_deleted_is_in_the_trash_and_comes_back_as_it_was(alice: User) -> 
 
 
 async def test_versions_and_tokens_move_with_the_users_clock(alice: User, bob: User) -> None:
-    """Each write of a user has the next version; another user's clock is another."""
+    """Each write of a user gets the next version, independent of other users."""
     versions = [(await alice.add())["version"] for _ in range(3)]
     await bob.add()
 
@@ -218,7 +218,7 @@ async def test_versions_and_tokens_move_with_the_users_clock(alice: User, bob: U
 
 
 async def test_a_refused_write_does_not_move_the_clock(alice: User) -> None:
-    """What changes nothing leaves no trace."""
+    """A rejected write does not advance the clock."""
     task = await alice.add()
     await update(alice, str(uuid4()), title="Nobody")
     await update(alice, task["id"], version=99, title="Stale")
@@ -227,7 +227,7 @@ async def test_a_refused_write_does_not_move_the_clock(alice: User) -> None:
 
 
 async def test_a_write_is_one_statement(alice: User, wire: Wire) -> None:
-    """One round trip; a second one finds out why nothing was changed."""
+    """A write takes one statement, and a second one only to find out why nothing changed."""
     task = await alice.add()
     assert [sent.split()[0] for sent in await wire.statements()] == CREATION
 
@@ -249,10 +249,10 @@ async def test_a_write_is_one_statement(alice: User, wire: Wire) -> None:
         ({"tags": ["a", "é" * 51]}, "TOO_LONG", ["tags", "1"]),
     ],
 )
-async def test_what_a_form_can_mend(
+async def test_invalid_field_values(
     alice: User, wire: Wire, changes: dict[str, Any], code: str, path: list[str]
 ) -> None:
-    """A bad field is a userError with its code and path, from create and update alike, and no SQL is sent."""
+    """An invalid field is a userError with code and path in create and update, and no SQL is sent."""
     task = await alice.add()
     await wire.statements()
 
@@ -262,7 +262,7 @@ async def test_what_a_form_can_mend(
 
 
 async def test_all_problems_come_at_once(alice: User) -> None:
-    """A form learns of every bad field in one go."""
+    """All invalid fields are reported in one response."""
     payload = await create(alice, title="", description="x" * 1001, tags=[""])
 
     assert [error["field"][1] for error in payload["userErrors"]] == ["title", "description", "tags"]
@@ -270,7 +270,7 @@ async def test_all_problems_come_at_once(alice: User) -> None:
 
 
 async def test_the_longest_of_everything_is_stored(alice: User) -> None:
-    """200 emoji are a fine title; limits count characters, not bytes."""
+    """Limits count characters, not bytes."""
     longest: dict[str, Any] = {
         "title": "🎉" * 200,
         "description": "ü" * 1000,
@@ -283,7 +283,7 @@ async def test_the_longest_of_everything_is_stored(alice: User) -> None:
 
 
 async def test_tags_are_trimmed_and_unique_in_order(alice: User) -> None:
-    """What differs by white space alone is one tag, where it first stood."""
+    """Tags are trimmed and deduplicated, in the order of first occurrence."""
     assert (await alice.add(tags=[" b ", "a", "b", "a "]))["tags"] == ["b", "a"]
 
 
@@ -304,8 +304,8 @@ async def test_tags_are_trimmed_and_unique_in_order(alice: User) -> None:
         ({}, "input"),
     ],
 )
-async def test_what_no_form_would_send(alice: User, wire: Wire, variables: dict[str, Any], words: str) -> None:
-    """Malformed input is BAD_USER_INPUT at the top, says what is wrong, and no SQL is sent."""
+async def test_malformed_input(alice: User, wire: Wire, variables: dict[str, Any], words: str) -> None:
+    """Malformed input is a top-level BAD_USER_INPUT that names the problem, and no SQL is sent."""
     answer = await alice.ask(CREATE, **variables)
 
     error = answer["errors"][0]
@@ -324,10 +324,10 @@ async def test_what_no_form_would_send(alice: User, wire: Wire, variables: dict[
         ("subscription { taskChanges(since: 5) { __typename } }", "SyncToken"),
     ],
 )
-async def test_what_does_not_fit_in_the_text(
+async def test_invalid_literals(
     alice: User, wire: Wire, caplog: pytest.LogCaptureFixture, query: str, words: str
 ) -> None:
-    """A literal that does not fit is no bug of the server: the answer says what is wrong, and nothing is logged."""
+    """An invalid literal is a validation error that names the problem; no error is logged, no SQL is sent."""
     answer = await alice.ask(query)
 
     error = answer["errors"][0]
@@ -337,9 +337,9 @@ async def test_what_does_not_fit_in_the_text(
     assert await wire.statements() == []
 
 
-async def test_a_create_whose_answer_is_lost(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was carried out, and is not carried out again: the answer is of the task that is there."""
-    once = database._once  # noqa: SLF001 - where the answer arrives
+async def test_a_create_whose_response_is_lost(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the database's response is lost, the create is not repeated and the response shows the created task."""
+    once = database._once  # noqa: SLF001 - where the response arrives
 
     async def lost(*sent: Any) -> None:
         await once(*sent)
@@ -357,7 +357,7 @@ async def test_a_create_whose_answer_is_lost(alice: User, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("query", [UPDATE, DELETE, RESTORE, COMPLETE, TASK])
 async def test_a_bad_id_is_refused_everywhere(alice: User, wire: Wire, query: str) -> None:
-    """An id that is no UUID is BAD_USER_INPUT, and no SQL is sent."""
+    """An id that is not a UUID is BAD_USER_INPUT, and no SQL is sent."""
     for bad in ("", "1", "01890a5dac96774bbcceb302099a8057", "01890a5d-ac96-774b-bcce-b302099a805\u0000", "🎉" * 36):
         answer = await alice.ask(query, id=bad, input={"title": "t"}, completed=True)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
@@ -365,7 +365,7 @@ async def test_a_bad_id_is_refused_everywhere(alice: User, wire: Wire, query: st
 
 
 async def test_half_of_a_surrogate_pair_is_refused(alice: User, wire: Wire) -> None:
-    """Text that is no Unicode is refused as JSON already."""
+    """A lone surrogate is rejected when the JSON is parsed."""
     body = json.dumps({"query": CREATE, "variables": {"input": {"title": "\ud83c"}}}).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {alice.token}"}
 
@@ -377,7 +377,7 @@ async def test_half_of_a_surrogate_pair_is_refused(alice: User, wire: Wire) -> N
 
 
 async def test_an_expected_version_out_of_range_is_refused(alice: User, wire: Wire) -> None:
-    """A number that is no Int never reaches the database."""
+    """A version out of Int's range is rejected before any SQL."""
     answer = await alice.ask(DELETE, id=str(uuid4()), version=2**31)
 
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
@@ -385,7 +385,7 @@ async def test_an_expected_version_out_of_range_is_refused(alice: User, wire: Wi
 
 
 async def test_a_deleted_account_is_unauthenticated(alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A token outlives its account as nothing but a clean refusal, and the account's tasks are gone."""
+    """The token of a deleted account is UNAUTHENTICATED, and the account's tasks are gone."""
     task = await alice.add()
     await owner.execute("DELETE FROM users WHERE id = $1", alice.id)
 
@@ -397,7 +397,7 @@ async def test_a_deleted_account_is_unauthenticated(alice: User, owner: "asyncpg
 
 
 async def test_siblings_in_a_mutation_run_in_order(alice: User) -> None:
-    """Mutations of one document take effect one after the other."""
+    """The mutations of one document take effect in order."""
     task_id = str(uuid4())
     document = f"""mutation {{
         a: createTask(input: {{ id: "{task_id}", title: "One" }}) {{ task {{ version }} }}

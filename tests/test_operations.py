@@ -1,4 +1,4 @@
-"""docs/operations.md: its commands and queries do what the page says, as the roles it names."""
+"""The commands and queries in docs/operations.md do what the page says, with the roles it names."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ from app.database.embedded import EmbeddedPostgres
 from app.identity.tokens import Signer
 
 PAGE = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
-PROGRAMS = embedded._binaries()  # noqa: SLF001 - psql and its like, of the embedded server's version
+PROGRAMS = embedded._binaries()  # noqa: SLF001 - psql and similar programs, in the embedded server's version
 TASKQL = Path(sys.executable).parent / "taskql"
 PASSWORD = "a password"
 DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { task { id } } }"
@@ -57,7 +57,7 @@ EVERYTHING = f"""{{
 TITLES = "{ tasks { nodes { title } } }"
 CREATE = 'mutation { createTask(input: { title: "Kept" }) { userErrors { code } } }'
 
-# All that is no row: relations and their walls and rights, columns, indexes, constraints, and so on.
+# Everything but rows: relations with row-level security and privileges, columns, indexes, constraints, etc.
 CATALOGS = (
     """SELECT 'relation', relname, relkind::text, relrowsecurity, relforcerowsecurity, relowner::regrole::text,
         array(SELECT unnest(relacl)::text ORDER BY 1), reloptions::text
@@ -79,7 +79,7 @@ CATALOGS = (
     """SELECT 'role', rolname, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolcanlogin, rolconfig
         FROM pg_roles WHERE rolname NOT LIKE 'pg%' AND rolname <> 'taskql_monitor'""",
 )
-# An account that owns nothing; the capability lets it read a Python below /root, and write nowhere.
+# An account without files; the capability lets it read a Python below /root, but not write.
 ROOT = os.geteuid() == 0
 NOBODY_IDS = pwd.getpwnam("nobody")[2:4]
 NOBODY = (
@@ -94,11 +94,11 @@ NOBODY = (
 
 
 def blocks(language: str) -> list[str]:
-    """The page's fenced blocks of a language."""
+    """The page's fenced code blocks in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
-# Each block has its name here, so that none is left untried.
+# Every block has a name here, so that none is left untested.
 COMMANDS = dict(
     zip(
         [
@@ -116,7 +116,7 @@ QUERIES = [query for query in blocks("sql") if query.startswith("-- As ")]
 
 @dataclass
 class Site:
-    """A database server, where TaskQL's database belongs to a role that is no superuser."""
+    """A database server on which TaskQL's database belongs to a role that is not a superuser."""
 
     embedded: EmbeddedPostgres
     folder: Path
@@ -130,7 +130,7 @@ class Site:
         return Server(self.url("owner"), self.url(f"{self.role}:{PASSWORD.replace(' ', '%20')}"))
 
     def execute(self, name: str, **environment: str) -> str:
-        """What a command of the page prints; a failure shows all that it said."""
+        """The output of a command of the page; a failure shows all output."""
         return run(self.folder, "sh", "-euc", COMMANDS[name], **self.environment(**environment))
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -152,7 +152,7 @@ class Site:
 
 
 async def told(site: Site, *statements: str, database: str = "prod") -> None:
-    """Statements as the superuser."""
+    """Execute statements as the superuser."""
     connection = await connect(site.url("postgres", database))
     for statement in statements:
         await connection.execute(statement)
@@ -160,7 +160,7 @@ async def told(site: Site, *statements: str, database: str = "prod") -> None:
 
 
 def made(folder: Path) -> EmbeddedPostgres:
-    """A database server that keeps the statistics the page asks for."""
+    """A database server that collects the statistics the page requires."""
     with EmbeddedPostgres.start(folder) as first:
         setting = "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'"
         run(folder, PROGRAMS / "psql", first.owner_url, "--command", setting)
@@ -169,7 +169,7 @@ def made(folder: Path) -> EmbeddedPostgres:
 
 @pytest.fixture(scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """A site with the roles of the page."""
+    """A site with the page's roles."""
     folder = tmp_path_factory.mktemp("site")
     with made(folder / "data") as postgres:
         found = Site(postgres, folder)
@@ -183,7 +183,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
 
 @pytest.fixture
 async def other_site(tmp_path: Path) -> AsyncIterator[Site]:
-    """Another server, without a database for TaskQL and without its roles."""
+    """Another server without TaskQL's database and roles."""
     with EmbeddedPostgres.start(tmp_path / "data") as postgres:
         found = Site(postgres, tmp_path)
         await told(found, "CREATE ROLE owner LOGIN CREATEROLE", database="taskql")
@@ -208,7 +208,7 @@ async def new_ids(site: Site, count: int) -> list[Any]:
 
 
 async def shape(site: Site) -> list[tuple[Any, ...]]:
-    """What the catalogs say of a site's database and of its roles."""
+    """The catalogs' rows for a site's database and its roles."""
     connection = await connect(site.url("postgres"))
     rows = [row for query in CATALOGS for row in await connection.fetch(query)]
     await connection.close()
@@ -216,7 +216,7 @@ async def shape(site: Site) -> list[tuple[Any, ...]]:
 
 
 async def fill(site: Site) -> list[Any]:
-    """Two users with tasks of every kind; their ids."""
+    """Two users with all kinds of tasks; returns their ids."""
     ids = await new_ids(site, 2)
     async with users_of(site, *ids) as users:
         for user in users:
@@ -227,7 +227,7 @@ async def fill(site: Site) -> list[Any]:
 
 
 async def test_a_restore_brings_everything_back(site: Site, other_site: Site) -> None:
-    """On another server rows, walls, rights, triggers, functions and indexes are as they were, for both users."""
+    """A restore on another server brings back data and schema, with privileges and row-level security."""
     ids = await fill(site)
     async with users_of(site, *ids) as users:
         before = [await user.data(EVERYTHING) for user in users]
@@ -263,7 +263,7 @@ async def test_a_restore_brings_everything_back(site: Site, other_site: Site) ->
 
 
 def versions(answers: Any) -> int:
-    """The least version in answers."""
+    """The lowest version in the responses."""
     return min(map(int, re.findall(r'"version": (\d+)', json.dumps(answers))))
 
 
@@ -272,10 +272,10 @@ def unversioned(answers: Any) -> str:
 
 
 async def test_checksums_tell_a_change(site: Site) -> None:
-    """One changed character in one row changes the line of its table, and no other."""
+    """One changed character in a row changes the checksum of its table only."""
     (alice, _) = await fill(site)
     before = site.execute("checksums").splitlines()
-    await told(site, f"UPDATE users SET name = 'plain' WHERE id = '{alice}'")  # noqa: S608 - our id
+    await told(site, f"UPDATE users SET name = 'plain' WHERE id = '{alice}'")  # noqa: S608 - a generated id
     after = site.execute("checksums").splitlines()
 
     assert [line.split("|")[0] for line in after if line not in before] == ["users"]
@@ -288,7 +288,7 @@ def dumped_by_owner(site: Site, *options: str) -> subprocess.CompletedProcess[st
 
 
 async def test_an_owner_cannot_dump(site: Site) -> None:
-    """Forced row security holds the owner: pg_dump refuses, and with --enable-row-security leaves out every task."""
+    """pg_dump as the owner fails; with --enable-row-security it succeeds without any task."""
     await fill(site)
     refused = dumped_by_owner(site)
     empty = dumped_by_owner(site, "--enable-row-security", "--data-only", "--table=tasks")
@@ -308,8 +308,8 @@ async def test_an_owner_cannot_dump(site: Site) -> None:
         ("taskql_monitor", "SELECT FROM users"),
     ],
 )
-async def test_what_the_roles_of_the_page_may_not(site: Site, role: str, statement: str) -> None:
-    """Who backs up changes nothing, and who looks after the server sees no data."""
+async def test_what_the_roles_of_the_page_must_not_do(site: Site, role: str, statement: str) -> None:
+    """The backup role cannot write, and the monitoring role cannot read data."""
     connection = await connect(site.url(role))
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await connection.execute(statement)
@@ -317,13 +317,13 @@ async def test_what_the_roles_of_the_page_may_not(site: Site, role: str, stateme
 
 
 def test_every_query_says_who_asks() -> None:
-    """No query is left untried."""
+    """Every query of the page names its role and is thus tested."""
     assert len(QUERIES) == len(blocks("sql")) > 5
 
 
 @pytest.mark.parametrize("query", QUERIES)
 async def test_a_query_runs(site: Site, query: str) -> None:
-    """Each query runs as the role that its first line names, and has columns to show."""
+    """Each query runs as the role in its first line, and returns columns."""
     variable, _, database = query.partition("\n")[0].removeprefix("-- As ").partition(", in the database ")
     url = site.environment()[variable]
     connection = await connect(url.replace("/prod?", f"/{database}?") if database else url)
@@ -334,7 +334,7 @@ async def test_a_query_runs(site: Site, query: str) -> None:
 
 
 async def test_the_query_of_locks_names_the_holder(site: Site) -> None:
-    """Who waits and who holds stand in one row, by their names."""
+    """The query of locks shows the waiting and the blocking session in one row."""
     (query,) = [query for query in QUERIES if "pg_blocking_pids" in query]
     (alice,) = await new_ids(site, 1)
     holder, waiter, monitor = [await connect(site.url(role)) for role in ("postgres", "postgres", "taskql_monitor")]
@@ -354,9 +354,9 @@ async def test_the_query_of_locks_names_the_holder(site: Site) -> None:
 
 
 async def old_trash(site: Site) -> None:
-    """A task that was deleted long ago."""
+    """Create a task that was deleted long ago."""
     (alice, _) = await fill(site)
-    await told(site, f"UPDATE tasks SET deleted_at = '2020-01-01' WHERE title = 'Gone' AND user_id = '{alice}'")  # noqa: S608 - our id
+    await told(site, f"UPDATE tasks SET deleted_at = '2020-01-01' WHERE title = 'Gone' AND user_id = '{alice}'")  # noqa: S608 - a generated id
 
 
 def scheduled(kind: str) -> str:
@@ -365,7 +365,7 @@ def scheduled(kind: str) -> str:
         (line,) = blocks("crontab")
         *when, user, command = line.strip().split(" ", 6)
         assert (len(when), user) == (5, "taskql")
-        assert "%" not in command  # cron would make it a line's end
+        assert "%" not in command  # cron turns it into a newline
         return str(command)
     if kind == "systemd":
         (command,) = re.findall(r"^ExecStart=(.*)$", blocks("ini")[0], re.MULTILINE)
@@ -376,7 +376,7 @@ def scheduled(kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["cron", "systemd", "kubernetes"])
 async def test_scheduled_purges(site: Site, tmp_path: Path, kind: str) -> None:
-    """What cron, systemd and Kubernetes run removes old trash with the server's URL alone."""
+    """The commands for cron, systemd and Kubernetes purge old trash with the server's URL only."""
     await old_trash(site)
     settings = tmp_path / "taskql.env"
     settings.write_text(f"DATABASE_URL='{site.server.app_url}'\n")
@@ -387,7 +387,7 @@ async def test_scheduled_purges(site: Site, tmp_path: Path, kind: str) -> None:
 
 
 async def test_a_new_role_for_the_server(site: Site) -> None:
-    """A new role takes over while the old one still serves, and then the old one goes."""
+    """A new role takes over while the old one still serves; then the old role is dropped."""
     ids = await fill(site)
     new = Site(site.embedded, site.folder, role="shop2")
     new.execute("make a new role")
@@ -404,7 +404,7 @@ async def test_a_new_role_for_the_server(site: Site) -> None:
 
 
 async def test_a_full_disk(site: Site) -> None:
-    """What PostgreSQL says of a full disk makes writes UNAVAILABLE, and leaves reads alone."""
+    """A full disk makes writes UNAVAILABLE, and reads still work."""
     (alice,) = await new_ids(site, 1)
     await told(
         site,
@@ -422,7 +422,7 @@ async def test_a_full_disk(site: Site) -> None:
 
 
 async def test_an_old_server_refuses_a_newer_database(site: Site) -> None:
-    """A server that is started after the migration of a newer one ends, and names the revision."""
+    """A server does not start on a database that a newer version migrated, and names the revision."""
     await told(site, "UPDATE alembic_version SET version_num = 'newer_' || version_num")
     with taskql("serve", "--port", "0", **site.environment()) as process:
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
@@ -436,7 +436,7 @@ async def test_an_old_server_refuses_a_newer_database(site: Site) -> None:
 
 @pytest.fixture
 def sealed(tmp_path: Path, repository: Path) -> Iterator[Path]:
-    """What the image holds of the repository, where nobody may write."""
+    """A read-only copy of the repository's files in the image."""
     tree = tmp_path / "tree"
     for name in ("app", "schema", "migrations"):
         shutil.copytree(repository / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -449,7 +449,7 @@ def sealed(tmp_path: Path, repository: Path) -> Iterator[Path]:
 
 
 def sealed_server(site: Site, tree: Path, scratch: Path) -> subprocess.Popen[str]:
-    """A server from a tree where it may not write, as somebody who owns nothing but a folder for temporary files."""
+    """A server from a read-only tree, run by an account that can only write to a temporary directory."""
     scratch.mkdir()
     os.chown(scratch, *(NOBODY_IDS if ROOT else (-1, -1)))
     return subprocess.Popen(  # noqa: S603 - the server
@@ -463,7 +463,7 @@ def sealed_server(site: Site, tree: Path, scratch: Path) -> subprocess.Popen[str
 
 
 async def test_the_server_writes_temporary_files_alone(site: Site, sealed: Path, tmp_path: Path) -> None:
-    """Where it may write nowhere else the server serves, with workers too."""
+    """The server with workers needs write access to a temporary directory only."""
     (alice,) = await new_ids(site, 1)
     token = Signer(SECRET).token(alice, timedelta(hours=1))
     with announced(sealed_server(site, sealed, tmp_path / "scratch"), has_demo=False) as served:
@@ -472,7 +472,7 @@ async def test_the_server_writes_temporary_files_alone(site: Site, sealed: Path,
 
 
 def test_base_images_are_pinned(repository: Path) -> None:
-    """A build takes the images that were tried, whatever their tags have come to mean."""
+    """The Dockerfile pins base images by digest."""
     images = re.findall(r"^FROM (\S+)", (repository / "Dockerfile").read_text(), re.MULTILINE)
 
     assert len(images) == 2
@@ -482,7 +482,7 @@ def test_base_images_are_pinned(repository: Path) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with a virtual environment, as scripts/serve leaves it."""
+    """A folder with a virtual environment, as scripts/serve creates it."""
     (tmp_path / ".venv").symlink_to(sys.prefix)
     return tmp_path
 
@@ -502,7 +502,7 @@ ASKED = 'mutation { createTask(input: { title: "Meanwhile" }) { token } }'
 
 
 def test_an_embedded_restore_while_the_server_runs(checkout: Path, first_run: Serving) -> None:
-    """Requests are answered or UNAVAILABLE, whatever the database lacks at the moment, and in the end all is there."""
+    """During a restore each response has data or UNAVAILABLE, and afterwards everything is there."""
     run(checkout, "sh", "-euc", COMMANDS["dump the embedded database"])
     before, seen, stopped = titles(first_run, first_run.token), Counter[str](), Event()
 
@@ -527,7 +527,7 @@ def test_an_embedded_restore_while_the_server_runs(checkout: Path, first_run: Se
 
 
 def test_the_embedded_database_moves_to_new_data(checkout: Path, first_run: Serving) -> None:
-    """Dumped, put aside, made anew and restored, the embedded database has its tasks, and tokens still hold."""
+    """Restored into a new data directory, the embedded database has its tasks, and tokens stay valid."""
     run(checkout, "sh", "-euc", COMMANDS["dump the embedded database"])
     before = titles(first_run, first_run.token)
     first_run.stop()
@@ -553,7 +553,7 @@ CHANGES = """
 
 
 def test_a_copy_of_the_data_directory(checkout: Path, first_run: Serving) -> None:
-    """Put back in place of the data, and after the page's command, it makes a copy from the future begin anew."""
+    """After restoring a copy of the data directory and the page's command, a newer sync token gets a full sync."""
     data = checkout / ".taskql/postgres"
     first_run.stop()
     shutil.copytree(data, checkout / "copy")

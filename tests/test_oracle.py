@@ -1,4 +1,4 @@
-"""The application against the oracle: the same JSON and the same errors for some 2,300 generated operations."""
+"""The application compared with the oracle: equal JSON and equal errors for about 2,300 generated operations."""
 
 import json
 import random
@@ -123,17 +123,17 @@ SNIPPETS = [
     "ας",
 ]
 
-# Hypothesis explains no failure, as that takes minutes; the message has it all.
+# Without Hypothesis' explain phase, which takes minutes; the assertion message is enough.
 RUN = hypothesis.settings(phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink])
 
 
-# The columns that seeds give values of their own.
+# The columns with values from the lists above.
 KNOWN = {"id", "title", "description", "priority", "due_date", "tags"}
 
 
 def seeds(user_id: UUID, seed: int) -> list[dict[str, Any]]:
-    """30 tasks of one user: every value above at least once in some, sort keys that tie in others."""
-    choose = random.Random(seed)  # noqa: S311 - data that is the same every time
+    """30 tasks of one user. Some columns have every value above, others have duplicate sort keys."""
+    choose = random.Random(seed)  # noqa: S311 - must be repeatable
     rows = []
     others = [name for name in inputs("CreateTaskInput") if snake(name) not in KNOWN]
     for place, task_id in enumerate(IDS):
@@ -162,14 +162,14 @@ def seeds(user_id: UUID, seed: int) -> list[dict[str, Any]]:
 
 @dataclass(repr=False)
 class Person:
-    """A user, and the oracle who knows what she must be told."""
+    """A user, and an oracle that knows the right responses."""
 
     user: User
     oracle: Oracle
     owner: "asyncpg.Connection[Any]"
 
     async def check(self, query: str, variables: dict[str, Any] | None = None) -> Answer:
-        """The answer of the application, which is the oracle's."""
+        """Send a request and compare its response with the oracle's."""
         response = await self.user.post(query, variables)
         expected = await self.oracle.answer(query, variables)
         found = Answer.of_json(response.text)
@@ -177,12 +177,12 @@ class Person:
         return expected
 
     async def begin(self, rows: list[dict[str, Any]]) -> None:
-        """Have exactly these tasks."""
+        """Replace the user's tasks with exactly these."""
         for table in ("tasks", "task_clocks"):
-            await self.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", self.user.id)  # noqa: S608 - ours
-        # As JSON: the driver would write the last day there is as infinity.
+            await self.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", self.user.id)  # noqa: S608 - fixed names
+        # As JSON, because the driver would write the maximum date as infinity.
         columns = ", ".join(rows[0])
-        insert = f"INSERT INTO tasks ({columns}) SELECT {columns} FROM json_populate_recordset(NULL::tasks, $1)"  # noqa: S608 - ours
+        insert = f"INSERT INTO tasks ({columns}) SELECT {columns} FROM json_populate_recordset(NULL::tasks, $1)"  # noqa: S608 - fixed names
         await self.owner.execute(insert, json.dumps(rows, default=str))
         insert = "INSERT INTO task_clocks (user_id, version) VALUES ($1, $2)"
         await self.owner.execute(insert, self.user.id, max(row["version"] for row in rows))
@@ -194,7 +194,7 @@ People = dict[UUID, Person]
 
 @pytest.fixture(scope="module")
 async def people(server: Server, http: httpx.AsyncClient) -> AsyncIterator[People]:
-    """Alice, and Bob whose tasks have the same ids; Carol, whose tasks change."""
+    """Alice, Bob whose tasks have the same ids, and Carol whose tasks change."""
     names: dict[UUID, tuple[str | None, str | None]]
     names = {ALICE: ("Alice", "https://example.com/a.png"), BOB: (None, None), CAROL: ('C"\n\\', "")}
     async with AsyncExitStack() as stack:
@@ -224,7 +224,7 @@ ORDERS = st.lists(TERMS, max_size=3, unique_by=lambda term: term[0]) | st.lists(
 
 @dataclass(frozen=True)
 class Mark:
-    """A cursor to be made: a task's in an order, or something that resembles one."""
+    """A cursor to generate: of a task in an order, or an invalid one."""
 
     order: tuple[Term, ...]
     task: UUID
@@ -255,7 +255,7 @@ def marks(order: list[Term]) -> st.SearchStrategy[Mark | None]:
 
 @dataclass(frozen=True)
 class Token:
-    """A sync token to be made: of a clock, or of a task in a page that began at another; or what resembles one."""
+    """A sync token to generate: of a clock, of a task on a page that began at another clock, or an invalid one."""
 
     task: UUID | None
     version: int
@@ -318,11 +318,11 @@ def filters(draw: st.DrawFn, depth: int = 0) -> dict[str, Any]:
 
 
 def order_input(order: list[Term]) -> list[dict[str, str]]:
-    """An orderBy; ascending is what goes without saying."""
+    """An orderBy argument; ascending is the default."""
     return [{"field": name} | ({"direction": "DESC"} if descending else {}) for name, descending in order]
 
 
-# Documents of our own: whatever selections can be made of, over the root fields
+# Generated documents: all kinds of selections on the root fields
 
 SENDS = 4
 SWITCHES = {"x": "Boolean!", "y": "Boolean! = false", "z": "Boolean = true"}
@@ -344,7 +344,7 @@ ALSO = {
     "TaskUpserted": ["TaskUpserted", "TaskChange"],
     "TaskRemoved": ["TaskRemoved", "TaskChange"],
 }
-# What several types of one place have, or what is of another type in another of them.
+# Fields that several types of one place have, or that have different types there.
 SHARED = {
     "id": ["id", "key"],
     "createdAt": ["createdAt", "made"],
@@ -353,13 +353,13 @@ SHARED = {
     "task": ["task", "it"],
     "taskId": ["taskId", "gone"],
 }
-# The oracle has its own words for what went wrong.
+# The oracle words error messages differently.
 UNTOLD = {"message"}
 DEEPEST_FRAGMENTS = 3
 
 
 class Writer:
-    """Writes selections that can merge with each other: within one document, a response key is always one field."""
+    """Writes selections that can be merged: within one document, a response key always means the same field."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self._draw = draw
@@ -371,7 +371,7 @@ class Writer:
         return self._draw(st.sampled_from(items))
 
     def document(self, kind: str, variables: dict[str, str], body: str) -> str:
-        """A whole document, with the fragments and variables that it came to use."""
+        """A whole document, with the fragments and variables that it uses."""
         fragments = "".join(f"\nfragment {name} on {on} {text}" for name, (on, text) in self._fragments.items())
         used = {name: type_ for name, type_ in SWITCHES.items() if f"${name})" in body + fragments}
         defined = ", ".join(f"${name}: {type_}" for name, type_ in (variables | used).items())
@@ -398,7 +398,7 @@ class Writer:
         return f"...{self._fragment(within, depth)} {self.directive()}"
 
     def _fragment(self, type_name: str, depth: int) -> str:
-        """The name of a fragment: one that is finished, or a new one."""
+        """The name of a fragment: a finished one or a new one."""
         known = [name for name, (on, _) in self._fragments.items() if on == type_name]
         if known and self.pick([True, False]):
             return str(self.pick(known))
@@ -415,7 +415,7 @@ class Writer:
         return f"{name if key == name else f'{key}: {name}'} {self.directive()} {inner}"
 
     def _keys(self, fields: list[str], name: str) -> list[str]:
-        """Its response keys: its own name or, shifted, another field's, and one more."""
+        """The possible response keys of a field: its own name or, shifted, another field's, and one more."""
         if name in SHARED:
             return SHARED[name]
         own = [field for field in fields if field not in SHARED]
@@ -423,7 +423,7 @@ class Writer:
 
 
 def fields_of(type_name: str) -> dict[str, str | None]:
-    """The fields of a type; for those that are objects, their type."""
+    """The fields of a type, with the type's name for those that are objects."""
     type_ = SCHEMA.type_map[type_name]
     if isinstance(type_, GraphQLUnionType):
         return {}
@@ -433,7 +433,7 @@ def fields_of(type_name: str) -> dict[str, str | None]:
     return {name: type_.name if isinstance(type_, composite) else None for name, type_ in shown.items()}
 
 
-# Each form of the arguments of `tasks`; # is the place of the root field, so that no two share a variable.
+# The forms of the arguments of `tasks`; # is the index of the root field, to make variables unique.
 WINDOWS = [
     "",
     "(filter: $filter#, orderBy: $order#, first: $first#, after: $after#)",
@@ -472,7 +472,7 @@ FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "taskChanges": SYNCS}
 
 @dataclass(frozen=True)
 class Case:
-    """A document, and several sets of variables to run it with, one after the other."""
+    """A document, and several sets of variables to run it with in sequence."""
 
     text: str
     variables: list[dict[str, Any]]
@@ -487,7 +487,7 @@ def cases(draw: st.DrawFn) -> Case:
         arguments = writer.pick(FORMS_OF_ARGUMENTS.get(name, ["(id: $id#)"]))
         used |= {(variable, place) for variable in VARIABLES if f"${variable}#" in arguments}
         call = f"{writer.pick(['r', name])}{place}: {name}{arguments.replace('#', str(place))}"
-        # The same field twice merges, within a fragment or not.
+        # The same field twice is merged, within a fragment or not.
         roots += [f"{call} {writer.directive()} {writer.selection(ROOTS[name])}" for _ in range(writer.pick([1, 1, 2]))]
     body = " ".join(
         f"... on Query {writer.directive()} {{ {root} }}" if writer.pick([0, 0, 1]) else root for root in roots
@@ -531,14 +531,14 @@ def resolved(variables: dict[str, Any], own: Oracle, other: Oracle) -> dict[str,
 @hypothesis.settings(RUN, max_examples=340)
 @hypothesis.given(case=cases())
 async def test_selections(people: People, case: Case) -> None:
-    """One operation answers two users by turns, each with what the oracle tells."""
+    """One operation returns the oracle's response to each of two alternating users."""
     alice, bob = people[ALICE], people[BOB]
     for place, variables in enumerate(case.variables):
         own, other = (alice, bob) if place % 4 < 3 else (bob, alice)
         await own.check(case.text, resolved(variables, own.oracle, other.oracle))
 
 
-# Documents of hypothesis-graphql: whatever the schema allows, with arguments that find something
+# Documents of hypothesis-graphql: anything the schema allows, with arguments that find something
 
 SCALARS = {
     "DateTime": st.sampled_from(MOMENT_TEXTS).map(hypothesis_graphql.nodes.String),
@@ -555,7 +555,7 @@ WORDS = {
 
 
 class Sense(Visitor):
-    """Gives ids, words and pages that are about the tasks that there are, mostly."""
+    """Replaces most ids, words and pages with ones that match existing tasks."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         super().__init__()
@@ -611,7 +611,7 @@ def sensible(draw: st.DrawFn) -> str:
 @hypothesis.settings(RUN, max_examples=200)
 @hypothesis.given(query=sensible())
 async def test_queries_of_the_schema(people: People, query: str) -> None:
-    """Queries made from nothing but the schema are answered as the oracle tells."""
+    """Queries generated from the schema get the oracle's response."""
     await people[ALICE].check(query)
 
 
@@ -621,7 +621,7 @@ WRONG = hypothesis_graphql.queries(SDL, fields=ROOTS, custom_scalars=SCALARS, mo
 @hypothesis.settings(RUN, max_examples=100)
 @hypothesis.given(query=WRONG)
 async def test_wrong_queries(people: People, query: str) -> None:
-    """Queries with one violation of the schema are refused as the oracle tells."""
+    """Queries that violate the schema once are rejected as by the oracle."""
     await people[ALICE].check(query)
 
 
@@ -641,7 +641,7 @@ MANY = {
     "deleteTasks": "(where: $where, atMost: $most, dryRun: $dry)",
     "restoreTasks": "(where: $where, dryRun: $dry)",
 }
-# The two that bring most about.
+# The most interesting ones.
 OFTEN = ["updateTask"] * 4 + ["restoreTask", "moveTask", "createTasks"]
 TYPES = {
     "create": "CreateTaskInput!",
@@ -656,7 +656,7 @@ TYPES = {
     "dry": "Boolean",
 }
 LONG_AGO = {name: datetime(2000, 1, 1, tzinfo=UTC) for name in ("created_at", "updated_at")}
-# A completed task, an open one, one in the trash; and two more ids.
+# A completed task, an open one and a trashed one; and two more ids.
 BEFORE = [seeds(CAROL, 2)[place] | LONG_AGO | {"position": f"a{place:08x}"} for place in (0, 1, 4)]
 THEIRS = [str(IDS[place]) for place in (0, 0, 0, 1, 1, 1, 4, 5, 6)]
 MINE = st.sampled_from([*THEIRS * 2, str(CAROL), str(IDS[0]).upper(), "no UUID", ""])
@@ -668,7 +668,7 @@ TEXTS = {name: strategy(type_) for name, type_ in inputs("CreateTaskInput").item
     "tags": st.none() | st.lists(st.sampled_from([*TAGS * 4, " home", "Home ", "", "t" * 51]), max_size=4),
 }
 DONE = st.sampled_from([True, True, False])
-# Null clears, and cannot clear everything.
+# Null clears optional fields, but not required ones.
 CLEARED = st.sampled_from([*TEXTS, "title", "completed"]).map(lambda name: {name: None})
 CREATE = st.fixed_dictionaries({"id": MINE, "title": TITLE}, optional=TEXTS)
 ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
@@ -707,7 +707,7 @@ def writes(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 @hypothesis.settings(RUN, max_examples=80)
 @hypothesis.given(steps=st.lists(writes(), min_size=6, max_size=12))
 async def test_mutations(people: People, steps: list[tuple[str, dict[str, Any]]]) -> None:
-    """Mutations one after the other answer and leave behind what the oracle does."""
+    """Sequential mutations return the oracle's responses and leave the oracle's state."""
     carol = people[CAROL]
     await carol.begin(BEFORE)
     for query, variables in steps:
@@ -717,11 +717,11 @@ async def test_mutations(people: People, steps: list[tuple[str, dict[str, Any]]]
         assert carol.oracle.state() == expected, f"{json.dumps(variables)}\n{query}"
 
 
-# What they have found, in its smallest form
+# Regressions that the tests above found, reduced
 
 
 async def test_a_search_stays_within_one_text(alice: User) -> None:
-    """Words that begin in the title and end in the description are not found."""
+    """A search does not match across the title and the description."""
     await alice.add("One", description="two")
     query = "query ($words: String) { tasks(filter: {search: $words}) { totalCount } }"
 
@@ -730,7 +730,7 @@ async def test_a_search_stays_within_one_text(alice: User) -> None:
 
 
 async def test_an_empty_id_is_no_uuid(alice: User) -> None:
-    """A task cannot be made with the empty id, as with no other that is not a UUID."""
+    """A task cannot be created with an empty id."""
     for query in (
         'mutation { createTask(input: {id: "", title: "New"}) { token } }',
         'mutation { createTasks(inputs: [{id: "", title: "New"}]) { token } }',

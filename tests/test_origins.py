@@ -1,4 +1,4 @@
-"""Pages of other origins: which may call, what their browsers are told, and what the operator is."""
+"""Cross-origin requests: which are allowed, what pages can read, and what is logged."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ HTML = {"Accept": "text/html"}
     ],
 )
 def test_equal_origins(one: str, other: str) -> None:
-    """Scheme and host are compared without regard to case, and a default port is the same as none."""
+    """Scheme and host are compared without case, and a default port equals none."""
     assert normalized(one) == normalized(other) is not None
 
 
@@ -60,8 +60,8 @@ def test_different_origins(one: str, other: str) -> None:
     ["", "null", "app.example", "https://", "https://app.example/", "https://a@b", "https://a b", "https://[::1",
      "https://[::g]", "file://x", "https://a:b", "https://a#b", "https://a?b", "https://*"],
 )  # fmt: skip
-def test_what_is_no_origin(text: str) -> None:
-    """It equals nothing, not even itself, and CORS_ORIGINS does not take it."""
+def test_an_invalid_origin(text: str) -> None:
+    """An invalid origin is never allowed, and CORS_ORIGINS rejects it."""
     assert normalized(text) is None
     assert not Origins([APP]).is_allowed(text)
     if text:
@@ -71,14 +71,14 @@ def test_what_is_no_origin(text: str) -> None:
 
 @pytest.mark.parametrize("host", ["app.example", "APP.example:443", "app.example:80"])
 def test_the_servers_own_origin(host: str) -> None:
-    """The Host header names it, with or without the default port; TLS may end at a proxy."""
+    """The Host header names the server's origin, with or without the default port, also behind a TLS proxy."""
     assert is_same("https://app.example" if "80" not in host else "http://app.example", host)
     assert not is_same("https://app.example:8443", host)
 
 
 @pytest.fixture
 async def shared(settings: Settings) -> AsyncIterator[Application]:
-    """An application for pages of two other origins."""
+    """An application that allows two other origins."""
     origins = ("https://App.example:443", "http://localhost:3000")
     async with running(settings.model_copy(update={"cors_origins": origins})) as application:
         yield application
@@ -89,7 +89,7 @@ def cors(response: httpx.Response) -> list[str]:
 
 
 async def test_no_other_origin_by_default(http: httpx.AsyncClient) -> None:
-    """Without CORS_ORIGINS no page of another origin can read an answer."""
+    """Without CORS_ORIGINS no page of another origin can read a response."""
     preflight = await http.options("/graphql", headers=PREFLIGHT)
     answer = await http.post("/graphql", json={"query": "{ __typename }"}, headers={"Origin": APP})
 
@@ -98,7 +98,7 @@ async def test_no_other_origin_by_default(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_preflight(shared: Application) -> None:
-    """Pages of the named origins may send a token; no cookies."""
+    """Pages of allowed origins may send a token, but no cookies; other origins are rejected."""
     allowed = await shared.http.options("/graphql", headers=PREFLIGHT)
     foreign = await shared.http.options("/graphql", headers={**PREFLIGHT, "Origin": "https://evil.example"})
 
@@ -115,7 +115,7 @@ async def test_a_preflight(shared: Application) -> None:
 
 
 async def test_any_origin(settings: Settings) -> None:
-    """With * every page may call, also one whose origin is null."""
+    """With * pages of every origin may send requests, including the origin `null`."""
     async with running(settings.model_copy(update={"cors_origins": ("*",)})) as application:
         for origin in (APP, "null"):
             answers = [
@@ -147,7 +147,7 @@ REFUSALS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
 
 
 def is_refusal(answer: httpx.Response) -> bool:
-    """Whether it has the form that all refusals have."""
+    """Whether a response has the common form of rejections."""
     (error,) = answer.json()["errors"]
     assert error["extensions"]["code"]
     assert len(error["message"]) > 20
@@ -158,8 +158,8 @@ def is_refusal(answer: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-async def test_refusals_can_be_read(shared: Application, name: str) -> None:
-    """Whichever layer answers, pages of the named origins can read why, and no others."""
+async def test_rejections_can_be_read(shared: Application, name: str) -> None:
+    """Pages of allowed origins can read every rejection, whichever layer sent it; other pages cannot."""
     status, method, path, options = REFUSALS[name]
     options = {**options}
     headers = options.pop("headers", {})
@@ -177,8 +177,8 @@ async def test_refusals_can_be_read(shared: Application, name: str) -> None:
     assert all("origin" in answer.headers["vary"].lower() for answer in answers)
 
 
-async def test_a_refusal_is_logged_with_its_id(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
-    """The id that the request came with, if it may stand in a log."""
+async def test_a_rejection_is_logged_with_its_id(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has the request's own id if it is valid, or else a new one."""
     caplog.set_level("INFO", "app.web.refusals")
     answers = [await http.get("/nothing", headers={"X-Request-ID": id_}) for id_ in ("mine", "no id")]
 
@@ -190,7 +190,7 @@ async def test_a_refusal_is_logged_with_its_id(http: httpx.AsyncClient, caplog: 
 
 @pytest.fixture
 async def files(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]:
-    """An application with one file of an explorer."""
+    """An application with one explorer file."""
     (tmp_path / "explorer.js").write_text("x" * 1_000)
     monkeypatch.setattr("app.web.explorer.ASSETS", tmp_path)
     async with running(settings) as application:
@@ -198,7 +198,7 @@ async def files(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 async def test_files_are_only_read(files: Application) -> None:
-    """Folders, odd names and other methods are refused like everything else."""
+    """Directories, unusual names and other methods are rejected like everything else."""
     for path in ("", "nothing.js", "%00", "a" * 5_000, "../main.py"):
         answer = await files.http.get(f"/explorer/{path}")
         assert (answer.status_code, is_refusal(answer)) == (404, True)
@@ -210,7 +210,7 @@ async def test_files_are_only_read(files: Application) -> None:
 
 @pytest.mark.parametrize("part", ["bytes=0-9", "bytes=x", "bytes=99999999999-", "lines=1-2", "bytes=0-1,5-6"])
 async def test_parts_of_files_are_not_served(files: Application, part: str) -> None:
-    """A Range is ignored, whatever it says."""
+    """Range headers are ignored."""
     for coding in ("gzip", "identity"):
         headers = {"Accept-Encoding": coding, "Range": part}
         answer = await files.http.get("/explorer/explorer.js", headers=headers)
@@ -221,7 +221,7 @@ async def test_parts_of_files_are_not_served(files: Application, part: str) -> N
 
 
 async def test_a_rate_limited_page(settings: Settings, shared: Application, alice: User) -> None:
-    """It can read when to come back."""
+    """A page of an allowed origin can read a 429 response."""
     limits = {"cors_origins": (APP,), "rate_limit": "1/hour"}
     del shared
     async with running(settings.model_copy(update=limits)) as application:
@@ -233,7 +233,7 @@ async def test_a_rate_limited_page(settings: Settings, shared: Application, alic
 
 
 async def test_too_many_requests_at_once(settings: Settings) -> None:
-    """A page can read that the server is busy."""
+    """A page of an allowed origin can read that the server is busy."""
     async with running(settings.model_copy(update={"cors_origins": (APP,), "limit_concurrency": 1})) as application:
         sent = [application.http.post("/graphql", content=slow(), headers={**JSON_BODY, "Origin": APP}) for _ in "ab"]
         answers = await asyncio.gather(*sent)
@@ -244,7 +244,7 @@ async def test_too_many_requests_at_once(settings: Settings) -> None:
 
 
 async def slow() -> AsyncIterator[bytes]:
-    """A body that takes a few turns of the loop."""
+    """A body that takes several iterations of the event loop."""
     for part in (b'{"query":', b'"{ __typename }"', b"}"):
         await asyncio.sleep(0)
         yield part
@@ -252,7 +252,7 @@ async def slow() -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("path", ["/graphql", "/livez"])
 async def test_a_bug_can_be_read(shared: Application, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    """A page can read that something went wrong here, and nothing of what."""
+    """A page of an allowed origin can read an internal error, without its details."""
 
     def broken(*_args: object) -> None:
         raise RuntimeError("a secret of the house")
@@ -273,7 +273,7 @@ async def test_a_bug_can_be_read(shared: Application, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("origins", [(APP,), ("*",)])
 async def test_the_explorers_page_is_for_its_own_origin(settings: Settings, origins: tuple[str, ...]) -> None:
-    """No page of another origin can read it."""
+    """No page of another origin can read the explorer's page."""
     async with running(settings.model_copy(update={"cors_origins": origins})) as application:
         page = await application.http.get("/graphql", headers={**HTML, "Origin": APP})
 
@@ -282,7 +282,7 @@ async def test_the_explorers_page_is_for_its_own_origin(settings: Settings, orig
 
 
 async def test_a_refused_preflight_is_logged_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """For each origin, with the setting that would let it in, whether or not others may call."""
+    """A rejected preflight is logged once per origin and names CORS_ORIGINS."""
     for origins in ((), (APP,)):
         async with running(settings.model_copy(update={"cors_origins": origins})) as application:
             caplog.clear()
@@ -296,7 +296,7 @@ async def test_a_refused_preflight_is_logged_once(settings: Settings, caplog: py
 
 
 def test_what_is_logged_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """Strangers choose origins: there are no more lines than a hundred, and no text that is no origin."""
+    """At most a fixed number of origins is logged, and never text that is not an origin."""
     origins = Origins([])
     with caplog.at_level(logging.WARNING):
         for number in range(2 * MOST_LOGGED):

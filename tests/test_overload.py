@@ -1,4 +1,4 @@
-"""More than a server can do: it says so at once, and does the rest."""
+"""An overloaded server rejects excess requests quickly and completes the others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ BUSY = "The server has too many requests in progress; try again."
 async def test_no_connection_is_free(
     server: Server, settings: Settings, alice: User, new_user: NewUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller who gets no connection in time is told to come again; the others are answered in the end."""
+    """A request that gets no connection in time is UNAVAILABLE with retryAfter; the others complete."""
     del settings
     assert PROMISED["app.database.connections.PATIENCE_SECONDS"] < 2
     async with running(made_settings(server, db_pool_size=2)) as application:
@@ -46,7 +46,7 @@ async def test_no_connection_is_free(
 async def test_a_statement_that_takes_too_long(
     server: Server, settings: Settings, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL ends it, the caller is told to come again, and its connection serves the next."""
+    """PostgreSQL cancels the statement, the response is 503, and the connection serves the next request."""
     del settings
     monkeypatch.setattr(database, "SESSION", {**database.SESSION, "statement_timeout": "1s"})
     async with running(made_settings(server, db_pool_size=1)) as application:
@@ -62,7 +62,7 @@ async def test_a_statement_that_takes_too_long(
 async def test_too_many_requests_at_once(
     server: Server, settings: Settings, alice: User, new_user: NewUser, media_type: str
 ) -> None:
-    """One more than the limit gets 503 at once, as a GraphQL error; health is answered, and then all is as before."""
+    """A request over the limit gets 503 as a GraphQL error; health checks and later requests succeed."""
     del settings
     async with running(made_settings(server, limit_concurrency=2)) as application:
         alice.http = application.http
@@ -81,10 +81,10 @@ async def test_too_many_requests_at_once(
     assert answers == [{"data": {"tasks": {"nodes": []}}}] * 2
 
 
-async def test_what_is_refused_at_the_door_is_told(
+async def test_a_rejection_for_overload_is_recorded(
     server: Server, settings: Settings, alice: User, bob: User, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has the id it came with, a line in the log as other outages have, and counts as an error."""
+    """A request rejected for overload keeps its id, is logged as an outage, and counts as an error."""
     del settings
     door = made_settings(server, limit_concurrency=1, log_format="json")
     async with running(door) as application, standstill(server) as watcher:
@@ -103,8 +103,8 @@ async def test_what_is_refused_at_the_door_is_told(
     assert (line["operation"], line["statements"]) == (None, 0)
 
 
-async def test_who_only_listens_is_no_load(server: Server, settings: Settings, alice: User) -> None:
-    """Open event streams leave room for as many requests as without them."""
+async def test_event_streams_do_not_count_against_the_limit(server: Server, settings: Settings, alice: User) -> None:
+    """Open event streams do not count as requests in progress."""
     del settings
     app = create_app(made_settings(server, limit_concurrency=1), schema=live.schema)
     headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {alice.token}"}

@@ -1,4 +1,4 @@
-"""Pages of tasks: every order walked from both ends, what a cursor may be, and what a page costs."""
+"""Pages of tasks: every order from both ends, valid and invalid cursors, and the cost of a page."""
 
 import asyncio
 import base64
@@ -58,7 +58,7 @@ DELETE = "mutation Delete($id: ID!) { deleteTask(id: $id) { task { id } userErro
 MANY, FEW = 10_000, 60
 FIELDS = ("CREATED_AT", "UPDATED_AT", "DUE_DATE", "PRIORITY", "POSITION", "TITLE")
 INDEXED = ("CREATED_AT", "UPDATED_AT", "DUE_DATE", "POSITION")
-# An order is written as its fields, each with a minus where it is descending.
+# An order is written as its fields, with a minus before descending ones.
 EACH_WAY = [sign + field for field in FIELDS for sign in ("", "-")]
 INDEXED_EACH_WAY = [sign + field for field in INDEXED for sign in ("", "-")]
 COMBINED = [
@@ -84,7 +84,7 @@ SORT_KEYS: dict[str, Callable[[Row], Any]] = {
     "TITLE": lambda row: row["title"].lower(),
 }
 
-# Half of the due dates are missing; the ids are the same for every user, and no column follows their order.
+# Half of the due dates are missing. All users have the same ids, and no column is in their order.
 SEED = """
     INSERT INTO tasks (user_id, id, title, description, completed, completed_at, priority, due_date, tags, position,
                        version, created_at, updated_at)
@@ -124,9 +124,9 @@ async def owning(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
 async def seed(
     connection: "asyncpg.Connection[Any]", application: Application, size: int, *, moments: int = 1
 ) -> Seeded:
-    """Two users of so many tasks; `moments` is how many times of making there are among them.
+    """Create two users with this many tasks; `moments` is the number of distinct creation times.
 
-    The user comes last, so that a scan of the whole table would have far to go to her rows.
+    The returned user's rows come last, so a scan of the whole table would be expensive.
     """
     users = []
     for _ in range(2):
@@ -142,25 +142,25 @@ async def seed(
 
 @pytest.fixture(scope="module")
 async def many(server: Server, application: Application) -> Seeded:
-    """Users of 10,000 tasks, all made at one moment."""
+    """Users of 10,000 tasks, all created at the same time."""
     async with owning(server) as connection:
         return await seed(connection, application, MANY)
 
 
 @pytest.fixture(scope="module")
 async def few(server: Server, application: Application) -> Seeded:
-    """Users of 60 tasks, made microseconds apart, some at the same moment."""
+    """Users of 60 tasks, created microseconds apart, some at the same time."""
     async with owning(server) as connection:
         return await seed(connection, application, FEW, moments=7)
 
 
 def order_by(order: str) -> list[dict[str, str]]:
-    """An order as the schema takes it."""
+    """An order as the schema expects it."""
     return [{"field": term.lstrip("-"), "direction": "DESC" if term[0] == "-" else "ASC"} for term in order.split()]
 
 
 def predicted(rows: list[Row], order: str) -> list[str]:
-    """The ids in an order as Python sorts them, the least important term first; the id goes with the last term."""
+    """The ids in an order, sorted by Python. The id as a tie-breaker follows the last term's direction."""
     terms = order.split()
     result = sorted(rows, key=lambda row: row["id"].bytes, reverse=terms[-1][0] == "-")
     for term in reversed(terms):
@@ -173,7 +173,7 @@ def tasks_of(page: Page) -> list[dict[str, Any]]:
 
 
 async def page_of(user: User, query: str = EDGES, **arguments: Any) -> Page:
-    """A page, all of whose tasks are the user's own."""
+    """A page; all its tasks belong to the user."""
     page: Page = (await user.data(query, **arguments))["tasks"]
     assert {task["description"] for task in tasks_of(page)} <= {user.email}
     return page
@@ -211,7 +211,7 @@ def shown(pages: list[Page]) -> list[str]:
 
 
 async def refused(user: User, wire: Wire, query: str = EDGES, **arguments: Any) -> None:
-    """The caller is told that an argument is wrong, and the database hears nothing of it."""
+    """The request is rejected as BAD_USER_INPUT, and no SQL is sent."""
     await wire.statements()
     answer = await user.ask(query, **arguments)
     assert [error["extensions"]["code"] for error in answer.get("errors", [])] == ["BAD_USER_INPUT"], answer
@@ -221,7 +221,7 @@ async def refused(user: User, wire: Wire, query: str = EDGES, **arguments: Any) 
 
 @pytest.mark.parametrize("order", EACH_WAY)
 async def test_ten_thousand_tasks_from_both_ends(many: Seeded, order: str) -> None:
-    """Pages of 100, walked from either end, show each of 10,000 tasks once, in the order that Python predicts."""
+    """Pages of 100 from either end show each of 10,000 tasks once, in the predicted order."""
     forward, backward = await asyncio.gather(
         walk(many.user, 100, query=NODES, orderBy=order_by(order)),
         walk(many.user, 100, query=NODES, orderBy=order_by(order), backward=True),
@@ -235,7 +235,7 @@ async def test_ten_thousand_tasks_from_both_ends(many: Seeded, order: str) -> No
 
 @pytest.mark.parametrize("order", ["DUE_DATE", "-PRIORITY POSITION"])
 async def test_an_odd_page_size(many: Seeded, order: str) -> None:
-    """Pages of 97, whose last one is short, show 10,000 tasks as pages of 100 do."""
+    """Pages of 97, with a short last page, show 10,000 tasks in the predicted order."""
     forward, backward = await asyncio.gather(
         walk(many.user, 97, query=NODES, orderBy=order_by(order)),
         walk(many.other, 97, query=NODES, orderBy=order_by(order), backward=True),
@@ -250,7 +250,7 @@ async def test_an_odd_page_size(many: Seeded, order: str) -> None:
     [*product([*EACH_WAY, *COMBINED], [7, 20, 100]), *product(["-CREATED_AT", "DUE_DATE", "TITLE -PRIORITY"], [1, 2])],
 )
 async def test_every_order_and_page_size_from_both_ends(few: Seeded, order: str, size: int) -> None:
-    """Walked forward and backward in pages of any size, every order gives the same predicted sequence."""
+    """Every order gives the predicted sequence forward and backward, with any page size."""
     forward, backward = await asyncio.gather(
         walk(few.user, size, orderBy=order_by(order)), walk(few.user, size, orderBy=order_by(order), backward=True)
     )
@@ -261,7 +261,7 @@ async def test_every_order_and_page_size_from_both_ends(few: Seeded, order: str,
 
 
 async def test_no_due_date_is_later_than_every_date(few: Seeded) -> None:
-    """Ascending by due date, the tasks without one come last; descending, first."""
+    """Tasks without a due date sort after every date: last ascending, first descending."""
     undated = {str(row["id"]) for row in few.rows if row["due_date"] is None}
     ascending, descending = [
         shown(await walk(few.user, 100, orderBy=order_by(order))) for order in ("DUE_DATE", "-DUE_DATE")
@@ -282,7 +282,7 @@ async def test_newest_first_by_default(few: Seeded, arguments: dict[str, Any]) -
 
 
 async def test_both_users_see_their_own(few: Seeded) -> None:
-    """Two users whose tasks have the same ids get the same pages, each of her own tasks."""
+    """Users whose tasks have the same ids each get their own tasks, with different cursors."""
     hers, his = await asyncio.gather(walk(few.user, 7), walk(few.other, 7))
 
     assert shown(hers) == shown(his)
@@ -294,7 +294,7 @@ async def test_both_users_see_their_own(few: Seeded) -> None:
 @pytest.mark.parametrize("size", [1, 2, 7, 20])
 @pytest.mark.parametrize("backward", [False, True])
 async def test_page_info_on_every_page(few: Seeded, size: int, *, backward: bool) -> None:
-    """On the first page, those between and the last, pageInfo tells the ends and whether more lies on either side."""
+    """On every page, pageInfo has the end cursors and whether there are pages on either side."""
     pages = await walk(few.user, size, backward=backward, orderBy=order_by("-PRIORITY TITLE"))
 
     for number, page in enumerate(pages, 1):
@@ -304,7 +304,7 @@ async def test_page_info_on_every_page(few: Seeded, size: int, *, backward: bool
 
 
 def window(ids: list[str], size: int, after: int | None, before: int | None, *, backward: bool) -> dict[str, Any]:
-    """A page as Relay defines it: cut by the cursors, then from one end by the size."""
+    """A page as Relay defines it: restricted by the cursors, then cut from one end by the size."""
     inside = ids[0 if after is None else after + 1 : before]
     cut = len(inside) > size
     page = inside[-size:] if backward else inside[:size]
@@ -320,7 +320,7 @@ def window(ids: list[str], size: int, after: int | None, before: int | None, *, 
 async def test_between_any_two_cursors(
     application: Application, owner: "asyncpg.Connection[Any]", order: str, *, backward: bool
 ) -> None:
-    """With after and before at any two of five tasks, or missing, every page is the one that Relay defines."""
+    """With any combination of after and before, every page is the one that Relay defines."""
     seeded = await seed(owner, application, 5, moments=3)
     ids = predicted(seeded.rows, order)
     (whole,) = await walk(seeded.user, 100, orderBy=order_by(order))
@@ -339,7 +339,7 @@ async def test_between_any_two_cursors(
 
 @pytest.mark.parametrize("size", ["first", "last"])
 async def test_an_empty_list(alice: User, size: str) -> None:
-    """A user without tasks gets one empty page with nothing around it."""
+    """A user without tasks gets one empty page without neighbours."""
     (page,) = await walk(alice, 5, backward=size == "last")
 
     assert page == {
@@ -349,7 +349,7 @@ async def test_an_empty_list(alice: User, size: str) -> None:
 
 
 async def test_nothing_is_left_before_a_page(alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A page whose predecessors were deleted since, with the task of its cursor, has no previous page."""
+    """If all tasks before a page were deleted, including the cursor's, it has no previous page."""
     first, second = [await alice.add(title, description=alice.email) for title in ("First", "Second")]
     arguments: dict[str, Any] = {"orderBy": order_by("POSITION"), "first": 1}
     cursor = (await page_of(alice, **arguments))["pageInfo"]["endCursor"]
@@ -366,14 +366,14 @@ async def test_nothing_is_left_before_a_page(alice: User, owner: "asyncpg.Connec
 async def test_changes_between_pages(
     application: Application, owner: "asyncpg.Connection[Any]", order: str, *, backward: bool
 ) -> None:
-    """While tasks come and go between pages, also the cursor's own, each that stays is shown exactly once."""
+    """While tasks are deleted and created between pages, each remaining task is shown exactly once."""
     seeded = await seed(owner, application, FEW, moments=7)
     expected = predicted(seeded.rows, order)
     doomed = set(expected[3::4])
     gone: set[str] = set()
 
     async def change(page: Page) -> None:
-        """The task of the cursor goes, one goes that is yet to come, and others come at both ends and between."""
+        """Delete the cursor's task and one still to come, and create others at both ends and between."""
         ids = shown([page])
         coming = [task for task in (expected[::-1] if backward else expected) if task in doomed - gone - set(ids)]
         for task in [ids[0 if backward else -1], *coming[-1:]]:
@@ -407,7 +407,7 @@ async def test_changes_between_pages(
     ],
 )
 async def test_total_count(few: Seeded, asked: dict[str, Any] | None, matches: Callable[[Row], bool]) -> None:
-    """The totalCount counts what the filter lets through, wherever the page lies."""
+    """The totalCount is the number of tasks that match the filter, on any page."""
     expected = sum(matches(row) for row in few.rows)
     (cursor,) = [page["pageInfo"]["endCursor"] for page in await walk(few.user, 100)]
 
@@ -418,7 +418,7 @@ async def test_total_count(few: Seeded, asked: dict[str, Any] | None, matches: C
 
 
 async def test_only_a_total_count_counts_the_tasks(few: Seeded, wire: Wire) -> None:
-    """The statement of a page reads tasks once and counts none; totalCount reads them once more, or alone."""
+    """Only totalCount counts: with nodes it reads tasks a second time, alone once."""
     sent = {}
     for query in (ROWS, EDGES, EVERYTHING, COUNT):
         await few.user.data(query, first=2)
@@ -430,7 +430,7 @@ async def test_only_a_total_count_counts_the_tasks(few: Seeded, wire: Wire) -> N
 
 
 async def test_one_statement_for_a_root_field(few: Seeded, wire: Wire) -> None:
-    """Whatever it selects, each root field is one statement; a connection takes nothing else."""
+    """Each root field is one statement, whatever it selects."""
     await few.user.data(EVERYTHING, first=2)
     assert len(await wire.statements()) == 1
 
@@ -454,7 +454,7 @@ async def cursor(few: Seeded) -> str:
     "mark", ["", " ", "x", "====", "nonsense", "bm9uc2Vuc2U", "a" * 50_000, "ключ", "😀", "\0", "a\nb", "-_" * 40]
 )
 async def test_a_cursor_of_garbage(few: Seeded, wire: Wire, argument: str, mark: str) -> None:
-    """Text that never was a cursor is refused before any SQL: empty, very long and beyond ASCII included."""
+    """Text that was never a cursor is rejected before any SQL, including empty, very long and non-ASCII text."""
     await refused(few.user, wire, **{argument: mark})
 
 
@@ -462,7 +462,7 @@ BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 async def test_a_cursor_with_a_flipped_character(few: Seeded, wire: Wire, cursor: str) -> None:
-    """A cursor with another character at any one of its places is refused before any SQL."""
+    """A cursor with any one character changed is rejected before any SQL."""
     for place, character in enumerate(cursor):
         other = BASE64URL[BASE64URL.index(character) ^ 32]
         await refused(few.user, wire, after=cursor[:place] + other + cursor[place + 1 :])
@@ -470,7 +470,7 @@ async def test_a_cursor_with_a_flipped_character(few: Seeded, wire: Wire, cursor
 
 @pytest.mark.parametrize("order", ["-CREATED_AT", "POSITION", "PRIORITY", "DUE_DATE"])
 async def test_a_cursor_has_one_spelling(few: Seeded, wire: Wire, order: str) -> None:
-    """Bits that decoding would drop, padding and base64's other alphabet make it another text, which is refused."""
+    """A cursor in another base64 spelling is rejected: other unused bits, alphabet or padding."""
     page = await page_of(few.user, orderBy=order_by(order), first=40)
     cursors = [edge["cursor"] for edge in page["edges"]]
     last_bits = {mark[:-1] + BASE64URL[BASE64URL.index(mark[-1]) ^ 1] for mark in cursors}
@@ -483,7 +483,7 @@ async def test_a_cursor_has_one_spelling(few: Seeded, wire: Wire, order: str) ->
 
 @pytest.mark.parametrize("argument", ["after", "before"])
 async def test_a_cursor_of_another_user(few: Seeded, wire: Wire, cursor: str, argument: str) -> None:
-    """A cursor of one user is refused to another, though both have the task that it stands on."""
+    """Another user's cursor is rejected, even if both users have the task."""
     await refused(few.other, wire, **{argument: cursor})
 
 
@@ -491,12 +491,12 @@ async def test_a_cursor_of_another_user(few: Seeded, wire: Wire, cursor: str, ar
     "order", ["CREATED_AT", "UPDATED_AT", "-UPDATED_AT", "POSITION", "-CREATED_AT POSITION", "POSITION -CREATED_AT"]
 )
 async def test_a_cursor_of_another_order(few: Seeded, wire: Wire, cursor: str, order: str) -> None:
-    """A cursor is refused in every order but its own."""
+    """A cursor is rejected with any order but its own."""
     await refused(few.user, wire, after=cursor, orderBy=order_by(order))
 
 
 def forged(user: User, order: str, *keys: object) -> str:
-    """A cursor sealed as the server seals, with keys that it would never put there."""
+    """A cursor with a valid seal and keys that the server would not produce."""
     content = json.dumps([f"tasks {order}", *keys]).encode()
     seal = hashlib.sha256(str(user.id).encode() + content).digest()[:6]
     return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
@@ -528,7 +528,7 @@ TIME = "2026-01-02T03:04:05+00:00"
     ],
 )
 async def test_a_forged_cursor(few: Seeded, wire: Wire, order: str, keys: list[object]) -> None:
-    """A well-sealed cursor with keys that the database could not read is refused before any SQL."""
+    """A sealed cursor with keys that the database could not read is rejected before any SQL."""
     mark = forged(few.user, f"{order} +ID", *keys)
 
     await refused(few.user, wire, after=mark, orderBy=order_by(order.lstrip("+")))
@@ -546,7 +546,7 @@ async def test_a_forged_cursor(few: Seeded, wire: Wire, order: str, keys: list[o
     ],
 )
 async def test_a_forged_cursor_in_another_form(few: Seeded, order: str, keys: list[str], canonical: list[str]) -> None:
-    """A well-sealed cursor whose keys the database would not read as they stand is read as Python reads them."""
+    """Keys of a sealed cursor in another notation are normalised before they reach the database."""
     arguments = {"orderBy": order_by(order.lstrip("+")), "first": 100}
     found, same = [
         await page_of(few.user, NODES, after=forged(few.user, f"{order} +ID", *each), **arguments)
@@ -557,7 +557,7 @@ async def test_a_forged_cursor_in_another_form(few: Seeded, order: str, keys: li
 
 
 async def test_a_forged_cursor_of_deep_nesting(few: Seeded, wire: Wire) -> None:
-    """A well-sealed cursor whose JSON is nested too deeply to be read is refused before any SQL."""
+    """A sealed cursor with too deeply nested JSON is rejected before any SQL."""
     content = b"[" * 20_000
     seal = hashlib.sha256(str(few.user.id).encode() + content).digest()[:6]
 
@@ -574,7 +574,7 @@ async def test_a_forged_cursor_of_deep_nesting(few: Seeded, wire: Wire) -> None:
     ],
 )
 async def test_impossible_pages(few: Seeded, wire: Wire, arguments: dict[str, Any]) -> None:
-    """A size out of range, both sizes at once, and a field named twice are refused before any SQL."""
+    """An invalid size, both sizes, and a repeated order field are rejected before any SQL."""
     await refused(few.user, wire, **arguments)
 
 
@@ -588,7 +588,7 @@ async def test_the_smallest_and_largest_page(many: Seeded, name: str) -> None:
 
 @dataclass
 class Recorder:
-    """The database, and what it was asked to read."""
+    """A database that records what it was asked to read."""
 
     database: Database
     reads: list[tuple[Statement, Mapping[str, Any]]]
@@ -608,7 +608,7 @@ ENGINE = Engine(core(schema))
 
 @dataclass(frozen=True)
 class Sent:
-    """A statement as it was sent: its text, its arguments, and the answer it got."""
+    """A sent statement: its text, its arguments, and its result."""
 
     text: str
     arguments: list[Any]
@@ -616,7 +616,7 @@ class Sent:
 
 
 async def sent(application: Application, user: User, query: str, **variables: Any) -> Sent:
-    """What a query of one root field makes the server send, by way of its own parts."""
+    """The statement that the server sends for a query of one root field."""
     recorder = Recorder(application.database, [])
     operation = ENGINE.prepared(query, None)
     services = Services(cast("Any", recorder), NOBODY_LISTENS, Statements(), Preparation(Rates(None, None).spend))
@@ -631,7 +631,7 @@ async def sent(application: Application, user: User, query: str, **variables: An
 
 @asynccontextmanager
 async def serving(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """A connection such as the server's own: as its role, with its session settings."""
+    """A connection like the server's own: with its role and session settings."""
     arguments = DatabaseURL(server.app_url).connect_arguments(SESSION)
     connection: asyncpg.Connection[Any] = await asyncpg.connect(server.app_url, **arguments)
     try:
@@ -643,7 +643,7 @@ async def serving(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
 async def explained(
     connection: "asyncpg.Connection[Any]", statement: Sent, mode: str, options: str = "", runs: int = 0
 ) -> dict[str, Any]:
-    """The plan of a prepared statement in a plan_cache_mode, after so many runs."""
+    """The plan of a prepared statement in a plan_cache_mode, after a number of runs."""
     types = (await connection.prepare(statement.text)).get_parameters()
     values = [
         await connection.fetchval(f"SELECT quote_nullable($1::{type_.name}::text)", value)
@@ -663,7 +663,7 @@ MODES = ("auto", "force_custom_plan", "force_generic_plan")
 
 @pytest.fixture(scope="module")
 async def cursors(many: Seeded) -> dict[str, list[str]]:
-    """The cursors of the first 2,000 tasks in each order that has an index."""
+    """The cursors of the first 2,000 tasks in each indexed order."""
     result = {}
     for order in INDEXED_EACH_WAY:
         pages: list[Page] = []
@@ -677,7 +677,7 @@ async def cursors(many: Seeded) -> dict[str, list[str]]:
 async def blocks_of(
     application: Application, server: Server, wire: Wire, user: User, query: str, **arguments: Any
 ) -> dict[str, int]:
-    """How many blocks of the database the statement of a query touches, in each plan_cache_mode."""
+    """The number of blocks that a query's statement touches in each plan_cache_mode."""
     statement = await sent(application, user, query, **arguments)
     await wire.statements()
     await user.data(query, **arguments)
@@ -688,10 +688,10 @@ async def blocks_of(
 
 
 @pytest.mark.parametrize("order", INDEXED_EACH_WAY)
-async def test_page_100_costs_no_more_than_page_1(  # noqa: PLR0913, PLR0917 - what a measurement takes
+async def test_page_100_costs_no_more_than_page_1(  # noqa: PLR0913, PLR0917 - fixtures
     many: Seeded, cursors: dict[str, list[str]], application: Application, server: Server, wire: Wire, order: str
 ) -> None:
-    """On any plan, page 100 of an order that has an index touches at most 1.2 times the blocks of page 1."""
+    """With any plan, page 100 of an indexed order touches at most 1.2 times the blocks of page 1."""
     page: dict[str, Any] = {"orderBy": order_by(order), "first": 20}
     first = await blocks_of(application, server, wire, many.user, FORWARD, **page)
     last = await blocks_of(application, server, wire, many.user, FORWARD, **page, after=cursors[order][1979])
@@ -701,10 +701,10 @@ async def test_page_100_costs_no_more_than_page_1(  # noqa: PLR0913, PLR0917 - w
 
 
 @pytest.mark.parametrize("order", INDEXED_EACH_WAY)
-async def test_whether_a_page_has_a_previous_one_costs_one_look(  # noqa: PLR0913, PLR0917 - what a measurement takes
+async def test_whether_a_page_has_a_previous_one_costs_one_look(  # noqa: PLR0913, PLR0917 - fixtures
     many: Seeded, cursors: dict[str, list[str]], application: Application, server: Server, wire: Wire, order: str
 ) -> None:
-    """On any plan, hasPreviousPage behind a cursor is one look into an index: a few blocks more than without it."""
+    """With any plan, hasPreviousPage takes one index lookup: a few more blocks."""
     page: dict[str, Any] = {"orderBy": order_by(order), "first": 20, "after": cursors[order][1979]}
     without = await blocks_of(application, server, wire, many.user, FORWARD, **page)
     with_it = await blocks_of(application, server, wire, many.user, EDGES, **page)

@@ -1,7 +1,7 @@
-"""Each statement names its user for every table of user data: it reads and writes that user's part alone.
+"""Each statement names its user for every table of user data, and thus touches that user's partition only.
 
-That is what lets a sharded database send it whole to one machine. Here hash partitions stand for the machines: the
-planner leaves out those that a statement's own conditions rule out.
+This lets a sharded database send the whole statement to one node. Here hash partitions stand for the nodes: the
+planner prunes the partitions that a statement's own conditions exclude.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ CONNECTION = f"""{{
 TASK = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}"
 MANY = f"{{ tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code message field }} token }}"
 
-# With $id and $other for two tasks of the user.
+# $id and $other are two tasks of the user.
 READS = {
     "viewer": "{ viewer { id email taskStats { total open completed overdue } } }",
     "task": f"query ($id: ID!) {{ task(id: $id) {{ {ALL_FIELDS} }} }}",
@@ -82,7 +82,7 @@ WRITES = {
 
 @dataclass
 class Divided:
-    """An application on tables in parts, a user with tasks, and what is sent with its arguments."""
+    """An application on partitioned tables, a user with tasks, and the sent statements."""
 
     server: Server
     application: Application
@@ -91,8 +91,8 @@ class Divided:
     sent: list[Sent]
 
     async def asked(self, query: str) -> tuple[dict[str, Any], list[Sent]]:
-        """The data of an answer, and what was sent for it."""
-        await asyncio.sleep(0)  # the driver tells of a statement in the next turn of the loop
+        """The data of a response, and the statements sent for it."""
+        await asyncio.sleep(0)  # the driver reports a statement in the next iteration of the loop
         self.sent.clear()
         names = {name: task for name, task in zip(("id", "other"), self.tasks, strict=False) if f"${name}:" in query}
         answer = await self.user.data(query, **names)
@@ -101,13 +101,13 @@ class Divided:
 
 
 def arguments(text: str, given: list[Any]) -> list[Any]:
-    """What a statement was carried out with; one that is executed twice writes in the second place."""
+    """A statement's arguments. If it is executed twice, the second execution writes."""
     twice = "begin_write(" in text and all(isinstance(value, list) for value in given)
     return list(given[-1]) if twice else given
 
 
 def recorder(sent: list[Sent]) -> Callable[[Any, object], None]:
-    """What watches a new connection, and keeps the statements that are sent on it."""
+    """A listener for new connections that records the statements sent on them."""
 
     async def record(query: Any) -> None:
         sent.append(Sent(query.query, arguments(query.query, list(query.args or [])), None))
@@ -153,7 +153,7 @@ def names(node: Any) -> Iterator[str]:
 
 
 async def parts(connection: "asyncpg.Connection[Any]", statement: Sent) -> dict[str, set[str]]:
-    """For each table that a statement touches, the parts of it."""
+    """The partitions that a statement touches, by table."""
     plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.text}", *statement.arguments))
     found = [re.fullmatch(rf"({'|'.join(TABLES)})_(\d)", name) for name in names(plan)]
     touched: dict[str, set[str]] = {}
@@ -167,7 +167,7 @@ def explicable(sent: list[Sent]) -> list[Sent]:
 
 
 async def assert_one_part(divided: Divided, sent: list[Sent]) -> None:
-    """Whatever was sent touches the same one part of each table, by its own conditions: nothing holds a superuser."""
+    """All statements touch one partition, by their own conditions: a superuser bypasses row-level security."""
     async with owning(divided.server) as connection:
         touched = [await parts(connection, statement) for statement in explicable(sent)]
     found = {part for tables in touched for of_table in tables.values() for part in of_table}
@@ -176,7 +176,7 @@ async def assert_one_part(divided: Divided, sent: list[Sent]) -> None:
 
 @pytest.mark.parametrize("name", READS)
 async def test_a_read_stays_in_one_part(divided: Divided, name: str) -> None:
-    """Every reading statement reads the part of its user."""
+    """Every reading statement touches its user's partition only."""
     answer, sent = await divided.asked(READS[name])
 
     assert all(value is not None for value in answer.values())
@@ -184,10 +184,10 @@ async def test_a_read_stays_in_one_part(divided: Divided, name: str) -> None:
     await assert_one_part(divided, sent)
 
 
-# What "create" sends reads no task. Where its row belongs, the row itself tells.
+# "create" is an INSERT that reads no task; its row determines the partition.
 @pytest.mark.parametrize("name", [name for name in WRITES if name != "create"])
 async def test_a_write_stays_in_one_part(divided: Divided, name: str) -> None:
-    """Every writing statement touches the part of its user."""
+    """Every writing statement touches its user's partition only."""
     _, sent = await divided.asked(WRITES[name])
 
     assert [statement.text.split()[0] for statement in sent] == ["WITH"]
@@ -195,7 +195,7 @@ async def test_a_write_stays_in_one_part(divided: Divided, name: str) -> None:
 
 
 def by_sessions(database: Database) -> list[Sent]:
-    """What SQLAlchemy sends from now on: the driver does not tell of what it prepares."""
+    """Record what SQLAlchemy sends, as the driver does not report prepared statements."""
     sent: list[Sent] = []
 
     def record(*told: Any) -> None:
@@ -206,7 +206,7 @@ def by_sessions(database: Database) -> list[Sent]:
 
 
 async def test_what_sessions_do_stays_in_one_part(divided: Divided) -> None:
-    """So does removing what is in the trash, correcting a counter, and the ORM's own statements."""
+    """Purging, recounting and the ORM's statements touch their user's partition only."""
     task, database = await divided.user.add("Waste"), divided.application.database
     await divided.user.data(WRITES["delete"], id=task["id"])
     owner = await connect(divided.server.owner_url)
@@ -230,14 +230,14 @@ async def test_what_sessions_do_stays_in_one_part(divided: Divided) -> None:
 
 
 async def test_a_statement_without_its_user_touches_every_part(divided: Divided) -> None:
-    """What the tests above look for can be there."""
+    """A statement without its user's id touches all partitions, so the tests above can fail."""
     bare = Sent("SELECT count(*) FROM tasks WHERE user_id = act_as($1)", [divided.user.id], None)
     async with owning(divided.server) as connection:
         assert len((await parts(connection, bare))["tasks"]) == PARTS
 
 
 async def test_answers_are_the_same_in_parts(divided: Divided) -> None:
-    """Created, listed, changed, found by tag, moved, deleted and counted: all as in a table that is whole."""
+    """On partitioned tables, creating, listing, updating, tags, moves, deletion and counts work as usual."""
     user = await new_user(divided.server, divided.application)
     first, second = [(await user.add(title, tags=["home"]))["id"] for title in ("First", "Second")]
     await user.data(WRITES["complete"], id=first)

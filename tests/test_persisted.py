@@ -1,4 +1,4 @@
-"""Documents by their id: what clients leave here, and manifests of what a server answers."""
+"""Persisted queries that clients register, and trusted documents from a manifest."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def sha256(text: str) -> str:
 
 
 def apq(hash_: Any, version: Any = 1) -> dict[str, Any]:
-    """What Apollo's clients send with a request."""
+    """The extensions that Apollo's clients send."""
     return {"extensions": {"persistedQuery": {"version": version, "sha256Hash": hash_}}}
 
 
@@ -45,13 +45,13 @@ def code(response: httpx.Response) -> str:
 
 @pytest.fixture
 async def fresh(settings: Settings) -> AsyncIterator[Application]:
-    """An application that knows no document yet."""
+    """An application without persisted queries."""
     async with running(settings) as application:
         yield application
 
 
 async def test_as_apollo_does_it(fresh: Application, new_user: NewUser) -> None:
-    """A hash that is not known is told apart; sent with its document it is known from then on, to everybody."""
+    """An unknown hash is PERSISTED_QUERY_NOT_FOUND; once sent with its document, all users can use the hash."""
     alice, bob = await new_user(fresh.http), await new_user(fresh.http)
 
     unknown = await send(alice, operationName="Viewer", **apq(sha256(VIEWER)))
@@ -65,7 +65,7 @@ async def test_as_apollo_does_it(fresh: Application, new_user: NewUser) -> None:
 
 
 async def test_an_unknown_hash_is_no_failure_of_http(fresh: Application) -> None:
-    """Apollo's client turns persisted queries off when it meets another status, so both media types say 200."""
+    """An unknown hash has status 200: Apollo's client disables persisted queries on other statuses."""
     for accept in (GRAPHQL_JSON, "application/json"):
         answer = await fresh.http.post("/graphql", json=apq("0" * 64), headers={"Accept": accept})
 
@@ -73,7 +73,7 @@ async def test_an_unknown_hash_is_no_failure_of_http(fresh: Application) -> None
 
 
 async def test_by_get(fresh: Application, new_user: NewUser) -> None:
-    """Hashes may come by GET; a mutation still may not."""
+    """Hashes can be sent by GET, but mutations are still rejected."""
     alice = await new_user(fresh.http)
     await send(alice, query=VIEWER, **apq(sha256(VIEWER)))
     await send(alice, query=ADD, variables={"title": "By POST"}, **apq(sha256(ADD)))
@@ -89,7 +89,7 @@ async def test_by_get(fresh: Application, new_user: NewUser) -> None:
 
 
 async def test_a_document_id(fresh: Application, new_user: NewUser) -> None:
-    """What the proposal for GraphQL over HTTP names documentId is the same hash, with or without its prefix."""
+    """documentId, as proposed for GraphQL over HTTP, is the same hash, with or without its prefix."""
     alice = await new_user(fresh.http)
     await send(alice, query=VIEWER, **apq(sha256(VIEWER)))
 
@@ -98,7 +98,7 @@ async def test_a_document_id(fresh: Application, new_user: NewUser) -> None:
 
 
 async def test_a_hash_of_something_else(fresh: Application, new_user: NewUser) -> None:
-    """Nobody can leave a document under the hash of another one."""
+    """A document cannot be registered under another document's hash."""
     alice = await new_user(fresh.http)
 
     forged = await send(alice, query=VIEWER, **apq(sha256(ADD)))
@@ -108,7 +108,7 @@ async def test_a_hash_of_something_else(fresh: Application, new_user: NewUser) -
 
 
 async def test_only_what_can_run_is_kept(fresh: Application, new_user: NewUser) -> None:
-    """A document that is refused is not remembered."""
+    """An invalid document is not stored."""
     alice, broken = await new_user(fresh.http), "{ nothing }"
     await send(alice, query=broken, **apq(sha256(broken)))
 
@@ -120,7 +120,7 @@ EMPTY = ["", " ", "\n\t "]
 
 @pytest.mark.parametrize("empty", EMPTY)
 async def test_an_empty_query_is_none(fresh: Application, new_user: NewUser, empty: str) -> None:
-    """Protocols that demand a query have clients send an empty one along with an id, by POST and by GET."""
+    """An empty query next to an id is ignored, by POST and by GET, as some protocols require a query."""
     alice = await new_user(fresh.http)
     assert code(await send(alice, query=empty, **apq(sha256(VIEWER)))) == "PERSISTED_QUERY_NOT_FOUND"
     await send(alice, query=VIEWER, **apq(sha256(VIEWER)))
@@ -133,8 +133,8 @@ async def test_an_empty_query_is_none(fresh: Application, new_user: NewUser, emp
 
 
 @pytest.mark.parametrize("empty", EMPTY)
-async def test_an_empty_query_without_an_id_is_no_document(fresh: Application, empty: str) -> None:
-    """It is a document that holds nothing."""
+async def test_an_empty_query_without_an_id(fresh: Application, empty: str) -> None:
+    """An empty query without an id is a parse error."""
     assert code(await fresh.http.post("/graphql", json={"query": empty})) == "GRAPHQL_PARSE_FAILED"
 
 
@@ -151,7 +151,7 @@ async def test_an_empty_query_without_an_id_is_no_document(fresh: Application, e
         {"documentId": 5},
     ],
 )
-async def test_what_names_no_document(fresh: Application, members: dict[str, Any]) -> None:
+async def test_a_malformed_id(fresh: Application, members: dict[str, Any]) -> None:
     """A malformed id is a malformed request."""
     answer = await fresh.http.post("/graphql", json=members)
 
@@ -159,7 +159,7 @@ async def test_what_names_no_document(fresh: Application, members: dict[str, Any
 
 
 def test_the_store_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was not asked for longest makes room, by the tokens of its document."""
+    """The least recently used documents are evicted, by their number of tokens."""
     monkeypatch.setattr(persisted, "MOST_TOKENS", 60)
     store, texts = PersistedQueries(), [character * 10 for character in "abcd"]
     for text in texts[:3]:
@@ -178,7 +178,7 @@ def kept(store: PersistedQueries, text: str) -> bool:
 
 
 async def test_without_persisted_queries(settings: Settings, new_user: NewUser) -> None:
-    """With PERSISTED_QUERIES=0 a client is told once that there are none, and sends texts from then on."""
+    """With PERSISTED_QUERIES=0 hashes are PERSISTED_QUERY_NOT_SUPPORTED, and full documents run."""
     async with running(settings.model_copy(update={"persisted_queries": False})) as application:
         alice = await new_user(application.http)
         refused = await send(alice, **apq(sha256(VIEWER)))
@@ -189,7 +189,7 @@ async def test_without_persisted_queries(settings: Settings, new_user: NewUser) 
     assert whole.json()["data"]["viewer"]["email"] == alice.email
 
 
-# A manifest's ids are whatever made it chose: the client preset's default is SHA-1.
+# The tool that writes a manifest chooses its ids: the client preset uses SHA-1 by default.
 MANIFEST = {
     sha256(VIEWER): VIEWER,
     "0a4d55a8d778e5022fab701977c5d840bbc486d0": ADD,
@@ -199,7 +199,7 @@ MANIFEST = {
 
 @pytest.fixture
 async def trusting(settings: Settings, tmp_path: Path) -> AsyncIterator[Application]:
-    """An application that answers the documents of a manifest alone."""
+    """An application that only accepts the documents of a manifest."""
     path = tmp_path / "persisted-documents.json"
     path.write_text(json.dumps(MANIFEST))
     async with running(settings.model_copy(update={"trusted_documents": path})) as application:
@@ -207,7 +207,7 @@ async def trusting(settings: Settings, tmp_path: Path) -> AsyncIterator[Applicat
 
 
 async def test_trusted_documents(trusting: Application, new_user: NewUser) -> None:
-    """A document of the manifest is answered by its id, in either form, and by its exact text."""
+    """A document of the manifest runs by its id, in either form, and by its exact text."""
     alice = await new_user(trusting.http)
     for members in (
         apq(sha256(VIEWER)),
@@ -241,7 +241,7 @@ async def test_trusted_documents(trusting: Application, new_user: NewUser) -> No
     ],
 )
 async def test_what_is_not_trusted(trusting: Application, new_user: NewUser, members: dict[str, Any]) -> None:
-    """Everything else is refused, introspection and unknown ids included, and no SQL is sent."""
+    """All other documents are rejected, including introspection and unknown ids, and no SQL is sent."""
     alice = await new_user(trusting.http)
     await trusting.wire.statements()
 
@@ -253,7 +253,7 @@ async def test_what_is_not_trusted(trusting: Application, new_user: NewUser, mem
 
 
 async def test_nothing_is_added_to_a_manifest(trusting: Application, new_user: NewUser) -> None:
-    """A document with its hash does not become trusted by being sent."""
+    """Sending a document with its hash does not make it trusted."""
     alice, other = await new_user(trusting.http), "{ viewer { id } }"
     for members in ({"query": other, **apq(sha256(other))}, apq(sha256(other))):
         assert code(await send(alice, **members)) == "UNTRUSTED_DOCUMENT"
@@ -262,7 +262,7 @@ async def test_nothing_is_added_to_a_manifest(trusting: Application, new_user: N
 async def test_trusted_documents_are_prepared_at_start(
     trusting: Application, new_user: NewUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first request of an operation needs no parser."""
+    """The first request of a trusted operation parses nothing."""
 
     def parse(*_arguments: object, **_options: object) -> None:
         raise AssertionError("parsed at a request")
@@ -274,8 +274,8 @@ async def test_trusted_documents_are_prepared_at_start(
     assert (await send(alice, documentId="two", operationName="A")).json()["data"]
 
 
-async def test_the_text_of_one_is_not_the_operation_of_another(trusting: Application, new_user: NewUser) -> None:
-    """An operation that a document does not have is a mistake, also in a manifest."""
+async def test_an_unknown_operation_of_a_trusted_document(trusting: Application, new_user: NewUser) -> None:
+    """A missing or unknown operationName is BAD_USER_INPUT, also for trusted documents."""
     alice = await new_user(trusting.http)
 
     assert code(await send(alice, documentId="two")) == "BAD_USER_INPUT"
@@ -295,8 +295,8 @@ async def test_the_text_of_one_is_not_the_operation_of_another(trusting: Applica
         (None, ("No such file",)),
     ],
 )
-def test_a_manifest_that_cannot_be_answered(tmp_path: Path, content: str | None, words: tuple[str, ...]) -> None:
-    """A server does not start with a manifest it cannot answer: one line names the file or the operation."""
+def test_an_invalid_manifest(tmp_path: Path, content: str | None, words: tuple[str, ...]) -> None:
+    """With an invalid manifest the server does not start; one line names the file or the operation."""
     path = tmp_path / "manifest.json"
     if content is not None:
         path.write_text(content)

@@ -1,4 +1,4 @@
-"""The second wall: every reading statement acts as its user before it reads, on any plan PostgreSQL makes of it."""
+"""Row-level security: every reading statement calls act_as before it reads, with any plan."""
 
 import json
 import re
@@ -45,7 +45,7 @@ PAGE = f"query Page({ARGUMENTS}) {{ {TASKS} {{ nodes {{ id }} }} }}"
 PAGE_WITH_INFO = f"query PageWithInfo({ARGUMENTS}) {{ {TASKS} {{ nodes {{ id }} {PAGE_INFO} }} }}"
 COUNTED = f"query Counted({ARGUMENTS}) {{ {TASKS} {{ nodes {{ id description }} totalCount }} }}"
 
-# What most users have: a plan that does not know its user takes her for one of these.
+# Most users are like these, so a generic plan assumes one of them.
 CROWD = """
     WITH crowd AS (INSERT INTO users (email) SELECT gen_random_uuid() FROM generate_series(1, 1500) RETURNING id)
     INSERT INTO tasks (user_id, id, title, position, version)
@@ -57,7 +57,7 @@ Plan = Mapping[str, Any]
 
 @pytest.fixture(scope="module")
 async def many(server: Server, application: Application) -> Seeded:
-    """Two users of 10,000 tasks each, with the same ids, in a crowd of users who have 40 each."""
+    """Two users of 10,000 tasks each with the same ids, among many users of 40 tasks."""
     async with owning(server) as connection:
         await connection.execute(CROWD)
         return await seed(connection, application, MANY)
@@ -65,13 +65,13 @@ async def many(server: Server, application: Application) -> Seeded:
 
 @pytest.fixture(scope="module")
 async def served(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """A connection such as the server's own."""
+    """A connection like the server's own."""
     async with serving(server) as connection:
         yield connection
 
 
 def nodes(plan: Plan, *, through_limits: bool = True) -> Iterator[Plan]:
-    """A plan's nodes from its top; those below a LIMIT, too, unless told otherwise."""
+    """A plan's nodes from the top, optionally without those below a LIMIT."""
     yield plan
     for below in plan.get("Plans", []):
         if through_limits or below["Node Type"] != "Limit":
@@ -84,16 +84,16 @@ def child(plan: Plan, relationship: str) -> Plan:
 
 
 def reads(node: Plan) -> bool:
-    """Whether a node reads one of our tables, or asks who the user is: the policy, wherever the planner put it."""
+    """Whether a node reads one of our tables, or contains the policy's condition."""
     own = {name: value for name, value in node.items() if name != "Plans"}
     return "current_setting" in json.dumps(own) or node.get("Relation Name") in models.Base.metadata.tables
 
 
 def faults(plan: Plan) -> list[str]:
-    """What keeps a plan from acting before it reads.
+    """What keeps a plan from calling act_as before it reads.
 
-    Nested loops finish a row of their outer side before they begin the inner: act_as is to be alone on the outer side
-    of one, and all that reads on its inner side, below the LIMIT that holds it there.
+    A nested loop produces a row of its outer side before it runs the inner: act_as must be alone on the outer side,
+    and everything that reads on the inner side, below the LIMIT that keeps it there.
     """
     loops = [
         node
@@ -118,7 +118,7 @@ def whole_scans(plan: Plan) -> list[str]:
 
 
 def sorts(plan: Plan) -> list[str]:
-    """The sorts of all that a user has: not of a page, which a LIMIT has cut before."""
+    """The sorts of all tasks of a user, as opposed to a page after its LIMIT."""
     return [
         node["Node Type"]
         for node in nodes(plan)
@@ -128,10 +128,10 @@ def sorts(plan: Plan) -> list[str]:
 
 
 async def same_on_every_plan(connection: "asyncpg.Connection[Any]", statement: Sent) -> dict[str, Plan]:
-    """The plans of a statement, which acts before it reads on each of them and always answers the same."""
+    """The plans of a statement; each calls act_as before it reads, and all results are equal."""
     plans: dict[str, Plan] = {}
     for mode in MODES:
-        runs = 7 if mode == "auto" else 1  # the sixth may be the first on a plan of all users
+        runs = 7 if mode == "auto" else 1  # the sixth may be the first with a generic plan
         await connection.execute(f"SET plan_cache_mode = {mode}")
         answers = {await connection.fetchval(statement.text, *statement.arguments) for _ in range(runs)}
         assert answers == {statement.answer}
@@ -152,7 +152,7 @@ async def test_counts(
     owner: "asyncpg.Connection[Any]",
     query: str,
 ) -> None:
-    """What counts all tasks of a user reads one index, and none of the tasks."""
+    """Counting all tasks of a user is an index-only scan."""
     await owner.execute("VACUUM ANALYZE tasks")
     plans = await same_on_every_plan(served, await sent(application, many.user, query))
 
@@ -165,7 +165,7 @@ async def test_counts(
 async def test_single_objects(
     many: Seeded, application: Application, served: "asyncpg.Connection[Any]", name: str
 ) -> None:
-    """The user with her counts, a task and a node act before they read, use indexes, and are right on any plan."""
+    """The user with counts, a task and a node: act_as first, index scans, right results, with any plan."""
     user, rows = many.user, many.rows
     done = sum(row["completed"] for row in rows)
     overdue = sum(not row["completed"] and row["due_date"] is not None for row in rows)
@@ -205,7 +205,7 @@ async def test_changes(
     owner: "asyncpg.Connection[Any]",
     name: str,
 ) -> None:
-    """On any plan a page of changes is right, acts before it reads, and walks the index of versions from its start."""
+    """With any plan a page of changes is right, calls act_as first, and walks the index of versions."""
     clock = "INSERT INTO task_clocks VALUES ($1, $2, 0) ON CONFLICT (user_id) DO UPDATE SET version = $2"
     await owner.execute(clock, many.user.id, MANY)
     begun = (await many.user.data(CHANGES, first=99))["taskChanges"]["token"]
@@ -235,7 +235,7 @@ SHAPES = ("first", "last", "after", "before", "between", "filtered", "counted")
 
 
 def shape(name: str, ids: list[str], marks: list[str], rows: list[Row]) -> tuple[str, dict[str, Any], list[str]]:
-    """A query of a page, its arguments, and the ids that it should show."""
+    """A query of a page, its arguments, and the expected ids."""
     done = {str(row["id"]) for row in rows if row["completed"] and row["priority"] == PRIORITIES.index("HIGH")}
     shapes: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         "first": (PAGE, {"first": 20}, ids[:20]),
@@ -258,7 +258,7 @@ def shape(name: str, ids: list[str], marks: list[str], rows: list[Row]) -> tuple
 async def page_on_every_plan(
     many: Seeded, application: Application, connection: "asyncpg.Connection[Any]", order: str, name: str
 ) -> list[Plan]:
-    """The plans of a page, which is right and acts before it reads on each of them."""
+    """The plans of a page; the page is right and act_as comes first with each of them."""
     first = await page_of(many.user, orderBy=order_by(order), first=100)
     marks = [edge["cursor"] for edge in first["edges"]]
     query, arguments, expected = shape(name, predicted(many.rows, order), marks, many.rows)
@@ -274,7 +274,7 @@ async def page_on_every_plan(
 async def test_pages(
     many: Seeded, application: Application, served: "asyncpg.Connection[Any]", order: str, name: str
 ) -> None:
-    """On any plan a page is right, acts before it reads, leaves others' tasks alone, and walks its order's index."""
+    """With any plan a page is right, calls act_as first, scans no whole table, and walks its order's index."""
     plans = await page_on_every_plan(many, application, served, order, name)
 
     assert [whole_scans(plan) for plan in plans] == [[]] * len(MODES)
@@ -286,7 +286,7 @@ async def test_pages(
 async def test_pages_that_look_back(
     many: Seeded, application: Application, served: "asyncpg.Connection[Any]", order: str, name: str
 ) -> None:
-    """On any plan, telling what lies behind a cursor takes an index as well, and no others' tasks."""
+    """With any plan, checking for tasks before a cursor uses an index and no other user's tasks."""
     plans = await page_on_every_plan(many, application, served, order, name)
 
     assert [(whole_scans(plan), sorts(plan)) for plan in plans] == [([], [])] * len(MODES)
@@ -297,7 +297,7 @@ async def test_pages_that_look_back(
 async def test_pages_that_look_back_without_an_index(
     many: Seeded, application: Application, served: "asyncpg.Connection[Any]", order: str, name: str
 ) -> None:
-    """On any plan, a page in an order without an index acts before it looks back."""
+    """With any plan, a page in an order without an index calls act_as before it looks back."""
     assert await page_on_every_plan(many, application, served, order, name)
 
 
@@ -310,14 +310,14 @@ def one_task(me: Reader) -> Select[Any]:
 
 
 def unfenced(body: Body) -> Statement:
-    """A statement as `read` builds it, but for the LIMIT."""
+    """A statement as `read` builds it, without the LIMIT."""
     acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
     answer = body(Reader(acting)).lateral("answer")
     return compiled(select(*answer.c).select_from(acting.join(answer, true())))
 
 
 def beside(_: Body) -> Statement:
-    """A statement that counts beside act_as and not below it."""
+    """A statement that counts next to act_as instead of below it."""
     acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
     count = select(func.count()).where(models.TASKS.c.user_id == user_id()).scalar_subquery()
     return compiled(select(acting.c.user_id, count, bindparam("id", type_=Uuid)))
@@ -325,7 +325,7 @@ def beside(_: Body) -> Statement:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_fence_is_what_orders_a_read(many: Seeded, served: "asyncpg.Connection[Any]", mode: str) -> None:
-    """Without its LIMIT the planner lifts the policy out of a lookup, which then finds nothing; the check tells."""
+    """Without the LIMIT the policy is evaluated before act_as and hides all rows; `faults` detects it."""
     values = {"user_id": many.user.id, "id": UUID(one(many.rows))}
     found, wrong = {}, {}
     for name, build in {"fenced": read, "unfenced": unfenced, "beside": beside}.items():
@@ -342,10 +342,12 @@ async def test_the_fence_is_what_orders_a_read(many: Seeded, served: "asyncpg.Co
 
 
 @pytest.mark.parametrize("table", ["tasks", "task_clocks", "task_tags"])
-async def test_nobody_sees_nothing(many: Seeded, owner: "asyncpg.Connection[Any]", server: Server, table: str) -> None:
-    """Without a user the tables look empty to the server's role, also where a transaction before had one."""
+async def test_nothing_is_visible_without_a_user(
+    many: Seeded, owner: "asyncpg.Connection[Any]", server: Server, table: str
+) -> None:
+    """Without a current user the server's role sees no rows, also after a transaction that had one."""
     await owner.execute("INSERT INTO task_clocks (user_id) VALUES ($1) ON CONFLICT DO NOTHING", many.user.id)
-    count = f"SELECT count(*) FROM {table}"  # noqa: S608 - a table of ours
+    count = f"SELECT count(*) FROM {table}"  # noqa: S608 - a fixed table name
     theirs = await owner.fetchval(f"{count} WHERE user_id = $1", many.user.id)
     async with serving(server) as connection:
         assert await connection.fetchval(count) == 0
@@ -366,8 +368,8 @@ INSERT_CLOCK = "INSERT INTO task_clocks (user_id) VALUES ($1)"
 
 
 @pytest.mark.parametrize("insert", [INSERT_TASK, INSERT_CLOCK])
-async def test_nobody_writes_nothing(many: Seeded, server: Server, insert: str) -> None:
-    """Without a user the policy refuses the server's role every new row, and updates and deletions find none."""
+async def test_nothing_is_written_without_a_user(many: Seeded, server: Server, insert: str) -> None:
+    """Without a current user the server's role can insert nothing, and updates and deletes match no rows."""
     async with serving(server) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
             await connection.execute(insert, many.other.id)
@@ -378,8 +380,8 @@ async def test_nobody_writes_nothing(many: Seeded, server: Server, insert: str) 
         assert await connection.execute("DELETE FROM task_clocks") == "DELETE 0"
 
 
-async def test_nobody_writes_for_another(many: Seeded, server: Server) -> None:
-    """Acting as one user, the server's role cannot make, take, change or give away a row of another."""
+async def test_no_user_can_write_for_another(many: Seeded, server: Server) -> None:
+    """Acting as one user, the server's role cannot insert, give away, change or delete another user's rows."""
     give = "UPDATE tasks SET user_id = $1, id = gen_random_uuid()"
     async with serving(server) as connection:
         for statement in (INSERT_TASK, INSERT_CLOCK, give):
@@ -409,7 +411,7 @@ FIRST_WALL = re.compile(r"tasks\.user_id = \$1::UUID AND tasks\.user_id = anon_1
 async def test_the_second_wall_holds_alone(
     many: Seeded, application: Application, server: Server, query: str, arguments: dict[str, Any]
 ) -> None:
-    """Without the conditions on the user, a statement still reads hers alone; a superuser gets everybody's."""
+    """Row-level security alone restricts statements to the user's rows; a superuser sees all."""
     asked = await sent(application, many.user, query, **arguments, **({"id": one(many.rows)} if query == TASK else {}))
     text, walls = FIRST_WALL.subn("anon_1.user_id IS NOT NULL", asked.text)
     bare = replace(asked, text=text)

@@ -1,4 +1,4 @@
-"""Connections that are not what they seem: behind PgBouncer in transaction mode, and closed by the server unnoticed."""
+"""PgBouncer in transaction mode, and connections that the database server closes."""
 
 import asyncio
 import itertools
@@ -69,7 +69,7 @@ client_tls_cert_file = {certificate}
 def pooler(
     server: Server, settings: Settings, certificate: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """The URL of a PgBouncer that shares two connections among all, each transaction on the next one."""
+    """The URL of a PgBouncer with two server connections, which it uses in turn."""
     del settings
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program, "pgbouncer is missing; on Debian: apt-get install pgbouncer"
@@ -86,12 +86,12 @@ def pooler(
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pooler shows to clients that want an encrypted line."""
+    """The pooler's TLS certificate."""
     return self_signed(tmp_path_factory.mktemp("certificate"))
 
 
 def run(program: str, directory: Path, listen: int) -> Iterator[str]:
-    # PgBouncer refuses to be root, as PostgreSQL does, and has the same closed folders to pass through.
+    # PgBouncer refuses to run as root, as PostgreSQL does, and needs access to the same directories.
     command = [*_account().prefix, program, str(directory / "ini")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - Debian's program
         try:
@@ -105,7 +105,7 @@ def run(program: str, directory: Path, listen: int) -> Iterator[str]:
 
 
 def iter_until(lines: Iterable[str], words: str) -> Iterator[str]:
-    """Lines until one that holds the words."""
+    """The lines up to the first that contains the words."""
     for line in lines:
         yield line
         if words in line:
@@ -132,7 +132,7 @@ async def client(served: Serving) -> AsyncIterator[httpx.AsyncClient]:
 async def test_eight_processes_on_two_connections(
     client: httpx.AsyncClient, new_user: Callable[..., Awaitable[User]], owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """Reads and writes of many users at once all succeed, each sees her own tasks alone, on two connections in all."""
+    """Concurrent reads and writes of many users succeed and stay separate, on two connections in total."""
     users = [await new_user(client) for _ in range(8)]
 
     async def work(user: User) -> None:
@@ -158,7 +158,7 @@ async def test_eight_processes_on_two_connections(
 
 @pytest.mark.pgbouncer
 async def test_the_second_wall_stands_behind_a_pooler(pooler: str, alice: User, bob: User) -> None:
-    """What one transaction sets of its user is gone when the connection serves the next."""
+    """The current user of a transaction is reset when the connection serves another one."""
     await alice.add("Hers")
     connections = [await asyncpg.connect(pooler, statement_cache_size=0) for _ in range(4)]
     try:
@@ -176,7 +176,7 @@ async def test_the_second_wall_stands_behind_a_pooler(pooler: str, alice: User, 
 
 @pytest.mark.pgbouncer
 async def test_doctor_behind_a_pooler(server: Server, pooler: str) -> None:
-    """A pooler that is known is in order; one that is not is found out, and the mend is named."""
+    """A configured pooler passes; an undeclared one is detected, and the fix is named."""
     known = made_settings(Server(server.owner_url, pooler), db_pooler=True)
     assert {finding.level for finding in await findings(known)} == {"ok"}
 
@@ -185,7 +185,7 @@ async def test_doctor_behind_a_pooler(server: Server, pooler: str) -> None:
 
 
 def at(server: Server, url: str, *, tls: str) -> Settings:
-    """Settings for a pooler's URL with another sslmode, and what goes with it."""
+    """Settings for a pooler's URL with another sslmode and its parameters."""
     return made_settings(Server(server.owner_url, url.replace("sslmode=disable", tls)), db_pooler=True)
 
 
@@ -200,7 +200,7 @@ def at(server: Server, url: str, *, tls: str) -> Settings:
     ],
 )
 async def test_an_encrypted_line(server: Server, pooler: str, certificate: Path, alice: User, tls: str) -> None:
-    """Requests are served over TLS in each of the modes that hosts print."""
+    """Requests are served over TLS in each sslmode that hosting providers use."""
     async with running(at(server, pooler, tls=tls.format(certificate))) as application:
         user = replace(alice, http=application.http)
         assert (await user.data(VIEWER))["viewer"] == {"id": str(user.id)}
@@ -211,10 +211,8 @@ async def test_an_encrypted_line(server: Server, pooler: str, certificate: Path,
 @pytest.mark.parametrize(
     ("host", "tls"), [("localhost", "sslmode=verify-full"), ("127.0.0.1", "sslmode=verify-full&sslrootcert={}")]
 )
-async def test_a_certificate_that_is_not_believed(
-    server: Server, pooler: str, certificate: Path, host: str, tls: str
-) -> None:
-    """A certificate of an unknown authority, or for another name, is refused at once, with what mends it."""
+async def test_an_untrusted_certificate(server: Server, pooler: str, certificate: Path, host: str, tls: str) -> None:
+    """A certificate of an unknown authority or for another name is rejected at once, and the fix is named."""
     with pytest.raises(StartupError, match=r"rejects the connection: .*certificate verify failed.*sslrootcert=FILE"):
         await findings(at(server, pooler.replace("localhost", host), tls=tls.format(certificate)))
 
@@ -223,7 +221,7 @@ async def test_a_certificate_that_is_not_believed(
 async def test_listening_through_a_pooler(
     application: Application, pooler: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is heard through it, which the listener finds out: it says so, and has followers read now and then."""
+    """A pooler delivers no notifications: the listener detects this, logs it and retries."""
     monkeypatch.setattr(listener, "ECHO_SECONDS", 0.2)
     begun: asyncio.Queue[object] = asyncio.Queue()
     notify, heard = application.database.notify, lambda *_: None
@@ -240,7 +238,7 @@ async def test_listening_through_a_pooler(
 
 @pytest.mark.pgbouncer
 async def test_migrations_go_around_a_pooler(server: Server, pooler: str) -> None:
-    """Migrations refuse to go through a pooler, and take the direct URL where there is one."""
+    """Migrations refuse to use a pooler, and use the direct URL if there is one."""
     pooled = Settings(database_url=SecretStr(pooler), auth_secret=SecretStr(SECRET), db_pooler=True)
     with pytest.raises(StartupError, match="DATABASE_DIRECT_URL"):
         await bring_up_to_date(pooled)
@@ -251,7 +249,7 @@ async def test_migrations_go_around_a_pooler(server: Server, pooler: str) -> Non
 
 @pytest.fixture
 async def apart(empty: Server) -> AsyncIterator[tuple[Application, Server]]:
-    """An application on a database of the test's own, whose connections may be closed."""
+    """An application on the test's own database, whose connections may be closed."""
     settings = made_settings(empty)
     await bring_up_to_date(settings)
     async with running(settings) as application:
@@ -260,7 +258,7 @@ async def apart(empty: Server) -> AsyncIterator[tuple[Application, Server]]:
 
 @pytest.fixture
 async def somebody(apart: tuple[Application, Server]) -> AsyncIterator[tuple[User, "asyncpg.Connection[Any]"]]:
-    """A user there, and a connection as the superuser."""
+    """A user of that application, and a superuser's connection."""
     application, server = apart
     owner = await asyncpg.connect(server.owner_url)
     user_id = await owner.fetchval("INSERT INTO users (email) VALUES ('a@example.com') RETURNING id")
@@ -271,13 +269,13 @@ async def somebody(apart: tuple[Application, Server]) -> AsyncIterator[tuple[Use
 async def test_the_first_requests_after_the_server_closed_everything(
     somebody: tuple[User, "asyncpg.Connection[Any]"],
 ) -> None:
-    """When PostgreSQL has ended every connection, the next reads and writes all succeed, however many come at once."""
+    """After PostgreSQL closed all connections, the next concurrent reads and writes succeed."""
     user, owner = somebody
     for number in range(10):
         await asyncio.gather(*(user.post(VIEWER) for _ in range(12)))
         assert await owner.fetchval(TERMINATE) > 0
 
-        # No turn of the loop lies between: the pool has not heard of it yet.
+        # The event loop has not run since: the pool does not know of it yet.
         reads = [user.post(VIEWER) for _ in range(12)]
         writes = [user.post(CREATE, {"input": {"title": f"{number} {place}"}}) for place in range(4)]
         answers = [response.json() for response in await asyncio.gather(*reads, *writes)]
@@ -289,13 +287,13 @@ async def test_the_first_requests_after_the_server_closed_everything(
 async def test_a_write_whose_fate_is_unknown_is_not_repeated(
     somebody: tuple[User, "asyncpg.Connection[Any]"],
 ) -> None:
-    """A connection that is lost after a write was sent is UNAVAILABLE; it is for the caller to send it again."""
+    """If a connection is lost after a write was sent, the response is UNAVAILABLE; the caller must retry."""
     user, owner = somebody
     await user.add("Before")
     async with owner.transaction():
         await owner.execute("UPDATE task_clocks SET version = version WHERE user_id = $1", user.id)
         writing = asyncio.create_task(user.post(CREATE, {"input": {"title": "Once"}}))
-        while not writing.done():  # also where it is tried again, since it was told that nothing was done
+        while not writing.done():  # also after a retry, when PostgreSQL said that nothing was done
             await owner.fetchval(TERMINATE_WAITING)
             await asyncio.sleep(0.01)
         response = await writing
@@ -306,7 +304,7 @@ async def test_a_write_whose_fate_is_unknown_is_not_repeated(
 
 @pytest.mark.pgbouncer
 async def test_readiness_behind_a_pooler(pooler: str) -> None:
-    """A probe looks again and again, each time at whichever connection the pooler has."""
+    """Repeated probes succeed, whichever server connection the pooler assigns."""
     now = itertools.count(step=2 * DEEP)
     probes = [Probe(DatabaseURL(pooler, pooled=True), lambda: math.inf, lambda: next(now)) for _ in range(3)]
     for _ in range(5):
@@ -317,7 +315,7 @@ async def test_readiness_behind_a_pooler(pooler: str) -> None:
 
 
 async def test_sessions_behind_a_pooler(pooler: str, alice: User, bob: User) -> None:
-    """Each transaction of a session meets another server connection, and acts as its own user on it."""
+    """Each transaction of a session may use another server connection, and acts as the session's user there."""
     database = Database(DatabaseURL(pooler, pooled=True), pool_size=6, quota=1000)
 
     async def seen(user: User, title: str) -> set[str]:

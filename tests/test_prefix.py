@@ -1,4 +1,4 @@
-"""A server below a path prefix of a proxy, as ROOT_PATH says, whether or not the proxy removes the prefix."""
+"""A server below a proxy's path prefix, as set by ROOT_PATH, whether or not the proxy strips the prefix."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ PROTOCOLS: Any = ["graphql-transport-ws"]
 @pytest.fixture(scope="module")
 def prefixed(server: Server, settings: Settings) -> Iterator[Serving]:
     """A server with a prefix, on the tests' database."""
-    del settings  # it is migrated
+    del settings  # migrates the database
     environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
     arguments = ("serve", "--port", "0")
     with announced(python(live.__file__, *arguments, ROOT_PATH=PREFIX, **environment), has_demo=False) as served:
@@ -34,7 +34,7 @@ def prefixed(server: Server, settings: Settings) -> Iterator[Serving]:
 
 @pytest.fixture(params=["strips", "keeps", "direct", "direct, with the prefix"])
 def base(request: pytest.FixtureRequest, prefixed: Serving) -> Iterator[str]:
-    """Where the server is reached: through a proxy of either kind, or past it."""
+    """The server's base URL: through a proxy of either kind, or direct."""
     if request.param.startswith("direct"):
         yield prefixed.url + (PREFIX if "prefix" in request.param else "")
         return
@@ -43,7 +43,7 @@ def base(request: pytest.FixtureRequest, prefixed: Serving) -> Iterator[str]:
 
 
 def test_what_the_page_loads(base: str) -> None:
-    """The page names its files relative to its own address, and they are there."""
+    """The page's files are relative to its URL, and exist."""
     page = httpx.get(f"{base}/graphql", headers=HTML, timeout=PATIENCE_SECONDS)
     files = re.findall(r'(?:src|href)="((?!data:)[^"]+)"', page.text)
 
@@ -54,7 +54,7 @@ def test_what_the_page_loads(base: str) -> None:
 
 @pytest.mark.parametrize("path", ["", "/"])
 def test_the_way_to_the_page(base: str, path: str) -> None:
-    """What is opened without a path leads to the page, below the prefix."""
+    """The root redirects to the page below the prefix."""
     answer = httpx.get(base + path, headers=HTML, timeout=PATIENCE_SECONDS)
 
     assert answer.status_code == 307
@@ -62,7 +62,7 @@ def test_the_way_to_the_page(base: str, path: str) -> None:
 
 
 def test_operations(base: str, alice: User) -> None:
-    """By POST, and by GET."""
+    """Operations run by POST and by GET."""
     headers = {"Authorization": f"Bearer {alice.token}"}
     answers = [
         httpx.post(f"{base}/graphql", json={"query": VIEWER}, headers=headers, timeout=PATIENCE_SECONDS),
@@ -73,7 +73,7 @@ def test_operations(base: str, alice: User) -> None:
 
 
 def test_sockets(base: str, alice: User) -> None:
-    """A subscription runs."""
+    """A subscription runs over WebSocket."""
     with connect(
         f"{base.replace('http', 'ws', 1)}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS
     ) as socket:
@@ -84,7 +84,7 @@ def test_sockets(base: str, alice: User) -> None:
 
 
 def test_event_streams(base: str, alice: User) -> None:
-    """A subscription runs."""
+    """A subscription runs over server-sent events."""
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
     answer = httpx.post(
         f"{base}/graphql", json={"query": "subscription { ticks(count: 1) }"}, headers=headers, timeout=PATIENCE_SECONDS
@@ -93,15 +93,15 @@ def test_event_streams(base: str, alice: User) -> None:
     assert '{"data":{"ticks":1}}' in answer.text
 
 
-def test_probes_and_what_is_not_there(base: str) -> None:
-    """Every address is below the prefix, and nothing else is."""
+def test_probes_and_unknown_paths(base: str) -> None:
+    """Probes are below the prefix, and unknown paths are 404."""
     assert httpx.get(f"{base}/livez", timeout=PATIENCE_SECONDS).json() == {"status": "ok"}
     assert httpx.get(f"{base}/nothing", timeout=PATIENCE_SECONDS).status_code == 404
     assert httpx.get(f"{base}/graphql/graphql", timeout=PATIENCE_SECONDS).status_code == 404
 
 
 def test_a_prefix_of_a_prefix(prefixed: Serving) -> None:
-    """A path that begins with the same letters is another path."""
+    """A path that merely starts with the prefix's characters is 404."""
     assert httpx.get(f"{prefixed.url}{PREFIX}s/graphql", timeout=PATIENCE_SECONDS).status_code == 404
 
 
@@ -109,12 +109,12 @@ def test_a_prefix_of_a_prefix(prefixed: Serving) -> None:
     ("given", "root_path"), [("", ""), ("/", ""), ("/tasks", "/tasks"), ("/a/b-c.d~e/", "/a/b-c.d~e")]
 )
 def test_prefixes(given: str, root_path: str) -> None:
-    """A slash at the end changes nothing."""
+    """A trailing slash is ignored."""
     assert load(root_path=given).root_path == root_path
 
 
 @pytest.mark.parametrize("given", ["tasks", "//", "/a?b", "/a b", "https://a.example/tasks", "/a//b", "/a\n"])
-def test_what_is_no_prefix(given: str) -> None:
-    """It is refused by name."""
+def test_invalid_prefixes(given: str) -> None:
+    """An invalid prefix is rejected with an error that names ROOT_PATH."""
     with pytest.raises(StartupError, match="ROOT_PATH"):
         load(root_path=given)

@@ -1,4 +1,4 @@
-"""Rules worth stating: who imports whom, what is documented, what is committed."""
+"""Rules of the project: the direction of imports, documentation, and committed files."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ from app.settings import Settings, variable
 from schema import schema, sdl
 from schema.engine.direct import core
 
-# From top to bottom: a module imports from its own package and from those below, never from above.
+# From top to bottom: a module imports from its own package and from lower ones, never from higher ones.
 PACKAGES = [
     "app.cli",
     "app.main",
@@ -47,7 +47,7 @@ GRAPHQL_SCHEMA = core(schema)
 
 
 def imports(path: Path, repository: Path) -> set[str]:
-    """The modules a file imports, those inside functions too."""
+    """The modules that a file imports, also within functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -58,13 +58,13 @@ def imports(path: Path, repository: Path) -> set[str]:
 
 
 def imported(repository: Path, module: str, name: str) -> str:
-    """What `from module import name` needs: the module of that name, or else the module it is in."""
+    """The module that `from module import name` imports: a submodule of that name, or the module itself."""
     submodule = repository / module.replace(".", "/") / f"{name}.py"
     return f"{module}.{name}" if submodule.exists() else module
 
 
 def modules(repository: Path, *packages: str) -> dict[str, set[str]]:
-    """All modules of these packages, however deep, each with what it imports."""
+    """All modules of these packages, recursively, with their imports."""
     found = {}
     for package in packages:
         for path in (repository / package).rglob("*.py"):
@@ -75,7 +75,7 @@ def modules(repository: Path, *packages: str) -> dict[str, set[str]]:
 
 
 def level(module: str) -> int:
-    """The place of a module's package among PACKAGES."""
+    """The index of a module's package in PACKAGES."""
     if module == "app.__main__":
         module = "app.cli"
     packages = [package for package in PACKAGES if f"{module}.".startswith(f"{package}.")]
@@ -89,7 +89,7 @@ def roots(names: set[str]) -> set[str]:
 def test_imports_go_down(repository: Path) -> None:
     """No module imports from a package above its own."""
     graph = modules(repository, "app", "schema", "migrations")
-    assert len(graph) > 100  # all of them were found, and not only the first level
+    assert len(graph) > 100  # all of them were found, not only the first level
     upwards = {
         f"{name} imports {used}"
         for name, all_used in graph.items()
@@ -101,7 +101,7 @@ def test_imports_go_down(repository: Path) -> None:
 
 
 def test_every_package_says_what_belongs_there(repository: Path) -> None:
-    """Its docstring says what it may import and where to start reading, and names modules that exist."""
+    """Package docstrings state the permitted imports and where to start reading; that module exists."""
     packages = [path.parent for path in (repository / "app").rglob("__init__.py")]
     packages += [repository / "schema", repository / "schema" / "engine"]
     assert len(packages) > 8
@@ -122,21 +122,21 @@ def test_only_the_composition_root_knows_the_schema(repository: Path) -> None:
 
 
 def test_no_sql_in_the_schema(repository: Path) -> None:
-    """Resolvers reach the database only through the context, which knows a session by its type and builds no SQL."""
+    """Resolvers reach the database only through the context, which imports no more than the session's type."""
     for name, used in modules(repository, "schema").items():
         allowed = {"sqlalchemy.ext.asyncio"} if name == "schema.context" else set()
         assert not roots(used - allowed) & {"sqlalchemy", "asyncpg", "alembic"}, name
 
 
 def test_no_graphql_or_http_in_the_domain(repository: Path) -> None:
-    """The domain could serve another protocol."""
+    """The domain imports neither GraphQL nor HTTP libraries."""
     for name, used in modules(repository, "app").items():
         if not name.startswith(SPEAKS_HTTP):
             assert not roots(used) & {"strawberry", "graphql", "starlette", "uvicorn"}, name
 
 
 def test_imports_have_no_cycle(repository: Path) -> None:
-    """Every module can be read after the ones it imports."""
+    """There are no import cycles."""
     graph = modules(repository, "app", "schema", "migrations")
     waiting = {name: {used for used in names if used in graph and used != name} for name, names in graph.items()}
     while ready := {name for name, names in waiting.items() if not names}:
@@ -145,13 +145,13 @@ def test_imports_have_no_cycle(repository: Path) -> None:
     assert waiting == {}
 
 
-def test_every_table_of_users_data_has_a_wall() -> None:
-    """Row security is forced on each table whose rows belong to users; the server's role and Citus get these tables."""
+def test_every_table_of_user_data_has_row_level_security() -> None:
+    """FORCED, used for row-level security and Citus, has exactly the tables with a user_id."""
     assert {name for name, table in Base.metadata.tables.items() if "user_id" in table.columns} == set(FORCED)
 
 
 def test_the_environment_is_read_in_one_place(repository: Path) -> None:
-    """Only settings read the environment; the embedded database passes PATH on, metrics a directory to workers."""
+    """Only settings read the environment, except for PATH and the metrics directory of workers."""
     for path in (repository / "app").rglob("*.py"):
         if path.stem not in {"settings", "embedded", "metrics"}:
             assert "environ" not in path.read_text(), path.name
@@ -159,13 +159,13 @@ def test_the_environment_is_read_in_one_place(repository: Path) -> None:
 
 @pytest.mark.parametrize("field", Settings.model_fields)
 def test_every_setting_is_documented(repository: Path, field: str) -> None:
-    """docs/settings.md has a row for each variable, and the code describes it."""
+    """Each setting has a row in docs/settings.md and a description in the code."""
     assert f"| `{variable(field)}` |" in (repository / "docs" / "settings.md").read_text()
     assert Settings.model_fields[field].description
 
 
 def test_the_table_of_settings_is_true(repository: Path) -> None:
-    """The table has no other rows than the settings, and each default that is written as code is the default."""
+    """The table has exactly the settings, and its literal defaults are the actual ones."""
     table = (repository / "docs" / "settings.md").read_text()
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.+?) \|", table, re.MULTILINE))
     defaults = {variable(name): str(field.default) for name, field in Settings.model_fields.items()}
@@ -185,23 +185,22 @@ def documents(repository: Path) -> list[Path]:
 
 
 def text_of(document: Path) -> str:
-    """A document without its code blocks, where # begins a comment."""
+    """A document without its code blocks, where # starts a comment."""
     return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(document: Path) -> set[str]:
-    """The fragments of a document's headings, as GitHub makes them."""
+    """The fragments of a document's headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.+)$", text_of(document), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_readme_is_short(repository: Path) -> None:
-    """Details are in docs."""
     assert len((repository / "README.md").read_text().splitlines()) < 300
 
 
 def test_every_document_is_listed(repository: Path) -> None:
-    """The README links to every page of docs, and the index of decisions to every decision, in order."""
+    """The README links to every page of docs, and the index of decisions lists them all in order."""
     pages = {f"docs/{path.name}" for path in (repository / "docs").glob("*.md")}
     listed = (repository / "README.md").read_text().partition("## Documentation")[2]
     decisions = sorted((repository / "docs" / "decisions").glob("[0-9]*.md"))
@@ -216,7 +215,7 @@ def test_every_document_is_listed(repository: Path) -> None:
 
 
 def test_links_lead_somewhere(repository: Path) -> None:
-    """Every relative link names a file that exists, and a heading in it."""
+    """Every relative link names an existing file, and an existing heading if it has a fragment."""
     broken = []
     for document in documents(repository):
         for link in re.findall(r"\]\(([^)\s]+)\)", text_of(document)):
@@ -229,7 +228,7 @@ def test_links_lead_somewhere(repository: Path) -> None:
 
 
 def test_documented_operations_fit_the_schema(repository: Path) -> None:
-    """Every operation that a document shows can be sent as it is."""
+    """Every GraphQL operation in a document is valid."""
     blocks = [
         block
         for document in documents(repository)
@@ -241,12 +240,12 @@ def test_documented_operations_fit_the_schema(repository: Path) -> None:
 
 
 def test_the_committed_schema_is_the_schema(repository: Path) -> None:
-    """A change of the API shows in the diff: taskql schema > schema/schema.graphql."""
+    """API changes show in the diff: taskql schema > schema/schema.graphql."""
     assert (repository / "schema" / "schema.graphql").read_text() == sdl()
 
 
 def test_everything_in_the_schema_is_described() -> None:
-    """Types, fields, arguments, input fields and enum values all say what they are."""
+    """Types, fields, arguments, input fields and enum values all have descriptions."""
     missing = []
     for name, type_ in GRAPHQL_SCHEMA.type_map.items():
         if is_introspection_type(type_) or (isinstance(type_, GraphQLScalarType) and is_specified_scalar_type(type_)):
@@ -265,16 +264,16 @@ def test_everything_in_the_schema_is_described() -> None:
 
 
 def test_scalars_say_where_they_are_specified() -> None:
-    """A generator finds the format of every scalar of ours."""
+    """Every custom scalar has a specifiedBy URL."""
     ours = [type_ for type_ in GRAPHQL_SCHEMA.type_map.values() if isinstance(type_, GraphQLScalarType)]
 
     assert all(type_.specified_by_url for type_ in ours if not is_specified_scalar_type(type_))
 
 
 def test_nothing_built_or_local_is_committed(repository: Path) -> None:
-    """The repository holds no built explorer, no data and no registry's address."""
+    """The repository has no built explorer, no data and no URLs of package registries."""
     tracked = subprocess.run(
-        ["git", "ls-files", "-z"],  # noqa: S607 - git is on the PATH of whoever has the checkout
+        ["git", "ls-files", "-z"],  # noqa: S607 - git is on the PATH
         cwd=repository,
         capture_output=True,
         text=True,

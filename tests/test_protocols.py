@@ -1,4 +1,4 @@
-"""What would not end, on a real server: heads of requests, and pongs that nobody reads."""
+"""Endless input on a real server, backpressure, and invalid or late responses."""
 
 import asyncio
 import socket
@@ -35,7 +35,7 @@ async def address(settings: Settings) -> AsyncIterator[str]:
 
 
 async def said(address: str, head: str, rest: str) -> str:
-    """What the server says until it hangs up; a head that is whole it tells to go on."""
+    """The server's output until it closes the connection. A complete head is answered with 100 Continue."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -60,7 +60,7 @@ async def said(address: str, head: str, rest: str) -> str:
     ids=["a URL", "a header", "headers", "trailers", "a chunk's extension"],
 )
 async def test_without_end(address: str, head: str, start: str, more: str) -> None:
-    """What goes on and on before a body, or instead of it, is refused and the connection closed."""
+    """Endless heads, trailers and chunk extensions are rejected, and the connection is closed."""
     answer = await said(address, head, start + more * (heads.MOST_BYTES // len(more) + 1))
 
     assert answer.startswith("HTTP/1.1 431 ")
@@ -68,7 +68,7 @@ async def test_without_end(address: str, head: str, start: str, more: str) -> No
 
 
 async def test_a_long_url(address: str) -> None:
-    """A URL that is nearly as long as the parser of HTTP takes is answered, on a connection that stays."""
+    """A URL near the HTTP parser's limit is accepted, and the connection stays open."""
     url = f"http://{address}/graphql?query=%7B__typename%7D" + "," * 65_000
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=1), timeout=PATIENCE_SECONDS) as http:
         answers = [(await http.get(url)).json() for _ in range(3)]
@@ -77,11 +77,11 @@ async def test_a_long_url(address: str) -> None:
 
 
 async def test_pings_without_end(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that sends pings and reads no pongs is dropped, before it has said who it is."""
+    """A client that sends pings without reading pongs is disconnected, even before it authenticates."""
     monkeypatch.setattr(protocols, "MOST_UNSENT", 100_000)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.setblocking(False)  # noqa: FBT003 - the only way to say it
+        client.setblocking(False)  # noqa: FBT003 - the only signature
         host, port = address.split(":")
         await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
         await sent(client, HANDSHAKE)
@@ -91,9 +91,9 @@ async def test_pings_without_end(address: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_flood_of_frames_takes_turns(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a large read the server reads on only when others had their turn, and loses nothing."""
+    """After a large read the server pauses to let other connections run, and loses no data."""
     turns: list[object] = []
-    read_on = protocols.BoundedSockets._read_on  # noqa: SLF001 - nothing else shows that it has paused
+    read_on = protocols.BoundedSockets._read_on  # noqa: SLF001 - the pause is not visible otherwise
 
     def counted(socket: protocols.BoundedSockets) -> None:
         turns.append(socket)
@@ -121,8 +121,8 @@ QUERY = "GET /graphql?query=%7B__typename%7D HTTP/1.1\r\nHost: x\r\nAccept: appl
 CLOSE = "Connection: close\r\n"
 
 
-async def test_what_has_no_body_is_not_held_back(address: str) -> None:
-    """The answer to HEAD is its head alone, and the connection goes on."""
+async def test_a_response_to_head_is_sent_at_once(address: str) -> None:
+    """The response to HEAD is its head only, and the connection stays usable."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n")
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
@@ -136,7 +136,7 @@ async def test_what_has_no_body_is_not_held_back(address: str) -> None:
 
 
 async def test_a_stream_begins_at_once(settings: Settings, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head of an event stream does not wait for the first event, nor for the first comment."""
+    """The head of an event stream is sent before the first event and the first comment."""
     monkeypatch.setattr(event_streams, "KEEP_ALIVE_SECONDS", 2.0 * PATIENCE_SECONDS)
     async with served(create_app(settings, schema=live.schema)) as address:
         reader, writer = await asyncio.open_connection(*address.split(":"))
@@ -152,8 +152,8 @@ async def test_a_stream_begins_at_once(settings: Settings, alice: User, monkeypa
 
 
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\rb", b"a\nb"])
-async def test_an_answer_that_would_be_read_as_another(value: bytes) -> None:
-    """Is not sent, whichever application makes it."""
+async def test_headers_with_line_breaks_are_not_sent(value: bytes) -> None:
+    """A response with a line break in a header is not sent."""
 
     async def wrong(_scope: Scope, _receive: Receive, send: Send) -> None:
         headers = [(b"content-length", b"2"), (b"x-bad", value)]
@@ -165,8 +165,10 @@ async def test_an_answer_that_would_be_read_as_another(value: bytes) -> None:
             await http.get(f"http://{address}/")
 
 
-async def test_an_answer_to_nobody(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that closes while its answer is made is no fault of the application's, and no line in the log."""
+async def test_a_response_to_a_closed_connection(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that closes before its response is sent causes no error in the log."""
     transports: list[asyncio.Transport] = []
     made = protocols.BoundedRequests.connection_made
 

@@ -1,4 +1,4 @@
-"""`taskql purge`: what was deleted long ago goes for good, and nothing else."""
+"""`taskql purge` permanently deletes old trash, and nothing else."""
 
 from datetime import timedelta
 from typing import Any
@@ -29,7 +29,7 @@ def purge(server: Server, older_than: str) -> tuple[int, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def emptied(server: Server, settings: object) -> None:
-    """No old trash of other tests."""
+    """Purge the old trash of other tests."""
     del settings
     assert purge(server, "1d")[0] == 0
 
@@ -41,7 +41,7 @@ async def trashed(user: User, title: str) -> dict[str, Any]:
 
 
 async def test_only_old_trash_goes(server: Server, alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
-    """Of two users' tasks only those deleted before the given time are removed, and each clock remembers how far."""
+    """Only tasks deleted before the given age are purged, of all users, and each clock records the purge."""
     old, young = await trashed(alice, "Old"), await trashed(alice, "Young")
     await alice.add("Live")
     others = await trashed(bob, "Old")
@@ -64,7 +64,7 @@ async def test_only_old_trash_goes(server: Server, alice: User, bob: User, owner
 
 
 async def test_a_second_run_finds_nothing(server: Server, alice: User) -> None:
-    """Running it again removes nothing more, and moves no clock."""
+    """Another run purges nothing more and advances no clock."""
     await trashed(alice, "Young")
     version = (await alice.add())["version"]
 
@@ -73,7 +73,7 @@ async def test_a_second_run_finds_nothing(server: Server, alice: User) -> None:
 
 
 async def test_more_than_one_batch(server: Server, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A user's trash goes batch by batch until none of it is left."""
+    """A user's trash is purged in batches until nothing is left."""
     await alice.add()
     await owner.execute(
         """INSERT INTO tasks (user_id, id, title, position, version, deleted_at)
@@ -88,7 +88,7 @@ async def test_more_than_one_batch(server: Server, alice: User, owner: "asyncpg.
 async def test_what_was_purged_cannot_be_restored(
     server: Server, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """Gone is gone: NOT_FOUND."""
+    """Restoring a purged task is NOT_FOUND."""
     task = await trashed(alice, "Old")
     async with untold(owner):
         await owner.execute("UPDATE tasks SET deleted_at = '2000-01-01' WHERE user_id = $1", alice.id)
@@ -98,7 +98,7 @@ async def test_what_was_purged_cannot_be_restored(
 
 
 async def test_users_who_cannot_be_listed(empty: Server) -> None:
-    """Where row security would hide users from it, a purge fails and says why, instead of finding nobody."""
+    """If row-level security would hide users, a purge fails with the reason instead of finding nobody."""
     await migrate(DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url))
     role = f"held_{uuid4().hex}"
     admin = await connect(empty.owner_url)
@@ -118,15 +118,15 @@ async def test_users_who_cannot_be_listed(empty: Server) -> None:
 
 
 async def test_more_users_than_a_page(server: Server, owner: "asyncpg.Connection[Any]") -> None:
-    """All users are seen, however many there are."""
+    """A purge covers all users, also if there are more than fit a page."""
     await owner.execute("INSERT INTO users (email) SELECT gen_random_uuid() FROM generate_series(1, 2001)")
     count = await owner.fetchval("SELECT count(*) FROM users")
 
     assert f"of {count} users" in purge(server, "30d")[1]
 
 
-def test_a_time_that_is_none(server: Server) -> None:
-    """A wrong option gets one line."""
+def test_an_invalid_age(server: Server) -> None:
+    """An invalid --older-than is an error that names the option."""
     code, said = purge(server, "soon")
 
     assert code == 1

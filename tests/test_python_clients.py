@@ -1,4 +1,4 @@
-"""Python's clients: gql as a library, and what ariadne-codegen makes of the schema."""
+"""Python clients: the library gql, and the client that ariadne-codegen generates."""
 
 import hashlib
 import shutil
@@ -49,7 +49,7 @@ async def session(client: Client) -> AsyncIterator[AsyncClientSession]:
 
 @pytest.mark.parametrize("connect", [by_http, by_socket])
 async def test_gql_reads_writes_and_sees_errors(address: str, alice: User, bob: User, connect: Any) -> None:
-    """Over both transports, and each user for herself."""
+    """The client gql works over both transports, with separate users."""
     async with session(connect(address, alice)) as hers, session(connect(address, bob)) as his:
         created = await hers.execute(GraphQLRequest(CREATE, variable_values={"input": {"title": "By gql"}}))
         assert created["createTask"]["task"]["title"] == "By gql"
@@ -60,13 +60,13 @@ async def test_gql_reads_writes_and_sees_errors(address: str, alice: User, bob: 
 
 
 async def test_gql_subscribes(address: str, alice: User) -> None:
-    """It gets each event, and the end."""
+    """The client gql receives each event and the end."""
     async with session(by_socket(address, alice)) as hers:
         assert [event["ticks"] async for event in hers.subscribe(TICKS)] == [1, 2, 3]
 
 
 async def test_gql_fetches_the_schema(address: str, alice: User) -> None:
-    """By introspection, for checks on its own side."""
+    """The client gql fetches the schema by introspection."""
     client = by_http(address, alice)
     client.fetch_schema_from_transport = True
     async with session(client):
@@ -76,7 +76,7 @@ async def test_gql_fetches_the_schema(address: str, alice: User) -> None:
 
 @pytest.fixture(scope="session")
 def python_of_ariadne(repository: Path) -> Path:
-    """The Python of an environment with ariadne-codegen, which is kept for the next run."""
+    """The Python of an environment with ariadne-codegen, which later runs reuse."""
     lock = repository / "requirements" / "codegen.txt"
     folder = repository / "build" / f"ariadne-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
     if not (folder / "installed").exists():
@@ -88,7 +88,7 @@ def python_of_ariadne(repository: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def ariadne(repository: Path, tmp_path_factory: pytest.TempPathFactory, python_of_ariadne: Path) -> Path:
-    """A folder with the client that ariadne-codegen makes of our schema and a client's operations."""
+    """A folder with the client that ariadne-codegen generates from our schema and the client's operations."""
     folder = shutil.copytree(repository / "tests" / "conformance", tmp_path_factory.mktemp("ariadne") / "client")
     shutil.copy(repository / "schema" / "schema.graphql", folder)
     run(folder, python_of_ariadne.parent / "ariadne-codegen", "--config", "ariadne.toml")
@@ -98,7 +98,7 @@ def ariadne(repository: Path, tmp_path_factory: pytest.TempPathFactory, python_o
 def test_what_ariadne_codegen_makes(
     ariadne: Path, python_of_ariadne: Path, server: Server, alice: User, bob: User
 ) -> None:
-    """The client reads, writes and sees errors as two users; what is expected stands in its script."""
+    """The generated client reads, writes and gets errors as two users; its script has the assertions."""
     with live.process(server) as process:
         tokens = {"ALICE": alice.token, "BOB": bob.token}
         run(ariadne, python_of_ariadne, "ariadne.py", URL=f"{process.url}/graphql", **tokens)

@@ -1,4 +1,4 @@
-"""How many tasks a user may own, and the counter that says how many she does."""
+"""The quota of tasks per user, and the counter behind it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
-from conftest import ALL_FIELDS, CREATE, Application, Server, User, connect, running, untold
+from conftest import ALL_FIELDS, BLOCKED, CREATE, Application, Server, User, connect, running, untold
 from test_purge import purge
 
 from app.database.rendering import Field, Selection
@@ -36,7 +36,6 @@ COUNTS = """
            (SELECT count(*) FROM tasks WHERE user_id = $1) AS number
 """
 PAYLOAD = Selection("TaskPayload", (Field("task", "task", Selection("Task", (Field("id", "id"),))),))
-BLOCKS = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
 INSERT = "INSERT INTO tasks (user_id, id, title) VALUES ($1, $2, 'x')"
 INSERT_MANY = "INSERT INTO tasks (user_id, id, title) SELECT $1, gen_random_uuid(), 'x' FROM generate_series(1, $2)"
 
@@ -47,7 +46,7 @@ NewUser = Callable[..., Awaitable[User]]
 
 @pytest.fixture
 async def small(settings: Settings) -> AsyncIterator[Application]:
-    """An application where each user may own five tasks."""
+    """An application with a quota of five tasks per user."""
     async with running(settings.model_copy(update={"limit_tasks": QUOTA})) as application:
         yield application
 
@@ -73,12 +72,12 @@ async def made_many(user: User, inputs: Sequence[dict[str, Any]]) -> dict[str, A
 
 
 async def filled(user: User, number: int = QUOTA) -> list[dict[str, Any]]:
-    """A user with so many tasks."""
+    """Create a number of tasks."""
     return [await user.add(str(place), id=str(uuid4())) for place in range(number)]
 
 
 async def counted(owner: "Owner", user: User) -> int:
-    """How many tasks a user has, which the counter and counting agree on."""
+    """A user's number of tasks, after checking that the counter is correct."""
     row = await owner.fetchrow(COUNTS, user.id)
     assert row
     assert row["counter"] == row["number"]
@@ -86,7 +85,7 @@ async def counted(owner: "Owner", user: User) -> int:
 
 
 def refused(payload: dict[str, Any], field: str, owned: int = QUOTA, quota: int = QUOTA) -> bool:
-    """Whether a payload says that the quota is used up, in words that help."""
+    """Whether a payload rejects a create for the quota, with a helpful message."""
     (error,) = payload["userErrors"]
     assert payload["token"]
     assert payload.get("task") is None
@@ -103,9 +102,9 @@ async def test_one_task_too_many(
     dave: User,
     owner: "Owner",
     wire: object,
-    with_id: bool,  # noqa: FBT001 - a parameter of the test
+    with_id: bool,  # noqa: FBT001 - a test parameter
 ) -> None:
-    """At the quota createTask is refused: nothing is written, no clock moves. Another user goes on."""
+    """At the quota createTask is rejected and writes nothing. Other users are not affected."""
     del wire
     await filled(carol)
     clock = await owner.fetchrow(CLOCK, carol.id)
@@ -120,7 +119,7 @@ async def test_one_task_too_many(
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 async def test_many_tasks_are_all_or_none(carol: User, dave: User, owner: "Owner", number: int) -> None:
-    """Up to the quota createTasks creates all; beyond it none. Another user goes on."""
+    """The field createTasks creates all tasks within the quota, or none. Other users are not affected."""
     await filled(carol, QUOTA - 2)
     clock = await owner.fetchrow(CLOCK, carol.id)
     inputs = [{"title": str(place)} for place in range(number)]
@@ -137,8 +136,8 @@ async def test_many_tasks_are_all_or_none(carol: User, dave: User, owner: "Owner
     assert (await made_many(dave, inputs))["affectedCount"] == number
 
 
-async def test_nobody_is_told_of_a_refusal(carol: User, server: Server, owner: "Owner") -> None:
-    """Where somebody follows the user, each create is told of, and a refused one is not."""
+async def test_rejected_creates_send_no_notification(carol: User, server: Server, owner: "Owner") -> None:
+    """If a user is followed, each create sends a notification, and rejected ones send none."""
     told: asyncio.Queue[str] = asyncio.Queue()
     listening = await connect(server.owner_url)
     await listening.add_listener("taskql", lambda *heard: told.put_nowait(heard[3]))
@@ -155,7 +154,7 @@ async def test_nobody_is_told_of_a_refusal(carol: User, server: Server, owner: "
 
 
 async def test_the_same_task_again_at_the_quota(carol: User, owner: "Owner") -> None:
-    """A create that is repeated answers the task that is there, at and above the quota, and counts nothing."""
+    """At and above the quota a repeated create returns the existing task, and is not counted again."""
     *_, task = await filled(carol)
     again = {"id": task["id"], "title": task["title"]}
 
@@ -168,7 +167,7 @@ async def test_the_same_task_again_at_the_quota(carol: User, owner: "Owner") -> 
 
 
 async def test_an_id_that_is_taken_at_the_quota(carol: User) -> None:
-    """Other content under a known id is ID_TAKEN; beside it a new task is too many."""
+    """At the quota, a taken id is ID_TAKEN, and a new task next to it is LIMIT_EXCEEDED."""
     *_, task = await filled(carol)
     taken = {"id": task["id"], "title": "Other"}
 
@@ -181,7 +180,7 @@ async def test_an_id_that_is_taken_at_the_quota(carol: User) -> None:
 
 
 async def test_known_and_new_tasks_together(carol: User, owner: "Owner") -> None:
-    """Of createTasks only what is new counts; if that is too many, none is created."""
+    """The field createTasks counts only new tasks; if they exceed the quota, none is created."""
     task, *_ = await filled(carol, QUOTA - 1)
     known = {"id": task["id"], "title": task["title"]}
 
@@ -191,7 +190,7 @@ async def test_known_and_new_tasks_together(carol: User, owner: "Owner") -> None
 
 
 async def test_the_trash_counts(carol: User, owner: "Owner", server: Server) -> None:
-    """Deleting and restoring change no number; what is purged makes room."""
+    """Trashed tasks count; purged ones do not."""
     task, *_ = await filled(carol)
     await carol.data(DELETE, id=task["id"])
     assert refused(await made(carol), "input")
@@ -208,7 +207,7 @@ async def test_the_trash_counts(carol: User, owner: "Owner", server: Server) -> 
 
 
 async def test_a_limit_that_was_lowered(alice: User, small: Application, owner: "Owner") -> None:
-    """Whoever owns more than the limit keeps it, changes it, and creates nothing."""
+    """A user above a lowered quota can still change tasks, but not create any."""
     tasks = await filled(alice, QUOTA + 2)
     there = User(alice.id, alice.email, alice.token, small.http)
 
@@ -223,9 +222,9 @@ async def test_creates_at_once(
     carol: User,
     dave: User,
     owner: "Owner",
-    with_id: bool,  # noqa: FBT001 - a parameter of the test
+    with_id: bool,  # noqa: FBT001 - a test parameter
 ) -> None:
-    """Of twenty creates at once as many succeed as there is room for, in one or two executions, for each user."""
+    """Of concurrent creates, exactly as many succeed as the quota allows, for each of two users."""
 
     def task() -> dict[str, str]:
         return {"id": str(uuid4())} if with_id else {}
@@ -237,7 +236,7 @@ async def test_creates_at_once(
 
 
 async def test_two_processes_at_once(settings: Settings, carol: User, owner: "Owner") -> None:
-    """The counter is the database's: two servers let no more through than one."""
+    """Two servers together allow no more than the quota."""
     async with running(settings.model_copy(update={"limit_tasks": QUOTA})) as other:
         users = [carol, User(carol.id, carol.email, carol.token, other.http)]
         payloads = await asyncio.gather(*(made(users[place % 2]) for place in range(20)))
@@ -247,7 +246,7 @@ async def test_two_processes_at_once(settings: Settings, carol: User, owner: "Ow
 
 
 async def test_one_create_sent_many_times_counts_once(carol: User, owner: "Owner") -> None:
-    """Repeats of one create, at once and one after the other, are one task."""
+    """Concurrent and repeated creates with one id are one task."""
     task = {"id": str(uuid4()), "title": "Once"}
 
     payloads = await asyncio.gather(*(made(carol, **task) for _ in range(8)), *(made_many(carol, [task]) for _ in "ab"))
@@ -256,11 +255,13 @@ async def test_one_create_sent_many_times_counts_once(carol: User, owner: "Owner
     assert await counted(owner, carol) == 1
 
 
-async def test_a_create_that_is_sent_again_after_a_loss(small: Application, carol: User, owner: "Owner") -> None:
-    """What the server sends after a loss finds the task that was made, or makes it; it counts once, at the quota."""
+async def test_a_create_that_is_retried_after_a_lost_connection(
+    small: Application, carol: User, owner: "Owner"
+) -> None:
+    """The retry after a lost connection returns the task, and counts it once."""
     await filled(carol, QUOTA - 1)
     create = create_new(TASK, PAYLOAD, Change("create new", ("title",)))
-    values = {"user_id": carol.id, "id": uuid7(), "title": "Lost", "quota": QUOTA}
+    values = {"user_id": carol.id, "id": uuid7(), "title": "Lost", "quota": QUOTA, "made": 1}
     assert create.after_loss
 
     first = await small.database.write(carol.id, create, values)
@@ -271,7 +272,7 @@ async def test_a_create_that_is_sent_again_after_a_loss(small: Application, caro
 
 
 async def test_creates_of_one_operation(carol: User, owner: "Owner") -> None:
-    """Each mutation of an operation is counted by itself."""
+    """The creates of one operation are counted individually."""
     fields = " ".join(f'm{n}: createTask(input: {{ title: "{n}" }}) {{ userErrors {{ code }} }}' for n in range(7))
 
     answer = await carol.data(f"mutation {{ {fields} }}")
@@ -282,7 +283,7 @@ async def test_creates_of_one_operation(carol: User, owner: "Owner") -> None:
 
 
 async def test_other_writes_count_nothing(carol: User, owner: "Owner") -> None:
-    """Changes, moves and refusals leave the counter as it is."""
+    """Updates, moves, deletions, restores and rejected writes do not change the counter."""
     task, other, *_ = await filled(carol, 3)
     await carol.data(
         """mutation ($id: ID!, $other: ID!) {
@@ -302,11 +303,11 @@ async def test_other_writes_count_nothing(carol: User, owner: "Owner") -> None:
     assert await counted(owner, carol) == 3
 
 
-# What others write with SQL
+# Direct SQL
 
 
 async def test_inserts_by_sql_are_counted_and_not_refused(carol: User, dave: User, owner: "Owner") -> None:
-    """INSERT without a version, of one and of many, of two users, also beyond the quota."""
+    """INSERTs without a version are counted, and not rejected above the quota."""
     await owner.execute(INSERT, carol.id, uuid4())
     await owner.execute(INSERT_MANY, carol.id, QUOTA)
     await owner.execute(INSERT_MANY, dave.id, 2)
@@ -318,7 +319,7 @@ async def test_inserts_by_sql_are_counted_and_not_refused(carol: User, dave: Use
 
 
 async def test_copies_are_counted(carol: User, owner: "Owner") -> None:
-    """COPY without a version counts as INSERT does."""
+    """COPY without a version is counted like INSERT."""
     rows = [(carol.id, uuid4(), f"Copied {place}") for place in range(4)]
     await owner.copy_records_to_table("tasks", records=rows, columns=["user_id", "id", "title"])
 
@@ -327,7 +328,7 @@ async def test_copies_are_counted(carol: User, owner: "Owner") -> None:
 
 @pytest.mark.parametrize("conflict", ["DO NOTHING", "(user_id, id) DO UPDATE SET title = 'y'"])
 async def test_inserts_that_meet_an_id_again(carol: User, owner: "Owner", conflict: str) -> None:
-    """With ON CONFLICT only what is new is counted, within one statement too."""
+    """With ON CONFLICT only new rows are counted, also within one statement."""
     (task,) = await filled(carol, 1)
     await owner.execute(f"{INSERT} ON CONFLICT {conflict}", carol.id, task["id"])
     assert await counted(owner, carol) == 1
@@ -342,12 +343,12 @@ async def test_inserts_that_meet_an_id_again(carol: User, owner: "Owner", confli
 
 
 async def test_the_same_id_by_two_sessions_at_once(carol: User, owner: "Owner", server: Server) -> None:
-    """An insert that waits for another one of the same id counts nothing when that one has come."""
+    """An INSERT that waits for a concurrent one of the same id, and then does nothing, is not counted."""
     other, task_id = await connect(server.owner_url), uuid4()
     async with owner.transaction():
         await owner.execute(INSERT, carol.id, task_id)
         waiting = asyncio.create_task(other.execute(f"{INSERT} ON CONFLICT DO NOTHING", carol.id, task_id))
-        while not await owner.fetchval(BLOCKS):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while not await owner.fetchval(BLOCKED):  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
     await waiting
     await other.close()
@@ -356,7 +357,7 @@ async def test_the_same_id_by_two_sessions_at_once(carol: User, owner: "Owner", 
 
 
 async def test_deletes_by_sql_make_room(carol: User, dave: User, owner: "Owner") -> None:
-    """DELETE of live and trashed tasks of several users, one and all, and one that is undone."""
+    """DELETEs of live and trashed tasks of several users are counted, and rolled back ones are not."""
     tasks, others = await filled(carol), await filled(dave)
     await carol.data(DELETE, id=tasks[1]["id"])
     await owner.execute("DELETE FROM tasks WHERE id = ANY ($1)", [task["id"] for task in (*tasks[:2], others[0])])
@@ -373,7 +374,7 @@ async def test_deletes_by_sql_make_room(carol: User, dave: User, owner: "Owner")
 
 
 async def test_tasks_that_are_given_away(carol: User, dave: User, owner: "Owner") -> None:
-    """A task that gets another user moves from one counter to the other; one that gets another id stays."""
+    """A changed user_id moves the task to the other counter; a changed id does not."""
     tasks = await filled(carol, 3)
     await owner.execute("UPDATE tasks SET user_id = $1 WHERE id = $2", dave.id, tasks[0]["id"])
     await owner.execute("UPDATE tasks SET id = gen_random_uuid() WHERE id = $1", tasks[1]["id"])
@@ -383,7 +384,7 @@ async def test_tasks_that_are_given_away(carol: User, dave: User, owner: "Owner"
 
 
 async def test_deleted_users_leave_nothing(carol: User, dave: User, owner: "Owner") -> None:
-    """A user's counter goes with her, and no other changes."""
+    """Deleting a user deletes the user's counter, and changes no other."""
     await filled(carol, 2)
     await filled(dave, 3)
     await owner.execute("DELETE FROM users WHERE id = $1", carol.id)
@@ -392,8 +393,8 @@ async def test_deleted_users_leave_nothing(carol: User, dave: User, owner: "Owne
     assert await counted(owner, dave) == 3
 
 
-async def test_tasks_that_nobody_counted(carol: User, owner: "Owner") -> None:
-    """A counter that is too low does not fall below zero."""
+async def test_a_counter_does_not_fall_below_zero(carol: User, owner: "Owner") -> None:
+    """Deleting uncounted tasks does not make the counter negative."""
     await filled(carol, 1)
     await owner.execute(
         "INSERT INTO tasks (user_id, id, title, version, deleted_at) SELECT $1, gen_random_uuid(), 'x', 1, $2"
@@ -406,8 +407,8 @@ async def test_tasks_that_nobody_counted(carol: User, owner: "Owner") -> None:
     assert await owner.fetchval("SELECT tasks FROM task_clocks WHERE user_id = $1", carol.id) == 0
 
 
-async def test_a_socket_has_no_other_quota(carol: User) -> None:
-    """Whatever asks, the same is counted: here an event stream carries the mutation."""
+async def test_event_streams_have_the_same_quota(carol: User) -> None:
+    """A mutation over an event stream is subject to the same quota."""
     await filled(carol)
     headers = {"Authorization": f"Bearer {carol.token}", "Accept": "text/event-stream"}
     body = {"query": CREATE, "variables": {"input": {"title": "x"}}}

@@ -1,4 +1,4 @@
-"""How much a caller may ask for in a time: by user, by address, by cost, alone or shared."""
+"""Rate limits: by user, by address, by cost, per process or shared."""
 
 import socket
 import threading
@@ -32,7 +32,7 @@ NewUser = Callable[..., Awaitable[User]]
 
 
 def limited(response: httpx.Response) -> bool:
-    """Whether an answer says to come again later, in every way it can."""
+    """Whether a response is a complete RATE_LIMITED rejection."""
     if response.status_code != 429:
         return False
     (error,) = response.json()["errors"]
@@ -49,14 +49,14 @@ async def anonymous(http: httpx.AsyncClient, query: str = VIEWER) -> httpx.Respo
 
 @pytest.fixture
 async def strict(settings: Settings) -> AsyncIterator[Application]:
-    """An application where a user may ask for 300 rows a minute, and an address for 150; a new document costs 100."""
+    """An application with 300 rows a minute per user and 150 per address; a new document costs 100."""
     update = {"rate_limit": "300/minute", "rate_limit_anonymous": "150/minute"}
     async with running(settings.model_copy(update=update)) as application:
         yield application
 
 
 async def test_a_user_is_charged_for_rows(strict: Application, new_user: NewUser) -> None:
-    """Pages are charged by their size; beyond the limit the answer is 429 before any SQL, and other users go on."""
+    """Pages are charged by size; over the limit there is a 429 before any SQL, and other users go on."""
     alice, bob = await new_user(strict.http), await new_user(strict.http)
     answers = [await alice.post(PAGE, {"first": 100}) for _ in range(2)]
     await strict.wire.statements()
@@ -69,7 +69,7 @@ async def test_a_user_is_charged_for_rows(strict: Application, new_user: NewUser
 
 
 async def test_either_media_type_says_429(strict: Application, new_user: NewUser) -> None:
-    """Proxies and clients act on the status, so both media types have it."""
+    """Both media types have status 429, as proxies and clients rely on it."""
     alice = await new_user(strict.http)
     headers = {"Authorization": f"Bearer {alice.token}"}
     for _ in range(3):
@@ -82,7 +82,7 @@ async def test_either_media_type_says_429(strict: Application, new_user: NewUser
 
 
 async def test_a_new_document_is_charged_for(strict: Application, new_user: NewUser) -> None:
-    """Who sends ever new documents, or broken ones, pays for the work of reading them."""
+    """New documents, also invalid ones, are charged for parsing."""
     alice = await new_user(strict.http)
 
     broken = [await alice.post(f"{{ {uuid4().hex} ") for _ in range(4)]
@@ -91,7 +91,7 @@ async def test_a_new_document_is_charged_for(strict: Application, new_user: NewU
 
 
 async def test_what_is_refused_for_its_cost_is_not_charged(settings: Settings, new_user: NewUser) -> None:
-    """Somebody who asks for too large a page by mistake can go on with a smaller one."""
+    """Operations rejected for their cost are not charged."""
     async with running(settings.model_copy(update={"rate_limit": "2000/minute"})) as application:
         alice = await new_user(application.http)
         small = await alice.post(PAGES, {"first": 1})
@@ -102,8 +102,8 @@ async def test_what_is_refused_for_its_cost_is_not_charged(settings: Settings, n
         assert not limited(await alice.post(PAGES, {"first": 1}))
 
 
-async def test_strangers_are_charged_by_their_address(strict: Application) -> None:
-    """Callers without a token share the limit of their address; one address leaves the others alone."""
+async def test_anonymous_callers_are_charged_by_their_address(strict: Application) -> None:
+    """Anonymous callers share the limit of their address; other addresses are not affected."""
     async with strict.at("192.0.2.1") as here, strict.at("192.0.2.2") as there:
         first = [limited(await anonymous(here)) for _ in range(200)]
 
@@ -112,7 +112,7 @@ async def test_strangers_are_charged_by_their_address(strict: Application) -> No
 
 
 async def test_a_network_of_ipv6_is_one_address(strict: Application) -> None:
-    """A household has 2^64 addresses of IPv6, and one limit."""
+    """An IPv6 network of 64 bits has one limit, as a household has 2^64 addresses."""
     async with (
         strict.at("2001:db8::1") as here,
         strict.at("2001:db8::ffff:2") as beside,
@@ -138,12 +138,12 @@ async def test_a_network_of_ipv6_is_one_address(strict: Application) -> None:
     ],
 )
 def test_who_pays_for_an_address(address: str, payer: str) -> None:
-    """An address of IPv4 is itself, also where it is written as one of IPv6; what is no address is left as it is."""
+    """IPv4 is charged by address, also when mapped to IPv6, which is charged by /64; other values stay."""
     assert rate_limits.network(address) == payer
 
 
-async def test_a_token_that_does_not_hold_is_charged_to_the_address(strict: Application) -> None:
-    """Nobody can spend another user's limit, or escape their own, with a made-up token."""
+async def test_requests_with_an_invalid_token_are_charged_to_the_address(strict: Application) -> None:
+    """Requests with an invalid token are charged to the caller's address."""
     async with strict.at("192.0.2.3") as here:
         for number in range(151):
             headers = {"Authorization": f"Bearer a.{number}.c"}
@@ -153,7 +153,7 @@ async def test_a_token_that_does_not_hold_is_charged_to_the_address(strict: Appl
 
 
 class Clock:
-    """A time that tests move."""
+    """A clock that tests set."""
 
     now = 1_000_000.0
 
@@ -162,7 +162,7 @@ class Clock:
 
 
 async def charged(limit: Rate, caller: str, rows: int = 1) -> int:
-    """0 where a charge is accepted, or else the seconds to wait."""
+    """0 if the charge is accepted, or else the seconds to wait."""
     try:
         if waits := limit.charge(caller, rows):
             await waits
@@ -172,8 +172,8 @@ async def charged(limit: Rate, caller: str, rows: int = 1) -> int:
     return 0
 
 
-async def test_a_new_window_begins_anew() -> None:
-    """When the told seconds have passed a caller may ask again."""
+async def test_a_new_window_starts_empty() -> None:
+    """After the returned seconds the full limit is available again."""
     clock = Clock()
     limit = Rate(limits.parse("10/minute"), Windows(clock), "rows")
 
@@ -185,7 +185,7 @@ async def test_a_new_window_begins_anew() -> None:
 
 
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many callers come, no more are told apart than there is room for; the rest share one count."""
+    """Above the maximum number of callers, further ones share one count."""
     monkeypatch.setattr(rate_limits, "MOST_CALLERS", 3)
     limit = Rate(limits.parse("10/minute"), Windows(), "rows")
 
@@ -193,7 +193,7 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_low_limit_of_time_has_no_slack() -> None:
-    """What a window may inherit is allowed where one request at a time must never be refused, and nowhere else."""
+    """Only time limits that allow one request at all times get slack for the previous window."""
     for text, seconds, refused in (("1/minute", 2.0, True), ("60/minute", 62.0, False), ("60/minute", 71.0, True)):
         rates = rate_limits.Rates(None, None, text)
         rates.spend("a", seconds)
@@ -207,7 +207,7 @@ async def test_a_low_limit_of_time_has_no_slack() -> None:
 
 
 async def test_no_limit(settings: Settings, new_user: NewUser) -> None:
-    """`off` is no limit, of users or of strangers, and each is a setting of its own."""
+    """`off` disables the limit of users or of anonymous callers, independently."""
     for users, strangers in (("off", "1/minute"), ("1/minute", "off")):
         update = {"rate_limit": users, "rate_limit_anonymous": strangers}
         async with running(settings.model_copy(update=update)) as application:
@@ -217,15 +217,15 @@ async def test_no_limit(settings: Settings, new_user: NewUser) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "many", "10", "10/blink", "10/minute; 5/second", "-1/minute"])
-def test_a_limit_that_is_none(text: str) -> None:
-    """A setting that is no limit is refused by its name, with an example."""
+def test_an_invalid_limit(text: str) -> None:
+    """An invalid limit is an error that names the setting and an example."""
     with pytest.raises(StartupError, match=r"RATE_LIMIT: .*1000/minute"):
         configuration.load(rate_limit=text)
 
 
 @pytest.mark.parametrize("url", ["http://:hidden@host", "redis://host:hidden", "redis://[hidden"])
-def test_an_address_of_redis_that_is_none(url: str) -> None:
-    """An address that is not Redis' is refused by its setting's name, and not shown: it may hold a password."""
+def test_an_invalid_redis_url(url: str) -> None:
+    """An invalid URL is an error that names the setting, without the URL, which may contain a password."""
     with pytest.raises(StartupError, match=r"RATE_LIMIT_REDIS_URL: .*redis://host") as refused:
         configuration.load(rate_limit_redis_url=SecretStr(url))
 
@@ -234,7 +234,7 @@ def test_an_address_of_redis_that_is_none(url: str) -> None:
 
 @contextmanager
 def redis_server(port: int = 0) -> Iterator[int]:
-    """A server that speaks Redis' protocol, for as long as this lasts; its port."""
+    """Run a server with Redis' protocol and yield its port."""
     server = TcpFakeServer(("127.0.0.1", port), server_type="redis")
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -252,7 +252,7 @@ def sharing(settings: Settings, port: int) -> Settings:
 
 
 async def test_processes_share_their_counts_in_redis(settings: Settings, new_user: NewUser) -> None:
-    """What one server counts another one knows, where Redis is named."""
+    """Servers with the same Redis share their counts."""
     with redis_server() as port:
         shared = sharing(settings, port)
         async with running(shared) as one, running(shared) as other:
@@ -263,10 +263,10 @@ async def test_processes_share_their_counts_in_redis(settings: Settings, new_use
             assert not limited(await (await new_user(other.http)).post(PAGE, {"first": 1}))
 
 
-async def test_each_counts_for_itself_while_redis_is_away(
+async def test_each_counts_for_itself_while_redis_is_down(
     settings: Settings, new_user: NewUser, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without its Redis a server goes on and still limits; the log says so once, without the password of the URL."""
+    """Without its Redis a server still limits, and logs the outage once, without the URL's password."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -284,7 +284,7 @@ async def test_each_counts_for_itself_while_redis_is_away(
 
 @pytest.fixture
 def proxied(server: Server, settings: Settings) -> Callable[..., Any]:
-    """A server in a process of its own that trusts the proxies named."""
+    """Run a server process that trusts the named proxies."""
     del settings
     environment = {
         "DATABASE_URL": server.app_url,
@@ -302,8 +302,8 @@ def proxied(server: Server, settings: Settings) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(("proxies", "told_apart"), [("127.0.0.1", True), ("192.0.2.1", False)])
-def test_the_address_behind_a_proxy(proxied: Callable[..., Any], proxies: str, told_apart: bool) -> None:  # noqa: FBT001 - of the table
-    """A trusted proxy names the client; what anybody else writes into X-Forwarded-For is ignored."""
+def test_the_address_behind_a_proxy(proxied: Callable[..., Any], proxies: str, told_apart: bool) -> None:  # noqa: FBT001 - a test parameter
+    """X-Forwarded-For is used if it comes from a trusted proxy, and ignored otherwise."""
     with proxied(proxies) as served, httpx.Client(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
 
         def ask(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""Changes as they happen: one subscription that goes on where a page or an earlier one has ended."""
+"""Changes in real time: a subscription that continues after a page of changes or an earlier subscription."""
 
 import asyncio
 import gc
@@ -42,12 +42,12 @@ from app.web import sockets
 from migrations.run import migrate
 
 FOLLOW = f"subscription Follow($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
-# The lock of a user, and how many sessions share it.
+# A user's advisory lock, and how many sessions share it.
 LOCK = f"SELECT abs(uuid_hash($1) % {LOCKS})"
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND mode = 'ShareLock' AND granted"
 PAYLOAD = Selection("TaskPayload", (Field("task", "task", Selection("Task", (Field("id", "id"),))),))
 CREATE_MANY = "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { affectedCount } }"
-# More for each task than the buffers on the way hold for many.
+# Events so large that the buffers between server and client hold few of them.
 WIDE = f"""
     subscription ($since: SyncToken) {{
         taskChanges(since: $since) {{
@@ -69,7 +69,7 @@ BRIEF = """
 
 
 class Follower:
-    """A socket of a user's, with one subscription."""
+    """A user's socket with one subscription."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -87,14 +87,14 @@ class Follower:
         return error
 
     async def keep(self, mirror: Mirror, upto: int) -> None:
-        """Take in changes until one of this version has come."""
+        """Apply changes until the mirror has this version."""
         while mirror.version < upto:
             mirror.change(await self.change())
 
 
 @pytest.fixture(scope="module")
 async def site(settings: Settings) -> AsyncIterator[tuple[str, Wire]]:
-    """The address of a server, and the SQL that it sends."""
+    """A server's address, and the SQL that it sends."""
     app = create_app(settings)
     wire = Wire()
     event.listen(app.state.database.engine.sync_engine, "connect", wire.watch)
@@ -107,7 +107,7 @@ Open = Callable[..., Awaitable[Follower]]
 
 @pytest.fixture
 async def follow(site: tuple[str, Wire]) -> AsyncIterator[Open]:
-    """Opens sockets, each with one subscription."""
+    """Open sockets with one subscription each."""
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -125,14 +125,14 @@ async def follow(site: tuple[str, Wire]) -> AsyncIterator[Open]:
 
 
 async def now(user: User) -> str | None:
-    """The token of a user's history as it is."""
+    """The user's current sync token."""
     mirror = Mirror(user)
     await mirror.catch_up()
     return mirror.token
 
 
 async def test_what_is_written_arrives(alice: User, bob: User, follow: Open) -> None:
-    """A change of hers comes to each of her subscribers, as the query shows it; nothing of it to another user."""
+    """A change reaches all of its user's subscribers with the selected fields, and no other user."""
     hers, his_own = await now(alice), await now(bob)
     first, second = await follow(alice, since=hers), await follow(alice, BRIEF, since=hers)
     others = await follow(bob, BRIEF, since=his_own)
@@ -156,7 +156,7 @@ WRITES = [
 
 
 async def following(user: User, follow: Open) -> tuple[Mirror, Follower]:
-    """An exact copy, and a subscription that goes on from it."""
+    """A complete mirror, and a subscription that continues from it."""
     mirror = Mirror(user)
     await mirror.catch_up()
     return mirror, await follow(user, since=mirror.token)
@@ -165,7 +165,7 @@ async def following(user: User, follow: Open) -> tuple[Mirror, Follower]:
 async def test_every_kind_of_write_arrives(
     alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open
 ) -> None:
-    """A mirror that follows is exact after each write, and another user's hears of none."""
+    """A following mirror is exact after each write, and receives no other user's writes."""
     mirror, follower = await following(alice, follow)
     his, other = await following(bob, follow)
 
@@ -183,7 +183,7 @@ async def test_every_kind_of_write_arrives(
 
 
 async def test_many_at_once_arrive_one_by_one(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
-    """A write of many tasks is a change for each."""
+    """A write of many tasks sends one change per task."""
     mirror, follower = await following(alice, follow)
     inputs = [{"title": f"Task {number}"} for number in range(100)]
 
@@ -194,8 +194,8 @@ async def test_many_at_once_arrive_one_by_one(alice: User, owner: "asyncpg.Conne
     assert mirror.tasks == await stored(owner, alice)
 
 
-async def test_what_nothing_changes_is_no_news(alice: User, follow: Open) -> None:
-    """A write that is refused, or leaves all as it is, wakes nobody."""
+async def test_writes_without_effect_send_no_changes(alice: User, follow: Open) -> None:
+    """A rejected write and a write without effect send no change."""
     task = await alice.add("One")
     _, follower = await following(alice, follow)
 
@@ -208,23 +208,23 @@ async def test_what_nothing_changes_is_no_news(alice: User, follow: Open) -> Non
     assert (await follower.change())["task"] == last
 
 
-async def test_without_a_token_it_begins_now(alice: User, follow: Open) -> None:
-    """What was there before does not come."""
+async def test_without_a_token_only_new_changes_arrive(alice: User, follow: Open) -> None:
+    """Without a sync token, earlier changes are not sent."""
     await alice.add("Before")
     follower = await follow(alice)
     found: list[dict[str, Any]] = []
     while not found:
         task = await alice.add("After")
         with suppress(TimeoutError):
-            async with asyncio.timeout(0.2):  # as long as no change comes, another is written
+            async with asyncio.timeout(0.2):  # write again until a change arrives
                 found.append(await follower.change())
 
     assert found[0]["task"]["title"] == "After"
     assert found[0]["task"]["version"] <= task["version"]
 
 
-async def test_it_goes_on_from_each_change(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
-    """The token of any change, page or payload leads on without a hole or a double, while writes go on."""
+async def test_it_continues_after_each_change(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
+    """A subscription continues from any change, page or payload without gaps, during writes."""
     mirror = Mirror(alice)
     writing = asyncio.create_task(write_on(alice, 60))
     await mirror.catch_up(3)
@@ -245,7 +245,7 @@ async def test_it_goes_on_from_each_change(alice: User, owner: "asyncpg.Connecti
 
 
 async def write_on(user: User, count: int) -> int:
-    """Make tasks, and change each; the last version."""
+    """Create tasks and change each; returns the last version."""
     version = 0
     for number in range(count):
         task = await user.add(f"Task {number}")
@@ -257,7 +257,7 @@ async def write_on(user: User, count: int) -> int:
 async def test_a_burst_is_coalesced(
     alice: User, owner: "asyncpg.Connection[Any]", site: tuple[str, Wire], follow: Open
 ) -> None:
-    """1,000 writes come as fewer reads than that; the copy is exact, and the socket stays."""
+    """1,000 writes cause fewer reads; the mirror is exact, and the socket stays open."""
     mirror, follower = await following(alice, follow)
     await site[1].statements()
 
@@ -271,7 +271,7 @@ async def test_a_burst_is_coalesced(
 async def test_one_read_serves_all_of_a_user(
     alice: User, bob: User, site: tuple[str, Wire], follow: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """20 sockets of a user cost a statement a change, whatever each of them is shown of it; idle ones cost none."""
+    """A change is read once for all sockets of a user; without changes nothing is read."""
     token, his = [(await user.data(CREATE, input={"title": "Before"}))["createTask"]["token"] for user in (alice, bob)]
     monkeypatch.setattr(followers, "KEPT_SECONDS", PATIENCE_SECONDS)
     same = [await follow(alice, since=token) for _ in range(10)]
@@ -296,7 +296,7 @@ async def test_one_read_serves_all_of_a_user(
 
 
 async def test_what_was_passed_on_is_not_kept(alice: User, follow: Open) -> None:
-    """However much a subscriber has read, while it waits the process holds none of it."""
+    """Changes that were delivered are not kept in memory while subscribers wait."""
     token = (await alice.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
     many = "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { token } }"
     for _ in range(3):
@@ -306,27 +306,27 @@ async def test_what_was_passed_on_is_not_kept(alice: User, follow: Open) -> None
         await follower.change()
 
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while any(type(held) is followers.Changes and len(held.items) == 100 for held in gc.get_objects()):  # noqa: ASYNC110 - nothing tells of memory
+        while any(type(held) is followers.Changes and len(held.items) == 100 for held in gc.get_objects()):  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.05)
 
 
-async def test_nobody_reads_for_those_who_have_left(
+async def test_reads_without_subscribers_are_cancelled(
     alice: User, owner: "asyncpg.Connection[Any]", site: tuple[str, Wire], follow: Open
 ) -> None:
-    """What waits for its turn to be read is given up with the last who asked for it: others must not wait for it."""
+    """A queued read is cancelled when its last subscriber leaves, so that others need not wait."""
     tokens = [(await alice.data(CREATE, input={"title": "One"}))["createTask"]["token"] for _ in range(30)]
     task = await alice.add("After")
     stays = (await follow(alice, since=tokens[-1])).client
     await stays.receive()
     await site[1].statements()
-    unread = tokens[:-1]  # what was just read from the last stays for a moment, and would be delivered
+    unread = tokens[:-1]  # the last read is kept for a short time, and would be delivered
 
     async with owner.transaction():
         await owner.execute("LOCK TABLE tasks")
         for number, token in enumerate(unread):
             payload = {"query": BRIEF_SINCE, "variables": {"since": token}}
             await stays.send(type="subscribe", id=str(number), payload=payload)
-        # Backwards: each of those whose turn it is would let another begin.
+        # In reverse order, because completing an active read would start a queued one.
         for number in reversed(range(len(unread))):
             await stays.send(type="complete", id=str(number))
         await stays.send(type="ping")
@@ -338,12 +338,12 @@ async def test_nobody_reads_for_those_who_have_left(
 
 
 def reads(statements: list[str]) -> list[str]:
-    """Without what the process sends now and then to see whether it still hears."""
+    """Without the listener's own notifications, which check the connection."""
     return [text for text in statements if not text.startswith("NOTIFY ")]
 
 
-async def test_event_streams_follow_too(alice: User, bob: User, site: tuple[str, Wire]) -> None:
-    """The same over server-sent events."""
+async def test_changes_arrive_over_event_streams(alice: User, bob: User, site: tuple[str, Wire]) -> None:
+    """Changes arrive over server-sent events, and only the user's own."""
     mirror = Mirror(alice)
     await mirror.catch_up()
     async with httpx.AsyncClient(base_url=f"http://{site[0]}", timeout=PATIENCE_SECONDS) as http:
@@ -360,10 +360,10 @@ async def test_event_streams_follow_too(alice: User, bob: User, site: tuple[str,
     assert mirror.tasks == {task["id"]: task}
 
 
-async def test_it_goes_on_with_the_next_token(
+async def test_it_continues_with_a_new_access_token(
     alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A subscription ends with its access token; with a new one it misses nothing."""
+    """A subscription ends when its access token expires; with a new one no change is missed."""
     live.brief(monkeypatch.setattr, until := live.soon(), 1)
     mirror = Mirror(alice)
     await mirror.catch_up()
@@ -382,8 +382,8 @@ async def test_it_goes_on_with_the_next_token(
 
 
 @pytest.mark.parametrize("kind", ["foreign", "garbage", "tampered"])
-async def test_tokens_that_are_none(alice: User, bob: User, follow: Open, kind: str) -> None:
-    """Upon a damaged token and another user's the query has to begin anew, as upon one that is too old."""
+async def test_invalid_sync_tokens(alice: User, bob: User, follow: Open, kind: str) -> None:
+    """A damaged sync token, or another user's, requires a full sync, like one that is too old."""
     own, foreign = [(await user.data(CREATE, input={"title": "T"}))["createTask"]["token"] for user in (alice, bob)]
     since = {"foreign": foreign, "garbage": "?", "tampered": own[:-2] + ("AA" if own[-2:] != "AA" else "BB")}[kind]
 
@@ -396,7 +396,7 @@ async def test_tokens_that_are_none(alice: User, bob: User, follow: Open, kind: 
 async def test_a_token_from_before_a_purge(
     application: Application, alice: User, owner: "asyncpg.Connection[Any]", follow: Open
 ) -> None:
-    """It no longer leads on: the query has to begin anew, and leads on then."""
+    """A sync token from before a purge requires a full sync, after which the subscription continues."""
     task = await alice.add("Gone")
     mirror = Mirror(alice)
     await mirror.catch_up()
@@ -414,16 +414,16 @@ async def test_a_token_from_before_a_purge(
 
 
 async def no_socket() -> None:
-    """Until the servers of this process have no open socket any more."""
+    """Wait until the servers of this process have no open sockets."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while REGISTRY.get_sample_value("taskql_sockets"):  # noqa: ASYNC110 - nobody tells when
+        while REGISTRY.get_sample_value("taskql_sockets"):  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.02)
 
 
-async def test_who_takes_nothing_is_dropped_and_goes_on(
+async def test_a_client_that_stops_reading_is_disconnected_and_continues(
     alice: User, follow: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server keeps nothing for a client that does not read: it ends the socket, and the next one goes on."""
+    """A client that does not read is disconnected; a new socket continues without gaps."""
     monkeypatch.setattr(sockets, "WRITE_SECONDS", 0.3)
     token = (await alice.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
     taken: list[str] = []
@@ -456,10 +456,10 @@ BY_SQL = [
 
 
 @pytest.mark.parametrize("in_turn", range(1, len(BY_SQL) + 1))
-async def test_writes_of_others_arrive(
+async def test_writes_by_sql_arrive(
     alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open, in_turn: int
 ) -> None:
-    """What anybody writes with SQL reaches subscribers, with a version, and no other user's."""
+    """Writes by SQL reach subscribers with a version, but no other user's subscribers."""
     await alice.add("One")
     await bob.add("His")
     mirror, follower = await following(alice, follow)
@@ -475,10 +475,10 @@ async def test_writes_of_others_arrive(
     assert (await mirror.pull())["changes"] == []
 
 
-async def test_what_others_delete_for_good(
+async def test_deletes_by_sql_require_a_full_sync(
     alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open
 ) -> None:
-    """Nothing is left that could tell of it: who follows has to begin anew, and is exact then."""
+    """A DELETE by SQL leaves no trace, so subscribers need a full sync, and are exact afterwards."""
     tasks = [await alice.add(f"Task {number}") for number in range(3)]
     await bob.add("His")
     mirror, follower = await following(alice, follow)
@@ -500,7 +500,7 @@ async def test_what_others_delete_for_good(
 async def test_users_are_deleted_by_a_role_of_their_own(
     alice: User, bob: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """Who has rights on users alone deletes one with her tasks, and nobody else's."""
+    """A role with privileges on users only can delete a user with the tasks, and no other's tasks."""
     await alice.add("Hers")
     his = await bob.add("His")
     async with owner.transaction():
@@ -513,19 +513,19 @@ async def test_users_are_deleted_by_a_role_of_their_own(
 
 
 LISTENING = "application_name = 'taskql listener' AND datname = current_database()"
-LISTENERS = f"SELECT pid FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - from above
-END_LISTENERS = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - from above
+LISTENERS = f"SELECT pid FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - a constant above
+END_LISTENERS = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {LISTENING}"  # noqa: S608 - a constant above
 
 
 async def test_the_listening_connection_is_lost(
     alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open
 ) -> None:
-    """What is written while nobody listens arrives all the same, and what comes after that at once."""
+    """Changes written while the listening connection is down arrive, and so do later ones."""
     mirror, follower = await following(alice, follow)
     _, other = await following(bob, follow)
 
     for number in range(5):
-        while not await owner.fetchval(END_LISTENERS):  # noqa: ASYNC110 - PostgreSQL tells of no connection
+        while not await owner.fetchval(END_LISTENERS):  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
         await alice.add(f"Unheard {number}")
         mirror.change(await follower.change())
@@ -538,7 +538,7 @@ async def test_the_listening_connection_is_lost(
 async def test_one_connection_listens_while_anybody_follows(
     settings: Settings, owner: "asyncpg.Connection[Any]", alice: User, follow: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process listens once, from its first follower on, and rests when the last has left."""
+    """A process listens on one connection while there are subscribers, and on none otherwise."""
     monkeypatch.setattr(followers, "LINGER_SECONDS", 0.0)
     before = len(await owner.fetch(LISTENERS))
     async with served(create_app(settings)) as address:
@@ -551,15 +551,15 @@ async def test_one_connection_listens_while_anybody_follows(
 
 
 async def until(owner: "asyncpg.Connection[Any]", listening: int) -> None:
-    """Wait until so many connections listen."""
+    """Wait until this many connections listen."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while len(await owner.fetch(LISTENERS)) != listening:  # noqa: ASYNC110 - PostgreSQL tells of no connection
+        while len(await owner.fetch(LISTENERS)) != listening:  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.02)
 
 
 @pytest.fixture
 async def heard(server: Server) -> AsyncIterator["asyncio.Queue[str]"]:
-    """What is sent to all who listen."""
+    """The notifications sent to all listeners."""
     payloads: asyncio.Queue[str] = asyncio.Queue()
     connection = await asyncpg.connect(server.owner_url)
     await connection.add_listener("taskql", lambda *sent: payloads.put_nowait(str(sent[3])))
@@ -577,17 +577,17 @@ async def apart(owner: "asyncpg.Connection[Any]", new_user: Callable[..., Awaita
 
 
 async def held(owner: "asyncpg.Connection[Any]", user: User, times: int) -> None:
-    """Wait until so many processes share the lock of a user."""
+    """Wait until this many processes share the user's lock."""
     lock = await owner.fetchval(LOCK, user.id)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while await owner.fetchval(HELD, lock) != times:  # noqa: ASYNC110 - PostgreSQL tells of no lock
+        while await owner.fetchval(HELD, lock) != times:  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.02)
 
 
-async def test_writes_are_told_where_somebody_follows(
+async def test_writes_send_notifications_while_their_user_is_followed(
     alice: User, apart: User, owner: "asyncpg.Connection[Any]", follow: Open, heard: "asyncio.Queue[str]"
 ) -> None:
-    """Each kind of write of the one who is followed, for as long as she is, and none of another's."""
+    """All writes of a followed user send notifications, and other users' writes do not."""
     first, second = await follow(alice), await follow(alice)
     await held(owner, alice, 1)
     for user in (apart, alice):
@@ -608,7 +608,7 @@ async def test_writes_are_told_where_somebody_follows(
     assert await heard.get() == "the end"
 
 
-async def test_who_comes_while_a_write_is_under_way_gets_it(  # noqa: PLR0913, PLR0917 - two users and what they hear
+async def test_a_write_that_began_before_the_subscription_arrives(  # noqa: PLR0913, PLR0917 - fixtures
     server: Server,
     site: tuple[str, Wire],
     alice: User,
@@ -617,7 +617,7 @@ async def test_who_comes_while_a_write_is_under_way_gets_it(  # noqa: PLR0913, P
     heard: "asyncio.Queue[str]",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The write tells nobody, since nobody followed when it ran; who begins to follow waits for its end, and reads."""
+    """A write that began before the subscription sends no notification, but is read after its commit."""
     mirror, (_, other) = Mirror(alice), await following(apart, follow)
     await mirror.catch_up()
     monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.1)
@@ -630,7 +630,7 @@ async def test_who_comes_while_a_write_is_under_way_gets_it(  # noqa: PLR0913, P
         )
         follower = await follow(alice, since=mirror.token)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not reads(await site[1].statements()):  # noqa: ASYNC110 - it has read, and found nothing
+            while not reads(await site[1].statements()):  # noqa: ASYNC110 - until it has read, and found nothing
                 await asyncio.sleep(0.01)
     await connection.close()
 
@@ -642,10 +642,10 @@ async def test_who_comes_while_a_write_is_under_way_gets_it(  # noqa: PLR0913, P
     assert (await other.change())["task"] == his
 
 
-async def test_a_lock_that_somebody_keeps(
+async def test_a_lock_that_is_never_released(
     alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has SQL can take a user's lock for good: changes arrive all the same, if late."""
+    """If another session holds a user's lock, changes still arrive, with a delay."""
     monkeypatch.setattr(listener, "ECHO_SECONDS", 0.2)
     (mirror, first), (his, second) = await following(alice, follow), await following(bob, follow)
     await first.client.connection.close()
@@ -663,7 +663,7 @@ async def test_a_lock_that_somebody_keeps(
 
 
 async def test_anything_may_be_sent_to_the_channel(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
-    """Notifications that are not the server's own do no harm, whoever sends them."""
+    """Other notifications on the channel do no harm."""
     mirror, follower = await following(alice, follow)
     for payload in ("", "x", f"{alice.id}", f"{alice.id} x", f"x {alice.id}", f"{uuid4()} 7", f"{alice.id} 99999999"):
         await owner.execute("SELECT pg_notify('taskql', $1)", payload)
@@ -674,7 +674,7 @@ async def test_anything_may_be_sent_to_the_channel(alice: User, owner: "asyncpg.
 
 
 async def test_two_processes(server: Server, settings: Settings, alice: User, bob: User, follow: Open) -> None:
-    """What is written on one reaches the sockets of the other; when one is killed, its clients go on at the other."""
+    """Writes on one server reach the other's sockets; after a crash clients continue on the other server."""
     del settings
     with serving(**environment(server)) as first, serving(**environment(server)) as second:
         mirror = Mirror(alice)
@@ -695,7 +695,7 @@ async def test_two_processes(server: Server, settings: Settings, alice: User, bo
 
 
 async def test_the_database_restarts(tmp_path: Path, follow: Open) -> None:
-    """Subscribers outlive it, and hear of what is written then."""
+    """Subscriptions survive a restart of the database, and receive later writes."""
     with EmbeddedPostgres.start(tmp_path) as embedded:
         postgres = Postgres(embedded)
         await migrate(DatabaseURL(embedded.owner_url), DatabaseURL(embedded.app_url))

@@ -1,4 +1,4 @@
-"""`taskql doctor` compares the counters of tasks with the tasks, and corrects what is wrong."""
+"""`taskql doctor` compares the task counters with the tasks, and corrects wrong ones."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ UNCOUNTED = INSERT.replace("title)", "title, version)").replace("'x' FROM", "'x'
 
 
 class Counted:
-    """A migrated database of the test's own, with three users: of 0, 1 and 2 tasks."""
+    """The test's own migrated database with three users, of 0, 1 and 2 tasks."""
 
     def __init__(self, server: Server, owner: "asyncpg.Connection[Any]") -> None:
         self.server = server
@@ -44,7 +44,7 @@ class Counted:
         return {row[0]: row[1] for row in await self.owner.fetch(NUMBERS)}
 
     def doctor(self, *options: str) -> tuple[int, str, str]:
-        """The exit code, the line about the counters, and what goes to standard error."""
+        """The exit code, the line about the counters, and standard error."""
         with taskql("doctor", *options, **self.environment) as process:
             out, err = process.communicate(timeout=PATIENCE_SECONDS)
         (line,) = [line for line in out.splitlines() if "task counters" in line]
@@ -60,7 +60,7 @@ class Counted:
 async def there(empty: Server) -> AsyncIterator[Counted]:
     await migrate(DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url))
     owner = await connect(empty.owner_url)
-    # Of which doctor would warn.
+    # Otherwise doctor would warn about it.
     name = await owner.fetchval("SELECT current_database()")
     await owner.execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
     there = Counted(empty, owner)
@@ -70,13 +70,13 @@ async def there(empty: Server) -> AsyncIterator[Counted]:
 
 
 async def test_counters_that_are_right(there: Counted) -> None:
-    """Nothing is changed, and the exit code is 0."""
+    """Correct counters stay unchanged, and the exit code is 0."""
     assert there.doctor() == (0, "ok       The task counters of all 3 users are correct.", "")
     assert await there.counters() == await there.numbers()
 
 
 async def test_counters_that_are_wrong(there: Counted) -> None:
-    """Too low, too high, and of a user without a row: each is corrected once, and no clock moves."""
+    """Counters that are too low, too high or missing are corrected once, and no clock advances."""
     await there.owner.execute(UNCOUNTED, there.users[0], 1)
     await there.owner.execute(UNCOUNTED, there.users[1], 3)
     await there.owner.execute("UPDATE task_clocks SET tasks = 9 WHERE user_id = $1", there.users[2])
@@ -93,7 +93,7 @@ async def test_counters_that_are_wrong(there: Counted) -> None:
 
 
 async def test_more_users_than_there_is_time_for(there: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the time is over the report says how many were compared; --recount compares all, and shows how far it is."""
+    """After the time limit the report says how many users were compared; --recount compares all."""
     monkeypatch.setattr(startup, "RECOUNT_SECONDS", -1)
     await there.owner.execute("UPDATE task_clocks SET tasks = 9")
     report = await startup.report(made_settings(there.server))
@@ -109,8 +109,8 @@ async def test_more_users_than_there_is_time_for(there: Counted, monkeypatch: py
     assert await there.counters() == await there.numbers()
 
 
-async def test_a_database_that_may_not_be_served(there: Counted) -> None:
-    """Where a wall is down nothing is counted: what the role sees is then not what it should."""
+async def test_without_row_level_security_nothing_is_counted(there: Counted) -> None:
+    """If row-level security is not intact, nothing is counted: the role would see the wrong rows."""
     await there.owner.execute("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY")
     code, lines = doctor(**there.environment)
 
@@ -121,7 +121,7 @@ async def test_a_database_that_may_not_be_served(there: Counted) -> None:
 async def test_counting_while_users_write(
     application: Application, alice: User, bob: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """A counter that is corrected while its user writes is right afterwards."""
+    """Counters corrected during writes are correct afterwards."""
     done = asyncio.Event()
 
     async def write(user: User) -> None:

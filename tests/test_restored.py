@@ -1,4 +1,4 @@
-"""`taskql restored`: after a restore every copy becomes what the database has, and no version is given out twice."""
+"""`taskql restored`: after a restore every copy catches up with the database, and no version is reused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,14 +38,14 @@ LOCKS = "SELECT count(*) FROM pg_locks JOIN pg_database ON oid = database WHERE 
 
 @dataclass
 class Place:
-    """A database with a server of its own."""
+    """A database with its own server."""
 
     server: Server
     application: Application
     owner: "asyncpg.Connection[Any]"
 
     def user(self, user: User) -> User:
-        """The same user, who asks here."""
+        """The same user as a client of this server."""
         return replace(user, http=self.application.http)
 
     async def new_user(self) -> User:
@@ -54,7 +54,7 @@ class Place:
         return User(user_id, email, Signer(SECRET).token(user_id, timedelta(hours=1)), self.application.http)
 
     async def command(self, *arguments: str, **environment: str) -> tuple[int, str]:
-        """The exit code of a command here, and what it printed."""
+        """The exit code and output of a command on this database."""
         urls = {"DATABASE_URL": self.server.app_url, "DATABASE_OWNER_URL": self.server.owner_url}
         process = taskql(*arguments, **{**urls, "AUTH_SECRET": SECRET, **environment})
         out, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE_SECONDS)
@@ -81,13 +81,13 @@ async def place(server: Server, **settings: Any) -> AsyncIterator[Place]:
 
 @pytest.fixture
 async def before(empty: Server) -> AsyncIterator[Place]:
-    """The database as it is before anything happens to it."""
+    """The database before the dump and the restore."""
     async with place(empty) as found:
         yield found
 
 
 class Restores:
-    """Makes databases from a dump, with servers on them."""
+    """Restores a dump into new databases with servers."""
 
     def __init__(self, server: Server, folder: Path, stack: AsyncExitStack) -> None:
         self._server, self._file, self._stack = server, folder / "taskql.dump", stack
@@ -128,7 +128,7 @@ async def caught_up(user: User) -> Mirror:
 
 
 def moved(mirror: Mirror, user: User) -> Mirror:
-    """The same copy, of a device that now asks elsewhere."""
+    """The same copy, as a client of another server."""
     there = Mirror(user)
     there.tasks, there.token = dict(mirror.tasks), mirror.token
     return there
@@ -140,7 +140,7 @@ async def update(user: User, task_id: str, title: str, expected: int | None = No
 
 
 async def test_every_copy_becomes_what_the_database_has(before: Place, restores: Restores) -> None:
-    """Whenever devices have synced, before the dump, in what was lost or since, all are exact; another user's too."""
+    """Copies of several users from any time, also from the lost period, become exact."""
     alice, bob = await before.new_user(), await before.new_user()
     kept, changed, deleted = [(await alice.add(title))["id"] for title in ("Kept", "Changed", "Deleted")]
     await bob.add("Bob's")
@@ -174,8 +174,8 @@ async def test_every_copy_becomes_what_the_database_has(before: Place, restores:
     assert kept in copies[0].tasks
 
 
-async def test_a_version_of_what_was_lost_matches_nothing(before: Place, restores: Restores) -> None:
-    """A version that was given to a content that is gone is none of any task, though the clock has been there again."""
+async def test_a_lost_version_matches_nothing(before: Place, restores: Restores) -> None:
+    """A version of lost content is a VERSION_CONFLICT, even if the clock has reached it again."""
     alice = await before.new_user()
     task = await alice.add("As it was")
     restores.dump(before)
@@ -193,7 +193,7 @@ async def test_a_version_of_what_was_lost_matches_nothing(before: Place, restore
 
 
 async def test_the_same_dump_is_restored_twice(before: Place, restores: Restores) -> None:
-    """What the first restore has given out since is not given out by the second."""
+    """A second restore reuses no version of the first one."""
     alice = await before.new_user()
     await alice.add("Kept")
     restores.dump(before)
@@ -211,8 +211,8 @@ async def test_the_same_dump_is_restored_twice(before: Place, restores: Restores
     assert copy.tasks == await stored(second.owner, alice)
 
 
-async def test_a_user_whom_the_restore_took_away(before: Place, restores: Restores) -> None:
-    """A user who comes back by the issuer's token begins with a clock beyond all that the lost one has shown."""
+async def test_a_user_who_is_missing_after_the_restore(before: Place, restores: Restores) -> None:
+    """A user provisioned again from a token starts with a clock beyond all lost versions."""
     restores.dump(before)
     alice = await before.new_user()
     await alice.add("Lost")
@@ -227,8 +227,8 @@ async def test_a_user_whom_the_restore_took_away(before: Place, restores: Restor
     assert copy.tasks == await stored(there.owner, alice)
 
 
-async def test_a_user_who_had_written_nothing(before: Place, restores: Restores) -> None:
-    """The clock of a user who had none in the dump has jumped as well."""
+async def test_a_user_without_a_clock_in_the_dump(before: Place, restores: Restores) -> None:
+    """The clock of a user who had none in the dump starts beyond all lost versions."""
     alice = await before.new_user()
     restores.dump(before)
     await alice.add("Lost")
@@ -243,7 +243,7 @@ async def test_a_user_who_had_written_nothing(before: Place, restores: Restores)
 
 
 async def test_the_warning(before: Place, restores: Restores) -> None:
-    """A restored database is warned of, by `serve` too, until the command was run; an untouched one is not."""
+    """After a restore `doctor` and `serve` warn until the command ran; without one they do not."""
     restores.dump(before)
     assert await before.warnings() == []
     there = await restores.restore()
@@ -260,7 +260,7 @@ async def test_the_warning(before: Place, restores: Restores) -> None:
 
 
 def logged(at: Place) -> str:
-    """What a server says while it starts."""
+    """What a server logs while it starts."""
     environment = {"DATABASE_URL": at.server.app_url, "DATABASE_OWNER_URL": at.server.owner_url, "AUTH_SECRET": SECRET}
     with serving(**environment) as served:
         served.stop()
@@ -269,12 +269,12 @@ def logged(at: Place) -> str:
 
 
 @pytest.mark.parametrize("field", ["system_identifier = '1'", "timeline = 7", "database_oid = 1"])
-async def test_what_tells_another_database(before: Place, field: str) -> None:
-    """Another cluster, timeline or database is warned of; where nothing was lost, one note ends that."""
+async def test_what_identifies_another_database(before: Place, field: str) -> None:
+    """Another cluster, timeline or database causes a warning until `restored --nothing-lost`."""
     alice = await before.new_user()
     await alice.add()
     copy = await caught_up(alice)
-    await before.owner.execute(f"UPDATE taskql_state SET {field}")  # noqa: S608 - from above
+    await before.owner.execute(f"UPDATE taskql_state SET {field}")  # noqa: S608 - a constant above
     assert len(await before.warnings()) == 1
 
     assert await before.command("restored", "--nothing-lost") == (0, "Recorded this database as the current one.\n")
@@ -283,8 +283,8 @@ async def test_what_tells_another_database(before: Place, field: str) -> None:
     assert (await copy.pull())["fullSync"] is False
 
 
-async def test_where_postgresql_does_not_tell(before: Place) -> None:
-    """Hosts that keep the control data to themselves are no reason to warn, nor to fail."""
+async def test_without_access_to_control_data(before: Place) -> None:
+    """Without access to PostgreSQL's control data there is no error and no false warning."""
     functions = "pg_control_system(), pg_control_checkpoint()"
     await before.owner.execute(f"REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC")
 
@@ -293,8 +293,8 @@ async def test_where_postgresql_does_not_tell(before: Place) -> None:
     assert len(await before.warnings()) == 1
 
 
-async def test_those_who_follow(before: Place) -> None:
-    """A subscriber hears of it at once, and that the query has to be asked; its next sync begins anew."""
+async def test_subscribers_need_a_full_sync(before: Place) -> None:
+    """Subscribers immediately get FULL_SYNC_REQUIRED, and their next query is a full sync."""
     alice = await before.new_user()
     await alice.add()
     copy = await caught_up(alice)
@@ -303,7 +303,7 @@ async def test_those_who_follow(before: Place) -> None:
     following = asyncio.create_task(alice.http.post("/graphql", json=body, headers=headers))
     name = await before.owner.fetchval("SELECT current_database()")
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await before.owner.fetchval(LOCKS, name):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while not await before.owner.fetchval(LOCKS, name):  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
 
     await before.restored()
@@ -314,8 +314,8 @@ async def test_those_who_follow(before: Place) -> None:
     assert copy.tasks == await stored(before.owner, alice)
 
 
-async def test_while_others_write(before: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers serve meanwhile, in batches that end within tasks; each write is there, and a copy is exact."""
+async def test_it_runs_during_writes(before: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clocks advance in small batches while the server writes; no write is lost, and copies are exact."""
     monkeypatch.setattr(restored, "BATCH", 7)
     alice = await before.new_user()
     ids = [(await alice.add(str(number)))["id"] for number in range(30)]
@@ -340,7 +340,7 @@ async def test_while_others_write(before: Place, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_it_may_be_run_again(before: Place) -> None:
-    """Each run moves on from where the one before has ended, as often as is promised, and copies are exact."""
+    """Each run advances the clocks further, the promised number of times, and copies stay exact."""
     alice = await before.new_user()
     await alice.add()
     copy = await caught_up(alice)
@@ -354,8 +354,8 @@ async def test_it_may_be_run_again(before: Place) -> None:
     await database.close()
 
 
-async def test_a_clock_without_room(before: Place) -> None:
-    """It stays as it is and is told of; the clocks of others move, and the warning stays."""
+async def test_a_clock_that_cannot_advance(before: Place) -> None:
+    """A clock near its maximum stays and is reported; other clocks advance, and the warning remains."""
     alice, bob = await before.new_user(), await before.new_user()
     for user in (alice, bob):
         await user.add()
@@ -386,7 +386,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("why", REFUSED)
 async def test_what_is_refused(before: Place, why: str) -> None:
-    """Nothing moves, and one line says why."""
+    """An invalid setup fails with one line, and no clock advances."""
     alice = await before.new_user()
     await alice.add()
     statements, environment, words = REFUSED[why]
@@ -401,8 +401,8 @@ async def test_what_is_refused(before: Place, why: str) -> None:
     assert await before.owner.fetchval("SELECT version FROM task_clocks") == 1
 
 
-async def test_an_owner_whom_row_security_holds(before: Place) -> None:
-    """Forced row security holds the tables' owner: it acts as each user, and moves all clocks all the same."""
+async def test_an_owner_subject_to_row_level_security(before: Place) -> None:
+    """An owner subject to row-level security acts as each user, and advances all clocks."""
     alice, bob = await before.new_user(), await before.new_user()
     for user in (alice, bob):
         await user.add()
@@ -429,11 +429,11 @@ async def versions(at: Place) -> list[int]:
     ]
 
 
-# Whatever token does not lead on is answered the same way
+# Invalid sync tokens
 
 
-async def test_one_answer_for_all_tokens_that_do_not_lead_on(before: Place) -> None:
-    """Old, from a future, another user's or damaged: the query begins anew, and the subscription says that it must."""
+async def test_one_response_for_all_invalid_sync_tokens(before: Place) -> None:
+    """Any invalid sync token gets a full sync, or FULL_SYNC_REQUIRED from the subscription."""
     alice, bob = await before.new_user(), await before.new_user()
     await bob.add()
     await alice.add()
@@ -457,7 +457,7 @@ async def test_one_answer_for_all_tokens_that_do_not_lead_on(before: Place) -> N
 
 
 async def test_clocks_of_new_users(before: Place) -> None:
-    """Users who are made after a restore begin beyond what was given out before, whoever makes them; before, at 1."""
+    """New users' clocks start at 1, or beyond all earlier versions after a restore, for every role."""
     alice = await before.new_user()
     assert (await alice.add())["version"] == 1
     await before.restored()

@@ -1,4 +1,4 @@
-"""Clients at once against two server processes: repeated writes, conflicting writes, and writes that are undone."""
+"""Concurrent clients of two server processes: repeated writes, conflicts, and writes that are rolled back."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -10,7 +10,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
-from conftest import ALL_FIELDS, CREATE, SECRET, Server, User, connect, serving
+from conftest import ALL_FIELDS, CREATE, ON_CLUSTER, SECRET, Server, User, connect, serving
 from patience import PATIENCE_SECONDS
 
 from app.settings import Settings
@@ -58,7 +58,7 @@ CONTENDED = {
 
 @pytest.fixture(scope="module")
 async def clients(server: Server, settings: Settings) -> AsyncIterator[list[httpx.AsyncClient]]:
-    """A client of each of two server processes on the one database."""
+    """A client of each of two server processes on the same database."""
     del settings
     environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
     with serving(**environment) as first, serving(**environment) as second:
@@ -71,7 +71,7 @@ async def clients(server: Server, settings: Settings) -> AsyncIterator[list[http
 async def new_pair(
     new_user: Callable[..., Awaitable[User]], clients: list[httpx.AsyncClient]
 ) -> Callable[[], Awaitable[Everywhere]]:
-    """A new user as a client of each process."""
+    """Create users, each as a client of both processes."""
 
     async def make() -> Everywhere:
         user = await new_user(clients[0])
@@ -95,7 +95,7 @@ async def at_once(writes: Sequence[Coroutine[Any, Any, Payload]]) -> list[Payloa
 
 
 async def test_two_processes(pair: Everywhere) -> None:
-    """What one process has written, the other reads."""
+    """One process reads what the other has written."""
     task = await pair[0].add("Shared")
 
     assert (await pair[1].data(TASK, id=task["id"]))["task"] == task
@@ -105,7 +105,7 @@ async def test_two_processes(pair: Everywhere) -> None:
 async def test_a_write_repeated_at_once_is_one_write(
     pair: Everywhere, owner: "asyncpg.Connection[Any]", name: str
 ) -> None:
-    """Three calls of one mutation on both processes move the clock by one, and their answers are equal."""
+    """Three concurrent identical mutations advance the clock once, with equal responses."""
     for task_id in (LIVE_ID, TRASHED_ID, OTHER_ID):
         await pair[0].add("Old", id=task_id, dueDate="2026-12-24")
     await pair[0].data(f'mutation {{ deleteTask(id: "{TRASHED_ID}") {{ token }} }}')
@@ -126,7 +126,7 @@ async def test_a_write_repeated_at_once_is_one_write(
 
 @pytest.mark.parametrize("name", CONTENDED)
 async def test_one_of_two_writers_wins(pair: Everywhere, owner: "asyncpg.Connection[Any]", name: str) -> None:
-    """Of two writes on one version, on two processes, one is done; the other is told what is now there."""
+    """Of two concurrent writes on one version, one succeeds and the other gets the current task."""
     for _ in range(8):
         task = await pair[0].add()
         fields = [CONTENDED[name].format(task["id"], title, task["version"]) for title in ("Left", "Right")]
@@ -142,7 +142,7 @@ async def test_one_of_two_writers_wins(pair: Everywhere, owner: "asyncpg.Connect
 
 
 async def test_no_update_is_lost(pair: Everywhere, owner: "asyncpg.Connection[Any]") -> None:
-    """32 writers count in one title, each until its expected version was the right one: the title says 32."""
+    """32 writers increment one title with expected versions and retries: the title is 32."""
     task = await pair[0].add("0")
 
     async def count(user: User) -> int:
@@ -167,7 +167,7 @@ async def test_no_update_is_lost(pair: Everywhere, owner: "asyncpg.Connection[An
 async def test_versions_are_committed_in_their_order(
     pair: Everywhere, owner: "asyncpg.Connection[Any]", server: Server
 ) -> None:
-    """200 tasks made at once have the versions 1 to 200, and whoever looks meanwhile sees 1 to some k, none missing."""
+    """Concurrent creates get the versions 1 to 200, and readers never see a gap."""
     seen: list[int] = []
 
     async def watch() -> None:
@@ -181,7 +181,7 @@ async def test_versions_are_committed_in_their_order(
             await watcher.close()
 
     watching = asyncio.create_task(watch())
-    turns = asyncio.Semaphore(24)  # the two processes have 30 connections to the database
+    turns = asyncio.Semaphore(24)  # the two processes have 30 database connections
 
     async def create(place: int) -> Payload:
         async with turns:
@@ -204,7 +204,7 @@ async def test_versions_are_committed_in_their_order(
 async def test_two_users_at_once_do_not_disturb_each_other(
     new_pair: Callable[[], Awaitable[Everywhere]], owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """Two users make tasks of the same ids at once; each has her own, under her own clock."""
+    """Two users concurrently create tasks with the same ids, each under their own clock."""
     people = {"Alice": await new_pair(), "Bob": await new_pair()}
     ids = [str(uuid4()) for _ in range(30)]
 
@@ -227,7 +227,7 @@ async def test_two_users_at_once_do_not_disturb_each_other(
 async def test_a_users_write_waits_for_no_other_user(
     new_pair: Callable[[], Awaitable[Everywhere]], owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """While one user's clock is held, her write waits and another user's does not."""
+    """While one user's clock is locked, that user's writes wait and another user's do not."""
     hers, his = await new_pair(), await new_pair()
     task = await hers[0].add()
     async with owner.transaction():
@@ -240,12 +240,12 @@ async def test_a_users_write_waits_for_no_other_user(
     assert (await waiting)["task"]["version"] == task["version"] + 1
 
 
-# Writes that PostgreSQL undoes
+# Writes that PostgreSQL rolls back
 
 
 @asynccontextmanager
 async def failing(owner: "asyncpg.Connection[Any]", user: User, state: str, times: int) -> AsyncIterator[None]:
-    """The user's first so many writes of tasks fail with this SQLSTATE. The sequence counts on when they are undone."""
+    """Let the user's first writes of tasks fail with this SQLSTATE. The sequence is not rolled back."""
     await owner.execute(f"""
         CREATE SEQUENCE test_tries;
         CREATE FUNCTION test_fail() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -275,7 +275,7 @@ async def tries(owner: "asyncpg.Connection[Any]") -> int:
 async def test_an_undone_write_is_run_again(
     pair: Everywhere, owner: "asyncpg.Connection[Any]", state: str, place: int
 ) -> None:
-    """A write that is undone twice is done at the third try, once, and nobody notices."""
+    """A write that is rolled back twice succeeds once at the third try, without an error."""
     task = await pair[0].add()
     async with failing(owner, pair[0], state, 2):
         payload = await done(pair[place], UPDATE, id=task["id"], title="Changed", version=task["version"])
@@ -296,7 +296,7 @@ async def test_an_undone_write_is_run_again(
 async def test_a_write_that_keeps_being_undone_is_unavailable(
     pair: Everywhere, owner: "asyncpg.Connection[Any]", state: str
 ) -> None:
-    """After three tries the caller is told to try again; nothing is done, and the connection serves on."""
+    """After three tries the response is UNAVAILABLE, nothing is written, and the server still works."""
     task = await pair[0].add()
     async with failing(owner, pair[0], state, 1000):
         response = await pair[0].post(UPDATE, {"id": task["id"], "title": "Changed"})
@@ -310,7 +310,7 @@ async def test_a_write_that_keeps_being_undone_is_unavailable(
 
 
 async def test_other_failures_are_not_tried_again(pair: Everywhere, owner: "asyncpg.Connection[Any]") -> None:
-    """Where it is not sure that a write was undone, it is not run a second time."""
+    """A write is not retried if it might have been committed."""
     task = await pair[0].add()
     async with failing(owner, pair[0], "57014", 1000):
         response = await pair[0].post(UPDATE, {"id": task["id"], "title": "Changed"})
@@ -320,18 +320,20 @@ async def test_other_failures_are_not_tried_again(pair: Everywhere, owner: "asyn
 
 
 async def test_a_real_deadlock_is_survived(pair: Everywhere, owner: "asyncpg.Connection[Any]", server: Server) -> None:
-    """A foreign transaction locks a task and then the clock; the server, the first to wait, is undone and tries on."""
+    """In a deadlock with another transaction, the server's write is rolled back and retried."""
     task = await pair[0].add()
     foreign = await connect(server.owner_url)
     try:
-        await foreign.execute("SET deadlock_timeout = '1min'")  # the server looks for the deadlock, and is undone
+        await foreign.execute(
+            "SET deadlock_timeout = '1min'"
+        )  # the server's session detects the deadlock and is rolled back
         holding = foreign.transaction()
         await holding.start()
         await foreign.execute("SELECT FROM tasks WHERE user_id = $1 FOR UPDATE", pair[0].id)
         writing = asyncio.create_task(done(pair[0], UPDATE, id=task["id"], title="Changed"))
         await waited_for(owner, await foreign.fetchval("SELECT pg_backend_pid()"))
         assert not writing.done()
-        # Granted only when the server's transaction is gone: it has the clock and waits for the task.
+        # Granted only after the server's transaction, which holds the clock and waits for the task, has ended.
         await foreign.execute("SELECT FROM task_clocks WHERE user_id = $1 FOR UPDATE", pair[0].id)
         await holding.commit()
     finally:
@@ -345,8 +347,10 @@ async def test_a_real_deadlock_is_survived(pair: Everywhere, owner: "asyncpg.Con
 
 
 async def waited_for(owner: "asyncpg.Connection[Any]", holder: int) -> None:
-    """Until a backend waits for a lock that this one holds."""
+    """Wait until a session waits for a lock that this backend holds."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))"
+    if ON_CLUSTER:  # where the backends of workers wait, for one another
+        waiting = "SELECT count(*) FROM citus_lock_waits WHERE $1 > 0"
     for _ in range(200):
         if await owner.fetchval(waiting, holder):
             return

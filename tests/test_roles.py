@@ -1,4 +1,4 @@
-"""What each kind of role may do with users and tasks by SQL, and that triggers keep everything in step for all."""
+"""What each kind of role may do with users and tasks by SQL, and that triggers keep derived data consistent."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from app.database.url import DatabaseURL
 from migrations.run import migrate
 
 ALL = "SELECT, INSERT, UPDATE, DELETE"
-# An importer that no row security holds, and an auth service.
+# An owner, an importer that bypasses row-level security, and an auth service.
 MADE = """
     CREATE ROLE {owner} LOGIN; CREATE ROLE {bypassing} LOGIN BYPASSRLS; CREATE ROLE {auth} LOGIN;
     GRANT CREATE ON SCHEMA public TO {owner};
@@ -29,7 +29,7 @@ ASTRAY = """
 
 @dataclass
 class Cast:
-    """A database that belongs to an ordinary role, and roles of every kind."""
+    """A database owned by an ordinary role, and roles of every kind."""
 
     server: Server
     names: dict[str, str]
@@ -39,7 +39,7 @@ class Cast:
         return await connect(self.server.owner_url.replace("//postgres@", f"//{self.names[role]}@"))
 
     async def user(self) -> UUID:
-        """A user with a live task and one in the trash, both with tags."""
+        """Create a user with a live and a trashed task, both with tags."""
         email = f"{uuid4()}@example.com"
         user: UUID = await self.admin.fetchval("INSERT INTO users (email) VALUES ($1) RETURNING id", email)
         for deleted in (False, True):
@@ -79,7 +79,7 @@ async def stage(server: Server) -> AsyncIterator[Cast]:
 
 @pytest.fixture(params=ROLES)
 async def role(stage: Cast, request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, "asyncpg.Connection[Any]"]]:
-    """A role's name and its connection, in a transaction that is rolled back where the test has not ended it."""
+    """A role's name and its connection, in a transaction that is rolled back unless the test ends it."""
     connection = await stage.connected(request.param)
     await connection.execute("BEGIN")
     yield request.param, connection
@@ -106,7 +106,7 @@ USERS = {
 
 @pytest.mark.parametrize("operation", USERS)
 async def test_users(stage: Cast, role: tuple[str, "asyncpg.Connection[Any]"], operation: str) -> None:
-    """All but the server create, change and delete users, with all that is theirs; others' rows stay as they are."""
+    """All roles but the server's can write users with all their data, without affecting other users."""
     name, connection = role
     user, other = await stage.user(), await stage.user()
     untouched = await stage.admin.fetch("SELECT * FROM tasks WHERE user_id = $1 ORDER BY id", other)
@@ -143,7 +143,7 @@ NOTHING_DONE = {"update": "UPDATE 0", "renumber": "UPDATE 0", "delete": "DELETE 
 
 @pytest.mark.parametrize("operation", TASKS)
 async def test_tasks(stage: Cast, role: tuple[str, "asyncpg.Connection[Any]"], operation: str) -> None:
-    """Who may write tasks needs no right on clocks and tags; both follow, and the caller acts as whom it did before."""
+    """Writing tasks needs no privileges on clocks and tags; both follow, and the current user stays."""
     name, connection = role
     user, other = await stage.user(), await stage.user()
     before, others = await stage.clock(user), await stage.clock(other)
@@ -174,7 +174,7 @@ async def test_tasks(stage: Cast, role: tuple[str, "asyncpg.Connection[Any]"], o
 async def test_tasks_of_others(
     stage: Cast, role: tuple[str, "asyncpg.Connection[Any]"], operation: str, acts: str
 ) -> None:
-    """Whom row security holds, the owner too, neither changes tasks of another user nor moves that user's clock."""
+    """Roles subject to row-level security, also the owner, cannot change another user's tasks or clock."""
     name, connection = role
     if name not in {"owner", "server"}:
         return
@@ -195,7 +195,7 @@ async def test_tasks_of_others(
 
 
 async def test_a_task_is_given_away(stage: Cast, role: tuple[str, "asyncpg.Connection[Any]"]) -> None:
-    """Only whom no row security holds gives a task to another user: both clocks move, and tags go along."""
+    """Only roles that bypass row-level security can give tasks away: both clocks advance, and tags follow."""
     name, connection = role
     user, other = await stage.user(), await stage.user()
     before = [await stage.clock(user), await stage.clock(other)]
@@ -218,7 +218,7 @@ async def test_a_task_is_given_away(stage: Cast, role: tuple[str, "asyncpg.Conne
 
 
 async def test_several_users_at_once(stage: Cast) -> None:
-    """A statement that removes tasks of many users moves each one's clock by one."""
+    """A statement that deletes tasks of several users advances each one's clock once."""
     users = [await stage.user() for _ in range(3)]
     before = [await stage.clock(user) for user in users]
     importer = await stage.connected("bypassing")
@@ -235,7 +235,7 @@ async def test_several_users_at_once(stage: Cast) -> None:
 
 
 async def test_the_servers_role_sees_its_caller_alone(stage: Cast) -> None:
-    """Of `users` the server reads the row of the user it acts as, and no other; nor does it write one."""
+    """Of `users` the server's role sees the current user's row only."""
     user, other = await stage.user(), await stage.user()
     connection = await stage.connected("server")
     assert await connection.fetch("SELECT FROM users") == []
@@ -249,8 +249,8 @@ async def test_the_servers_role_sees_its_caller_alone(stage: Cast) -> None:
     await connection.close()
 
 
-async def test_a_user_who_is_not_there(stage: Cast) -> None:
-    """The foreign key finds a user whom the server's role does not see, and refuses one who is not there."""
+async def test_a_missing_user(stage: Cast) -> None:
+    """The foreign key accepts an existing user, and rejects a missing one, as the server's role."""
     connection = await stage.connected("server")
     for user in (await stage.user(), uuid4()):
         await connection.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""Every statement that the server compiles has a form that a Citus cluster sends to one worker, whole."""
+"""A Citus cluster can send every statement of the server to a single worker unchanged."""
 
 import importlib.util
 import sys
@@ -42,7 +42,7 @@ MORE = {
 
 
 class Record:
-    """The constructs that were compiled, by the text that came of it, and the statements of rows that are created."""
+    """The compiled constructs, by statement text, and the statements that create rows."""
 
     def __init__(self) -> None:
         self.constructs: dict[str, ClauseElement] = {}
@@ -54,7 +54,7 @@ class Record:
         return statement
 
     def creates(self, statement: Statement) -> None:
-        """A cluster has other statements for it."""
+        """Note a create, for which a cluster uses other statements."""
         if statement.after_loss is not None:
             self.elsewhere.add(statement.text)
         if statement.creation is not None:
@@ -84,7 +84,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Record:
 
 
 def _executed_again(module: Any) -> None:
-    """A second copy of a module, for the statements that it compiles when it is read."""
+    """Import a second copy of a module, to record the statements that it compiles on import."""
     spec = importlib.util.spec_from_file_location(f"{module.__name__}_again", module.__file__)
     assert spec
     assert spec.loader
@@ -108,7 +108,7 @@ async def functions(owner: "asyncpg.Connection[Any]") -> Functions:
 async def test_all_statements_go_to_one_worker(
     record: Record, functions: Functions, application: Application, alice: User
 ) -> None:
-    """What reads and writes ask for, in all their shapes, and what commands do for each user."""
+    """All statements of reads, writes and per-user commands can be routed to one worker."""
     tasks = [(await alice.add(f"A task {n}", tags=["home", "work"]))["id"] for n in range(3)]
     for query in {**READS, **WRITES, **MORE}.values():
         names = {name: task for name, task in zip(("id", "other"), tasks, strict=False) if f"${name}:" in query}
@@ -173,15 +173,15 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_would_not(functions: Functions, name: str) -> None:
-    """Each rule finds what breaks it."""
+def test_statements_that_cannot_be_routed(functions: Functions, name: str) -> None:
+    """Each rule finds its violation."""
     construct, problem = BAD[name]
 
     assert problem in " ".join(problems(construct, functions))
 
 
-def test_what_would(functions: Functions) -> None:
-    """The same, as it goes to one worker."""
+def test_a_statement_that_can_be_routed(functions: Functions) -> None:
+    """The routable forms of the same constructs violate no rule."""
     clock = select(NOW.label("at")).cte("clock")
     chosen = case((TASKS.c.completed, select(clock.c.at).scalar_subquery()), else_=null())
     done = update(TASKS).values(completed_at=chosen).where(MINE).returning(TASKS.c.id).cte("done")

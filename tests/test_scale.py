@@ -1,4 +1,4 @@
-"""The seven queries that a task list lives on take an index, with 10,000 tasks of a user among those of many."""
+"""The main queries of a task list use an index, for a user of 10,000 tasks among many users."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ PLANS = ("force_custom_plan", "force_generic_plan")
 
 @pytest.fixture(scope="module")
 async def many(server: Server, application: Application) -> Seeded:
-    """Two users of 10,000 tasks each in a crowd of users who have 40 each."""
+    """Two users of 10,000 tasks each, among many users of 40 tasks."""
     async with owning(server) as connection:
         await connection.execute(CROWD)
         return await seed(connection, application, MANY)
@@ -52,7 +52,7 @@ async def many(server: Server, application: Application) -> Seeded:
 
 @pytest.fixture(scope="module")
 async def sent(settings: Settings) -> AsyncIterator[tuple[Application, list[Sent]]]:
-    """An application, and what it sends, with the arguments."""
+    """An application, and the statements that it sends."""
     async with running(settings) as application:
         found: list[Sent] = []
         event.listen(application.database.engine.sync_engine, "connect", recorder(found))
@@ -60,7 +60,7 @@ async def sent(settings: Settings) -> AsyncIterator[tuple[Application, list[Sent
 
 
 async def plan_of(server: Server, user: User, statement: Sent, mode: str) -> Plan:
-    """The plan of a statement within a transaction of its user, as a write is."""
+    """The plan of a statement in a transaction of its user, like a write's."""
     async with serving(server) as connection:
         await connection.execute(f"BEGIN; SET LOCAL app.user_id = '{user.id}'")
         return await explained(connection, statement, mode)
@@ -71,7 +71,7 @@ async def plan_of(server: Server, user: User, statement: Sent, mode: str) -> Pla
 async def test_the_seven_queries_take_an_index(
     server: Server, many: Seeded, sent: tuple[Application, list[Sent]], name: str, mode: str
 ) -> None:
-    """Each finds its tasks by an index that begins with the user, whether the plan knows the user or not."""
+    """Each query finds its tasks by an index that starts with the user, with a custom or generic plan."""
     application, found = sent
     query, variables = QUERIES[name]
     task = next(str(row["id"]) for row in many.rows[len(name) :] if not row["completed"])
@@ -79,14 +79,14 @@ async def test_the_seven_queries_take_an_index(
     found.clear()
 
     await user.data(query, **{key: value or task for key, value in variables.items()})
-    await asyncio.sleep(0)  # the driver tells of a statement in the next turn of the loop
+    await asyncio.sleep(0)  # the driver reports a statement in the next iteration of the loop
     statement = explicable(found)[-1]
     plan = await plan_of(server, user, statement, mode)
 
     kinds = {node["Node Type"] for node in nodes(plan) if node.get("Relation Name") == "tasks"} - {"ModifyTable"}
     conditions = [node["Index Cond"] for node in nodes(plan) if "_tasks" in node.get("Index Name", "")]
     assert kinds <= {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
-    assert conditions or name == "create"  # which looks for no task
+    assert conditions or name == "create"  # which looks up no task
     assert all("user_id = " in condition for condition in conditions)
 
 
@@ -94,7 +94,7 @@ async def test_the_seven_queries_take_an_index(
 async def test_many_tasks_are_looked_up_by_their_ids(
     server: Server, many: Seeded, sent: tuple[Application, list[Sent]], mode: str
 ) -> None:
-    """A write of 1,000 tasks looks them up by their ids in an index, whatever PostgreSQL expects of the user."""
+    """A write of 1,000 tasks looks them up by id in an index, with a custom or generic plan."""
     application, found = sent
     ids = [str(row["id"]) for row in many.rows[2000:3000] if row["deleted_at"] is None]
     user = replace(many.user, http=application.http)

@@ -1,4 +1,4 @@
-"""What a selection can be made of, one thing at a time: aliases, fragments, directives, merging, __typename."""
+"""The features of selections, one by one: aliases, fragments, directives, merging, __typename."""
 
 import asyncio
 from collections import Counter
@@ -71,14 +71,14 @@ NULLABLE = """
 
 @dataclass
 class Seen:
-    """A user with one task, and the oracle's knowledge of both."""
+    """A user with one task, and an oracle that knows both."""
 
     user: User
     oracle: Oracle
     task: dict[str, Any]
 
     async def answer(self, query: str, **variables: Any) -> Any:
-        """The data of an answer, when it is what the oracle tells."""
+        """The data of a response, after comparing it with the oracle's."""
         response = await self.user.post(query, variables)
         await self.oracle.load()
         assert Answer.of_json(response.text) == await self.oracle.answer(query, variables)
@@ -99,28 +99,28 @@ async def seen(server: Server, alice: User) -> AsyncIterator[Seen]:
 
 
 async def test_a_root_field_under_two_aliases(seen: Seen) -> None:
-    """Two aliases of one root field have a selection each."""
+    """Two aliases of a root field have their own selections."""
     data = await seen.of_task("query ($id: ID!) { a: task(id: $id) { id } b: task(id: $id) { title } }")
 
     assert data == {"a": {"id": seen.task["id"]}, "b": {"title": "A task"}}
 
 
 async def test_a_list_under_two_aliases(seen: Seen) -> None:
-    """Two aliases of a list within one page have a selection each."""
+    """Two aliases of a list on one page have their own selections."""
     data = await seen.answer("{ tasks { a: edges { node { id } } b: edges { node { name: title } } } }")
 
     assert data["tasks"] == {"a": [{"node": {"id": seen.task["id"]}}], "b": [{"node": {"name": "A task"}}]}
 
 
 async def test_aliases_that_trade_names(seen: Seen) -> None:
-    """A response key may be the name of another field."""
+    """A response key may be another field's name."""
     data = await seen.of_task("query ($id: ID!) { task(id: $id) { title: description description: title } }")
 
     assert data["task"] == {"title": 'With "quotes"', "description": "A task"}
 
 
 async def test_the_task_of_a_mutation_under_two_aliases(alice: User) -> None:
-    """Two aliases of the task in a payload have a selection each."""
+    """Two aliases of a payload's task have their own selections."""
     data = await alice.data(
         'mutation { createTask(input: {title: "New"}) { a: task { title } b: task { version kind: __typename } } }'
     )
@@ -129,7 +129,7 @@ async def test_the_task_of_a_mutation_under_two_aliases(alice: User) -> None:
 
 
 async def test_100_aliases_on_one_task(seen: Seen) -> None:
-    """One object may have 100 fields: more than json_build_object() takes arguments."""
+    """One object may have 100 fields, more than json_build_object() takes arguments for."""
     names = ALL_FIELDS.split()
     fields = [(f"f{place}", names[place % len(names)]) for place in range(100)]
     selection = " ".join(f"{alias}:{name}" for alias, name in fields)
@@ -139,7 +139,7 @@ async def test_100_aliases_on_one_task(seen: Seen) -> None:
 
 
 async def test_100_aliases_in_a_mutation(seen: Seen) -> None:
-    """The task of a mutation may have 100 fields too."""
+    """A mutation's task may have 100 fields."""
     selection = " ".join(f"f{place}:title" for place in range(100))
     data = await seen.user.data(f"mutation($id:ID!){{deleteTask(id:$id){{task{{{selection}}}}}}}", id=seen.task["id"])
 
@@ -147,7 +147,7 @@ async def test_100_aliases_in_a_mutation(seen: Seen) -> None:
 
 
 async def test_100_aliases_of_the_task_of_a_mutation(seen: Seen) -> None:
-    """A payload may show its task 100 times."""
+    """A payload may contain its task 100 times."""
     selection = " ".join(f"t{place}:task{{title}}" for place in range(100))
     data = await seen.user.data(f"mutation($id:ID!){{deleteTask(id:$id){{{selection}}}}}", id=seen.task["id"])
 
@@ -155,7 +155,7 @@ async def test_100_aliases_of_the_task_of_a_mutation(seen: Seen) -> None:
 
 
 async def test_more_fields_than_there_may_be(seen: Seen) -> None:
-    """A selection over the limit is refused as a whole, also where fragments hide its size."""
+    """A selection over the limit is rejected as a whole, also if fragments hide its size."""
     ten = " ".join(f"f{place}: title" for place in range(10))
     query = f"{{ tasks {{ nodes {{ {'...Ten ' * (Limits().fields // 10)} }} }} }} fragment Ten on Task {{ {ten} }}"
     answer = await seen.user.ask(query)
@@ -168,7 +168,7 @@ async def test_more_fields_than_there_may_be(seen: Seen) -> None:
 
 
 async def test_fragments_on_a_node_that_is_a_task(seen: Seen) -> None:
-    """Fragments on Node and Task apply to a task, in the order they stand; those on User do not."""
+    """On a task, fragments on Node and Task apply, in document order; those on User do not."""
     data = await seen.of_task(NODE)
 
     task = seen.task
@@ -177,7 +177,7 @@ async def test_fragments_on_a_node_that_is_a_task(seen: Seen) -> None:
 
 
 async def test_fragments_on_a_node_that_is_the_user(seen: Seen) -> None:
-    """Fragments on Node and User apply to the user; those on Task do not."""
+    """On the user, fragments on Node and User apply; those on Task do not."""
     data = await seen.answer(NODE, id=str(seen.user.id))
 
     assert list(data["node"]) == ["__typename", "id", "email", "createdAt"]
@@ -186,7 +186,7 @@ async def test_fragments_on_a_node_that_is_the_user(seen: Seen) -> None:
 
 
 async def test_fragments_on_a_node_of_somebody_else(seen: Seen, bob: User) -> None:
-    """Another user's task, another user and an id that nobody has are all no node."""
+    """Another user, another user's task and an unknown id are null."""
     foreign = await bob.add("Bob's")
 
     for node_id in (foreign["id"], str(bob.id), str(uuid4())):
@@ -194,7 +194,7 @@ async def test_fragments_on_a_node_of_somebody_else(seen: Seen, bob: User) -> No
 
 
 async def test_a_fragment_used_twice(seen: Seen) -> None:
-    """One fragment serves several fields."""
+    """One fragment can be used in several fields."""
     query = """
         query ($id: ID!) { task(id: $id) { ...F } again: task(id: $id) { ...F ...F } tasks { nodes { ...F } } }
         fragment F on Task { title tags }
@@ -206,7 +206,7 @@ async def test_a_fragment_used_twice(seen: Seen) -> None:
 
 
 async def test_fragments_that_select_nothing_of_a_type(seen: Seen) -> None:
-    """A task whose selection is only about users is an empty object."""
+    """A task is an empty object if only fragments on User are selected."""
     data = await seen.of_task("query ($id: ID!) { node(id: $id) { ... on User { email } } }")
 
     assert data == {"node": {}}
@@ -216,7 +216,7 @@ async def test_fragments_that_select_nothing_of_a_type(seen: Seen) -> None:
 
 
 async def test_fields_merge_across_fragments(seen: Seen) -> None:
-    """The selections of one response key are merged, in the order of their first occurrence."""
+    """Selections of the same response key are merged, in the order of first occurrence."""
     query = """
         { tasks { edges { node { title } } ...A ...B totalCount } ... on Query { tasks { nodes { id } } } }
         fragment A on TaskConnection { edges { cursor node { id title } } totalCount }
@@ -230,7 +230,7 @@ async def test_fields_merge_across_fragments(seen: Seen) -> None:
 
 
 async def test_a_repeated_field_stands_once(seen: Seen) -> None:
-    """A field selected again is not written again."""
+    """A field that is selected twice appears once."""
     response = await seen.user.post(
         "query ($id: ID!) { task(id: $id) { id id ...F } } fragment F on Task { id }", {"id": seen.task["id"]}
     )
@@ -239,7 +239,7 @@ async def test_a_repeated_field_stands_once(seen: Seen) -> None:
 
 
 async def test_fields_of_a_payload_merge(alice: User) -> None:
-    """The parts of a payload are merged as those of any object are."""
+    """Fields of a payload are merged like those of any object."""
     query = """
         mutation { createTask(input: {title: " "}) { userErrors { code } ...A ...B } }
         fragment A on TaskPayload { task { id } userErrors { field } }
@@ -255,7 +255,7 @@ async def test_fields_of_a_payload_merge(alice: User) -> None:
 
 
 async def test_switches_alternate_in_one_operation(seen: Seen) -> None:
-    """Each answer has what its own variables let through, whatever the requests before had."""
+    """Each response follows its own variables, whatever earlier requests had."""
     for shown, hidden in [*product([True, False], repeat=2)] * 2:
         data = await seen.of_task(SWITCHED, shown=shown, hidden=hidden)
 
@@ -265,14 +265,14 @@ async def test_switches_alternate_in_one_operation(seen: Seen) -> None:
 
 
 async def test_a_switch_with_a_default(seen: Seen) -> None:
-    """An omitted switch has its default."""
+    """An omitted variable of a directive has its default."""
     data = await seen.of_task(SWITCHED, shown=True)
 
     assert list(data["task"]) == ["id", "title", "version", "completed"]
 
 
 async def test_a_switch_that_is_null(seen: Seen) -> None:
-    """A switch that is null is refused, and the mutation whose payload depends on it is not carried out."""
+    """A null condition of a directive is rejected, and the mutation is not executed."""
     mutation = "mutation ($id: ID!, $no: Boolean = true) { deleteTask(id: $id) { task { id @skip(if: $no) } } }"
     answer = await seen.user.ask(mutation, id=seen.task["id"], no=None)
 
@@ -294,12 +294,12 @@ async def test_a_switch_that_is_null(seen: Seen) -> None:
     ],
 )
 async def test_everything_skipped(seen: Seen, query: str, expected: dict[str, Any]) -> None:
-    """An object of which everything is skipped is an empty object."""
+    """An object with all fields skipped is an empty object."""
     assert await seen.answer(query) == expected
 
 
 async def test_everything_skipped_in_a_payload(seen: Seen) -> None:
-    """A mutation whose payload shows nothing is carried out all the same."""
+    """A mutation with an empty payload is still executed."""
     data = await seen.user.data(
         "mutation ($id: ID!) { deleteTask(id: $id) { task { id @skip(if: true) } ... @skip(if: true) { token } } }",
         id=seen.task["id"],
@@ -309,8 +309,8 @@ async def test_everything_skipped_in_a_payload(seen: Seen) -> None:
     assert (await seen.of_task(TASK))["task"]["deletedAt"] is not None
 
 
-async def test_switches_without_end() -> None:
-    """An operation keeps no more than a bounded number of the selections that its switches can make."""
+async def test_variants_of_a_selection_are_bounded() -> None:
+    """An operation keeps a bounded number of the selections that its directives produce."""
 
     @dataclass
     class Nobody:
@@ -343,7 +343,7 @@ async def test_switches_without_end() -> None:
 
 
 async def test_typename_everywhere(seen: Seen) -> None:
-    """Every object tells its type."""
+    """Every object has __typename."""
     data = await seen.of_task(TYPENAMES)
 
     assert data == {
@@ -361,7 +361,7 @@ async def test_typename_everywhere(seen: Seen) -> None:
 
 
 async def test_typename_among_other_fields(seen: Seen) -> None:
-    """__typename stands where it was asked for: first, between or last."""
+    """__typename appears where it was selected: first, between or last."""
     data = await seen.of_task(
         "query ($id: ID!) { task(id: $id) { a: __typename title b: __typename id c: __typename } }"
     )
@@ -370,7 +370,7 @@ async def test_typename_among_other_fields(seen: Seen) -> None:
 
 
 async def test_typename_in_a_mutation(alice: User) -> None:
-    """The parts of a payload tell their types."""
+    """The parts of a payload have __typename."""
     query = """
         mutation ($title: String!) {
             __typename
@@ -388,7 +388,7 @@ async def test_typename_in_a_mutation(alice: User) -> None:
 
 
 async def test_nulls(alice: User) -> None:
-    """Whatever a task or a user may lack is null."""
+    """Missing optional values are null."""
     task = await alice.add()
     data = await alice.data(NULLABLE, id=task["id"])
 
@@ -409,7 +409,7 @@ async def test_nulls(alice: User) -> None:
     ],
 )
 async def test_parts_of_an_empty_page(alice: User, selection: str, expected: dict[str, Any]) -> None:
-    """Every part of a page is there when the page is empty, whichever is asked for alone."""
+    """Each part of an empty page can be selected on its own."""
     assert await alice.data(f"{{ tasks {{ {selection} }} }}") == {"tasks": expected}
 
 
@@ -417,7 +417,7 @@ async def test_parts_of_an_empty_page(alice: User, selection: str, expected: dic
 
 
 async def test_a_payload_without_its_task(alice: User) -> None:
-    """A mutation need not show the task that it changes."""
+    """A mutation need not select the task that it changes."""
     data = await alice.data('mutation { createTask(input: {title: "New"}) { userErrors { code } } }')
 
     assert data == {"createTask": {"userErrors": []}}
@@ -441,7 +441,7 @@ MUTATIONS = {
 
 @pytest.mark.parametrize(("mutation", "before"), MUTATIONS.values(), ids=MUTATIONS)
 async def test_a_mutation_shows_what_a_query_then_shows(alice: User, mutation: str, before: str | None) -> None:
-    """The task in a payload is the task as it can be read from then on, every field of it."""
+    """The task in a payload equals the task in a later query, in all fields."""
     task_id = str(uuid4()) if before is None else (await alice.add(description="There", dueDate="9999-12-31"))["id"]
     if before == "trashed":
         await alice.data("mutation ($id: ID!) { deleteTask(id: $id) { task { id } } }", id=task_id)
@@ -462,7 +462,7 @@ MANY = {
 
 @pytest.mark.parametrize("mutation", MANY.values(), ids=MANY)
 async def test_many_tasks_are_shown_as_a_query_then_shows_them(alice: User, mutation: str) -> None:
-    """The tasks in a payload, under any alias, are the tasks as they can be read from then on."""
+    """The tasks in a payload, under any alias, equal the tasks in later queries."""
     for title in ("One", "Two", "Three"):
         await alice.add(title, description='"', tags=["tag"])
     await alice.data('mutation { deleteTasks(where: {filter: {search: "Two"}}) { token } }')
@@ -475,7 +475,7 @@ async def test_many_tasks_are_shown_as_a_query_then_shows_them(alice: User, muta
 
 
 async def test_mutations_of_one_operation(alice: User) -> None:
-    """The mutations of an operation run one after the other, and each shows what it made."""
+    """The mutations of an operation run in sequence, and each returns its own result."""
     query = """
         mutation ($id: ID!) {
             a: createTask(input: {id: $id, title: "One"}) { ...P }
@@ -499,7 +499,7 @@ async def test_mutations_of_one_operation(alice: User) -> None:
 
 
 async def test_one_statement_for_each_root_field(seen: Seen, wire: Wire) -> None:
-    """However much a root field selects, it is one statement; one that is skipped is none."""
+    """Each root field is one statement, whatever it selects; a skipped one is none."""
     query = """
         query ($id: ID!) {
             viewer { id taskStats { total open completed overdue } }
@@ -524,7 +524,7 @@ TWO_OPERATIONS = """
 
 
 async def test_a_document_of_two_operations(seen: Seen) -> None:
-    """OperationName says which of them runs, in any order."""
+    """OperationName selects the operation, in any order."""
     titles = {"Short": {}, "Long": {"title": "A task"}}
     for name in ("Short", "Long", "Long", "Short"):
         response = await seen.user.post(TWO_OPERATIONS, {"id": seen.task["id"]}, operationName=name)
@@ -532,15 +532,15 @@ async def test_a_document_of_two_operations(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("name", [None, "Other", ""])
-async def test_an_operation_that_is_not_there(seen: Seen, name: str | None) -> None:
-    """Of several operations, none runs unless it is named."""
+async def test_an_unknown_operation_name(seen: Seen, name: str | None) -> None:
+    """With several operations, a missing or unknown operationName is BAD_USER_INPUT."""
     response = await seen.user.post(TWO_OPERATIONS, {"id": seen.task["id"]}, operationName=name)
 
     assert [error["extensions"]["code"] for error in response.json()["errors"]] == ["BAD_USER_INPUT"]
 
 
 async def test_a_text_is_prepared_once(seen: Seen, bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text is checked at its first request and its statement compiled then, for all users and values."""
+    """A document is validated and its statement compiled once, for all users and values."""
     counts = {"validate": 0, "compiled": 0}
 
     def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -564,7 +564,7 @@ async def test_a_text_is_prepared_once(seen: Seen, bob: User, monkeypatch: pytes
 async def test_a_statement_that_several_ask_for_at_once_is_kept(
     seen: Seen, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is compiled for the first of them, and nobody compiles or prepares it again later."""
+    """A statement that concurrent requests need is compiled once and reused."""
     counts: Counter[str] = Counter()
     compiled, built = statements.compiled, compiling.Statements.compiled
 
@@ -581,7 +581,7 @@ async def test_a_statement_that_several_ask_for_at_once_is_kept(
     query = "query ($id: ID!) { task(id: $id) { atOnce: id title } }"
     await asyncio.gather(*(user.data(query, id=seen.task["id"]) for user in [seen.user, bob] * 4))
     assert counts["compiled"] == 1
-    assert counts["asked for"] > 1  # else it was asked for one after the other
+    assert counts["asked for"] > 1  # otherwise the requests were not concurrent
     at_once = counts["asked for"]
     for user in (seen.user, bob):
         await user.data(query, id=seen.task["id"])
@@ -590,7 +590,7 @@ async def test_a_statement_that_several_ask_for_at_once_is_kept(
 
 
 async def test_one_operation_for_two_users_at_once(seen: Seen, bob: User) -> None:
-    """Requests of one text that run at the same time have each their own user's answer."""
+    """Concurrent requests with the same document each get their own user's response."""
     await bob.add("Bob's")
     query = "query Both { viewer { id } tasks { nodes { title } } }"
     answers = await asyncio.gather(*(user.data(query) for user in [seen.user, bob] * 10))
@@ -603,7 +603,7 @@ async def test_one_operation_for_two_users_at_once(seen: Seen, bob: User) -> Non
 
 
 async def test_operations_that_ask_for_the_same_share_a_statement(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that writes its arguments into the text has no new statement compiled for each of them."""
+    """Documents that differ only in inlined arguments share a statement."""
     tasks = [await alice.add(f"Task {number}") for number in range(3)]
     built = []
     original = reading.one

@@ -1,4 +1,4 @@
-"""Resolvers with sessions of SQLAlchemy: the documented example, two walls, and connections that come back clean."""
+"""Resolvers with SQLAlchemy sessions: the documented example, both walls, and clean connections."""
 
 import asyncio
 import re
@@ -52,7 +52,7 @@ WORK: dict[str, Work] = {}
 
 
 def work(function: Work) -> Work:
-    """A use of a session that the field `run` knows by its name."""
+    """Register a function that the field `run` calls by name."""
     WORK[function.__name__] = function
     return function
 
@@ -61,13 +61,13 @@ def work(function: Work) -> Work:
 class Running:
     @strawberry.mutation
     async def run(self, info: Info, work: str, about: strawberry.ID) -> str:
-        """What a use of a session returns, as text."""
+        """Call a registered function, and return its result as text."""
         async with info.context.session() as session:
             return str(await WORK[work](session, UUID(about)))
 
 
 def served(*mutations: type, queries: tuple[type, ...] = ()) -> strawberry.Schema:
-    """The schema, with more fields at its roots."""
+    """The schema with additional root fields."""
     query = strawberry.type(type("Query", (Query, *queries), {}), name="Query")
     mutation = strawberry.type(type("Mutation", (Mutation, *mutations), {}), name="Mutation")
     return direct(strawberry.Schema(query, mutation, types=[TaskType, UserType], config=CONFIG))
@@ -75,14 +75,14 @@ def served(*mutations: type, queries: tuple[type, ...] = ()) -> strawberry.Schem
 
 @pytest.fixture
 async def sessions(settings: Settings) -> AsyncIterator[Application]:
-    """A server whose resolvers use sessions, behind both walls, with a single connection to share."""
+    """A server whose resolvers use sessions, with both walls and a single connection."""
     async with running(settings.model_copy(update={"db_pool_size": 1}), served(Running)) as application:
         yield application
 
 
 @pytest.fixture
 async def one_wall(server: Server, settings: Settings) -> AsyncIterator[Application]:
-    """The same with the rights of a superuser, whom row security does not hold: wall 1 stands alone."""
+    """The same with a superuser, who bypasses row-level security: wall 1 only."""
     del settings
     alone = made_settings(Server(server.owner_url, server.owner_url), db_pool_size=1)
     async with running(alone, served(Running)) as application:
@@ -99,7 +99,7 @@ async def ran(user: User, name: str, about: object = None) -> str:
 
 
 async def refused(user: User, name: str, about: object = None) -> dict[str, Any]:
-    """The extensions of the one error of a use that fails."""
+    """The extensions of the only error of a call that fails."""
     answer = await user.ask(RUN, work=name, about=str(about or uuid4()))
     assert answer["data"] is None
     (error,) = answer["errors"]
@@ -112,7 +112,7 @@ async def refused(user: User, name: str, about: object = None) -> dict[str, Any]
 
 @pytest.fixture
 def documented(repository: Path) -> Iterator[ModuleType]:
-    """The modules of docs/adding.md, made of its text."""
+    """The modules of docs/adding.md, created from its text."""
     section = (repository / "docs" / "adding.md").read_text().partition(SECTION)[2].partition("\n## ")[0]
     files = re.findall(r"in `([a-z/]+)\.py`:\n\n```python\n(.*?)```", section, re.DOTALL)
     assert len(files) == 2
@@ -120,7 +120,7 @@ def documented(repository: Path) -> Iterator[ModuleType]:
     for path, code in files:
         module = ModuleType(path.replace("/", "."))
         sys.modules[module.__name__] = module
-        exec(compile(code, f"{path}.py", "exec"), module.__dict__)  # noqa: S102 - the documentation's code
+        exec(compile(code, f"{path}.py", "exec"), module.__dict__)  # noqa: S102 - code of the documentation
     yield module
     for path, _ in files:
         del sys.modules[path.replace("/", ".")]
@@ -129,7 +129,7 @@ def documented(repository: Path) -> Iterator[ModuleType]:
 async def test_the_documented_example(
     documented: ModuleType, settings: Settings, alice: User, bob: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """Each user sees and changes her own tasks; what is changed has new versions, and is in the change feed."""
+    """Users see and change their own tasks; changes get new versions and appear in the change feed."""
     extended = served(documented.StaleMutations, queries=(documented.StaleQueries,))
     async with running(settings, extended) as application:
         alice, bob = at(application, alice, bob)
@@ -158,13 +158,13 @@ async def test_the_documented_example(
 
 # Two walls
 
-# The user whom another reaches for.
+# The user whose data another user tries to access.
 FOREIGN: list[UUID] = []
 
 
 @work
 async def read(session: AsyncSession, about: UUID) -> list[Any]:
-    """What is seen of another user's task in the ways that wall 1 narrows."""
+    """Read another user's task in the ways that wall 1 restricts."""
     other, some = aliased(Task), select(Task.id, Task.title).subquery()
     queries = [
         select(Task.id).where(Task.id == about),
@@ -181,14 +181,14 @@ async def read(session: AsyncSession, about: UUID) -> list[Any]:
 
 @work
 async def count(session: AsyncSession, _about: UUID) -> tuple[int | None, int | None, int | None]:
-    """How many tasks, clocks and users there are."""
+    """The numbers of visible tasks, clocks and users."""
     numbers = [await session.scalar(select(func.count()).select_from(kind)) for kind in (Task, TaskClock, Account)]
     return numbers[0], numbers[1], numbers[2]
 
 
 @work
 async def get(session: AsyncSession, about: UUID) -> list[bool]:
-    """Whether a task of Alice and her account are found by their keys."""
+    """Whether Alice's task and account are found by their keys."""
     found = [await session.get(Task, (FOREIGN[0], about)), await session.get(Account, FOREIGN[0])]
     return [item is not None for item in found]
 
@@ -218,7 +218,7 @@ async def give_away(session: AsyncSession, _about: UUID) -> None:
 
 
 def _attached(session: AsyncSession, about: UUID) -> Task:
-    """An object of another user, as it comes from a cache or an earlier session."""
+    """Another user's object in the session, as if from a cache or an earlier session."""
     foreign = Task(user_id=FOREIGN[0], id=about, title="As it was")
     make_transient_to_detached(foreign)
     session.add(foreign)
@@ -255,7 +255,7 @@ async def change_account(session: AsyncSession, _about: UUID) -> None:
 
 @pytest.fixture
 async def foreign(alice: User) -> AsyncIterator[dict[str, Any]]:
-    """A task of Alice, for Bob to reach for."""
+    """A task of Alice, which Bob tries to access."""
     FOREIGN[:] = [alice.id]
     yield await alice.add("Hers", tags=["hers"])
     FOREIGN.clear()
@@ -271,11 +271,11 @@ def walled(request: pytest.FixtureRequest) -> Application:
 async def test_what_is_read_is_the_callers(
     walled: Application, foreign: dict[str, Any], alice: User, bob: User
 ) -> None:
-    """No query of mapped classes shows anything of another user, with row security or without."""
+    """Queries of mapped classes show nothing of other users, with and without row-level security."""
     alice, bob = at(walled, alice, bob)
     await bob.add("His")
     assert await ran(alice, "get", foreign["id"]) == "[True, True]"
-    assert len((await ran(alice, "read", foreign["id"])).split(", ")) == 8  # each query finds what is hers
+    assert len((await ran(alice, "read", foreign["id"])).split(", ")) == 8  # each query finds her own row
 
     assert await ran(bob, "read", foreign["id"]) == "[]"
     assert await ran(bob, "get", foreign["id"]) == "[False, False]"
@@ -283,10 +283,10 @@ async def test_what_is_read_is_the_callers(
 
 
 @pytest.mark.parametrize("name", ["update_all", "delete_all"])
-async def test_statements_change_only_the_callers(  # noqa: PLR0913, PLR0917 - two users, and what is looked at
+async def test_statements_change_only_the_callers(  # noqa: PLR0913, PLR0917 - fixtures
     walled: Application, foreign: dict[str, Any], alice: User, bob: User, owner: "asyncpg.Connection[Any]", name: str
 ) -> None:
-    """UPDATE and DELETE of mapped classes find nothing of another user, and what is the caller's."""
+    """UPDATE and DELETE of mapped classes match the caller's rows only."""
     bob, alice = at(walled, bob, alice)
     before = await stored(owner, alice)
     assert await ran(bob, name, foreign["id"]) == "0"
@@ -298,7 +298,7 @@ async def test_statements_change_only_the_callers(  # noqa: PLR0913, PLR0917 - t
 @pytest.mark.parametrize(
     "name", ["add", "give_away", "change_attached", "take", "delete_attached", "merge", "change_account"]
 )
-async def test_a_flush_refuses_objects_of_others(  # noqa: PLR0913, PLR0917 - two users, and what is looked at
+async def test_a_flush_rejects_objects_of_other_users(  # noqa: PLR0913, PLR0917 - fixtures
     walled: Application,
     foreign: dict[str, Any],
     alice: User,
@@ -307,7 +307,7 @@ async def test_a_flush_refuses_objects_of_others(  # noqa: PLR0913, PLR0917 - tw
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    """However an object of another user gets into a session, it is not written, nor is anything else with it."""
+    """A flush with another user's object is rejected and writes nothing at all."""
     (bob,) = at(walled, bob)
     before, accounts = await stored(owner, alice), "SELECT * FROM users WHERE id = $1"
     account = await owner.fetchrow(accounts, alice.id)
@@ -322,7 +322,7 @@ async def test_a_flush_refuses_objects_of_others(  # noqa: PLR0913, PLR0917 - tw
 
 @work
 async def around(session: AsyncSession, about: UUID) -> list[Any]:
-    """What is seen in the ways that wall 1 does not narrow."""
+    """Read another user's task in the ways that wall 1 does not restrict."""
     queries: list[Executable] = [
         select(TASKS.c.id).where(TASKS.c.id == about),
         select(exists().where(Task.id == about)),
@@ -351,10 +351,10 @@ async def give_away_core(session: AsyncSession, _about: UUID) -> None:
     await session.execute(update(TASKS).values(user_id=FOREIGN[0]))
 
 
-async def test_row_security_holds_everything_else(
+async def test_row_level_security_covers_everything_else(
     sessions: Application, foreign: dict[str, Any], alice: User, bob: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """Statements on tables and text find nothing of another user, and write nothing; a refusal is a bug, no outage."""
+    """Row-level security hides other users' rows from Core statements and text; violations are INTERNAL."""
     (bob,) = at(sessions, bob)
     before = await stored(owner, alice)
 
@@ -366,7 +366,7 @@ async def test_row_security_holds_everything_else(
 
 
 def test_every_table_of_users_data_is_behind_wall_1() -> None:
-    """A mapped class with a column `user_id` derives from Owned."""
+    """Every mapped class with a `user_id` derives from Owned."""
     classes = [mapper.class_ for mapper in Base.registry.mappers if "user_id" in mapper.columns]
 
     assert {kind for kind in classes if not issubclass(kind, Owned)} == set()
@@ -380,7 +380,7 @@ def test_every_table_of_users_data_is_behind_wall_1() -> None:
 
 @work
 async def make(session: AsyncSession, about: UUID) -> list[Any]:
-    """Add a task, change it, and show what the triggers have made of it."""
+    """Add and change a task, and return what the triggers set."""
     task = Task(id=about, title="New", tags=["a"])
     session.add(task)
     await session.flush()
@@ -393,7 +393,7 @@ async def make(session: AsyncSession, about: UUID) -> list[Any]:
 async def test_a_task_of_a_session_is_like_any_other(
     sessions: Application, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """It is the caller's, has versions and a place, is counted, and is in the change feed."""
+    """A session's task gets versions and a position, is counted, and appears in the change feed."""
     (alice,) = at(sessions, alice)
     mirror, task_id = Mirror(alice), uuid4()
     await mirror.catch_up()
@@ -406,8 +406,10 @@ async def test_a_task_of_a_session_is_like_any_other(
     assert (await alice.add())["version"] == 3
 
 
-async def test_subscribers_hear_of_it(sessions: Application, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A write of a session tells the listening servers, when it is committed."""
+async def test_a_session_notifies_subscribers(
+    sessions: Application, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """A session's write notifies the listening servers on commit."""
     told = asyncio.Queue[str]()
     await owner.add_listener("taskql", lambda *heard: told.put_nowait(heard[-1]))
     (alice,) = at(sessions, alice)
@@ -445,7 +447,7 @@ async def pid(session: AsyncSession, _about: UUID) -> int | None:
 async def test_what_fails_is_rolled_back(
     sessions: Application, alice: User, owner: "asyncpg.Connection[Any]", name: str
 ) -> None:
-    """Whatever the block raises, nothing of it is kept, the error is masked, and the connection serves on."""
+    """After an error nothing is kept, the error is masked, and the connection is reused."""
     (alice,) = at(sessions, alice)
     before = await ran(alice, "pid")
 
@@ -456,7 +458,7 @@ async def test_what_fails_is_rolled_back(
 
 @work
 async def commit_between(session: AsyncSession, about: UUID) -> int:
-    """Two transactions and a savepoint of one session."""
+    """Two transactions and a savepoint in one session."""
     session.add(Task(id=uuid7(), title="First"))
     await session.commit()
     session.add(Task(id=uuid7(), title="Second"))
@@ -467,7 +469,7 @@ async def commit_between(session: AsyncSession, about: UUID) -> int:
 
 
 async def test_each_transaction_of_a_session_acts_as_the_caller(sessions: Application, alice: User) -> None:
-    """Also after a commit in the middle, and after a savepoint was rolled back."""
+    """Each transaction acts as the caller, also after a commit in between and a rolled back savepoint."""
     (alice,) = at(sessions, alice)
 
     assert await ran(alice, "commit_between") == "2"
@@ -478,7 +480,7 @@ async def test_each_transaction_of_a_session_acts_as_the_caller(sessions: Applic
 
 @work
 async def leave_things(session: AsyncSession, about: UUID) -> None:
-    """Change what belongs to the connection and not to the transaction."""
+    """Change the state of the connection instead of the transaction."""
     for setting in ("app.user_id", "application_name"):
         await session.execute(select(func.set_config(setting, str(about), text("false"))))
     await session.execute(select(func.pg_advisory_lock(7)))
@@ -488,7 +490,7 @@ async def leave_things(session: AsyncSession, about: UUID) -> None:
 async def test_the_connection_is_given_back_clean(
     sessions: Application, alice: User, bob: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """Settings and locks of one session do not reach the next user of its connection."""
+    """Settings and locks of a session do not affect the connection's next user."""
     alice, bob = at(sessions, alice, bob)
     before = await ran(alice, "pid")
     await ran(alice, "leave_things", alice.id)
@@ -513,7 +515,7 @@ async def keep(session: AsyncSession, _about: UUID) -> None:
 
 
 async def test_a_session_ends_with_its_block(sessions: Application, alice: User) -> None:
-    """One that a resolver keeps is of no use any more: its connection is lent to others."""
+    """A session that a resolver keeps cannot be used after its block."""
     (alice,) = at(sessions, alice)
     await ran(alice, "keep")
     with pytest.raises(Exception, match="permanently closed"):
@@ -528,7 +530,7 @@ async def end_backend(session: AsyncSession, about: UUID) -> None:
 
 
 async def test_a_connection_that_is_lost(sessions: Application, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A database that goes away in the middle is UNAVAILABLE; nothing is kept, and the next request finds another."""
+    """A lost connection is UNAVAILABLE; nothing is kept, and the next request uses another one."""
     (alice,) = at(sessions, alice)
     before = await ran(alice, "pid")
 
@@ -540,7 +542,7 @@ async def test_a_connection_that_is_lost(sessions: Application, alice: User, own
 async def test_a_connection_that_is_lost_after_the_commit(
     sessions: Application, alice: User, owner: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was committed is answered as done, whatever becomes of the connection then."""
+    """A connection lost after the commit does not fail the response."""
     (alice,) = at(sessions, alice)
     before, reset = await ran(alice, "pid"), asyncpg.Connection.reset
 
@@ -567,7 +569,7 @@ async def write_where_none_may(session: AsyncSession, about: UUID) -> None:
 
 
 async def test_what_takes_too_long(sessions: Application, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session has the time of a statement, whatever it does with it."""
+    """A statement of a session has the usual time limit."""
     (alice,) = at(sessions, alice)
     await ran(alice, "pid")
     with monkeypatch.context() as patch:
@@ -578,7 +580,7 @@ async def test_what_takes_too_long(sessions: Application, alice: User, monkeypat
 
 
 async def test_a_database_that_takes_no_writes(sessions: Application, alice: User) -> None:
-    """Read-only is UNAVAILABLE, and the connection that said so is not asked again."""
+    """A read-only database is UNAVAILABLE, and the connection is replaced."""
     (alice,) = at(sessions, alice)
     before = await ran(alice, "pid")
 
@@ -598,14 +600,14 @@ async def hold(session: AsyncSession, about: UUID) -> None:
 
 
 async def test_sessions_are_within_the_users_share(settings: Settings, alice: User, bob: User) -> None:
-    """Of six connections a user's sessions hold two; another user has hers, and is served at once."""
+    """One user's sessions hold at most two of six connections; another user is served at once."""
     async with running(settings.model_copy(update={"db_pool_size": 6}), served(Running)) as application:
         alice, bob = at(application, alice, bob)
         going.clear()
         inside.clear()
         flood = [asyncio.create_task(ran(alice, "hold", alice.id)) for _ in range(5)]
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(inside) < 2:  # noqa: ASYNC110 - nobody tells when
+            while len(inside) < 2:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0)
         for _ in range(5):
             assert await ran(bob, "count") == "(0, 0, 1)"
@@ -616,7 +618,7 @@ async def test_sessions_are_within_the_users_share(settings: Settings, alice: Us
 
 
 async def test_sessions_are_charged(settings: Settings, alice: User) -> None:
-    """The time for which a session holds a connection is its user's."""
+    """The time that a session holds a connection is charged to its user."""
     async with running(settings, served(Running)) as application:
         (alice,), spent = at(application, alice), list[tuple[str, float]]()
         application.database.connections.spend = lambda payer, seconds: spent.append((payer, seconds))
@@ -627,8 +629,8 @@ async def test_sessions_are_charged(settings: Settings, alice: User) -> None:
         assert 0 < seconds <= (datetime.now(UTC) - begun).total_seconds()
 
 
-async def test_nobody_has_no_session(sessions: Application) -> None:
-    """A request without a token gets no session."""
+async def test_anonymous_callers_get_no_session(sessions: Application) -> None:
+    """An anonymous caller gets no session."""
     answer = await sessions.http.post("/graphql", json={"query": RUN, "variables": {"work": "count", "about": "1"}})
     assert answer.status_code == 401
 
@@ -664,7 +666,7 @@ class Heard:
 class Never(BasePermission):
     message = "Nobody may."
 
-    def has_permission(self, source: Any, info: Any, **_kwargs: Any) -> bool:  # noqa: ARG002 - as Strawberry calls it
+    def has_permission(self, source: Any, info: Any, **_kwargs: Any) -> bool:  # noqa: ARG002 - Strawberry's signature
         return False
 
 
@@ -676,7 +678,7 @@ class Plain:
         due = "omitted" if wish.due is None else str(wish.due.value)
         return Heard(titles=titles, size=wish.sizes[0] if wish.sizes else None, due=due)
 
-    @strawberry.field(permission_classes=[Never])  # type: ignore[untyped-decorator]  # with permission_classes it is
+    @strawberry.field(permission_classes=[Never])  # type: ignore[untyped-decorator]  # because of permission_classes
     async def forbidden(self) -> int:
         return 1
 
@@ -697,7 +699,7 @@ WISH = """
 
 
 async def test_plain_fields_of_strawberry(settings: Settings, alice: User) -> None:
-    """Arguments, input objects, enums, permissions and fields of objects work as Strawberry has them."""
+    """Strawberry's arguments, inputs, enums, permissions and nested fields work as usual."""
     async with running(settings, served(queries=(Plain,))) as application:
         (alice,) = at(application, alice)
         wish = {"title": "A", "sizes": ["LARGE"], "due": None, "inner": {"title": "B"}}
@@ -720,7 +722,7 @@ async def test_plain_fields_of_strawberry(settings: Settings, alice: User) -> No
 
 
 def test_the_fields_of_the_schema_take_the_short_way() -> None:
-    """All root fields of TaskQL return what PostgreSQL has rendered, and are resolved directly."""
+    """All root fields of TaskQL return JSON rendered by PostgreSQL, and are resolved directly."""
     roots = [GRAPHQL_SCHEMA.get_root_type(kind) for kind in (OperationType.QUERY, OperationType.MUTATION)]
 
     assert {

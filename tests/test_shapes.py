@@ -1,4 +1,4 @@
-"""What TaskQL relies on in libraries beyond their public interfaces: each fails here by name when a library changes."""
+"""Internals of libraries that TaskQL relies on: a change in a library fails here by name."""
 
 from types import FunctionType
 from typing import Any
@@ -38,7 +38,7 @@ INFO = [
 
 
 def test_what_is_required_is_named() -> None:
-    """A server on a library that has changed does not start, and says why."""
+    """With an incompatible library the server does not start, and names what it relies on."""
     require(holds=True, relied_on="Nothing was said.")
     with pytest.raises(ImportError, match=r"differs .* It had a name\. Install the versions that requirements/ pins\."):
         require(holds=False, relied_on="It had a name.")
@@ -46,7 +46,7 @@ def test_what_is_required_is_named() -> None:
 
 @pytest.mark.parametrize("ours", OVERRIDDEN)
 def test_protocols_override_what_uvicorn_calls(ours: type) -> None:
-    """Exactly these methods of uvicorn's: one that is renamed would never be called, and no name of ours meets one."""
+    """Exactly these methods override uvicorn's: a renamed one would never be called."""
     theirs: type = HttpToolsProtocol if ours is BoundedRequests else WebSocketsSansIOProtocol
     own = {name for name, value in vars(ours).items() if isinstance(value, FunctionType)}
 
@@ -54,7 +54,7 @@ def test_protocols_override_what_uvicorn_calls(ours: type) -> None:
 
 
 async def test_a_connection_has_a_socket(server: Server) -> None:
-    """Asyncpg's connection tells of the socket on which PostgreSQL's farewell is looked for before it is lent."""
+    """An asyncpg connection exposes its socket, which is checked for a closed connection before use."""
     connection: Any = await connect(server.owner_url)
     try:
         assert connection._transport.get_extra_info("socket").fileno() > 0  # noqa: SLF001 - as Connection does
@@ -64,7 +64,7 @@ async def test_a_connection_has_a_socket(server: Server) -> None:
 
 
 def test_latencies_are_what_a_histogram_counts() -> None:
-    """Handed over together, they are the same as one by one."""
+    """Latencies added in bulk equal single observations."""
     registry = CollectorRegistry()
     buckets = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
     together, single = (Histogram(name, "", buckets=buckets, registry=registry) for name in ("together", "single"))
@@ -84,12 +84,12 @@ def test_latencies_are_what_a_histogram_counts() -> None:
 
 
 def test_resolve_info_has_its_fields_in_this_order() -> None:
-    """The variables and the context are put between what is known beforehand, by place."""
+    """Variables and context are inserted into GraphQLResolveInfo by position."""
     assert list(GraphQLResolveInfo._fields) == INFO
 
 
 async def test_a_single_field_is_told_what_graphql_core_tells() -> None:
-    """The same info, field by field, whether an operation's one field is run directly or by graphql-core."""
+    """A single root field gets the same info directly as from graphql-core."""
     told: list[GraphQLResolveInfo[Any]] = []
 
     async def resolve(_source: None, info: GraphQLResolveInfo[Any], **_arguments: Any) -> Rendered:
@@ -103,7 +103,7 @@ async def test_a_single_field_is_told_what_graphql_core_tells() -> None:
     context = object()
 
     for _ in range(2):
-        await engine.execute(operation, {"number": 7}, context)  # type: ignore[arg-type]  # nothing of it is asked for
+        await engine.execute(operation, {"number": 7}, context)  # type: ignore[arg-type]  # its attributes are not used
         operation.single = None
 
     direct, executed = (info._asdict() for info in told)

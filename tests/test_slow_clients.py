@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or gone: what they hold is given back, and nobody else is cut."""
+"""Slow, silent and disconnected clients: their resources are released, and other clients are not affected."""
 
 import asyncio
 import socket
@@ -50,20 +50,20 @@ async def address(settings: Settings) -> AsyncIterator[str]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that looks at its connections all the time."""
+    """A server that checks its connections continuously."""
     monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.01)
 
 
 @pytest.fixture
 def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """The server has nothing to log."""
+    """The server logs no warnings and no errors."""
     yield
-    records = caplog.get_records("call")  # in a fixture, the others are those of its own phase
+    records = caplog.get_records("call")  # in a fixture, caplog.records has those of the fixture's own phase
     assert [record for record in records if record.levelname in {"WARNING", "ERROR"}] == []
 
 
 async def last_word(address: str, start: str, more: str = "", pause: float = 0.0) -> str:
-    """All that the server says until it hangs up; `more` is said again and again meanwhile."""
+    """The server's output until it closes the connection; meanwhile `more` is sent repeatedly."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(start.encode())
     reading = asyncio.ensure_future(reader.read())
@@ -80,7 +80,7 @@ async def last_word(address: str, start: str, more: str = "", pause: float = 0.0
 
 
 async def test_silent_clients_of_a_real_server(server: Server, settings: Settings) -> None:
-    """`taskql serve` closes what sends nothing, half a request, or one byte now and then."""
+    """`taskql serve` closes connections that send nothing, partial requests, or a byte now and then."""
     del settings
     with live.process(server, KEEP_ALIVE_SECONDS="3") as process:
         address = process.url.removeprefix("http://")
@@ -101,8 +101,8 @@ async def test_silent_clients_of_a_real_server(server: Server, settings: Setting
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_late_request_is_told_so(address: str) -> None:
-    """As a GraphQL error, on a connection that closes."""
+async def test_a_late_request_gets_an_error(address: str) -> None:
+    """A late request gets a GraphQL error with 408, and the connection closes."""
     head, _, body = (await last_word(address, HALVES["half a body"][0])).partition("\r\n\r\n")
 
     assert head.startswith(LATE)
@@ -123,7 +123,7 @@ async def test_a_late_request_is_told_so(address: str) -> None:
     ],
     ids=["late", "crumbs", "malformed"],
 )
-async def test_what_the_protocol_refuses_is_told(  # noqa: PLR0913, PLR0917 - three parameters and three fixtures
+async def test_rejections_of_the_protocol_are_recorded(  # noqa: PLR0913, PLR0917 - parameters and fixtures
     address: str,
     start: str,
     code: str,
@@ -131,7 +131,7 @@ async def test_what_the_protocol_refuses_is_told(  # noqa: PLR0913, PLR0917 - th
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It counts as an error, and has an id, its own or a new one, in its answer and in the log."""
+    """A rejection by the protocol counts as an error, and its request id is in the response and the log."""
     monkeypatch.setattr(protocols, "LOOK_SECONDS", look)
     caplog.set_level("INFO", "app.web.refusals")
     before = REGISTRY.get_sample_value("taskql_errors_total", {"code": code}) or 0
@@ -146,10 +146,10 @@ async def test_what_the_protocol_refuses_is_told(  # noqa: PLR0913, PLR0917 - th
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_what_takes_long_is_not_cut(
+async def test_long_operations_are_not_interrupted(
     address: str, alice: User, owner: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A statement that waits, an event stream and a socket outlive any number of looks."""
+    """A waiting statement, an event stream and a socket survive the checks of connections."""
     monkeypatch.setattr(event_streams, "KEEP_ALIVE_SECONDS", 0.2)
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
     async with (
@@ -179,7 +179,7 @@ LARGE = 20_000_000
 
 
 async def large(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application whose only answer is larger than what the kernel takes at once."""
+    """An application with a response that is larger than the kernel's buffers."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -193,13 +193,13 @@ async def large(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.mark.usefixtures("impatient", "_quiet")
 @pytest.mark.parametrize("requests", [1, 3])
 @pytest.mark.parametrize(("pause", "whole"), [(0.02, True), (1.0, False)])
-async def test_an_answer_must_be_taken(pause: float, whole: bool, requests: int) -> None:  # noqa: FBT001 - a parameter of the test
-    """Whoever takes it slowly gets all of it; whoever takes nothing for long is dropped, with what it asked next."""
+async def test_a_response_must_be_read(pause: float, whole: bool, requests: int) -> None:  # noqa: FBT001 - a test parameter
+    """A slow reader gets the whole response; a client that reads nothing for long is disconnected."""
     loop = asyncio.get_running_loop()
     async with served(large) as address:
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.setblocking(False)  # noqa: FBT003 - the only way to say it
+            client.setblocking(False)  # noqa: FBT003 - the only signature
             host, port = address.split(":")
             await loop.sock_connect(client, (host, int(port)))
             last = WHOLE.replace("Host", "Connection: close\r\nHost")
@@ -208,7 +208,7 @@ async def test_an_answer_must_be_taken(pause: float, whole: bool, requests: int)
 
 
 async def _taken(client: socket.socket, pause: float) -> bool:
-    """Whether all of the answer comes to a client that rests after each megabyte."""
+    """Whether a client that pauses after each megabyte gets the whole response."""
     taken, rested = 0, 0
     try:
         while part := await asyncio.get_running_loop().sock_recv(client, 1_000_000):
@@ -228,7 +228,7 @@ async def _taken(client: socket.socket, pause: float) -> bool:
     ["NONSENSE\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", f"{HEAD}Content-Length: x\r\n\r\n", f"{HEAD}{CHUNKED}zz\r\n"],
 )
 async def test_malformed_http(address: str, request_: str) -> None:
-    """What is no HTTP is answered by a GraphQL error like everything else."""
+    """Malformed HTTP gets a GraphQL error."""
     head, _, body = (await last_word(address, request_)).partition("\r\n\r\n")
 
     assert head.startswith("HTTP/1.1 400 Bad Request\r\n")
@@ -236,8 +236,8 @@ async def test_malformed_http(address: str, request_: str) -> None:
     assert orjson.loads(body)["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
 
 
-async def test_a_body_of_crumbs(address: str, alice: User) -> None:
-    """A body in some thousand chunks is read; one that is all chunks and no end is refused on the way."""
+async def test_a_body_of_tiny_chunks(address: str, alice: User) -> None:
+    """A body in about a thousand chunks is read; one with too many chunks is rejected early."""
     body = orjson.dumps({"query": VIEWER + " " * 1000}).decode()
     crumbs = "".join(f"1\r\n{byte}\r\n" for byte in body)
     head = f"{HEAD}Connection: close\r\nAuthorization: Bearer {alice.token}\r\n{CHUNKED}"
@@ -252,12 +252,12 @@ POOL = 1
 WAITING = f"""
     SELECT count(*) FROM {ACTIVITY}
     WHERE wait_event_type = 'Lock' AND usename = 'taskql_app' AND datname = current_database()
-"""  # noqa: S608 - a name of ours
+"""  # noqa: S608 - a constant
 
 
 @pytest.fixture(scope="module")
 async def narrow(server: Server, settings: Settings) -> AsyncIterator[str]:
-    """A server with one connection, on which nothing but its client ends a statement that waits."""
+    """A server with one connection and without a short statement timeout."""
     del settings
     app = create_app(made_settings(server, db_pool_size=POOL), schema=live.schema)
     async with served(app) as address:
@@ -266,22 +266,22 @@ async def narrow(server: Server, settings: Settings) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def watcher(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """A second connection: within a transaction PostgreSQL's view of its sessions stands still."""
+    """A separate connection, because within a transaction pg_stat_activity does not change."""
     connection = await connect_as(server.owner_url)
     yield connection
     await connection.close()
 
 
 async def waiting(watcher: "asyncpg.Connection[Any]", count: int) -> None:
-    """Until so many statements of the server wait for a lock."""
+    """Wait until this many of the server's statements wait for a lock."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while await watcher.fetchval(WAITING) != count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while await watcher.fetchval(WAITING) != count:  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
 async def posted(address: str, user: User, query: str, more: str = "") -> AsyncIterator[None]:
-    """A request that was sent; its client leaves at the end."""
+    """Send a request; its client disconnects at the end."""
     _, writer = await asyncio.open_connection(*address.split(":"))
     body = orjson.dumps({"query": query}).decode()
     writer.write(
@@ -299,7 +299,7 @@ async def streamed(address: str, user: User, query: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def by_socket(address: str, user: User, query: str) -> AsyncIterator[None]:
-    """An operation on a socket that closes at the end."""
+    """Start an operation on a socket that closes at the end."""
     async with connect(
         f"ws://{address}/graphql",
         open_timeout=PATIENCE_SECONDS,
@@ -312,7 +312,7 @@ async def by_socket(address: str, user: User, query: str) -> AsyncIterator[None]
 
 @asynccontextmanager
 async def completed(address: str, user: User, query: str) -> AsyncIterator[None]:
-    """An operation on a socket, which is not wanted any more at the end."""
+    """Start an operation on a socket, and complete it at the end."""
     async with connect(
         f"ws://{address}/graphql",
         open_timeout=PATIENCE_SECONDS,
@@ -332,7 +332,7 @@ async def completed(address: str, user: User, query: str) -> AsyncIterator[None]
 async def test_a_client_that_leaves_takes_its_read_along(
     narrow: str, alice: User, owner: "asyncpg.Connection[Any]", watcher: "asyncpg.Connection[Any]", way: Any
 ) -> None:
-    """Its statement ends, the one connection serves the next request, and there is nothing to log."""
+    """When a client leaves, its query is cancelled and the only connection serves the next request."""
     await alice.add("Read")
     async with owner.transaction():
         await owner.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
@@ -347,7 +347,7 @@ async def test_a_client_that_leaves_takes_its_read_along(
 async def test_a_client_that_leaves_takes_its_write_along(
     narrow: str, alice: User, owner: "asyncpg.Connection[Any]", watcher: "asyncpg.Connection[Any]", way: Any
 ) -> None:
-    """What had not begun to be done is not done later; the user's next write does not wait for it."""
+    """When a client leaves, its waiting write is cancelled, and the user's next write does not wait."""
     await alice.add("First")
     async with owner.transaction():
         await owner.execute("SELECT FROM task_clocks WHERE user_id = $1 FOR UPDATE", alice.id)

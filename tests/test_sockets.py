@@ -1,4 +1,4 @@
-"""GraphQL over WebSocket, on a real server and with a real client."""
+"""GraphQL over WebSocket, with a real server and a real client."""
 
 import asyncio
 import base64
@@ -41,7 +41,7 @@ PROTOCOLS: Any = [sockets.SUBPROTOCOL]
 
 
 class Client:
-    """A socket, spoken to in messages."""
+    """A socket that sends and receives JSON messages."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -62,7 +62,7 @@ class Client:
         await self.send(type="subscribe", id=id_, payload={"query": query, "variables": variables})
 
     async def data(self, query: str, **variables: Any) -> Any:
-        """What one operation answers, and that it completes."""
+        """Run one operation, check that it completes, and return its result."""
         await self.subscribe("one", query, **variables)
         answer = await self.receive()
         assert (answer["type"], answer["id"]) == ("next", "one"), answer
@@ -70,14 +70,14 @@ class Client:
         return answer["payload"]
 
     async def closed(self) -> tuple[int, str]:
-        """The code and the reason with which the server ends the socket, whatever it says before."""
+        """The close code and reason from the server; earlier messages are ignored."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             await self.connection.wait_closed()
         assert self.connection.close_code
         return self.connection.close_code, self.connection.close_reason or ""
 
     async def read_to_the_end(self) -> int:
-        """How many characters still come before the connection ends."""
+        """The number of characters that arrive before the connection ends."""
         read = 0
         with suppress(ConnectionClosed):
             async for message in self.connection:
@@ -94,7 +94,7 @@ async def address(settings: Settings) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def opened(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Callable[..., Awaitable[Client]]]:
-    """Opens sockets. Whatever happens to them, the server has nothing to log."""
+    """Open sockets, and check that the server logs no warnings."""
     clients = []
 
     async def make(protocols: Any = PROTOCOLS, at: str = address, **options: Any) -> Client:
@@ -113,19 +113,19 @@ async def opened(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterato
 
 @pytest.fixture
 async def fresh(opened: Callable[..., Awaitable[Client]]) -> Client:
-    """A socket that is open and no more."""
+    """An open socket before connection_init."""
     return await opened()
 
 
 @pytest.fixture
 async def client(fresh: Client, alice: User) -> Client:
-    """A socket of Alice's, acknowledged."""
+    """Alice's socket after connection_ack."""
     await fresh.initialise(alice)
     return fresh
 
 
 async def test_a_subscription_sends_each_event_and_completes(client: Client) -> None:
-    """Events come in order as `next`, then `complete`."""
+    """Events arrive in order as `next`, followed by `complete`."""
     await client.subscribe("a", TICKS, count=2)
 
     assert [await client.receive() for _ in range(3)] == [
@@ -136,7 +136,7 @@ async def test_a_subscription_sends_each_event_and_completes(client: Client) -> 
 
 
 async def test_queries_and_mutations_go_over_the_socket_too(client: Client, alice: User) -> None:
-    """Both answer as over HTTP, with one `next` and `complete`."""
+    """Queries and mutations respond as over HTTP, with one `next` and `complete`."""
     created = await client.data(CREATE, input={"title": "By socket"})
     read = await client.data(VIEWER)
 
@@ -147,7 +147,7 @@ async def test_queries_and_mutations_go_over_the_socket_too(client: Client, alic
 async def test_two_users_on_two_sockets_see_their_own(
     opened: Callable[..., Awaitable[Client]], alice: User, bob: User
 ) -> None:
-    """Each socket speaks for the user of its token, in queries and in what PostgreSQL rendered for events."""
+    """Each socket acts as the user of its token."""
     task = await alice.add("Alice's")
     hers, his = await opened(), await opened()
     await hers.initialise(alice)
@@ -172,7 +172,7 @@ async def test_two_users_on_two_sockets_see_their_own(
 async def test_the_token_comes_with_connection_init(
     fresh: Client, alice: User, payload: Callable[[str], dict[str, Any]]
 ) -> None:
-    """At the top of the payload or among its headers, and the name in any case."""
+    """The token is at the top of the payload or in its headers, with any case of the name."""
     await fresh.send(type="connection_init", payload=payload(f"Bearer {alice.token}"))
 
     assert await fresh.receive() == {"type": "connection_ack"}
@@ -180,7 +180,7 @@ async def test_the_token_comes_with_connection_init(
 
 
 async def test_the_token_may_come_with_the_handshake(opened: Callable[..., Awaitable[Client]], alice: User) -> None:
-    """Clients that are no browsers can send the header of the handshake instead."""
+    """Clients other than browsers can send the token in the handshake's header instead."""
     client = await opened(additional_headers={"Authorization": f"Bearer {alice.token}"})
     await client.send(type="connection_init")
 
@@ -190,8 +190,8 @@ async def test_the_token_may_come_with_the_handshake(opened: Callable[..., Await
 @pytest.mark.parametrize(
     "payload", [None, {}, {"Authorization": "Bearer a.b.c"}, {"Authorization": 1}, {"headers": []}]
 )
-async def test_a_token_that_does_not_hold_is_forbidden(fresh: Client, payload: dict[str, Any] | None) -> None:
-    """Without a good token the socket ends with 4403: there is nothing to do here without one."""
+async def test_an_invalid_token_is_forbidden(fresh: Client, payload: dict[str, Any] | None) -> None:
+    """Without a valid token the socket closes with 4403."""
     await fresh.send(type="connection_init", payload=payload)
     code, reason = await fresh.closed()
 
@@ -211,7 +211,7 @@ async def test_a_token_that_does_not_hold_is_forbidden(fresh: Client, payload: d
 async def test_the_reason_says_whether_a_new_token_helps(
     fresh: Client, alice: User, claims: dict[str, Any], word: str
 ) -> None:
-    """By its first word; an expired token is never acknowledged."""
+    """The reason starts with Expired, Not yet valid or Forbidden; the token is not acknowledged."""
     token = jwt.encode({"sub": str(alice.id), "iat": 1, "exp": 4_000_000_000, **claims}, SECRET)
     await fresh.send(type="connection_init", payload={"Authorization": f"Bearer {token}"})
     with pytest.raises(ConnectionClosed):
@@ -223,7 +223,7 @@ async def test_the_reason_says_whether_a_new_token_helps(
 
 
 async def test_two_tokens_in_one_handshake(opened: Callable[..., Awaitable[Client]], alice: User) -> None:
-    """Nobody guesses which one counts: 4400."""
+    """Two Authorization headers are ambiguous: 4400."""
     client = await opened(
         additional_headers=[("Authorization", f"Bearer {alice.token}"), ("Authorization", "Bearer x")]
     )
@@ -234,7 +234,7 @@ async def test_two_tokens_in_one_handshake(opened: Callable[..., Awaitable[Clien
 
 
 async def test_two_origins_in_one_handshake(opened: Callable[..., Awaitable[Client]]) -> None:
-    """Nobody guesses which one counts: 400."""
+    """Two Origin headers are ambiguous: 400."""
     for origins in (["https://app.example", "https://evil.example"], ["https://evil.example", "https://app.example"]):
         with pytest.raises(InvalidStatus) as refused:
             await opened(additional_headers=[("Origin", origin) for origin in origins])
@@ -242,7 +242,7 @@ async def test_two_origins_in_one_handshake(opened: Callable[..., Awaitable[Clie
 
 
 async def test_a_socket_ends_with_its_token(fresh: Client, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the token is no longer accepted, the socket ends with 4403, upon which clients return with a new one."""
+    """The socket closes with 4403 when its token expires, so that clients reconnect with a new one."""
     live.brief(monkeypatch.setattr, until := live.soon(), 2)
     token = live.expiring(alice.id, until)
     await fresh.send(type="connection_init", payload={"Authorization": f"Bearer {token}"})
@@ -255,7 +255,7 @@ async def test_a_socket_ends_with_its_token(fresh: Client, alice: User, monkeypa
 
 @pytest.mark.parametrize(("failure", "code"), [(Unavailable("No keys."), 1013), (ZeroDivisionError("secret"), 1011)])
 async def test_a_token_that_cannot_be_verified(failure: Exception, code: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the keys are not to be had, clients shall come again: 1013. A bug is masked, and logged once."""
+    """If no keys are available, the code is 1013: retry. A bug is masked and logged once."""
 
     async def verify(_authorization: str | None, _address: str) -> Principal:
         raise failure
@@ -269,7 +269,7 @@ async def test_a_token_that_cannot_be_verified(failure: Exception, code: int, ca
 
 
 async def test_a_bug_in_an_operation_is_masked(caplog: pytest.LogCaptureFixture) -> None:
-    """It is an error of that operation; the socket goes on, and the log has it once."""
+    """A bug is a masked error of its operation, logged once; the socket stays open."""
 
     async def verify(_authorization: str | None, _address: str) -> Principal:
         return Principal(UUID(int=1), time.time() + 60)
@@ -295,7 +295,7 @@ async def refuse(_request: GraphQLRequest) -> GraphQLResponse:
 async def test_connection_init_must_come_in_time(
     opened: Callable[..., Awaitable[Client]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A socket that says nothing is not kept: 4408."""
+    """A socket without connection_init is closed after a time: 4408."""
     monkeypatch.setattr(sockets, "INIT_SECONDS", 0.1)
     client = await opened()
 
@@ -304,7 +304,7 @@ async def test_connection_init_must_come_in_time(
 
 @pytest.fixture
 async def crowded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
-    """A server where two sockets of a network may wait for connection_init, and three in all."""
+    """A server that allows two sockets without connection_init per network, and three in total."""
     monkeypatch.setattr(sockets, "UNKNOWN_OF_A_NETWORK", 2)
     monkeypatch.setattr(sockets, "MOST_UNKNOWN", 3)
     async with served(create_app(settings, schema=live.schema)) as address:
@@ -314,7 +314,7 @@ async def crowded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 async def test_a_network_has_few_sockets_without_a_token(
     crowded: str, opened: Callable[..., Awaitable[Client]], alice: User, bob: User
 ) -> None:
-    """The oldest of a network gives way: 1013. Those of another network stay, and so do those with a token."""
+    """Over the limit the network's oldest unauthenticated socket closes with 1013; all others stay."""
     hers, his = await opened(at=crowded), await opened(at=crowded, local_addr=("127.0.0.2", 0))
     await hers.initialise(alice)
     silent = [await opened(at=crowded) for _ in range(5)]
@@ -329,7 +329,7 @@ async def test_a_network_has_few_sockets_without_a_token(
 async def test_there_are_few_sockets_without_a_token(
     crowded: str, opened: Callable[..., Awaitable[Client]], alice: User
 ) -> None:
-    """However many networks they come from, the oldest of all gives way: 1013, and clients come again."""
+    """Over the total limit the oldest unauthenticated socket closes with 1013, which tells clients to retry."""
     silent = [await opened(at=crowded, local_addr=(f"127.0.0.{n}", 0)) for n in range(2, 7)]
 
     for client in silent[:2]:
@@ -340,7 +340,7 @@ async def test_there_are_few_sockets_without_a_token(
 
 
 async def test_a_peer_that_does_not_answer_a_close(crowded: str) -> None:
-    """Its connection ends all the same, soon after the close frame."""
+    """If the client does not respond to a close frame, the connection ends soon after it."""
     reader, writer = await asyncio.open_connection(*crowded.split(":"))
     key = base64.b64encode(bytes(16)).decode()
     writer.write(
@@ -362,21 +362,21 @@ async def test_a_peer_that_does_not_answer_a_close(crowded: str) -> None:
 
 
 async def test_connection_init_comes_once(client: Client) -> None:
-    """A second one ends the socket: 4429."""
+    """A second connection_init closes the socket: 4429."""
     await client.send(type="connection_init")
 
     assert (await client.closed())[0] == 4429
 
 
 async def test_nothing_runs_before_connection_init(fresh: Client) -> None:
-    """An operation before the acknowledgement ends the socket: 4401."""
+    """An operation before connection_ack closes the socket: 4401."""
     await fresh.subscribe("a", VIEWER)
 
     assert await fresh.closed() == (4401, "Unauthorized")
 
 
 async def test_an_id_names_one_operation_at_a_time(client: Client) -> None:
-    """A second operation under an id in use ends the socket, and the first with it: 4409."""
+    """An operation with an id in use closes the socket and ends the first operation: 4409."""
     await client.subscribe("a", SILENCE)
     await watch.until(1)
     await client.subscribe("a", VIEWER)
@@ -386,7 +386,7 @@ async def test_an_id_names_one_operation_at_a_time(client: Client) -> None:
 
 
 async def test_an_id_is_free_again_after_its_operation(client: Client) -> None:
-    """Complete, and the same id may be used anew."""
+    """An id can be reused after its operation completed."""
     assert await client.data(VIEWER) == await client.data(VIEWER)
 
 
@@ -429,23 +429,22 @@ async def test_an_id_is_free_again_after_its_operation(client: Client) -> None:
     ids=lambda frame: repr(frame[:60]),
 )
 async def test_a_malformed_message_ends_the_socket(client: Client, frame: str | bytes) -> None:
-    """Whatever is no message of the protocol: 4400, and nothing in the log."""
+    """A malformed message closes the socket: 4400. Nothing is logged."""
     await client.connection.send(frame)
 
     assert (await client.closed())[0] == 4400
 
 
 async def test_a_payload_of_connection_init_is_an_object(fresh: Client) -> None:
-    """A list, for instance, ends the socket: 4400."""
+    """A connection_init payload that is not an object closes the socket: 4400."""
     await fresh.send(type="connection_init", payload=[1])
 
     assert (await fresh.closed())[0] == 4400
 
 
-async def test_a_malformed_message_harms_no_other_socket(
+async def test_a_malformed_message_does_not_affect_other_sockets(
     opened: Callable[..., Awaitable[Client]], client: Client, alice: User
 ) -> None:
-    """The neighbour goes on."""
     other = await opened()
     await other.initialise(alice)
     await other.connection.send("[]")
@@ -455,11 +454,11 @@ async def test_a_malformed_message_harms_no_other_socket(
 
 
 async def test_a_huge_frame_is_not_read(client: Client) -> None:
-    """A frame of more than a megabyte is refused by its first bytes: 1009."""
+    """A frame of more than a megabyte is rejected by its header: 1009."""
     with suppress(ConnectionClosed):
         await client.connection.send("x" * 1_000_001)
 
-    # The client may still be sending when the connection ends, and then never reads why.
+    # If the client is still sending when the connection ends, it does not read the close frame.
     assert (await client.closed())[0] in {1009, 1006}
 
 
@@ -474,7 +473,7 @@ async def test_a_huge_frame_is_not_read(client: Client) -> None:
     ],
 )
 async def test_an_operation_that_cannot_run_gets_an_error_of_its_own(client: Client, query: str, code: str) -> None:
-    """One `error` for that id, no `complete`, and the socket goes on."""
+    """A rejected operation gets one `error` and no `complete`; the socket stays open."""
     await client.subscribe("bad", query)
     refused = await client.receive()
 
@@ -484,7 +483,7 @@ async def test_an_operation_that_cannot_run_gets_an_error_of_its_own(client: Cli
 
 
 async def test_an_error_while_running_comes_with_the_answer(client: Client) -> None:
-    """A field's error is part of `next`, as it is part of an answer over HTTP."""
+    """A field error is part of `next`, like in a response over HTTP."""
     answer = await client.data('{ task(id: "x") { id } }')
 
     assert answer["data"] == {"task": None}
@@ -492,7 +491,7 @@ async def test_an_error_while_running_comes_with_the_answer(client: Client) -> N
 
 
 async def test_a_source_that_breaks_off_is_an_error(client: Client) -> None:
-    """What came before stands; then an `error` says why it ended."""
+    """If a source fails, its events so far arrive, followed by an `error` with the reason."""
     await client.subscribe("a", "subscription { outage }")
 
     assert (await client.receive())["payload"] == {"data": {"outage": 1}}
@@ -503,7 +502,7 @@ async def test_a_source_that_breaks_off_is_an_error(client: Client) -> None:
 
 
 async def test_a_bug_in_a_source_is_masked(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    """The caller gets an id to name; the fault itself stands in the log alone, once."""
+    """The client gets a request id; the bug itself is only in the log, once."""
     await client.subscribe("a", "subscription { bug }")
     await client.receive()
     refused = await client.receive()
@@ -516,7 +515,7 @@ async def test_a_bug_in_a_source_is_masked(client: Client, caplog: pytest.LogCap
 
 
 async def test_a_ping_is_answered(fresh: Client, alice: User) -> None:
-    """With its payload, before and after the acknowledgement."""
+    """A pong with the same payload is sent, before and after connection_ack."""
     await fresh.send(type="ping", payload={"at": 1})
     assert await fresh.receive() == {"type": "pong", "payload": {"at": 1}}
 
@@ -526,14 +525,14 @@ async def test_a_ping_is_answered(fresh: Client, alice: User) -> None:
 
 
 async def test_a_pong_needs_no_answer(client: Client) -> None:
-    """A client may say that it is there."""
+    """An unsolicited pong is accepted."""
     await client.send(type="pong", payload={"at": 1})
 
     assert "data" in await client.data(VIEWER)
 
 
 async def test_complete_ends_an_operation_and_frees_its_id(client: Client) -> None:
-    """The source is closed, nothing more is sent for it, and the id may be used anew."""
+    """`complete` closes the source; no more is sent, and the id can be reused."""
     await client.subscribe("one", SILENCE)
     await watch.until(1)
     await client.send(type="complete", id="one")
@@ -544,7 +543,7 @@ async def test_complete_ends_an_operation_and_frees_its_id(client: Client) -> No
 
 
 async def test_a_client_that_leaves_ends_its_operations(client: Client) -> None:
-    """Closing the socket closes the sources."""
+    """Closing the socket closes its sources."""
     for id_ in "ab":
         await client.subscribe(id_, SILENCE)
     await watch.until(2)
@@ -554,7 +553,7 @@ async def test_a_client_that_leaves_ends_its_operations(client: Client) -> None:
 
 
 async def test_a_socket_runs_so_many_operations_at_a_time(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more gets an error, the others and the socket go on, and the place of one that ends is free."""
+    """An operation over the limit gets an error; the others continue, and one that ends makes room."""
     monkeypatch.setattr(sockets, "MOST_OPERATIONS", 2)
     for id_ in "abc":
         await client.subscribe(id_, SILENCE)
@@ -567,8 +566,8 @@ async def test_a_socket_runs_so_many_operations_at_a_time(client: Client, monkey
     assert "data" in await client.data(VIEWER)
 
 
-async def test_only_this_subprotocol_is_spoken(opened: Callable[..., Awaitable[Client]]) -> None:
-    """The legacy graphql-ws, or none: 4406."""
+async def test_other_subprotocols_are_rejected(opened: Callable[..., Awaitable[Client]]) -> None:
+    """The legacy graphql-ws, or no subprotocol, closes the socket: 4406."""
     for protocols in (["graphql-ws"], None):
         client = await opened(protocols)
 
@@ -576,8 +575,7 @@ async def test_only_this_subprotocol_is_spoken(opened: Callable[..., Awaitable[C
         assert (await client.closed())[0] == 4406
 
 
-async def test_the_subprotocol_is_found_among_others(opened: Callable[..., Awaitable[Client]]) -> None:
-    """A client may offer several."""
+async def test_a_client_may_offer_several_subprotocols(opened: Callable[..., Awaitable[Client]]) -> None:
     client = await opened(["graphql-ws", sockets.SUBPROTOCOL])
 
     assert client.connection.subprotocol == sockets.SUBPROTOCOL
@@ -601,7 +599,7 @@ async def test_the_subprotocol_is_found_among_others(opened: Callable[..., Await
 async def test_pages_of_other_origins_are_refused(
     opened: Callable[..., Awaitable[Client]], caplog: pytest.LogCaptureFixture, origin: Any
 ) -> None:
-    """403 at the handshake; the log names the setting."""
+    """Pages of other origins get 403 at the handshake; the log names the setting."""
     with pytest.raises(InvalidStatus) as refused:
         await opened(additional_headers={"Origin": origin})
 
@@ -613,7 +611,7 @@ async def test_pages_of_other_origins_are_refused(
 async def test_pages_of_the_server_and_of_allowed_origins_are_served(
     opened: Callable[..., Awaitable[Client]], address: str
 ) -> None:
-    """The explorer's own origin, behind TLS or not, and those that are named, however they are written."""
+    """The server's own origin, also behind TLS, and allowed origins in any spelling are accepted."""
     named = ("https://app.example", "https://APP.example", "HTTPS://app.example:443")
     for origin in (f"http://{address}", f"https://{address}", *named):
         client = await opened(origin=origin)
@@ -622,7 +620,7 @@ async def test_pages_of_the_server_and_of_allowed_origins_are_served(
 
 
 async def test_other_addresses_have_no_sockets(address: str) -> None:
-    """404 at the handshake."""
+    """Other paths get 404 at the handshake."""
     with pytest.raises(InvalidStatus) as refused:
         await connect(f"ws://{address}/livez", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS)
 
@@ -632,7 +630,7 @@ async def test_other_addresses_have_no_sockets(address: str) -> None:
 async def test_a_client_that_stops_reading_is_dropped(
     opened: Callable[..., Awaitable[Client]], alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The source is not asked for more than fits on the way, and is closed soon after."""
+    """The source is closed soon, after no more events than fit the buffers."""
     monkeypatch.setattr(sockets, "WRITE_SECONDS", 0.2)
     client = await opened(max_queue=1)
     await client.initialise(alice)
@@ -644,7 +642,7 @@ async def test_a_client_that_stops_reading_is_dropped(
 
 
 async def test_what_nobody_reads_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel drops a closed connection whose last bytes the peer does not take."""
+    """The kernel drops a closed connection if the peer does not read its last bytes."""
     monkeypatch.setattr(cli, "UNREAD_MILLISECONDS", 500)
     lost = asyncio.get_running_loop().create_future()
 
@@ -666,7 +664,7 @@ async def test_what_nobody_reads_ends_its_connection(monkeypatch: pytest.MonkeyP
 
 
 async def test_a_client_that_is_silent_is_found_by_ping(settings: Settings) -> None:
-    """Whoever does not answer a ping is closed."""
+    """A client that does not respond to pings is disconnected."""
     pings = {"ws_ping_interval": 0.05, "ws_ping_timeout": 0.05}
     async with served(create_app(settings, schema=live.schema), **pings) as address:
         reader, writer = await asyncio.open_connection(*address.split(":"))
@@ -684,7 +682,7 @@ async def test_a_client_that_is_silent_is_found_by_ping(settings: Settings) -> N
 
 
 def test_sigterm_closes_sockets_with_1012(server: Server, alice: User) -> None:
-    """Clients know by the code that they shall come again."""
+    """The code tells clients to reconnect."""
     with live.process(server) as process:
         address = process.url.replace("http", "ws") + "/graphql"
         with connect_in_thread(address, open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS) as connection:
@@ -701,7 +699,7 @@ def test_sigterm_closes_sockets_with_1012(server: Server, alice: User) -> None:
 async def test_a_user_has_so_many_sockets(
     settings: Settings, opened: Callable[..., Awaitable[Client]], alice: User, bob: User
 ) -> None:
-    """One more is told to try again later; another user has as many, and a socket that closes makes room."""
+    """A socket over a user's limit closes with 1013; other users are not affected, and closing one makes room."""
     async with served(create_app(settings.model_copy(update={"limit_sockets": 2}), schema=live.schema)) as address:
         clients = [await opened(at=address) for _ in range(4)]
         for client, user in zip(clients, (alice, bob, alice), strict=False):
@@ -719,10 +717,10 @@ async def test_a_user_has_so_many_sockets(
     assert (code, reason) == (1013, "A user may have 2 sockets here; close others, or retry later.")
 
 
-async def test_messages_that_are_not_charged_have_a_pace(
+async def test_messages_without_a_charge_are_paced(
     opened: Callable[..., Awaitable[Client]], alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each counts, on all sockets of a user together; operations that run do not, and no other user's messages."""
+    """Messages other than executed operations count, per user over all sockets."""
     counted: list[object] = []
 
     def delay(pace: Pace) -> float:

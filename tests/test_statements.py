@@ -1,4 +1,4 @@
-"""What a compiled statement is: values reach it by names alone."""
+"""Compiled statements take their values by name only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,14 +27,14 @@ UNNAMED: dict[str, Callable[[], ColumnElement[Any]]] = {
 
 
 @pytest.mark.parametrize("unnamed", UNNAMED.values(), ids=UNNAMED)
-def test_a_parameter_without_a_name_of_ours(unnamed: Callable[[], ColumnElement[Any]]) -> None:
-    """It would be left out of the values that a statement is executed with, or always have the first one."""
+def test_unnamed_parameters_are_rejected(unnamed: Callable[[], ColumnElement[Any]]) -> None:
+    """Otherwise such a value would be missing, or stay the first one, in later executions."""
     with pytest.raises(ValueError, match="not bound by a name"):
         compiled(select(unnamed()))
 
 
 def test_named_parameters_stand_in_their_order() -> None:
-    """A name that occurs twice is one parameter; constants of ours need none."""
+    """A repeated name is one parameter, and literal columns are none."""
     first, second = bindparam("first", type_=Integer), bindparam("second", type_=Integer)
     statement = compiled(select(second, first + second, literal_column("1")))
 
@@ -44,7 +44,7 @@ def test_named_parameters_stand_in_their_order() -> None:
 
 
 def test_a_create_has_other_forms() -> None:
-    """What begins its write itself names what takes its place after a loss and in a cluster; nothing else does."""
+    """A create that begins its write itself names its forms for a retry and for a cluster."""
     change = Change("create new", ("title",))
     new, other = create_new(TASK, PAYLOAD, change), create(TASK, PAYLOAD, change)
 

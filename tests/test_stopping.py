@@ -1,4 +1,4 @@
-"""Servers that are told to stop or to start anew: what they were asked is answered, and then they are gone."""
+"""Stopping and restarting servers: accepted requests are answered, then the processes end."""
 
 import asyncio
 import os
@@ -49,7 +49,7 @@ async def posted(http: httpx.AsyncClient, user: User, query: str = VIEWER) -> ht
 
 
 async def test_it_says_that_it_is_not_ready_before_it_leaves(server: Server, alice: User) -> None:
-    """After SIGTERM /readyz says 503 while requests are still answered, each for the last time on its connection."""
+    """After SIGTERM /readyz is 503, while requests are answered with `Connection: close`."""
     with serving(**environment(server, DRAIN_SECONDS="300")) as served:
         async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
             assert (await posted(http, alice)).headers.get("connection") is None
@@ -64,8 +64,10 @@ async def test_it_says_that_it_is_not_ready_before_it_leaves(server: Server, ali
             assert await ended(served) == 0
 
 
-async def test_what_is_under_way_is_finished(server: Server, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A write that waits when SIGTERM comes is answered and done; nobody new is let in meanwhile."""
+async def test_requests_in_progress_are_completed(
+    server: Server, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """A write in progress at SIGTERM completes; new connections are rejected meanwhile."""
     await alice.add("First")
     watcher = await connect_as(server.owner_url)
     with serving(**environment(server)) as served:
@@ -74,7 +76,7 @@ async def test_what_is_under_way_is_finished(server: Server, alice: User, owner:
                 await owner.execute("SELECT FROM task_clocks WHERE user_id = $1 FOR UPDATE", alice.id)
                 writing = asyncio.create_task(posted(http, alice, ADD))
                 async with asyncio.timeout(PATIENCE_SECONDS):
-                    while not await watcher.fetchval(WAITING):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+                    while not await watcher.fetchval(WAITING):  # noqa: ASYNC110 - PostgreSQL sends no event
                         await asyncio.sleep(0.01)
                 served.process.send_signal(signal.SIGTERM)
                 await refused(served)
@@ -85,18 +87,18 @@ async def test_what_is_under_way_is_finished(server: Server, alice: User, owner:
 
 
 async def refused(served: Serving) -> None:
-    """Until the server takes no new connections."""
+    """Wait until the server accepts no new connections."""
     loop, port = asyncio.get_running_loop(), httpx.URL(served.url).port
     async with asyncio.timeout(PATIENCE_SECONDS):
         with suppress(ConnectionError):
             while True:
                 with socket.socket() as client:
-                    client.setblocking(False)  # noqa: FBT003 - the only way to say it
+                    client.setblocking(False)  # noqa: FBT003 - the only signature
                     await loop.sock_connect(client, ("127.0.0.1", port))
 
 
 async def test_half_a_request_does_not_keep_it(server: Server, settings: Settings) -> None:
-    """It leaves although a body never comes whole, and has nothing to complain of: its grace period is not over."""
+    """An incomplete request does not delay the shutdown, and nothing is logged."""
     del settings
     with serving(**environment(server)) as served:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(served.url).port)
@@ -116,7 +118,7 @@ ACKNOWLEDGED = '{"type":"connection_ack"}'
 
 @asynccontextmanager
 async def opened(served: Serving, user: User, broken: Sequence[bool]) -> AsyncIterator[list[ClientConnection]]:
-    """Sockets of a user, each of which may fail when it is ended."""
+    """Open sockets of a user, of which some will fail when the server closes them."""
     url = f"ws://{httpx.URL(served.url).netloc.decode()}/graphql"
     async with AsyncExitStack() as stack:
         found = []
@@ -130,7 +132,7 @@ async def opened(served: Serving, user: User, broken: Sequence[bool]) -> AsyncIt
 
 
 async def closed(clients: Sequence[ClientConnection]) -> list[int | None]:
-    """With which codes the server closes sockets."""
+    """The codes with which the server closes the sockets."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         for client in clients:
             await client.wait_closed()
@@ -138,10 +140,10 @@ async def closed(clients: Sequence[ClientConnection]) -> list[int | None]:
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
-async def test_one_connection_that_fails_concerns_no_other(
+async def test_a_failing_connection_does_not_affect_others(
     server: Server, alice: User, workers: tuple[str, ...]
 ) -> None:
-    """Requests that come whole after SIGTERM are answered, sockets close with 1012, and the exit code is 0."""
+    """Requests completed after SIGTERM are answered, other sockets close with 1012, and the exit code is 0."""
     body = b'{"query": "{ viewer { id } }"}'
     head = request(
         "POST /graphql HTTP/1.1", f"Authorization: Bearer {alice.token}", JSON, "{}", f"Content-Length: {len(body)}"
@@ -173,13 +175,13 @@ async def test_one_connection_that_fails_concerns_no_other(
 
 
 async def posted_by(served: Serving, user: User) -> None:
-    """A request that is answered: the server has read what came before."""
+    """Send a request and wait for its response, so that the server has read everything before it."""
     async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS) as http:
         assert (await posted(http, user)).status_code == 200
 
 
 async def test_a_rolling_restart_survives_connections_that_fail(server: Server, alice: User) -> None:
-    """SIGHUP replaces the workers; all other sockets are told, and the server ends well afterwards."""
+    """SIGHUP replaces the workers, other sockets close with 1012, and the server stops cleanly later."""
     script = Path(__file__).parent / "broken.py"
     command = python(script, "serve", "--port", "0", "--workers", "2", **environment(server))
     with announced(command, has_demo=False) as served:
@@ -197,7 +199,7 @@ async def test_a_rolling_restart_survives_connections_that_fail(server: Server, 
 
 
 class Load:
-    """Clients that ask one thing after the other, on connections they keep and on new ones."""
+    """Clients that send one request after the other, on persistent and on new connections."""
 
     def __init__(self, url: str, user: User) -> None:
         self._url, self._user = url, user
@@ -205,7 +207,7 @@ class Load:
         self.failed: list[object] = []
 
     async def run(self, until: "asyncio.Task[None]") -> None:
-        """Ask until that is done."""
+        """Send requests until the task is done."""
         async with asyncio.TaskGroup() as clients:
             for number in range(CLIENTS):
                 clients.create_task(self._client(number, until))
@@ -216,7 +218,7 @@ class Load:
             count = 0
             while not until.done():
                 await self._ask(http, f"{number} {count}")
-                await asyncio.sleep(0.01)  # the new workers start on the same machine
+                await asyncio.sleep(0.01)  # leaves CPU time for the new workers
                 count += 1
 
     async def _ask(self, http: httpx.AsyncClient, title: str) -> None:
@@ -233,7 +235,7 @@ class Load:
 
 
 async def test_a_rolling_restart_loses_nothing(server: Server, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """SIGHUP replaces both workers under load: no request fails, and each that was acknowledged is there once."""
+    """SIGHUP replaces both workers under load: no request fails, and each write is there once."""
     with serving("--workers", "2", **environment(server, DRAIN_SECONDS="1")) as served:
         old = await workers(served, set())
 
@@ -249,14 +251,14 @@ async def test_a_rolling_restart_loses_nothing(server: Server, alice: User, owne
         assert sorted(row["title"] for row in rows) == sorted(load.acknowledged)
 
 
-async def test_a_rolling_restart_is_given_up(server: Server, settings: Settings) -> None:
-    """SIGTERM while SIGHUP is being carried out stops the server, and not only when all workers are new."""
+async def test_a_rolling_restart_is_aborted(server: Server, settings: Settings) -> None:
+    """SIGTERM during a rolling restart stops the server before all workers are replaced."""
     del settings
     with serving("--workers", "2", **environment(server, DRAIN_SECONDS="1")) as served:
         old = await workers(served, set())
         served.process.send_signal(signal.SIGHUP)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while _workers(served) <= old:  # noqa: ASYNC110 - nobody tells when
+            while _workers(served) <= old:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.01)
         served.process.send_signal(signal.SIGTERM)
         ending, seen = asyncio.create_task(ended(served)), old
@@ -268,11 +270,11 @@ async def test_a_rolling_restart_is_given_up(server: Server, settings: Settings)
 
 
 def test_workers_end_with_their_terminal(server: Server, settings: Settings) -> None:
-    """SIGHUP of a server that was started from a terminal says that it was closed."""
+    """A server that was started from a terminal stops at SIGHUP, which means that the terminal was closed."""
     del settings
     terminal, seen = pty.openpty()
     command = [sys.executable, "-m", "app", "serve", "--port", "0", "--workers", "2"]
-    with subprocess.Popen(command, env=environment(server), stdin=seen, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own
+    with subprocess.Popen(command, env=environment(server), stdin=seen, stdout=subprocess.PIPE) as process:  # noqa: S603 - a fixed command
         assert process.stdout
         assert process.stdout.readline().startswith(b"TaskQL serves ")
         process.send_signal(signal.SIGHUP)
@@ -282,7 +284,7 @@ def test_workers_end_with_their_terminal(server: Server, settings: Settings) -> 
 
 
 async def workers(served: Serving, gone: set[int]) -> set[int]:
-    """The two workers that serve, once none of those that shall be gone is left."""
+    """Wait until two workers run, none of which is in `gone`, and return them."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             found = _workers(served)
@@ -292,7 +294,7 @@ async def workers(served: Serving, gone: set[int]) -> set[int]:
 
 
 def _workers(served: Serving) -> set[int]:
-    """Those there are now, the ones that come or go among them."""
+    """The current workers, including those that start or stop."""
     with suppress(psutil.Error):
         return {child.pid for child in psutil.Process(served.process.pid).children() if _is_worker(child)}
     return set()
@@ -324,8 +326,8 @@ cli.main(["serve", "--port", "0"])
 
 
 @pytest.mark.parametrize(("moment", "serves"), [("_prepared", False), ("create_app", True)])
-def test_it_stops_whenever_it_is_told(server: Server, settings: Settings, moment: str, serves: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """Also where Python swallows what a signal raises: while it finalizes an object."""
+def test_a_signal_is_never_lost(server: Server, settings: Settings, moment: str, serves: bool) -> None:  # noqa: FBT001 - a test parameter
+    """SIGTERM stops the server even if Python discards its exception, as in a finalizer."""
     del settings
     with python("-c", SWALLOWED, moment, **environment(server)) as process:
         said, complained = process.communicate(timeout=PATIENCE_SECONDS)

@@ -1,4 +1,4 @@
-"""Tags by their index: pages by rare and by common tags on every plan, and an index that holds whoever writes."""
+"""The index of tags: pages by rare and common tags with any plan, and consistency after every kind of write."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -39,14 +39,14 @@ PAGE = (
 RETAG = "mutation Retag($id: ID!, $input: UpdateTaskInput!) { updateTask(id: $id, input: $input) { task { id } } }"
 BY_TAG = "query ByTag($tags: [String!]!) { tasks(filter: { tagsAll: $tags }) { nodes { id } } }"
 
-# On some of the tasks of either user, next to the tag that a quarter of all have.
+# Adds a tag to some tasks of both users, besides the tag that a quarter of all tasks have.
 ADD = "UPDATE tasks SET tags = array_append(tags, $3) WHERE user_id = ANY ($1) AND id = ANY ($2)"
 RARE = {"one": 1, "some": 30, "few": FEW, "many": FEW + 1}
 
 
 @pytest.fixture(scope="module")
 async def many(server: Server, application: Application) -> Seeded:
-    """Two users of 10,000 tasks each, with the same ids, where some tasks of both have rare tags."""
+    """Two users of 10,000 tasks each with the same ids, some of them with rare tags."""
     async with owning(server) as connection:
         seeded = await seed(connection, application, MANY)
         users = [seeded.user.id, seeded.other.id]
@@ -66,7 +66,7 @@ def tagged(rows: list[Row], order: str, *tags: str) -> list[str]:
 @pytest.mark.parametrize("tag", [*RARE, "tag 1"])
 @pytest.mark.parametrize("order", ["-CREATED_AT", "DUE_DATE", "-PRIORITY TITLE"])
 async def test_pages_by_a_tag(many: Seeded, order: str, tag: str) -> None:
-    """Pages by a rare or a common tag, walked either way, show all of its tasks in order, and what lies around."""
+    """Pages by a rare or a common tag, in either direction, show all its tasks in order, with right page info."""
     expected = tagged(many.rows, order, tag)
     arguments: dict[str, Any] = {"filter": {"tagsAny": [tag, "no task"]}, "orderBy": order_by(order)}
     for size, mark, end, more in (
@@ -91,7 +91,7 @@ async def test_pages_by_a_tag(many: Seeded, order: str, tag: str) -> None:
     [(["tag 1", "some"], None), (["some", "tag 1"], None), (["one", "no task"], 0), (["tag 1"] * 3, MANY // 4)],
 )
 async def test_all_of_several_tags(many: Seeded, tags: list[str], count: int | None) -> None:
-    """Of several tags the rarest is looked up, and the tasks found have all of them."""
+    """The filter tagsAll finds the tasks that have all tags, in any order of the tags."""
     expected = tagged(many.rows, "-CREATED_AT", *tags)
     page = await page_of(many.user, PAGE, filter={"tagsAll": tags})
 
@@ -100,7 +100,7 @@ async def test_all_of_several_tags(many: Seeded, tags: list[str], count: int | N
 
 
 def scans(plan: Plan) -> set[str]:
-    """The indexes that were read, and the kind of any other scan of a table."""
+    """The indexes that were read, and the types of other table scans."""
     ran = [node for node in nodes(plan) if node["Actual Loops"] and "Scan" in node["Node Type"]]
     tables = [node for node in ran if "Relation Name" in node or "Index Name" in node]
     return {node.get("Index Name", node["Node Type"]) for node in tables} - {"Bitmap Heap Scan"}
@@ -108,7 +108,7 @@ def scans(plan: Plan) -> set[str]:
 
 @pytest.mark.parametrize("order", [*INDEXED, "PRIORITY"])
 async def test_a_rare_tag_is_looked_up(many: Seeded, application: Application, server: Server, order: str) -> None:
-    """On any plan a page by a rare tag, with counts, reads that tag's entries and those tasks, and walks no order."""
+    """With any plan a page by a rare tag reads the tag's entries and tasks, but no index of the order."""
     every = (await page_of(many.user, PAGE, filter={"tagsAll": ["some"]}, orderBy=order_by(order), first=30))["edges"]
     arguments = {"filter": {"tagsAll": ["tag 1", "some"]}, "orderBy": order_by(order), "after": every[3]["cursor"]}
     statement = await sent(application, many.user, PAGE, **arguments)
@@ -123,7 +123,7 @@ async def test_a_rare_tag_is_looked_up(many: Seeded, application: Application, s
 async def test_a_common_tag_is_met_on_the_way(
     many: Seeded, application: Application, server: Server, order: str
 ) -> None:
-    """On any plan a page by a common tag walks its order's index, and ends when it is full."""
+    """With any plan a page by a common tag walks the order's index."""
     arguments = {"filter": {"tagsAny": ["tag 1"]}, "orderBy": order_by(order)}
     statement = await sent(application, many.user, NODES, **arguments)
     async with serving(server) as connection:
@@ -144,7 +144,7 @@ async def found(user: User, *tags: str) -> set[str]:
 
 
 async def test_the_index_follows_the_api(alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
-    """What mutations make of tags is what is found, for each user alone."""
+    """Tags that mutations write are found, by their own user only."""
     hers, his = await alice.add(tags=["home", "work"]), await bob.add(tags=["home"])
     assert (await found(alice, "home"), await found(bob, "home")) == ({hers["id"]}, {his["id"]})
 
@@ -158,7 +158,7 @@ async def test_the_index_follows_the_api(alice: User, bob: User, owner: "asyncpg
 
 
 async def test_the_index_follows_sql(alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
-    """Tags written by somebody else with SQL are found; the rows of a deleted user leave nothing behind."""
+    """Tags written by SQL are found; deleting a user deletes the entries."""
     task_id = uuid4()
     insert = "INSERT INTO tasks (user_id, id, title, position, version, tags) VALUES ($1, $2, 'x', 'a', 1, $3)"
     await owner.execute(insert, alice.id, task_id, ["sql", "sql", "more"])
@@ -173,7 +173,7 @@ async def test_the_index_follows_sql(alice: User, bob: User, owner: "asyncpg.Con
 
 
 async def test_the_server_cannot_index_for_another(server: Server, alice: User, bob: User) -> None:
-    """Acting as one user, the server's role neither sees nor makes entries of another."""
+    """Acting as one user, the server's role neither sees nor creates another user's entries."""
     await alice.add(tags=["secret"])
     async with serving(server) as connection:
         await connection.execute(f"BEGIN; SET LOCAL app.user_id = '{bob.id}'")
@@ -184,7 +184,7 @@ async def test_the_server_cannot_index_for_another(server: Server, alice: User, 
 
 @pytest.fixture
 async def held(empty: Server) -> AsyncIterator[DatabaseURL]:
-    """The URL of an owner whom row security holds, of a database of the test's own."""
+    """The URL of an owner subject to row-level security, for the test's own database."""
     role = f"owner_{uuid4().hex}"
     superuser = await connect(empty.owner_url)
     await superuser.execute(f"CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA public TO {role}")
@@ -201,7 +201,7 @@ TWO_USERS = """
 
 
 async def test_tags_from_before_the_index_are_in_it(empty: Server, held: DatabaseURL) -> None:
-    """The migration finds the tags that tasks have, also as an owner whom row security holds."""
+    """The migration indexes existing tags, also as an owner subject to row-level security."""
     superuser = await connect(empty.owner_url)
     await migrate(held, None, "0002")
     await superuser.execute(TWO_USERS)
@@ -216,7 +216,7 @@ async def test_tags_from_before_the_index_are_in_it(empty: Server, held: Databas
 
 @pytest.mark.parametrize("revision", ["head", "0004"])
 async def test_tags_go_with_their_user(empty: Server, held: DatabaseURL, revision: str) -> None:
-    """An owner whom row security holds deletes a user with her tags; what was left behind before is removed."""
+    """An owner subject to row-level security deletes a user with the tags; leftovers are removed."""
     superuser = await connect(empty.owner_url)
     await migrate(held, None, revision)
     await superuser.execute(TWO_USERS)

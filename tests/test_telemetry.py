@@ -1,4 +1,4 @@
-"""What leaves the server besides answers: log lines and spans. Nothing in them is a secret or somebody's text."""
+"""Logs and traces, which contain no secrets and no user content."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ NOBODY = 'query Nobody { task(id: "%s") { id } }'
 
 @pytest.fixture
 def telling(settings: Settings) -> Settings:
-    """Settings with which each request is told of."""
+    """Settings that log each request."""
     return settings.model_copy(update={"log_level": "info", "log_format": "json"})
 
 
@@ -48,7 +48,7 @@ NewUser = Callable[..., Awaitable[User]]
 
 
 async def test_a_line_for_a_request(telling: Settings, new_user: NewUser, capsys: pytest.CaptureFixture[str]) -> None:
-    """Who asked what, when, what came of it, how long it took, and what it cost the database."""
+    """The log line has the user, operation, time, result, duration and number of statements."""
     async with running(telling) as application:
         user = await new_user(application.http)
         user.http.headers["X-Request-ID"] = "mine"
@@ -70,7 +70,7 @@ async def test_a_line_for_a_request(telling: Settings, new_user: NewUser, capsys
 
 
 async def test_refusals(telling: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """A request that did not run has its line too, with the reason."""
+    """A rejected request is logged with the reason."""
     async with running(telling) as application:
         await application.http.post("/graphql", json={"query": VIEWER})
         await application.http.post("/graphql", json={"query": "{"})
@@ -84,10 +84,10 @@ async def test_refusals(telling: Settings, capsys: pytest.CaptureFixture[str]) -
     ]
 
 
-async def test_trouble_is_told_where_answers_are_not(
+async def test_warnings_are_logged_without_responses(
     settings: Settings, new_user: NewUser, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the level `warning` there is a line for an outage and none for an answer."""
+    """At the level `warning` outages are logged, and responses are not."""
     async with running(settings.model_copy(update={"log_format": "json", "db_pool_size": 1})) as application:
         user = await new_user(application.http)
         await user.data(VIEWER)
@@ -100,7 +100,7 @@ async def test_trouble_is_told_where_answers_are_not(
 
 
 async def test_a_client_that_left(telling: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was given up is told as that."""
+    """The request of a client that disconnected is logged as CANCELLED."""
 
     async def forever(_request: GraphQLRequest, _record: Record) -> GraphQLResponse:
         await asyncio.Event().wait()
@@ -119,7 +119,7 @@ async def test_a_client_that_left(telling: Settings, capsys: pytest.CaptureFixtu
 async def test_for_people(
     settings: Settings, new_user: NewUser, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a terminal nobody wants to read JSON."""
+    """On a terminal the log is not JSON."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     async with running(settings.model_copy(update={"log_level": "info"})) as application:
         await (await new_user(application.http)).data(VIEWER)
@@ -130,7 +130,7 @@ async def test_for_people(
 
 
 class Pipe:
-    """Stands for stderr, and keeps what was written at once."""
+    """Replaces stderr, and keeps each write."""
 
     def __init__(self) -> None:
         self.buffer, self.written = self, list[bytes]()
@@ -139,14 +139,14 @@ class Pipe:
         self.written.append(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Writes are not buffered."""
 
     def isatty(self) -> bool:
         return False
 
 
 async def test_lines_of_processes_do_not_mix(telling: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written at once is whole lines, and no more than a pipe takes in one piece."""
+    """Each write has whole lines, and is small enough for a pipe to write atomically."""
     monkeypatch.setattr(sys, "stderr", pipe := Pipe())
     log = RequestLog(telling)
     for number in range(200):
@@ -189,7 +189,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("format_", ["json", "console"])
 def test_what_libraries_log(format_: str) -> None:
-    """It looks like ours, without the texts of errors and without what they tell only developers."""
+    """Libraries log in our format, without error messages and developers' details."""
     process = python("-c", LIBRARIES, LOG_LEVEL="debug", LOG_FORMAT=format_)
     text = process.communicate(timeout=PATIENCE_SECONDS)[1]
 
@@ -201,7 +201,7 @@ def test_what_libraries_log(format_: str) -> None:
 
 
 def environment(server: Server) -> dict[str, str]:
-    """What a server is started with, its role's password among it."""
+    """A server's environment, with a password for its role."""
     return {
         "DATABASE_URL": server.app_url.replace("taskql_app@", f"taskql_app:{PASSWORD}@"),
         "DATABASE_OWNER_URL": server.owner_url,
@@ -210,7 +210,7 @@ def environment(server: Server) -> dict[str, str]:
 
 
 def told(served: Serving) -> str:
-    """All that a server has said, once it has stopped."""
+    """Stop a server and return all its output."""
     served.stop()
     assert served.process.stdout
     assert served.process.stderr
@@ -218,7 +218,7 @@ def told(served: Serving) -> str:
 
 
 async def provoke(served: Serving, user: User) -> None:
-    """Ask in every way that might make a server repeat what it was told."""
+    """Send all kinds of requests that might make a server output its input."""
     stolen = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJub2JvZHkifQ.c3RvbGVu"
     served.ask(CREATE, user.token, title=TEXT)
     served.ask(CREATE, user.token, title=TEXT * 20)
@@ -250,8 +250,8 @@ def secrets(user: User) -> list[str]:
     ]
 
 
-async def test_no_secret_is_told(server: Server, alice: User) -> None:
-    """Of tokens, variables, texts, passwords and ids there is no word in all that a server says, errors included."""
+async def test_no_secret_is_logged(server: Server, alice: User) -> None:
+    """Tokens, variables, content, passwords and ids do not appear in the server's output."""
     process = python(live.__file__, "serve", "--port", "0", LOG_LEVEL="debug", **environment(server))
     with announced(process, has_demo=False) as served:
         await provoke(served, alice)
@@ -262,8 +262,8 @@ async def test_no_secret_is_told(server: Server, alice: User) -> None:
     assert [secret for secret in [*secrets(alice), '"secret"'] if secret in text] == []
 
 
-async def test_a_log_that_nobody_takes(server: Server, alice: User) -> None:
-    """A broken pipe costs nobody an answer."""
+async def test_a_log_that_cannot_be_written(server: Server, alice: User) -> None:
+    """A broken pipe does not affect responses."""
     with serving(LOG_LEVEL="info", **environment(server)) as served:
         assert served.process.stderr
         served.process.stderr.close()
@@ -272,7 +272,7 @@ async def test_a_log_that_nobody_takes(server: Server, alice: User) -> None:
 
 
 class Collector:
-    """Takes spans as OpenTelemetry's collector does."""
+    """Receives spans like OpenTelemetry's collector."""
 
     def __init__(self, url: str, bodies: list[bytes]) -> None:
         self.url, self.bodies = url, bodies
@@ -294,7 +294,7 @@ def collector() -> Iterator[Collector]:
             self.end_headers()
 
         def log_message(self, *_arguments: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with _listening(Handler) as url:
         yield Collector(url, bodies)
@@ -316,9 +316,9 @@ def attributes(span: Span) -> dict[str, str]:
 
 
 async def test_traces(server: Server, alice: User, collector: Collector) -> None:
-    """A span for the request, with the operation's name, and beneath it one for each statement."""
+    """A span for the request has the operation's name, and child spans for the statements."""
     with serving(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **environment(server)) as served:
-        served.ask(VIEWER, alice.token)  # opens a connection, with statements of its own
+        served.ask(VIEWER, alice.token)  # opens a connection, which sends further statements
         served.ask(VIEWER, alice.token)
         told(served)
 
@@ -330,7 +330,7 @@ async def test_traces(server: Server, alice: User, collector: Collector) -> None
 
 
 async def test_no_secret_is_traced(server: Server, alice: User, collector: Collector) -> None:
-    """Spans have no SQL, no query strings, and of errors the type alone, also where there is an outage."""
+    """Spans contain no SQL and no query strings, and only the types of errors, also in an outage."""
     with serving(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **environment(server)) as served:
         await provoke(served, alice)
         owner = await connect(server.owner_url)
@@ -355,15 +355,15 @@ print("opentelemetry" in sys.modules)
 """
 
 
-def test_traces_that_nobody_asks_for(server: Server) -> None:
-    """What is not used is not even imported."""
+def test_disabled_traces(server: Server) -> None:
+    """Without traces OpenTelemetry is not imported."""
     assert python("-c", UNASKED, **environment(server)).communicate(timeout=PATIENCE_SECONDS)[0] == "False\n"
 
 
 def test_traces_without_opentelemetry(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Platforms set its variables for everybody: a server without it says what is missing, and serves."""
+    """A server with OTEL variables but without the package logs what is missing, and serves."""
     monkeypatch.setitem(sys.modules, "app.observability.tracing", None)
 
     create_app(settings.model_copy(update={"otel_traces_exporter": "otlp"}))

@@ -1,4 +1,4 @@
-"""Tokens over HTTP, verified by a secret or by a key set: which hold, and that all others are refused alike."""
+"""Tokens over HTTP, verified with a secret or a key set: the valid ones, and the uniform rejection of others."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ GOOD = claims(SUB)
 
 @dataclass(frozen=True)
 class Mode:
-    """A server that verifies in one of the two ways, and the key that it trusts."""
+    """A server with one of the two kinds of verification, and the key that it trusts."""
 
     name: str
     application: Application
@@ -77,7 +77,7 @@ async def by_secret(server: Server, settings: Settings) -> AsyncIterator[Mode]:
 
 @pytest.fixture(scope="module")
 async def by_keys(server: Server, settings: Settings, issuer: Published) -> AsyncIterator[Mode]:
-    """Here the key set may be fetched for each unknown key at once, so that no test waits for a cooldown."""
+    """A server with a key set, without a cooldown between fetches for unknown keys."""
     del settings
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.identity.key_sets.COOLDOWN", 0)
@@ -93,7 +93,7 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 @dataclass
 class Clock:
-    """What stands for the module `time`."""
+    """Replaces the module `time`."""
 
     now: float
 
@@ -109,7 +109,7 @@ Forged = Callable[[SigningKey], str]
 
 
 def saying(**changed: Any) -> Forged:
-    """A token that is rightly signed, and says something else."""
+    """A correctly signed token with changed claims."""
     return lambda key: token(key, claims(SUB, **changed))
 
 
@@ -122,7 +122,7 @@ def holding(payload: bytes) -> Forged:
 
 
 def by(key: SigningKey, content: dict[str, Any], **header: Any) -> Forged:
-    """A token of another key than the trusted one."""
+    """A token signed with another key than the trusted one."""
     return lambda _key: token(key, content, **header)
 
 
@@ -140,18 +140,18 @@ def cut(key: SigningKey) -> str:
 
 
 def swapped(key: SigningKey) -> str:
-    """The signature of one token under the claims of another."""
+    """One token's signature with another one's claims."""
     head, _, signature = token(key, GOOD).split(".")
     return f"{head}.{token(key, claims(str(uuid4()))).split('.')[1]}.{signature}"
 
 
 def text_of(claim: str, value: str) -> Forged:
-    """A claim as raw JSON, which no encoder would write."""
+    """A claim as raw JSON that no encoder would write."""
     raw = json.dumps({name: given for name, given in GOOD.items() if name != claim})
     return holding(f'{raw[:-1]}, "{claim}": {value}}}'.encode())
 
 
-# Tokens for both ways of verifying.
+# Invalid tokens for both kinds of verification.
 FORGED: dict[str, Forged] = {
     "alg none": unsigned("none"),
     "alg None": unsigned("None"),
@@ -255,7 +255,7 @@ FORGED: dict[str, Forged] = {
     "an opaque session token": fixed("Xq4Wm0y1Z8aLxk3cT5uJ7dV9bN2eR6sF"),
 }
 
-# Those that only a set of public keys invites.
+# Invalid tokens that only concern sets of public keys.
 FORGED_FOR_KEYS: dict[str, Forged] = {
     "HS256 by the public key's text": fixed(confused(RSA.pem(), GOOD)),
     "HS256 by the public key's text, its end cut": fixed(confused(RSA.pem().rstrip(), GOOD)),
@@ -280,7 +280,7 @@ FORGED_FOR_KEYS: dict[str, Forged] = {
 
 
 async def refused(mode: Mode, bearer: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> str:
-    """The message to a token that does not hold: 401 in full, no SQL, and nothing of the token in any log."""
+    """The error message for an invalid token, after checking: complete 401, no SQL, no part of the token in any log."""
     await mode.application.wire.statements()
     with caplog.at_level(logging.DEBUG):
         response = await mode.bearing(bearer)
@@ -299,18 +299,18 @@ async def refused(mode: Mode, bearer: str, caplog: pytest.LogCaptureFixture, cap
 
 
 @pytest.mark.parametrize("name", FORGED)
-async def test_a_token_that_does_not_hold(
+async def test_an_invalid_token(
     mode: Mode, name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever is wrong with a token, its caller is unauthenticated, and nothing is said of it."""
+    """An invalid token is UNAUTHENTICATED, whatever is wrong, and is not logged."""
     await refused(mode, FORGED[name](mode.key), caplog, capfd)
 
 
 @pytest.mark.parametrize("name", FORGED_FOR_KEYS)
-async def test_a_token_that_would_use_a_public_key(
+async def test_a_token_that_misuses_a_key_set(
     by_keys: Mode, name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What everybody may know of a key set signs nothing, and only the keys that are for it verify."""
+    """Public key material cannot sign tokens, and only keys for signatures verify them."""
     await refused(by_keys, FORGED_FOR_KEYS[name](by_keys.key), caplog, capfd)
 
 
@@ -318,7 +318,7 @@ async def test_a_token_that_would_use_a_public_key(
 async def test_the_secret_is_for_one_algorithm(
     by_secret: Mode, algorithm: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The right secret under another algorithm does not hold."""
+    """The right secret with another algorithm is rejected."""
     await refused(by_secret, token(shared_key(SECRET, algorithm), GOOD), caplog, capfd)
 
 
@@ -326,13 +326,13 @@ async def test_the_secret_is_for_one_algorithm(
 async def test_an_opaque_token_is_told_where_to_get_a_jwt(
     mode: Mode, bearer: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Who sends a session token learns what to send."""
+    """The rejection of an opaque session token names the endpoint for JWTs."""
     assert "/api/auth/token" in await refused(mode, bearer, caplog, capfd)
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic dTpw", "bearer", "Bearer\t"])
 async def test_no_token(mode: Mode, authorization: str | None) -> None:
-    """Without a bearer token the caller is unauthenticated, and is told how to send one."""
+    """Without a bearer token the response is 401 and says how to send one."""
     response = await mode.post(authorization)
 
     assert response.status_code == 401
@@ -340,7 +340,7 @@ async def test_no_token(mode: Mode, authorization: str | None) -> None:
 
 
 async def test_every_field_says_so_and_introspection_works(mode: Mode) -> None:
-    """A bad token fails each field that needs the caller, on its own path, and no other."""
+    """With an invalid token each field that needs the caller fails on its own path, and others do not."""
     response = await mode.bearing("a.b.c", '{ __typename a: task(id: "1") { id } b: task(id: "2") { id } }')
 
     answer = response.json()
@@ -349,7 +349,7 @@ async def test_every_field_says_so_and_introspection_works(mode: Mode) -> None:
     assert {error["extensions"]["code"] for error in answer["errors"]} == {"UNAUTHENTICATED"}
 
 
-# Unusual tokens that hold.
+# Unusual valid tokens.
 HOLDING: dict[str, Callable[[SigningKey, str], str]] = {
     "plain": lambda key, sub: token(key, claims(sub)),
     "aud a list": lambda key, sub: token(key, claims(sub, aud=["others", AUDIENCE])),
@@ -365,8 +365,8 @@ HOLDING: dict[str, Callable[[SigningKey, str], str]] = {
 
 
 @pytest.mark.parametrize("name", HOLDING)
-async def test_a_token_that_holds(mode: Mode, new_user: Callable[..., Awaitable[User]], name: str) -> None:
-    """A token speaks for the user whose id is its sub; again when it is remembered."""
+async def test_a_valid_token(mode: Mode, new_user: Callable[..., Awaitable[User]], name: str) -> None:
+    """A valid token authenticates the user in its sub, also when it is cached."""
     user = await new_user()
     bearer = HOLDING[name](mode.key, str(user.id))
 
@@ -384,7 +384,7 @@ async def test_the_algorithms_of_keys(
     algorithm: str,
     members: dict[str, Any],
 ) -> None:
-    """A key verifies by the algorithm it is for, with or without alg, use and kid, as soon as it is published."""
+    """A key verifies its algorithm as soon as it is published, with or without alg, use and kid."""
     user, key = await new_user(), made_key(algorithm, **({"kid": str(uuid4())} | members))
     issuer.publish(key)
     try:
@@ -397,8 +397,8 @@ async def test_the_algorithms_of_keys(
     assert unnamed.json() == response.json()
 
 
-async def test_a_remembered_token_expires(by_secret: Mode, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that was verified is refused once its time and the leeway are over."""
+async def test_a_cached_token_expires(by_secret: Mode, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cached token is rejected after its expiry and the leeway."""
     expires = NOW + HOUR
     bearer = token(by_secret.key, claims(str(alice.id), exp=expires))
     assert (await by_secret.bearing(bearer)).status_code == 200
@@ -407,13 +407,13 @@ async def test_a_remembered_token_expires(by_secret: Mode, alice: User, monkeypa
     monkeypatch.setattr("app.identity.tokens.time", clock)
     assert (await by_secret.bearing(bearer)).status_code == 200
     clock.now += 1
-    # PyJWT has a clock of its own, by which the token would still hold: it is asked again, as for a new one.
+    # PyJWT has its own clock, by which the token is still valid, and would verify it again as a new one.
     monkeypatch.setattr("app.identity.tokens._unverified", refuse_everything)
     assert (await by_secret.bearing(bearer)).status_code == 401
 
 
 async def test_a_token_of_a_withdrawn_key(by_keys: Mode, issuer: Published, alice: User) -> None:
-    """When a key is no longer published, tokens that it signed do not hold, though they were remembered."""
+    """When a key is withdrawn, its tokens are rejected, even if they were cached."""
     gone, there = made_key("ES256", "gone"), made_key("ES256", "there")
     issuer.publish(gone)
     bearer = token(gone, claims(str(alice.id)))
@@ -436,7 +436,7 @@ async def several(server: Server, *issuers: Published, **auth: Any) -> AsyncIter
 
 
 async def test_several_issuers(server: Server, settings: Settings, alice: User, bob: User) -> None:
-    """Each token is verified with the keys of its own issuer, for that issuer's audience, and with no other."""
+    """Each token is verified with its own issuer's keys and audience only."""
     del settings
     first, second = made_key("EdDSA", "k"), made_key("EdDSA", "k")
     async with (
@@ -459,8 +459,8 @@ async def test_several_issuers(server: Server, settings: Settings, alice: User, 
         assert await status(first, "https://2.example", alice) == 401
 
 
-async def test_bytes_that_are_no_text(mode: Mode) -> None:
-    """A header beyond ASCII is a bad token like any other."""
+async def test_a_header_that_is_not_ascii(mode: Mode) -> None:
+    """A non-ASCII Authorization header is an invalid token."""
     headers = [(b"Authorization", b"Bearer \xff\xfe.\xc3\xbc.c"), (b"Content-Type", b"application/json")]
     body = json.dumps({"query": VIEWER})
     response = await mode.application.http.post("/graphql", content=body, headers=headers)
@@ -474,8 +474,8 @@ ISSUED = {"AUTH_JWKS_URL": "http://127.0.0.1:9/jwks", "AUTH_ISSUER": NAME, "AUTH
 @pytest.mark.parametrize(
     "auth", [ISSUED, {"AUTH_SECRET": SECRET, "AUTH_ISSUER": NAME, "AUTH_SUBJECT": "derived"}], ids=["keys", "derived"]
 )
-def test_tokens_of_others_are_not_made_here(server: Server, settings: Settings, auth: dict[str, str]) -> None:
-    """Where an issuer alone can make tokens, `taskql token` says so."""
+def test_tokens_of_an_issuer_are_not_created_here(server: Server, settings: Settings, auth: dict[str, str]) -> None:
+    """If only the issuer can create tokens, `taskql token` fails and says so."""
     del settings
     with taskql("token", "--email", "a@example.com", DATABASE_URL=server.app_url, **auth) as process:
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
@@ -484,8 +484,8 @@ def test_tokens_of_others_are_not_made_here(server: Server, settings: Settings, 
     assert "Tokens come from the issuer in AUTH_ISSUER" in err
 
 
-def test_no_demo_token_beside_an_issuer(tmp_path: Path) -> None:
-    """With a key set the embedded database is served as well, but nothing of ours signs tokens."""
+def test_no_demo_token_with_an_issuer(tmp_path: Path) -> None:
+    """With a key set the embedded database is served without demo tokens."""
     with taskql("serve", "--port", "0", "--data-dir", tmp_path, **ISSUED) as process:
         assert process.stdout
         url = process.stdout.readline().split()[-1]
@@ -502,8 +502,8 @@ def test_no_demo_token_beside_an_issuer(tmp_path: Path) -> None:
     assert not (tmp_path / "secret").exists()
 
 
-async def test_strangers_wait_alone_while_the_issuer_hangs(by_keys: Mode, issuer: Published, alice: User) -> None:
-    """Fifty tokens of unknown keys wait for an issuer that hangs; tokens of a known key are answered meanwhile."""
+async def test_known_keys_work_while_the_issuer_hangs(by_keys: Mode, issuer: Published, alice: User) -> None:
+    """While tokens with unknown keys wait for a hanging issuer, tokens with known keys work."""
     assert (await by_keys.bearing(token(ED, claims(str(alice.id))))).status_code == 200
     before = issuer.fetches
     issuer.answers.clear()
@@ -520,8 +520,8 @@ async def test_strangers_wait_alone_while_the_issuer_hangs(by_keys: Mode, issuer
     assert issuer.fetches == before + 1
 
 
-async def test_an_issuer_that_is_down_is_no_fault_of_the_token(server: Server, settings: Settings) -> None:
-    """Where no keys are to be had, the answer is 503 and not that the token is bad; introspection still works."""
+async def test_an_issuer_that_is_down(server: Server, settings: Settings) -> None:
+    """Without available keys the response is 503 instead of 401; introspection still works."""
     del settings
     async with running(settings_for(server, auth_jwks_url="http://127.0.0.1:9/jwks")) as application:
         mode = Mode("down", application, ED)

@@ -1,4 +1,4 @@
-"""Places are given in the order of asking, none is lost, and none is given twice."""
+"""Slots are granted in the order of requests; none is lost or granted twice."""
 
 import asyncio
 
@@ -13,8 +13,8 @@ async def turns_pass() -> None:
         await asyncio.sleep(0)
 
 
-async def test_in_the_order_of_asking() -> None:
-    """At most so many have a place, for each key; whoever waits gets one in turn, before whoever comes later."""
+async def test_waiters_are_served_in_order() -> None:
+    """A key has a limited number of slots; waiters get them in order, before later requests."""
     turns, served = Turns[str](4, 2), list[int]()
     assert [turns.take("a"), turns.take("a"), turns.take("a"), turns.take("b")] == [True, True, False, True]
 
@@ -39,8 +39,8 @@ async def test_in_the_order_of_asking() -> None:
 
 
 @pytest.mark.parametrize("is_given_before", [False, True])
-async def test_who_leaves_loses_no_place(is_given_before: bool) -> None:  # noqa: FBT001 - a case
-    """Whoever stops waiting, even at the moment of its turn, leaves the place to the next."""
+async def test_a_cancelled_waiter_loses_no_slot(is_given_before: bool) -> None:  # noqa: FBT001 - a test parameter
+    """A waiter that is cancelled, even when it gets a slot, leaves the slot to the next one."""
     turns = Turns[str](1, 1)
     assert turns.take("a")
     first, second = (asyncio.create_task(turns.wait("a")) for _ in range(2))
@@ -58,8 +58,8 @@ async def test_who_leaves_loses_no_place(is_given_before: bool) -> None:  # noqa
     assert turns.take("a")
 
 
-async def test_nothing_is_kept_of_who_is_gone() -> None:
-    """A key that nobody holds or waits for takes no memory."""
+async def test_unused_keys_take_no_memory() -> None:
+    """Keys without slots and waiters take no memory."""
     turns = Turns[int](2, 1)
     for key in range(100):
         assert turns.take(key)
@@ -68,12 +68,12 @@ async def test_nothing_is_kept_of_who_is_gone() -> None:
         leaving.cancel()
         turns.give(key)
 
-    assert not turns._taken  # noqa: SLF001 - memory is seen only from within
-    assert not turns._waiting  # noqa: SLF001 - the same
+    assert not turns._taken  # noqa: SLF001 - not visible from outside
+    assert not turns._waiting  # noqa: SLF001 - as above
 
 
 async def test_each_key_has_a_share_and_its_turn() -> None:
-    """A flood of one key takes its share and queues behind itself; another key is served as soon as a place is free."""
+    """A key with many requests waits for its own share; another key gets the next free slot."""
     turns, served = Turns[str](3, 2), list[str]()
     assert [turns.take("a"), turns.take("a"), turns.take("a")] == [True, True, False]
 
@@ -100,7 +100,7 @@ async def test_each_key_has_a_share_and_its_turn() -> None:
 
 
 async def test_keys_are_served_in_turn() -> None:
-    """Where places are scarce, keys that wait get one each before any gets a second."""
+    """If slots are scarce, each waiting key gets one before any key gets a second one."""
     turns, served = Turns[str](1, 1), list[str]()
     assert turns.take("x")
 
@@ -117,7 +117,7 @@ async def test_keys_are_served_in_turn() -> None:
 
 
 async def test_none_is_a_key_like_any_other() -> None:
-    """The server's own statements are nobody's, and wait in turn, too."""
+    """The key None, for the server's own statements, waits in turn."""
     turns = Turns[str | None](1, 1)
     assert turns.take("a")
     own, other = asyncio.create_task(turns.wait(None)), asyncio.create_task(turns.wait("b"))

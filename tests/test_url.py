@@ -1,4 +1,4 @@
-"""Database URLs as the consoles of hosts print them, and settings of issuers: what is taken, what is refused."""
+"""Database URLs as hosting providers show them, and settings of issuers: what is accepted and what is rejected."""
 
 import ssl
 from typing import Any
@@ -28,7 +28,7 @@ def arguments(url: str, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("url", [NEON + PRINTED, NEON_POOLED + PRINTED, NEON + "?sslmode=require", NEON])
 def test_neon_is_verified(url: str) -> None:
-    """Neon's certificate is a public one: it is verified whatever sslmode says, and the name in it too."""
+    """Neon's public certificate and host name are verified, whatever sslmode is given."""
     tls = arguments(url)["ssl"]
 
     assert isinstance(tls, ssl.SSLContext)
@@ -36,7 +36,7 @@ def test_neon_is_verified(url: str) -> None:
 
 
 def test_neons_pooler() -> None:
-    """A host with -pooler gets no statement cache, and no settings that the pooler would refuse."""
+    """A host with -pooler gets no statement cache, and no settings that the pooler would reject."""
     pooled, direct = arguments(NEON_POOLED + PRINTED), arguments(NEON + PRINTED)
 
     assert pooled["statement_cache_size"] == 0
@@ -46,7 +46,7 @@ def test_neons_pooler() -> None:
 
 
 def test_the_way_around_neons_pooler() -> None:
-    """The direct URL is the same without -pooler; the password stays."""
+    """The direct URL is the same without -pooler, with the password."""
     direct = DatabaseURL(NEON_POOLED + PRINTED).direct
 
     assert direct.sqlalchemy.render_as_string(hide_password=False) == NEON.replace("postgresql:", "postgresql+asyncpg:")
@@ -56,7 +56,7 @@ def test_the_way_around_neons_pooler() -> None:
 
 
 def test_neons_endpoint_option() -> None:
-    """`options=endpoint…`, which Neon prints for clients without SNI, goes to the server as it is."""
+    """`options=endpoint…`, Neon's option for clients without SNI, is passed to the server."""
     for url in (
         f"{NEON}?options=endpoint%3Dep-cool-rain-123&sslmode=require",
         f"{NEON}?options=endpoint=ep-cool-rain-123",
@@ -65,21 +65,21 @@ def test_neons_endpoint_option() -> None:
 
 
 def test_a_sleeping_database_has_time_to_wake() -> None:
-    """A connection to Neon may take longer than one to a database that is always up; the URL may say how long."""
+    """Neon gets a longer connection timeout, and connect_timeout overrides it."""
     assert arguments(NEON)["timeout"] > CONNECT_TIMEOUT == arguments(HEROKU)["timeout"]
     assert arguments(NEON + "?connect_timeout=15")["timeout"] == 15
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
 def test_schemes(scheme: str) -> None:
-    """All usual names of the scheme mean the same driver."""
+    """All common schemes select the same driver."""
     url = DatabaseURL(f"{scheme}://app:secret@host:6000/db")
 
     assert url.sqlalchemy.render_as_string(hide_password=False) == "postgresql+asyncpg://app:secret@host:6000/db"
 
 
 def test_herokus_url() -> None:
-    """Heroku's URL has no parameters: the line is encrypted where the server can."""
+    """A Heroku URL has no parameters: TLS is used if the server supports it."""
     assert arguments(HEROKU)["ssl"] == "prefer"
     assert DatabaseURL(HEROKU).role == "u9abc"
 
@@ -94,8 +94,8 @@ def test_herokus_url() -> None:
         ("sslmode=require&sslrootcert={ca}", True, False),
     ],
 )
-def test_rds_with_its_bundle(mode: str, verifies: bool, names: bool) -> None:  # noqa: FBT001 - columns of the table above
-    """Sslmode and sslrootcert mean what they mean to libpq."""
+def test_rds_with_its_bundle(mode: str, verifies: bool, names: bool) -> None:  # noqa: FBT001 - test parameters
+    """The parameters sslmode and sslrootcert have libpq's meaning."""
     ca = ssl.get_default_verify_paths().cafile or ssl.get_default_verify_paths().openssl_cafile
     tls = arguments(f"{RDS}?{mode.format(ca=ca)}")["ssl"]
 
@@ -107,12 +107,12 @@ def test_rds_with_its_bundle(mode: str, verifies: bool, names: bool) -> None:  #
     ("mode", "given"), [("disable", False), ("allow", "allow"), ("prefer", "prefer"), ("require", "require")]
 )
 def test_encryption_without_verification(mode: str, given: object) -> None:
-    """The other modes are the driver's own."""
+    """Other sslmodes are passed to the driver."""
     assert arguments(f"{RDS}?sslmode={mode}")["ssl"] == given
 
 
-def test_a_pooler_that_is_told() -> None:
-    """DB_POOLER=1 and Prisma's pgbouncer=true say what a host's name does not."""
+def test_a_declared_pooler() -> None:
+    """DB_POOLER=1 and Prisma's pgbouncer=true declare a pooler that the host name does not show."""
     for told in (arguments(SUPABASE, pooled=True), arguments(SUPABASE + "?pgbouncer=true")):
         assert told["statement_cache_size"] == 0
         assert "statement_timeout" not in told["server_settings"]
@@ -142,7 +142,7 @@ def test_a_pooler_that_is_told() -> None:
 )
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "DATABASE_OWNER_URL"])
 def test_what_is_wrong_is_named(url: str, words: str, variable: str) -> None:
-    """An error names the variable and what is wrong in it, and never the password."""
+    """An error names the variable and the problem, but never the password."""
     with pytest.raises(StartupError) as caught:
         DatabaseURL(url, variable=variable)
 
@@ -152,15 +152,14 @@ def test_what_is_wrong_is_named(url: str, words: str, variable: str) -> None:
 
 
 def test_printing_a_url_hides_its_password() -> None:
-    """What errors and reports show of a URL is not the password."""
     assert "npg_abc" not in f"{DatabaseURL(NEON)} {DatabaseURL(NEON_POOLED).direct}"
 
 
 def test_which_url_migrates() -> None:
-    """Migrations take the owner's URL, or else the server's, and in both cases the way around a pooler."""
+    """Migrations use the owner's URL or else the server's, and the direct URL of a pooler."""
 
     def host(**given: str) -> str:
-        return owner_url(Settings(**{name: SecretStr(value) for name, value in given.items()})).host  # type: ignore[arg-type]  # URLs all
+        return owner_url(Settings(**{name: SecretStr(value) for name, value in given.items()})).host  # type: ignore[arg-type]  # all are URLs
 
     direct = "ep-cool-rain-123.eu-central-1.aws.neon.tech"
     assert host(database_url=NEON_POOLED) == direct
@@ -171,7 +170,7 @@ def test_which_url_migrates() -> None:
 
 @pytest.mark.parametrize("query", ["&options=-c%20search_path%3Dpublic", "&application_name=mine", "&sslmode=prefer"])
 async def test_parameters_reach_a_real_server(server: Server, settings: Settings, query: str) -> None:
-    """What is passed on is understood by PostgreSQL."""
+    """PostgreSQL accepts the parameters that are passed on."""
     del settings
     given = Server(server.owner_url, server.app_url + query)
     async with running(made_settings(given)) as application:
@@ -187,7 +186,7 @@ JWKS = {"AUTH_JWKS_URL": "https://auth.example/jwks", "AUTH_ISSUER": "https://au
 
 
 def issuers(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[Issuer]:
-    """The issuers of an environment."""
+    """The issuers in an environment."""
     for name in (*JWKS, "AUTH_SECRET", "AUTH_SUBJECT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -196,21 +195,21 @@ def issuers(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[Issuer]
 
 
 def test_an_issuer_with_a_key_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key set goes with an issuer and an audience."""
+    """A key set needs an issuer and an audience."""
     (issuer,) = issuers(monkeypatch, **JWKS)
 
     assert issuer == Issuer("https://auth.example", "taskql", None, "https://auth.example/jwks")
 
 
 def test_an_audience_is_left_out_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AUTH_AUDIENCE=none says that tokens have no audience, as Clerk's."""
+    """AUTH_AUDIENCE=none accepts tokens without an audience, like Clerk's."""
     (issuer,) = issuers(monkeypatch, **JWKS | {"AUTH_AUDIENCE": "none"})
 
     assert issuer.audience is None
 
 
 def test_lists_of_issuers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several issuers stand in lists of equal length."""
+    """Several issuers are lists of equal length."""
     found = issuers(
         monkeypatch,
         AUTH_JWKS_URL="https://a.example/jwks, https://b.example/jwks",
@@ -250,15 +249,15 @@ def test_lists_of_issuers(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_issuers_that_cannot_be(monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], words: str) -> None:
-    """What is missing or does not fit is named by its variable, with the mend."""
+def test_invalid_issuers(monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], words: str) -> None:
+    """An error names the missing or inconsistent variable and the fix."""
     with pytest.raises(StartupError, match=words):
         issuers(monkeypatch, **JWKS | changed)
 
 
 @pytest.mark.parametrize("url", ["http://localhost:3000/jwks", "http://127.0.0.1/jwks", "http://[::1]:3000/jwks"])
-def test_this_machine_needs_no_certificate(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """A key set of this machine may come over plain HTTP."""
+def test_a_local_key_set_needs_no_tls(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """A key set on localhost may use plain HTTP."""
     assert issuers(monkeypatch, **JWKS | {"AUTH_JWKS_URL": url})[0].jwks_url == url
 
 
@@ -271,20 +270,20 @@ def test_this_machine_needs_no_certificate(monkeypatch: pytest.MonkeyPatch, url:
         '{"kty": "oct", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}',
     ],
 )
-def test_a_secret_that_cannot_be(secret: str) -> None:
-    """A secret that is too short, no text, or a key in a format of its own is refused before it signs anything."""
+def test_an_invalid_secret(secret: str) -> None:
+    """A secret that is short, not text, a PEM key or a JWK is rejected at startup."""
     with pytest.raises(StartupError, match="openssl rand"):
         Settings(auth_secret=SecretStr(secret)).issuers()
 
 
 def test_derived_ids_need_an_issuer() -> None:
-    """Ids cannot be made from an issuer that is not checked."""
+    """Ids cannot be derived without AUTH_ISSUER."""
     with pytest.raises(StartupError, match="AUTH_SUBJECT=derived needs AUTH_ISSUER"):
         Settings(auth_secret=SecretStr(SECRET), auth_subject="derived").issuers()
 
 
 def test_settings_show_no_secret() -> None:
-    """What is printed of settings and issuers holds no secret."""
+    """The representations of settings and issuers contain no secret."""
     given = Settings(auth_secret=SecretStr(SECRET), database_url=SecretStr(NEON))
 
     assert SECRET not in repr(given) + repr(given.issuers())

@@ -1,4 +1,4 @@
-"""Connections that wait for their clients: how long, how many, and which of them give way."""
+"""Idle connections and incomplete requests: timeouts, limits, and which connections are closed first."""
 
 import asyncio
 import resource
@@ -25,13 +25,11 @@ MOST = 3
 
 
 class Client:
-    """One connection."""
-
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
     async def ask(self, sent: bytes = LIVE) -> None:
-        """Send a request and read its answer, which is that of /livez."""
+        """Send a request and read its response, which is that of /livez."""
         self._writer.write(sent)
         head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
         assert statuses(head) == [200]
@@ -43,7 +41,7 @@ class Client:
         await self._writer.drain()
 
     async def rest(self) -> bytes:
-        """All that still comes, once the server has closed the connection."""
+        """All remaining output, once the server has closed the connection."""
         return await asyncio.wait_for(self._reader.read(), PATIENCE_SECONDS)
 
     def close(self) -> None:
@@ -60,16 +58,18 @@ class Clients:
         return client
 
     async def idle(self) -> Client:
-        """A connection on which a request was answered."""
+        """A connection with a completed request."""
         client = await self.new()
         await client.ask()
         return client
 
     async def sent(self, sent: bytes) -> Client:
-        """A connection on which so much has come."""
+        """A connection on which the server has read these bytes."""
         client = await self.new()
         await client.send(sent)
-        await (await self.new()).ask(request("GET /livez HTTP/1.1", "Connection: close"))  # the server has read on
+        await (await self.new()).ask(
+            request("GET /livez HTTP/1.1", "Connection: close")
+        )  # now the server has read the bytes
         return client
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class Clients:
 
 @asynccontextmanager
 async def clients(settings: Settings, **changes: Any) -> AsyncIterator[Clients]:
-    """Of a server with these settings."""
+    """Clients of a server with these settings."""
     changed = settings.model_copy(update=changes)
     async with served(create_app(changed, schema=live.schema), http=protocol(changed)) as address:
         found = Clients(address)
@@ -90,7 +90,7 @@ async def clients(settings: Settings, **changes: Any) -> AsyncIterator[Clients]:
 
 
 async def test_the_connection_idle_longest_gives_way(settings: Settings) -> None:
-    """By the time since its last answer, not since it was opened; it is closed without a word."""
+    """Over the limit the connection with the oldest last response is closed, without a response."""
     async with clients(settings, limit_idle_connections=MOST) as made:
         first, second, third = [await made.idle() for _ in range(MOST)]
         await first.ask()
@@ -105,7 +105,7 @@ async def test_the_connection_idle_longest_gives_way(settings: Settings) -> None
 
 
 async def test_only_idle_connections_give_way(settings: Settings, alice: User) -> None:
-    """Not event streams, sockets, or requests that have not come whole."""
+    """Event streams, sockets and incomplete requests do not count as idle."""
     token = f"Authorization: Bearer {alice.token}"
     stream = request("GET /graphql?query=subscription{silence} HTTP/1.1", "Accept: text/event-stream", token)
     shake = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
@@ -128,7 +128,7 @@ async def test_only_idle_connections_give_way(settings: Settings, alice: User) -
 
 @pytest.mark.parametrize("part", [b"", HALF, HALF_A_BODY], ids=["nothing", "half a head", "half a body"])
 async def test_the_oldest_incomplete_request_gives_way(settings: Settings, part: bytes) -> None:
-    """It is told so, and idle connections stay."""
+    """Over the limit the oldest incomplete request gets 408, and idle connections stay."""
     async with clients(settings, limit_idle_connections=MOST) as made:
         idle = [await made.idle() for _ in range(MOST)]
         first = await made.new()
@@ -144,8 +144,8 @@ async def test_the_oldest_incomplete_request_gives_way(settings: Settings, part:
 
 
 @pytest.mark.parametrize("part", [HALF, HALF_A_BODY, LIVE + HALF], ids=["half a head", "half a body", "more"])
-async def test_a_request_that_is_answered_does_not_give_way(settings: Settings, part: bytes) -> None:
-    """Also where part of the next one has come already; afterwards that one does."""
+async def test_a_request_in_progress_does_not_give_way(settings: Settings, part: bytes) -> None:
+    """A request in progress is not closed, even if a part of the next request has arrived."""
     began, answer = asyncio.Event(), asyncio.Event()
 
     async def slow(_scope: Scope, receive: Receive, send: Send) -> None:
@@ -177,8 +177,8 @@ async def test_a_request_that_is_answered_does_not_give_way(settings: Settings, 
         made.close()
 
 
-async def test_a_thousand_halves_leave_room(settings: Settings) -> None:
-    """However many strangers send part of a request and no more, others are answered."""
+async def test_incomplete_requests_leave_room(settings: Settings) -> None:
+    """However many incomplete requests there are, others are answered."""
     async with clients(settings, limit_idle_connections=50) as made:
         halves = [await made.new() for _ in range(200)]
         for half in halves:
@@ -188,10 +188,10 @@ async def test_a_thousand_halves_leave_room(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("between", [b"", b"\r\n"], ids=["nothing", "an empty line"])
-async def test_idle_connections_are_kept_for_a_setting(
+async def test_idle_connections_are_kept_alive(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, between: bytes
 ) -> None:
-    """Longer than requests that do not come whole, and not without end."""
+    """Idle connections stay longer than incomplete requests, but not for ever."""
     monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.05)
     async with clients(settings, keep_alive_seconds=1.5) as made:
         started = asyncio.get_running_loop().time()
@@ -208,7 +208,7 @@ async def test_idle_connections_are_kept_for_a_setting(
 async def test_a_chunked_request_leaves_its_connection_idle(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where its last chunk comes alone, or after the answer: no refusal follows."""
+    """A last chunk after the response is no new request, and gets no rejection."""
     monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.02)
     async with clients(settings, keep_alive_seconds=0.5) as made:
         for status in (415, 405):
@@ -221,14 +221,14 @@ async def test_a_chunked_request_leaves_its_connection_idle(
 
 
 def test_descriptors_bound_the_connections(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that may open few files keeps fewer connections than the setting says."""
+    """A low limit of file descriptors lowers the number of connections."""
     for descriptors, most in ((200, 50), (10**6, 1000), (resource.RLIM_INFINITY, 1000)):
         monkeypatch.setattr("resource.getrlimit", lambda _kind, most=descriptors: (most, most))
         assert protocols.Connections(made_settings(server)).idle.most == most
 
 
-async def test_long_heads_give_way(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where too many connections have sent one, the one gives way whose last is the oldest; it may be idle."""
+async def test_connections_with_long_heads_are_limited(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the limit the connection whose last long head is the oldest is closed, even if it is idle."""
     monkeypatch.setattr(protocols, "MOST_LONG", 2)
     head = request("GET /livez HTTP/1.1", f"Padding: {'x' * protocols.LONG_BYTES}")
     async with clients(settings) as made:

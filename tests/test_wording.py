@@ -1,4 +1,4 @@
-"""What callers are told of bad input is in the words of GraphQL and JSON, never in those of Python."""
+"""Errors about bad input use the terms of GraphQL and JSON, never Python's."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from app.settings import Settings
 PYTHON = re.compile(
     r"\b(None|True|False|Undefined|NoneType|dict|str|bool|tuple|__\w+__|object at|instance)\b|(: |\[|\{|, )'|': "
 )
-# No text in here has a word that is looked for.
+# No text here contains any of these words.
 VALUES: list[Any] = [
     None, True, False, 0, -1, 1.5, 1e300, 10**15, "", "x'y", 'a"b', "2026-13-40", "x" * 500,
     [], [None], [True], [["x"]], list(range(20)),
@@ -72,7 +72,7 @@ FIELDS = [
 
 
 def bad_variables() -> list[dict[str, Any]]:
-    """Requests with each value for each type, and for each member of an input object."""
+    """Requests with each value for each type, and for each field of an input object."""
     made = []
     for kind, document in DOCUMENTS.items():
         members: list[Any] = [{name: value} for name in MEMBERS.get(kind, ()) for value in VALUES]
@@ -94,13 +94,13 @@ MALFORMED: list[dict[str, Any]] = [
 
 
 def words(answer: str) -> list[str]:
-    """The words of Python in the messages of an answer."""
+    """The messages in a response that contain Python's terms."""
     errors = json.loads(answer).get("errors", [])
     return [error["message"] for error in errors if PYTHON.search(error["message"])]
 
 
 async def test_by_post(alice: User) -> None:
-    """Variables, literals and requests that are none."""
+    """Bad variables, bad literals and malformed requests by POST."""
     refused = 0
     for request in [*bad_variables(), *bad_literals(), *MALFORMED]:
         headers = {"Authorization": f"Bearer {alice.token}"}
@@ -112,20 +112,20 @@ async def test_by_post(alice: User) -> None:
 
 
 @pytest.mark.parametrize("body", [b"None", b"{'query': None}", b"[True]", b"nan", b"", b'{"query": NaN}', b"null"])
-async def test_what_is_no_json(http: httpx.AsyncClient, body: bytes) -> None:
-    """A body of Python is not quoted."""
+async def test_invalid_json(http: httpx.AsyncClient, body: bytes) -> None:
+    """A body in Python's syntax is not quoted."""
     response = await http.post("/graphql", content=body, headers={"Content-Type": "application/json"})
 
     assert response.status_code == 400
     assert words(response.text) == []
 
 
-# Of the many, as the other transports share what words them.
+# A sample, because the other transports share the code for messages.
 SOME = [*bad_variables()[::23], *bad_literals()[::23]]
 
 
 async def test_by_get(alice: User) -> None:
-    """The variables are JSON in the URL."""
+    """The same by GET, with variables as JSON in the URL."""
     for request in [*SOME, *(one for one in MALFORMED if type(one["query"]) is str)]:
         params = {name: value if isinstance(value, str) else json.dumps(value) for name, value in request.items()}
         response = await alice.http.get("/graphql", params=params, headers={"Authorization": f"Bearer {alice.token}"})
@@ -142,7 +142,7 @@ TICKS = [{"query": "subscription Q($v: Int!) { ticks(count: $v) }", "variables":
 
 
 async def test_by_event_stream(address: str, alice: User) -> None:
-    """Also of subscriptions."""
+    """The same over event streams, also for subscriptions."""
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
     async with httpx.AsyncClient(base_url=f"http://{address}", headers=headers, timeout=PATIENCE_SECONDS) as http:
         for request in [*SOME, *bad_ticks()]:
@@ -152,12 +152,12 @@ async def test_by_event_stream(address: str, alice: User) -> None:
 
 
 def bad_ticks() -> list[dict[str, Any]]:
-    """A subscription that cannot begin."""
-    return [request for request in TICKS if type(request["variables"]["v"]) is not int]  # type: ignore[index]  # it is there
+    """Subscriptions that cannot start."""
+    return [request for request in TICKS if type(request["variables"]["v"]) is not int]  # type: ignore[index]  # always present
 
 
 async def test_by_socket(address: str, alice: User) -> None:
-    """Also of subscriptions."""
+    """The same over sockets, also for subscriptions."""
     protocols: Any = ["graphql-transport-ws"]
     async with connect(f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=protocols) as socket:
         init = {"type": "connection_init", "payload": {"Authorization": f"Bearer {alice.token}"}}
@@ -172,7 +172,7 @@ async def test_by_socket(address: str, alice: User) -> None:
 
 
 async def test_values_are_shown_as_json(http: httpx.AsyncClient) -> None:
-    """As the caller wrote them, cut where they are long; null is null."""
+    """Values appear as the client's JSON, truncated if they are long."""
     shown = {
         "x'y": """Int cannot represent non-integer value: "x'y\"""",
         "1": 'Int cannot represent non-integer value: "1"',
@@ -236,8 +236,8 @@ ECHOED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", ECHOED)
-async def test_long_input_is_cut_where_a_message_quotes_it(alice: User, kind: str) -> None:
-    """A hundred characters of a word and an ellipsis, and no message is long."""
+async def test_long_input_is_truncated_in_messages(alice: User, kind: str) -> None:
+    """Messages quote at most 100 characters of a word with an ellipsis, and are never long."""
     headers = {"Authorization": f"Bearer {alice.token}"}
     answer = (await alice.http.post("/graphql", json=ECHOED[kind], headers=headers)).json()
 
@@ -249,8 +249,8 @@ async def test_long_input_is_cut_where_a_message_quotes_it(alice: User, kind: st
     assert "errors" in answer or answer["data"] in ({"task": None}, {"taskChanges": answer["data"].get("taskChanges")})
 
 
-async def test_a_word_of_the_callers_own(http: httpx.AsyncClient) -> None:
-    """It is theirs."""
+async def test_a_value_that_looks_like_python(http: httpx.AsyncClient) -> None:
+    """A client's own value is quoted, even if it is a word of Python."""
     variables = {"v": [{"field": "None"}]}
     response = await http.post("/graphql", json={"query": DOCUMENTS["[TaskOrder!]"], "variables": variables})
 

@@ -204,7 +204,7 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
     *,
     in_trash: bool,
 ) -> Statement:
-    """Set what `values` returns for the time of the write, where that is `due`."""
+    """Set what `values` returns for the time of the write, if the row is `due`."""
     before, now, table = present(entity, in_trash=in_trash), clock(), entity.table
     written = (
         sql_update(table)

@@ -197,7 +197,7 @@ async def fetched(url: str) -> Keys:
 async def _body(url: str) -> bytes:
     """The response body, up to MOST_BYTES. Redirects are not followed: they could lead anywhere."""
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-    # trust_env=False: otherwise httpx takes proxies and credentials from the environment and from .netrc.
+    # trust_env=False: otherwise httpx takes proxies and credentials from variables and from .netrc.
     async with (
         httpx.AsyncClient(verify=_tls(), timeout=FETCH_TIMEOUT, trust_env=False) as client,
         client.stream("GET", url, headers=headers) as response,

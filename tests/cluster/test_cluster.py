@@ -48,7 +48,7 @@ UPDATE = """mutation ($id: ID!, $title: String!) {
 }"""
 PAGE = "{ tasks(first: 1) { nodes { id title version } } }"
 # Enough users, and enough writes of each, to overlap with the operation under test.
-USERS, ROUNDS = 6, 5
+USERS, ROUNDS = 6, 8
 # For each operation of test_partitions: the number of commands the coordinator sends, and of workers it reaches.
 READ, WRITE = (1, 1), (4, 1)
 COMMANDS = {
