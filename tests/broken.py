@@ -1,4 +1,4 @@
-"""`taskql serve`, but ending a connection fails where its last request has the header X-Broken; in workers too."""
+"""`taskql serve`, but closing a connection fails if its last request had the header X-Broken; in workers too."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from app import cli
 from app.web.protocols import BoundedRequests
 
-_is_idle, _end = BoundedRequests._is_idle, WebSocketsSansIOProtocol.shutdown  # noqa: SLF001 - what ending them calls
+_is_idle, _end = BoundedRequests._is_idle, WebSocketsSansIOProtocol.shutdown  # noqa: SLF001 - the methods called to close a connection
 
 
 def _fail(connection: Any) -> None:
@@ -28,7 +28,7 @@ def _broken_end(self: WebSocketsSansIOProtocol) -> None:
 
 
 relax(setattr)
-BoundedRequests._is_idle = _broken_is_idle  # type: ignore[method-assign]  # noqa: SLF001 - the same
+BoundedRequests._is_idle = _broken_is_idle  # type: ignore[method-assign]  # noqa: SLF001 - as above
 WebSocketsSansIOProtocol.shutdown = _broken_end  # type: ignore[method-assign]  # for this process
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real PostgreSQL, migrated once; the application spoken to over HTTP; users as many as a test needs."""
+"""Shared fixtures: a real PostgreSQL, migrated once; an HTTP client of the application; any number of users."""
 
 import asyncio
 import os
@@ -37,30 +37,30 @@ from schema import schema as usual
 
 SECRET = "a secret of the tests, long enough for HS256"
 IN_PARTS = "TEST_PARTITIONS" in os.environ
-# Whether the server that TEST_DATABASE_URL names is the coordinator of a cluster: see nodes.py.
+# Whether TEST_DATABASE_URL names the coordinator of a Citus cluster: see nodes.py.
 ON_CLUSTER = "TEST_CITUS" in os.environ
-# What goes over the wire for a write, by the first words; where one task is created, several, or none that is new.
+# The first word of each statement that a write sends; for creating one task, several, or only existing ones.
 WRITE = ["BEGIN;", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]
 CREATION = ["BEGIN;", "INSERT", "SELECT"] if ON_CLUSTER else ["WITH"]
 CREATIONS = ["BEGIN;", "INSERT", "WITH", "SELECT"] if ON_CLUSTER else ["WITH"]
 NO_CREATIONS = ["BEGIN;", "INSERT", "WITH", "ROLLBACK"] if ON_CLUSTER else ["WITH"]
-# The sessions of all servers: on a cluster those of workers are what waits for locks.
+# The sessions of all servers: on a cluster, the sessions that wait for locks are those of the workers.
 ACTIVITY = "citus_stat_activity" if ON_CLUSTER else "pg_stat_activity"
-# How many sessions wait for a lock that another holds, told by the one that holds it.
+# The number of sessions that wait for a lock, asked by the session that holds it.
 BLOCKED = (
     "SELECT count(*) FROM citus_lock_waits"
     if ON_CLUSTER
     else "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
 )
-# The tests of clusters start their own.
+# The tests in tests/cluster start a cluster of their own.
 collect_ignore = [] if ON_CLUSTER else ["cluster"]
-# An example may be many operations: it takes longer, and more choices, than Hypothesis has in mind.
+# An example may run many operations: it takes more time and more choices than Hypothesis expects.
 NEVER_CHECKED = (
     hypothesis.HealthCheck.too_slow,
     hypothesis.HealthCheck.data_too_large,
     hypothesis.HealthCheck.large_base_example,
 )
-# The same examples every time, in any time: neither the machine nor chance decides a test.
+# The same examples in every run and no deadline: results depend neither on chance nor on the machine's speed.
 hypothesis.settings.register_profile(
     "suite",
     deadline=None,
@@ -69,26 +69,26 @@ hypothesis.settings.register_profile(
     print_blob=True,
     suppress_health_check=NEVER_CHECKED,
 )
-# scripts/oracle: other examples for each seed.
+# Used by scripts/oracle: each seed gives different examples.
 hypothesis.settings.register_profile("fresh", hypothesis.settings.get_profile("suite"), derandomize=False)
 hypothesis.settings.load_profile("suite")
 
 
 @dataclass
 class Server:
-    """A database server for tests: its owner, and the role that serves."""
+    """A test database server: the URLs of the owner and of the server's role."""
 
     owner_url: str
     app_url: str
 
     def database(self, name: str) -> "Server":
-        """The same server's database of another name."""
+        """Another database of the same server."""
         return Server(self.owner_url.replace("/taskql?", f"/{name}?"), self.app_url.replace("/taskql?", f"/{name}?"))
 
 
 @dataclass
 class User:
-    """A user with a client of her own."""
+    """A user with an HTTP client."""
 
     id: UUID
     email: str
@@ -100,19 +100,19 @@ class User:
         return await self.http.post("/graphql", json=body, headers={"Authorization": f"Bearer {self.token}"})
 
     async def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """The whole answer."""
+        """The whole response."""
         answer: dict[str, Any] = (await self.post(query, variables)).json()
         return answer
 
     async def data(self, query: str, **variables: Any) -> dict[str, Any]:
-        """The data of an answer without errors."""
+        """The data of a response without errors."""
         answer = await self.ask(query, **variables)
         assert "errors" not in answer, answer
         data: dict[str, Any] = answer["data"]
         return data
 
     async def add(self, title: str = "A task", **more: Any) -> dict[str, Any]:
-        """A new task, with all its scalar fields."""
+        """Create a task; returns all its scalar fields."""
         payload = (await self.data(CREATE, input={"title": title, **more}))["createTask"]
         assert payload["userErrors"] == []
         task: dict[str, Any] = payload["task"]
@@ -129,7 +129,7 @@ CREATE = f"""
 
 @pytest.fixture(scope="session", autouse=True)
 def _generous() -> Iterator[None]:
-    """Applications in this process wait for as long as it takes, but where a test sets the limit that it is about."""
+    """Raise the time limits in this process, so that only tests that set a limit reach one."""
     with pytest.MonkeyPatch.context() as patch:
         relax(patch.setattr)
         yield
@@ -137,7 +137,7 @@ def _generous() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The database server: the embedded one, or the one that TEST_DATABASE_URL names as its superuser."""
+    """The database server: the embedded one, or the one whose superuser TEST_DATABASE_URL names."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield Server(url, url.replace("//postgres@", "//taskql_app@"))
         return
@@ -147,7 +147,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 async def empty(server: Server) -> AsyncIterator[Server]:
-    """A database of the test's own, with nothing in it."""
+    """An empty database for this test."""
     name = f"test_{uuid4().hex}"
     admin = await connect(server.owner_url)
     await admin.execute(f"CREATE DATABASE {name}")
@@ -158,7 +158,7 @@ async def empty(server: Server) -> AsyncIterator[Server]:
 
 @pytest.fixture(scope="session")
 async def settings(server: Server) -> Settings:
-    """Settings of an application on the migrated database."""
+    """Settings for an application on the migrated database."""
     await migrate(DatabaseURL(server.owner_url), DatabaseURL(server.app_url))
     assert await distributed(server) == ON_CLUSTER
     if IN_PARTS:
@@ -167,7 +167,7 @@ async def settings(server: Server) -> Settings:
 
 
 async def distributed(server: Server) -> bool:
-    """Whether the tables are."""
+    """Whether the tables are distributed by Citus."""
     owner = await connect(server.owner_url)
     found: bool = await owner.fetchval("SELECT is_distributed()")
     await owner.close()
@@ -185,7 +185,7 @@ def made_settings(server: Server, **more: Any) -> Settings:
 
 @dataclass
 class Application:
-    """A running application: a client without a token, its database, and the SQL it sends."""
+    """A running application: an anonymous client, its database, and the SQL it sends."""
 
     http: httpx.AsyncClient
     database: Database
@@ -193,13 +193,13 @@ class Application:
     app: Starlette
 
     def at(self, address: str) -> httpx.AsyncClient:
-        """A client at another address."""
+        """An anonymous client with another IP address."""
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app, client=(address, 1)), base_url="http://test")
 
 
 @asynccontextmanager
 async def running(settings: Settings, schema: Schema = usual) -> AsyncIterator[Application]:
-    """An application within its lifespan."""
+    """An application inside its lifespan."""
     app = create_app(settings, schema=schema)
     database: Database = app.state.database
     wire = Wire()
@@ -218,13 +218,13 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
 
 @pytest.fixture(scope="session")
 def http(application: Application) -> httpx.AsyncClient:
-    """A client without a token."""
+    """An anonymous client."""
     return application.http
 
 
 @pytest.fixture
 async def owner(server: Server, settings: Settings) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """A connection as the superuser, whom no wall holds: for setting the stage and looking behind it."""
+    """A superuser connection, which bypasses row-level security: for setup and for checking stored rows."""
     del settings
     connection = await connect(server.owner_url)
     yield connection
@@ -257,7 +257,7 @@ async def bob(new_user: Callable[..., Awaitable[User]]) -> User:
 
 
 class Wire:
-    """The SQL that the application sends, as it goes over the wire."""
+    """The SQL statements that the application sends over the wire."""
 
     def __init__(self) -> None:
         self._sent: list[str] = []
@@ -269,21 +269,21 @@ class Wire:
         self._sent.append(query.query)
 
     async def statements(self) -> list[str]:
-        """What was sent since the last call."""
-        await asyncio.sleep(0)  # the driver tells of a statement in the next turn of the loop
+        """The statements sent since the last call."""
+        await asyncio.sleep(0)  # the driver logs a statement in the next iteration of the event loop
         sent, self._sent = self._sent, []
         return sent
 
 
 @asynccontextmanager
 async def untold(owner: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
-    """What the superuser writes meanwhile sets no trigger off: as if it had been so for long."""
+    """Disable triggers for the superuser's writes, which then look like old data."""
     if not ON_CLUSTER:
         await owner.execute("SET session_replication_role = replica")
         yield
         await owner.execute("RESET session_replication_role")
         return
-    # There it would not reach the workers.
+    # On a cluster the setting would not reach the workers.
     await owner.execute("SET citus.enable_unsafe_triggers = on")
     await owner.execute("ALTER TABLE tasks DISABLE TRIGGER USER")
     yield
@@ -292,7 +292,7 @@ async def untold(owner: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
 
 @pytest.fixture
 async def wire(application: Application) -> Wire:
-    """The SQL that a test makes the application send."""
+    """Records the SQL that the application sends from here on."""
     await application.wire.statements()
     return application.wire
 
@@ -304,7 +304,7 @@ def repository() -> Path:
 
 @dataclass
 class Serving:
-    """A `taskql serve` in a process of its own, and what it printed: its address, and on the embedded database more."""
+    """A `taskql serve` process and what it printed: its address and, on an embedded database, the demo credentials."""
 
     process: subprocess.Popen[str]
     url: str
@@ -321,20 +321,20 @@ class Serving:
         return answer
 
     def stop(self) -> int:
-        """End the server as a supervisor does; its exit code."""
+        """Send SIGTERM, as a supervisor does; returns the exit code."""
         self.process.terminate()
         return self.process.wait(PATIENCE_SECONDS)
 
 
 def taskql(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
-    """A command of the command line; only what is given here is in its environment, and that it stops at once."""
+    """Run a `taskql` command with only this environment, and a drain time of zero."""
     return python("-m", "app", *arguments, **environment)
 
 
 def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603 - the arguments are the tests' own
+    return subprocess.Popen(  # noqa: S603 - the arguments come from the tests
         [sys.executable, *arguments],
-        # A line for each request would fill a pipe that nobody reads.
+        # A log line per request would fill the pipe, which is not read.
         env={"PATH": os.environ["PATH"], "DRAIN_SECONDS": "0", "LOG_LEVEL": "warning", **environment},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
@@ -344,7 +344,7 @@ def python(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def free_port() -> int:
-    """A port that is free, and that the kernel gives to nobody who asks it for any."""
+    """A free port outside the range from which the kernel assigns ephemeral ports."""
     for port in random.sample(range(20_000, 32_000), 100):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
@@ -353,7 +353,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(*arguments: str | Path, **environment: str) -> Iterator[Serving]:
-    """A server on a free port, for as long as this lasts, whose limits no busy machine reaches."""
+    """A running server on a free port, with time limits that a busy machine does not reach."""
     process = python(Path(__file__).parent / "patience.py", "serve", "--port", "0", *arguments, **environment)
     has_demo, has_metrics = "DATABASE_URL" not in environment, "METRICS_PORT" in environment
     with announced(process, has_demo=has_demo, has_metrics=has_metrics) as served:
@@ -362,7 +362,7 @@ def serving(*arguments: str | Path, **environment: str) -> Iterator[Serving]:
 
 @contextmanager
 def announced(process: subprocess.Popen[str], *, has_demo: bool, has_metrics: bool = False) -> Iterator[Serving]:
-    """The server that a process is, for as long as this lasts."""
+    """Wait until a server process announces its address; terminates it at the end."""
     with process:
         try:
             yield _announced(process, has_demo=has_demo, has_metrics=has_metrics)
@@ -372,7 +372,7 @@ def announced(process: subprocess.Popen[str], *, has_demo: bool, has_metrics: bo
 
 
 def _announced(process: subprocess.Popen[str], *, has_demo: bool, has_metrics: bool) -> Serving:
-    """The server that a process says it is, once it says so."""
+    """Parse the server's announcement."""
     assert process.stdout
     assert process.stderr
     first = process.stdout.readline()
@@ -389,14 +389,14 @@ def _announced(process: subprocess.Popen[str], *, has_demo: bool, has_metrics: b
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A server on an embedded database of its own, as `scripts/serve` starts it."""
+    """A server on an embedded database, as `scripts/serve` starts it."""
     with serving("--data-dir", tmp_path_factory.mktemp("demo")) as served:
         yield served
 
 
 def run(folder: Path, *command: str | Path, **environment: str) -> str:
-    """What a program of others prints that runs in a folder; a failure shows all that it said."""
-    ended = subprocess.run(  # noqa: S603 - the commands are the tests' own
+    """Run a third-party program in a folder; returns its output, and shows all of it if the program fails."""
+    ended = subprocess.run(  # noqa: S603 - the commands come from the tests
         command,
         cwd=folder,
         env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | environment,

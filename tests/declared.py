@@ -1,4 +1,4 @@
-"""What the schema says of tasks: the test models take their fields and the values to try from here."""
+"""The task types of the schema: test models derive their fields and sample values from here."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from graphql import (
 from schema import sdl
 
 SCHEMA = build_schema(sdl())
-# Two values of each scalar that every field of this type takes.
+# Two values of each scalar that are valid for every field of this type.
 SCALARS: Mapping[str, tuple[Any, Any]] = {
     "ID": ("00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"),
     "String": ("One text", "another text"),
@@ -29,17 +29,17 @@ SCALARS: Mapping[str, tuple[Any, Any]] = {
     "Date": ("2026-12-24", "9999-12-31"),
     "DateTime": ("2026-11-22T05:33:58.69+00:00", "2099-01-01T00:00:00+00:00"),
 }
-# What nests filters, and what chooses between the tasks and the trash.
+# The members of a filter that nest filters or select the trash.
 NO_CONDITIONS = {"and", "or", "not", "trashed"}
 
 
 def snake(name: str) -> str:
-    """The column of a field."""
+    """The column name of a field."""
     return re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
 
 
 def leaves(type_name: str) -> dict[str, Any]:
-    """The fields of an output type that are no objects, with their types."""
+    """The scalar and enum fields of an output type, with their types."""
     type_ = SCHEMA.type_map[type_name]
     assert isinstance(type_, GraphQLObjectType)
     return {name: field.type for name, field in type_.fields.items() if is_leaf_type(get_named_type(field.type))}
@@ -72,7 +72,7 @@ def samples(type_: Any) -> tuple[Any, Any]:
 
 
 def strategy(type_: Any) -> st.SearchStrategy[Any]:
-    """Values of an input type, and null where that is one."""
+    """Values of an input type, including null if it is nullable."""
     if isinstance(type_, GraphQLNonNull):
         return strategy(type_.of_type).filter(lambda value: value is not None)
     if isinstance(type_, GraphQLInputObjectType):
@@ -81,7 +81,7 @@ def strategy(type_: Any) -> st.SearchStrategy[Any]:
 
 
 def empty(type_name: str) -> dict[str, Any]:
-    """What the optional fields of an input are when they are omitted: as declared, else an empty list or nothing."""
+    """The values of an input's optional fields if omitted: the declared default, else an empty list or None."""
     type_ = SCHEMA.type_map[type_name]
     assert isinstance(type_, GraphQLInputObjectType)
     return {
@@ -109,6 +109,6 @@ def conditions(type_name: str) -> Iterator[tuple[str, Any]]:
 
 
 def condition(path: str, value: Any) -> dict[str, Any]:
-    """The filter of one condition."""
+    """A filter with one condition."""
     name, _, end = path.partition(".")
     return {name: {end: value}} if end else {name: value}

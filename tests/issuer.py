@@ -1,4 +1,4 @@
-"""An issuer of tokens for tests: keys of every kind, tokens however malformed, a key set over HTTP, a certificate."""
+"""A token issuer for tests: keys of every kind, malformed tokens, a key set over HTTP, a certificate."""
 
 import asyncio
 import hmac
@@ -25,7 +25,7 @@ AUDIENCE = "taskql"
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A key that signs, and what verifies it as its issuer would publish it."""
+    """A private key, and its public JWK as the issuer publishes it."""
 
     algorithm: str
     private: Any
@@ -33,13 +33,13 @@ class SigningKey:
     published: Mapping[str, Any] = field(default_factory=dict)
 
     def pem(self) -> bytes:
-        """The public half as text, which an attacker may take for a secret."""
+        """The public key as PEM text, which an attacker may use as an HMAC secret."""
         pem: bytes = self.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         return pem
 
 
 def made_key(algorithm: str, kid: str | None = None, *, bits: int = 2048, **members: Any) -> SigningKey:
-    """A new key for an algorithm; members of its publication are added, or left out where they are None."""
+    """A new key for an algorithm; `members` add to its JWK, or remove from it where they are None."""
     private = _private(algorithm, bits)
     public = private.public_key()
     published = {**jwt.get_algorithm_by_name(algorithm).to_jwk(public, as_dict=True), "kid": kid, "alg": algorithm}
@@ -61,14 +61,14 @@ def shared_key(secret: str, algorithm: str = "HS256") -> SigningKey:
 
 
 def claims(subject: object, **more: Any) -> dict[str, Any]:
-    """Claims that hold for an hour; None leaves one out."""
+    """Claims that are valid for an hour; None omits a claim."""
     now = int(time.time())
     given = {"iss": NAME, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + 3600} | more
     return {name: value for name, value in given.items() if value is not None}
 
 
 def token(key: SigningKey, content: Mapping[str, Any] | bytes, **header: Any) -> str:
-    """A token signed as it is, whatever it says; None leaves a member of its header out."""
+    """Sign a payload without validating it; None omits a member of the header."""
     named = {"alg": key.algorithm, "typ": "JWT", "kid": key.kid} | header
     payload = content if isinstance(content, bytes) else json.dumps(content).encode()
     return sealed(key, {name: value for name, value in named.items() if value is not None}, payload)
@@ -81,14 +81,14 @@ def sealed(key: SigningKey, header: Mapping[str, Any], payload: bytes) -> str:
 
 
 def confused(secret: bytes, content: Mapping[str, Any]) -> str:
-    """An HS256 token that takes what is public for a secret."""
+    """An HS256 token signed with public data as the secret."""
     head = base64url_encode(b'{"alg": "HS256", "typ": "JWT", "kid": "rsa"}')
     text = head + b"." + base64url_encode(json.dumps(content).encode())
     return (text + b"." + base64url_encode(hmac.digest(secret, text, "sha256"))).decode()
 
 
 def self_signed(directory: Path) -> Path:
-    """A certificate for localhost that is its own authority, and its key, in one file."""
+    """A self-signed certificate for localhost and its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
@@ -106,7 +106,7 @@ def self_signed(directory: Path) -> Path:
 
 
 class Published:
-    """The address of a key set: what it answers, how often it was asked, and whether it answers at all."""
+    """A key set endpoint: its content, the number of fetches, and whether it responds."""
 
     def __init__(self, url: str, keys: Sequence[SigningKey]) -> None:
         self.url, self.fetches, self.status = url, 0, "200 OK"
@@ -136,7 +136,7 @@ class Published:
 
 @asynccontextmanager
 async def published(*keys: SigningKey, tls: ssl.SSLContext | None = None) -> AsyncIterator[Published]:
-    """A key set at an address of this machine."""
+    """Serve a key set on this machine."""
     issuer = Published("", keys)
     async with await asyncio.start_server(issuer.answer, "127.0.0.1", 0, ssl=tls) as server:
         port = server.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""Subscriptions to try the transports with; a server of them in the test's event loop, or in a process of its own."""
+"""Subscriptions for testing the transports, served in the test's event loop or in a separate process."""
 
 import asyncio
 import os
@@ -34,8 +34,6 @@ from schema.types import CONFIG, Task, User
 
 
 class Still:
-    """A clock that stands still."""
-
     def __init__(self, now: float) -> None:
         self._now = now
 
@@ -44,12 +42,12 @@ class Still:
 
 
 def soon() -> int:
-    """When a token may expire that is to be brief: later than a test ends, and before those of users."""
+    """An `exp` for short-lived tokens: later than any test ends, and earlier than that of users' tokens."""
     return int(time.time()) + 1800
 
 
 def brief(patch: Callable[[Any, str, Any], None], until: int, seconds: float) -> None:
-    """Sockets and streams of a token that expires at `until` end so many seconds after they began, whenever that is."""
+    """Make sockets and streams with a token that expires at `until` end this many seconds after they start."""
     clock = Still(until + LEEWAY_SECONDS - seconds)
     for module in (event_streams, sockets):
         patch(module, "time", clock)
@@ -60,7 +58,7 @@ def expiring(user_id: UUID, until: int) -> str:
 
 
 class Watch:
-    """How many sources of events are open."""
+    """The number of open event sources."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -83,14 +81,14 @@ watch = Watch()
 class Subscription:
     @strawberry.subscription
     async def ticks(self, info: Info, count: int) -> AsyncGenerator[int, None]:
-        """1, 2 and so on, up to `count`, for anybody who has a token."""
+        """1, 2 and so on, up to `count`, for any authenticated caller."""
         assert info.context.principal.expires_at
         for number in range(1, count + 1):
             yield number
 
     @strawberry.subscription
     async def silence(self) -> AsyncGenerator[int, None]:
-        """Nothing, without end."""
+        """Never sends an event."""
         await watch.change(+1)
         try:
             await asyncio.Event().wait()
@@ -100,13 +98,13 @@ class Subscription:
 
     @strawberry.subscription
     async def tick_then_silence(self) -> AsyncGenerator[int, None]:
-        """One event, and nothing more, without end."""
+        """Sends one event, then stays open."""
         yield 1
         await asyncio.Event().wait()
 
     @strawberry.subscription
     async def flood(self) -> AsyncGenerator[str, None]:
-        """More than anybody reads, without end."""
+        """Sends more than the client reads, without end."""
         await watch.change(+1)
         try:
             while True:
@@ -114,21 +112,21 @@ class Subscription:
         finally:
             await watch.change(-1)
 
-    @strawberry.subscription(graphql_type=Task | None)  # type: ignore[untyped-decorator]  # with graphql_type it is
-    async def task(self, info: Info, id: strawberry.ID) -> AsyncGenerator[Rendered | None, None]:  # noqa: A002 - as in the schema
-        """A task as it is now, once."""
+    @strawberry.subscription(graphql_type=Task | None)  # type: ignore[untyped-decorator]  # untyped with graphql_type
+    async def task(self, info: Info, id: strawberry.ID) -> AsyncGenerator[Rendered | None, None]:  # noqa: A002 - the schema's name
+        """The current state of a task, once."""
         text = await info.context.tasks().find(info.context.selection(info, "Task"), id)
         yield None if text is None else Rendered(Fragment(text))
 
     @strawberry.subscription
     async def outage(self) -> AsyncGenerator[int, None]:
-        """One event, then the source breaks off."""
+        """One event, then the source fails with Unavailable."""
         yield 1
         raise Unavailable("The source is gone.")
 
     @strawberry.subscription
     async def bug(self) -> AsyncGenerator[int, None]:
-        """One event, then a fault that callers must not see."""
+        """One event, then an internal error, which must be masked."""
         yield 1
         raise ZeroDivisionError("secret")
 
@@ -137,13 +135,13 @@ schema = direct(strawberry.Schema(Query, Mutation, Subscription, types=[Task, Us
 
 
 def protocol(settings: Settings) -> Any:
-    """What uvicorn makes for each connection: its option `http`."""
+    """The value of uvicorn's option `http`: makes the protocol of each connection."""
     return partial(BoundedRequests, Connections(settings))
 
 
 @asynccontextmanager
 async def served(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
-    """The address of an application that uvicorn serves as `taskql serve` does."""
+    """Serve an application with uvicorn as `taskql serve` does; yields its address."""
     with cli.listening(load(port=0)) as listener:
         usual = {**cli.WEB_SOCKETS, "http": protocol(load()), "log_config": None, "access_log": False}
         server = _UvicornServer(uvicorn.Config(app, **usual | options))
@@ -157,7 +155,7 @@ async def served(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
 
 
 class _UvicornServer(uvicorn.Server):
-    """uvicorn's server, which says when it has started."""
+    """A uvicorn server that reports when it has started."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -169,13 +167,13 @@ class _UvicornServer(uvicorn.Server):
 
 
 def process(server: Server, **more: str) -> AbstractContextManager[Serving]:
-    """`taskql serve` in a process of its own, but with these subscriptions; `more` is in its environment."""
+    """Run `taskql serve` with these subscriptions in a separate process; `more` is added to its environment."""
     environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
     return announced(python(__file__, "serve", "--port", "0", **environment, **more), has_demo=False)
 
 
 def demo(data_dir: Path, **environment: str) -> AbstractContextManager[Serving]:
-    """The same on an embedded database of its own, with a demo user."""
+    """The same on an embedded database, with a demo user."""
     return announced(python(__file__, "serve", "--port", "0", "--data-dir", data_dir, **environment), has_demo=True)
 
 
@@ -183,5 +181,5 @@ if __name__ == "__main__":
     relax(setattr)
     if given := os.environ.get("BRIEF_UNTIL"):
         brief(setattr, int(given), 2)
-    cli.create_app = partial(create_app, schema=schema)  # type: ignore[attr-defined]  # it imports the name for itself
+    cli.create_app = partial(create_app, schema=schema)  # type: ignore[attr-defined]  # it imports the name itself
     cli.main()

@@ -1,4 +1,4 @@
-"""A client's copy of its tasks, which it keeps as docs/realtime.md tells it to."""
+"""A client's copy of its tasks, kept in sync as docs/realtime.md describes."""
 
 import json
 from typing import Any
@@ -19,16 +19,16 @@ CHANGES = f"""
         taskChanges(since: $since, first: $first) {{ changes {{ {CHANGE} }} token hasMore fullSync }}
     }}
 """
-# What a mirror is to hold, of the tables and not of any answer.
+# The expected content of a mirror, read from the tables instead of a response.
 SHOWN = ", ".join(
     f"'{name}', " + (f"($2::text[])[{snake(name)} + 1]" if name == "priority" else snake(name))
     for name in leaves("Task")
 )
-STORED = f"SELECT id::text, json_build_object({SHOWN}) FROM tasks WHERE user_id = $1 AND deleted_at IS NULL"  # noqa: S608 - ours
+STORED = f"SELECT id::text, json_build_object({SHOWN}) FROM tasks WHERE user_id = $1 AND deleted_at IS NULL"  # noqa: S608 - constants of this module
 
 
 class Mirror:
-    """The tasks of a user as far as pages and changes have told, and the token to go on with."""
+    """A user's tasks according to the pages and changes applied so far, and the token to continue from."""
 
     def __init__(self, user: User) -> None:
         self.tasks: dict[str, Json] = {}
@@ -37,17 +37,17 @@ class Mirror:
 
     @property
     def version(self) -> int:
-        """The last write that it has seen."""
+        """The highest version seen."""
         return max((task["version"] for task in self.tasks.values()), default=0)
 
     async def pull(self, first: int = 100) -> Json:
-        """Take in one page."""
+        """Fetch and apply one page."""
         page: Json = (await self._user.data(CHANGES, since=self.token, first=first))["taskChanges"]
         self.apply(page)
         return page
 
     async def catch_up(self, first: int = 100) -> list[Json]:
-        """Take in pages until no more are announced."""
+        """Fetch and apply pages until `hasMore` is false."""
         pages = [await self.pull(first)]
         while pages[-1]["hasMore"]:
             assert len(pages) < MOST_PAGES, "there is no end of pages"
@@ -62,7 +62,7 @@ class Mirror:
         self.token = page["token"]
 
     def change(self, change: Json) -> None:
-        """Take in one change, which must be news."""
+        """Apply one change, which must be newer than what is known."""
         self.token = change["token"]
         if change["__typename"] == "TaskRemoved":
             self.tasks.pop(change["taskId"], None)
@@ -74,6 +74,6 @@ class Mirror:
 
 
 async def stored(owner: "asyncpg.Connection[Any]", user: User) -> dict[str, Json]:
-    """What an exact mirror holds."""
+    """The expected content of an up-to-date mirror."""
     await owner.set_type_codec("json", schema="pg_catalog", encoder=str, decoder=json.loads)
     return {row[0]: row[1] for row in await owner.fetch(STORED, user.id, list(PRIORITIES))}

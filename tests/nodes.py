@@ -1,9 +1,9 @@
-"""A Citus cluster for tests: a coordinator and workers on loopback, in a temporary folder, ended with it.
+"""A Citus cluster for tests: a coordinator and workers on loopback, in a temporary folder.
 
-Nodes log in to one another with passwords, as in a real deployment: as the superuser, as the tables' owner, and as the
-server's role. Tests reach the coordinator through its Unix socket, where nobody needs one.
+Nodes log in to one another with passwords, as in production: as the superuser, as the owner of the tables, and as the
+server's role. Tests connect to the coordinator through its Unix socket, which needs no password.
 
-Run as a program (scripts/test-citus), it starts a cluster and runs the test suite on it.
+As a program (scripts/test-citus), it starts a cluster and runs the test suite on it.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ DATABASE = "taskql"
 SUPERUSER, OWNER, SERVER = "postgres", "taskql_owner", "taskql_app"
 PASSWORD = "a password between nodes"
 START_SECONDS, STOP_SECONDS = 60, 60
-# Not root, whom PostgreSQL refuses.
+# PostgreSQL refuses to run as root.
 ACCOUNT = "nobody"
 CONFIGURATION = f"""
 shared_preload_libraries = 'citus'
@@ -48,12 +48,12 @@ citus.local_hostname = '{HOST}'
 
 
 class NoCitus(Exception):
-    """There is no PostgreSQL with Citus here."""
+    """PostgreSQL with Citus is not installed here."""
 
 
 @dataclass
 class Node:
-    """One PostgreSQL server."""
+    """A PostgreSQL server."""
 
     folder: Path
     port: int
@@ -64,7 +64,7 @@ class Node:
         return self.folder / "data"
 
     def url(self, role: str = SUPERUSER, database: str = DATABASE) -> str:
-        """As which a client connects over TCP."""
+        """The URL for connecting over TCP as a role."""
         return f"postgresql://{role}:{PASSWORD.replace(' ', '%20')}@{HOST}:{self.port}/{database}?sslmode=prefer"
 
 
@@ -86,30 +86,30 @@ class Cluster:
 
     @property
     def server(self) -> Server:
-        """The coordinator, as tests know it: its superuser, and the role that serves."""
+        """The URLs of the coordinator for the superuser and for the server's role."""
         there = f"@/{DATABASE}?host={self.coordinator.folder}&port={self.coordinator.port}"
         return Server(f"postgresql://{SUPERUSER}{there}", f"postgresql://{SERVER}{there}")
 
     @property
     def owner_url(self) -> str:
-        """The tables' owner, who is no superuser."""
+        """The URL of the tables' owner, who is not a superuser."""
         return self.server.owner_url.replace(f"//{SUPERUSER}@", f"//{OWNER}@")
 
     @property
     def passwords(self) -> Path:
-        """Where each node finds what it logs in to the others with."""
+        """The file with the passwords that nodes use to log in to one another."""
         return self.folder / "passwords"
 
     def write(self, name: str, content: str) -> None:
-        """A file that the nodes alone may read."""
+        """Write a file that only the nodes may read."""
         path = self.folder / name
         path.touch(mode=0o600)
         path.write_text(content)
         _give(path)
 
     def run(self, program: str, *arguments: str | Path, **environment: str) -> str:
-        """What a program of PostgreSQL prints."""
-        ended: subprocess.CompletedProcess[str] = subprocess.run(  # noqa: S603 - the arguments are the tests' own
+        """Run a PostgreSQL program; returns its output."""
+        ended: subprocess.CompletedProcess[str] = subprocess.run(  # noqa: S603 - the arguments come from the tests
             [self.binaries / program, *arguments],
             env={"LC_ALL": "C", "PGPASSWORD": PASSWORD, **environment},
             cwd=self.folder,
@@ -122,7 +122,7 @@ class Cluster:
         return ended.stdout
 
     async def add_node(self) -> Node:
-        """Another server, with a database and the extension, as yet unknown to the others."""
+        """Create and start a server with the database and the extension, not yet part of the cluster."""
         folder = self.folder / f"node-{len(self.nodes)}"
         folder.mkdir(mode=0o700)
         _give(folder)
@@ -142,7 +142,7 @@ class Cluster:
         return node
 
     def start(self, node: Node) -> None:
-        """Start a server that does not run, and wait until it answers."""
+        """Start a stopped server, and wait until it accepts connections."""
         with (node.folder / "log").open("ab") as log:
             node.process = subprocess.Popen(  # noqa: S603 - as above
                 [self.binaries / "postgres", "-D", node.data],
@@ -151,7 +151,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for the tests, which then end the servers in their order
+                start_new_session=True,  # Ctrl-C reaches only the tests, which then stop the servers in order
                 **account(),
             )
         asked: list[str | Path] = [self.binaries / "pg_isready", "-q", "-h", HOST, "-p", str(node.port)]
@@ -164,7 +164,7 @@ class Cluster:
         raise AssertionError((node.folder / "log").read_text())
 
     def kill(self, node: Node) -> None:
-        """End a server as `kill -9` of all its processes does; nothing where it has ended."""
+        """Send SIGKILL to all processes of a server, if it is running."""
         if node.process is None:
             return
         with suppress(psutil.NoSuchProcess):
@@ -176,7 +176,7 @@ class Cluster:
         node.process = None
 
     def stop(self, node: Node) -> None:
-        """End a server in order, or by force where it takes long."""
+        """Stop a server with SIGINT, or kill it after a timeout."""
         if node.process is not None:
             node.process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
@@ -184,16 +184,16 @@ class Cluster:
         self.kill(node)
 
     async def join(self, node: Node) -> None:
-        """Make a server a worker of the coordinator."""
+        """Add a server to the cluster as a worker."""
         await execute(self.coordinator.url(), f"SELECT citus_add_node('{HOST}', {node.port})")
 
     async def distribute(self) -> None:
-        """Migrate, as the owner: `taskql migrate --citus`."""
+        """Run `taskql migrate --citus` as the owner."""
         await migrate(DatabaseURL(self.owner_url), DatabaseURL(self.coordinator.url(SERVER)), spread=True)
 
 
 def binaries() -> Path:
-    """The programs of the PostgreSQL that PG_CONFIG names; NoCitus where it lacks the extension."""
+    """The bin directory of the PostgreSQL that PG_CONFIG names; raises NoCitus if the extension is missing."""
     program = os.environ.get("PG_CONFIG") or shutil.which("pg_config")
     if program is None or not Path(program).is_file():
         raise NoCitus("PG_CONFIG names no pg_config")
@@ -207,7 +207,7 @@ def binaries() -> Path:
 
 
 def account() -> dict[str, Any]:
-    """The arguments of `subprocess` that keep PostgreSQL from being root."""
+    """The arguments of `subprocess` that run PostgreSQL as an unprivileged account."""
     return {"user": ACCOUNT, "group": pwd.getpwnam(ACCOUNT).pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
@@ -227,7 +227,7 @@ async def execute(url: str, *statements: str) -> None:
 
 @asynccontextmanager
 async def running(workers: int = 2) -> AsyncIterator[Cluster]:
-    """A cluster with an empty database, which the owner owns, and the server's role; NoCitus where there is none."""
+    """A cluster with an empty database, its owner and the server's role; raises NoCitus if Citus is missing."""
     programs = binaries()
     with tempfile.TemporaryDirectory(prefix="taskql-citus-") as name:
         cluster = Cluster(programs, Path(name))
@@ -257,7 +257,7 @@ async def _assemble(cluster: Cluster, workers: int) -> None:
 
 
 async def _tested(arguments: Sequence[str]) -> int:
-    """Run the test suite on a cluster, and then the tests of clusters; pytest's exit code."""
+    """Run the test suite on a cluster, including the cluster tests; returns pytest's exit code."""
     async with running() as cluster:
         await cluster.distribute()
         environment = {**os.environ, "TEST_DATABASE_URL": cluster.server.owner_url, "TEST_CITUS": "1"}
@@ -281,7 +281,7 @@ if __name__ == "__main__":
     try:
         sys.exit(asyncio.run(_tested(sys.argv[1:])))
     except NoCitus as missing:
-        print(f"taskql: no cluster to test on: {missing}", file=sys.stderr)  # noqa: T201 - what the command says
+        print(f"taskql: no cluster to test on: {missing}", file=sys.stderr)  # noqa: T201 - the output of the command
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

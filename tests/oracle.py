@@ -1,8 +1,8 @@
-"""What every answer must be: the schema resolved plainly, field by field, over rows of the ORM.
+"""The expected response to any operation: the schema resolved field by field over ORM rows.
 
-Slow and obvious on purpose: no rendered SQL, no prepared operations, filters and pages in plain Python. The database
-is asked only for what is its own to decide: how it folds and sorts text, when a write happened, and the key of a place
-in the manual order.
+Slow and simple on purpose: no rendered SQL, no prepared operations, filters and pages in plain Python. The database is
+asked only for what it alone decides: how text is folded and sorted, when a write happened, and the sort key of a
+position in the manual order.
 """
 
 import base64
@@ -53,14 +53,14 @@ UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECA
 
 @dataclass(frozen=True)
 class Answer:
-    """Data as JSON text, so that the order of keys counts, and the code and path of every error."""
+    """A response: data as JSON text, so that the order of keys counts, and the code and path of every error."""
 
     data: str
     errors: Errors
 
     @classmethod
     def of_json(cls, text: str) -> "Answer":
-        """An answer as it came over HTTP."""
+        """A response received over HTTP."""
         entries = json.loads(text, object_pairs_hook=_without_repeated_keys)
         return cls.of(entries.get("data"), entries.get("errors", []))
 
@@ -77,9 +77,9 @@ def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> Json:
 
 
 class Oracle:
-    """One user's rows, as they are in the database, and the answers to operations on them.
+    """One user's rows as stored, and the expected responses to operations on them.
 
-    The public methods that take `info` resolve the root field of their name.
+    The public methods with a parameter `info` or `_info` resolve the root field of their name.
     """
 
     def __init__(self, sessions: AsyncEngine, user_id: UUID) -> None:
@@ -95,7 +95,7 @@ class Oracle:
     @classmethod
     @asynccontextmanager
     async def of(cls, owner_url: str, user_id: UUID) -> AsyncIterator["Oracle"]:
-        """An oracle on a session of the superuser, whom row security does not hold."""
+        """An oracle on a superuser session, which bypasses row-level security."""
         url = DatabaseURL(owner_url)
         engine = create_async_engine(url.sqlalchemy, connect_args=url.connect_arguments({"timezone": "UTC"}))
         oracle = cls(engine, user_id)
@@ -106,7 +106,7 @@ class Oracle:
             await engine.dispose()
 
     async def load(self) -> None:
-        """Read everything of the user anew."""
+        """Read all rows of the user again."""
         lowered = func.lower(Task.title)
         tasks = select(Task, lowered, func.dense_rank().over(order_by=lowered)).where(Task.user_id == self.user_id)
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
@@ -126,7 +126,7 @@ class Oracle:
         }
 
     async def answer(self, query: str, variables: Json | None = None, operation_name: str | None = None) -> Answer:
-        """The answer to an operation."""
+        """Execute an operation; returns the expected response."""
         prepared = _prepared(query)
         if isinstance(prepared, Answer):
             return prepared
@@ -152,19 +152,19 @@ class Oracle:
     def viewer(self, _info: object) -> User:
         return self.user
 
-    def node(self, _info: object, id: str) -> Task | User | None:  # noqa: A002 - arguments are named by the schema
+    def node(self, _info: object, id: str) -> Task | User | None:  # noqa: A002 - the schema's argument names
         wanted = _uuid(id)
         return self.user if wanted == self.user_id else self.rows.get(wanted)
 
-    def task(self, _info: object, id: str) -> Task | None:  # noqa: A002 - the same
+    def task(self, _info: object, id: str) -> Task | None:  # noqa: A002 - as above
         return self.rows.get(_uuid(id))
 
-    async def tasks(  # noqa: PLR0913 - as many as the schema shows
+    async def tasks(  # noqa: PLR0913 - the schema's arguments
         self,
         _info: object,
         *,
-        filter: Json | None = None,  # noqa: A002 - the same
-        orderBy: list[Json] | None = None,  # noqa: N803 - the same
+        filter: Json | None = None,  # noqa: A002 - as above
+        orderBy: list[Json] | None = None,  # noqa: N803 - as above
         first: int | None = None,
         after: str | None = None,
         last: int | None = None,
@@ -181,7 +181,8 @@ class Oracle:
         inside = [row for place, row in shown if start < place < end]
         page = inside[:size] if last is None else inside[-size:]
         cut = len(inside) > size
-        # As Relay has it: where the page is not cut by its size, only the cursor it starts from is looked behind.
+        # As in Relay: if the size does not cut the page, only the cursor that it starts from tells whether tasks
+        # precede it.
         before_it, after_it = any(place <= start for place, _ in shown), any(place >= end for place, _ in shown)
         cursors = [self.cursor(row, order) for row in page]
         return {
@@ -202,7 +203,7 @@ class Oracle:
         size = 100 if first is None else first
         if not 1 <= size <= 1000:
             raise BadUserInput("no such page size")
-        # All of a version has been seen where the token names no task.
+        # A token without a task covers its whole version.
         seen = max(base, version if task_id is None else version - 1)
         full = point is None or max(version, base) > self.clock or self.purged_through > seen
         if full:
@@ -222,7 +223,7 @@ class Oracle:
         }
 
     def _point(self, token: str | None) -> tuple[int, UUID | None, int] | None:
-        """A clock, the last task that was shown of those written then, and the clock when that began; None to begin."""
+        """The token's version, the last task shown of it, and the version the sync began at; None for a full sync."""
         content = None if token is None else _decoded(token)
         if content is None or self.sealed(content) != token:
             return None
@@ -246,7 +247,7 @@ class Oracle:
     # Orders and cursors
 
     def sorted(self, rows: Iterable[Task], order: list[Term]) -> list[Task]:
-        """Rows by all terms and then the id, which goes the way of the last term."""
+        """Rows ordered by all terms and then by id, in the direction of the last term."""
         result = list(rows)
         for name, descending in reversed(_total(order)):
             result.sort(key=self._sort_key(name), reverse=descending)
@@ -260,7 +261,7 @@ class Oracle:
         return keys.get(name, lambda row: ((value := getattr(row, name.lower())) is None, value))
 
     def cursor(self, row: Task, order: list[Term]) -> str:
-        """As app.entities.cursors describes it: base64url of a seal and a JSON array in PostgreSQL's spelling."""
+        """The cursor format of app.entities.cursors: base64url of checksum and a JSON array in PostgreSQL's format."""
         shown = {"TITLE": self._lowered[row.id], "DUE_DATE": row.due_date or "infinity"}
         terms = _total(order)
         name = " ".join(["tasks", *(("-" if descending else "+") + field for field, descending in terms)])
@@ -281,7 +282,7 @@ class Oracle:
         return {row.id for row in rows if _meets(row, wanted, found)}
 
     async def _found(self, words: str) -> set[UUID]:
-        """The tasks that have the words in their title or description, all of them folded alike."""
+        """The tasks whose title or description contains the search text, all of it folded."""
         texts = (func.search_key(text) for text in (Task.title, Task.description))
         places = [func.strpos(text, func.search_key(words)) for text in texts]
         found = select(Task.id).where(Task.user_id == self.user_id, or_(*(place > 0 for place in places)))
@@ -290,7 +291,7 @@ class Oracle:
 
     # Mutation
 
-    async def create_task(self, _info: object, input: Json) -> Json:  # noqa: A002 - arguments are named by the schema
+    async def create_task(self, _info: object, input: Json) -> Json:  # noqa: A002 - the schema's argument names
         task_id = _uuid(input["id"])
         if task_id == self.user_id:
             return _payload([("INVALID", ["input", "id"])])
@@ -306,9 +307,9 @@ class Oracle:
     async def update_task(
         self,
         _info: object,
-        id: str,  # noqa: A002 - the same
-        input: Json,  # noqa: A002 - the same
-        expectedVersion: int | None = None,  # noqa: N803 - the same
+        id: str,  # noqa: A002 - as above
+        input: Json,  # noqa: A002 - as above
+        expectedVersion: int | None = None,  # noqa: N803 - as above
     ) -> Json:
         task_id = _uuid(id)
         if errors := _problems(input, ["input"]):
@@ -324,17 +325,17 @@ class Oracle:
     async def set_task_completed(
         self,
         info: object,
-        id: str,  # noqa: A002 - the same
-        completed: bool,  # noqa: FBT001 - the same
-        expectedVersion: int | None = None,  # noqa: N803 - the same
+        id: str,  # noqa: A002 - as above
+        completed: bool,  # noqa: FBT001 - as above
+        expectedVersion: int | None = None,  # noqa: N803 - as above
     ) -> Json:
         return await self.update_task(info, id, {"completed": completed}, expectedVersion)
 
     async def delete_task(
         self,
         _info: object,
-        id: str,  # noqa: A002 - the same
-        expectedVersion: int | None = None,  # noqa: N803 - the same
+        id: str,  # noqa: A002 - as above
+        expectedVersion: int | None = None,  # noqa: N803 - as above
     ) -> Json:
         present = self.rows.get(_uuid(id))
         if present is None:
@@ -344,14 +345,14 @@ class Oracle:
         await self._trash([present], trashed=True)
         return self._unchanged(present)
 
-    async def restore_task(self, _info: object, id: str) -> Json:  # noqa: A002 - the same
+    async def restore_task(self, _info: object, id: str) -> Json:  # noqa: A002 - as above
         present = self.rows.get(_uuid(id))
         if present is None:
             return self._unchanged(None, ("NOT_FOUND", ["id"]))
         await self._trash([present], trashed=False)
         return self._unchanged(present)
 
-    async def move_task(self, _info: object, id: str, to: Json) -> Json:  # noqa: A002 - the same
+    async def move_task(self, _info: object, id: str, to: Json) -> Json:  # noqa: A002 - as above
         ((place, target),) = to.items()
         if target is False:
             raise BadUserInput("nowhere")
@@ -391,7 +392,7 @@ class Oracle:
         await self._insert([(key, content) for key, content in pairs if key not in present])
         return self._many([self.rows[task_id] for task_id in ids])
 
-    async def update_tasks(self, _info: object, where: Json, input: Json, **limits: Any) -> Json:  # noqa: A002 - the same
+    async def update_tasks(self, _info: object, where: Json, input: Json, **limits: Any) -> Json:  # noqa: A002 - as above
         return await self._of_many("update", where, input, **limits)
 
     async def delete_tasks(self, _info: object, where: Json, **limits: Any) -> Json:
@@ -405,8 +406,8 @@ class Oracle:
         kind: str,
         where: Json,
         changes: Json,
-        atMost: int | None,  # noqa: N803 - the same
-        dryRun: bool | None,  # noqa: N803, FBT001 - the same
+        atMost: int | None,  # noqa: N803 - as above
+        dryRun: bool | None,  # noqa: N803, FBT001 - as above
     ) -> Json:
         most = 100 if atMost is None else atMost
         if not 1 <= most <= 1000:
@@ -421,7 +422,7 @@ class Oracle:
         return self._many(rows, [("NOT_FOUND", ["where", "ids", str(place)]) for place in missing])
 
     async def _selected(self, kind: str, where: Json) -> tuple[list[Task], list[int]]:
-        """The tasks that a write of many is about, by their ids, and the places of ids that are no such task."""
+        """The tasks that a bulk write selects, in the order of their ids, and the indexes of ids that match no task."""
         ((way, wanted),) = where.items()
         if way == "ids":
             ids = [_uuid(task_id) for task_id in wanted]
@@ -435,7 +436,7 @@ class Oracle:
         return [self.rows[key] for key in sorted(chosen)], missing
 
     async def _insert(self, tasks: list[tuple[UUID, Json]]) -> None:
-        """New tasks, each after all that are there."""
+        """Insert new tasks, each at the end of the list."""
         rows: list[Task] = []
         for task_id, content in tasks:
             now, position = await self._time_of_write(task_id), await self._of_row(task_id, "position")
@@ -460,7 +461,7 @@ class Oracle:
             self._write(rows, now, deleted_at=now if trashed else None)
 
     def _write(self, rows: list[Task], now: datetime, **values: Any) -> None:
-        """One write, which moves the user's clock."""
+        """One write, which advances the user's clock."""
         self.clock += 1
         for row in rows:
             for name, value in {**values, "updated_at": now, "version": self.clock}.items():
@@ -474,7 +475,7 @@ class Oracle:
         return _payload(errors, tasks=rows, affectedCount=len(rows), token=self.sealed(str(self.clock)))
 
     async def _time_of_write(self, task_id: UUID) -> datetime:
-        """When the application, which was asked first, wrote the task: now, and after every write before."""
+        """The time at which the application, which ran first, wrote the task; it is later than every earlier write."""
         now: datetime = await self._of_row(task_id, "updated_at")
         assert all(row.updated_at < now for row in self.rows.values())
         return now
@@ -486,7 +487,7 @@ class Oracle:
 
 @lru_cache(maxsize=1)
 def _prepared(query: str) -> Any:
-    """A document that can be executed, or the answer that refuses it."""
+    """The parsed document, or the response that rejects it."""
     try:
         parse(query, max_tokens=1000)
         document = parse(query)
@@ -503,7 +504,7 @@ def _refusal(code: str) -> Answer:
 
 
 def _formatted(error: GraphQLError) -> Json:
-    """What is not one of the application's failures is a variable or an argument that does not fit."""
+    """The formatted error; errors that are not the application's are bad variables or arguments."""
     return {"extensions": {"code": BadUserInput.code}, **error.formatted}
 
 
@@ -533,7 +534,7 @@ def _change(row: Task, token: str) -> Json:
 
 
 def _decoded(token: str) -> str | None:
-    """What a token holds behind its seal; None where it is none."""
+    """The content of a token, or None if it is invalid."""
     try:
         return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))[6:].decode()
     except ValueError:
@@ -541,7 +542,7 @@ def _decoded(token: str) -> str | None:
 
 
 def _resolve(source: Any, info: Any, **arguments: Any) -> Any:
-    """The attribute or entry of a field's name; a method is called."""
+    """Resolve a field to the attribute or key of its name; methods are called."""
     if isinstance(source, dict):
         return source[info.field_name]
     value = getattr(source, snake(info.field_name))
@@ -562,7 +563,7 @@ def _parsed_instant(value: Any) -> datetime:
 
 
 def _parsed_day(value: Any) -> date:
-    return datetime.strptime(value, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no time zone
+    return datetime.strptime(value, "%Y-%m-%d").date()  # noqa: DTZ007 - a date has no time zone
 
 
 def _parsed_token(value: Any) -> str:
@@ -605,7 +606,7 @@ def _page_size(first: int | None, last: int | None) -> int:
 
 
 def _place(cursor: str | None, places: Mapping[str, int], otherwise: int) -> int:
-    """The place of a cursor: those of the user's own tasks in this order are all the good ones there are."""
+    """The index of a cursor; only the cursors of the user's tasks in this order are valid."""
     if cursor is None:
         return otherwise
     if cursor not in places:
@@ -614,7 +615,7 @@ def _place(cursor: str | None, places: Mapping[str, int], otherwise: int) -> int
 
 
 def _check(wanted: Json) -> None:
-    """Refuse what cannot be asked, in the order of the schema's input fields."""
+    """Reject invalid filters, in the order of the schema's input fields."""
     for count, (name, value) in enumerate(_conditions({**wanted, "trashed": None}), start=1):
         if count > 50:
             raise LimitExceeded("conditions")
@@ -627,7 +628,7 @@ def _check(wanted: Json) -> None:
 
 
 def _conditions(wanted: Json) -> Iterable[tuple[str, Any]]:
-    """The conditions of a filter and all within it; no filter within another may ask for the trash."""
+    """The conditions of a filter and of all nested filters; `trashed` is allowed in the outermost one only."""
     for name, value in wanted.items():
         if value is None or name == "trashed":
             continue
@@ -672,7 +673,7 @@ def _holds(row: Task, name: str, value: Any, found: Mapping[str, set[UUID]]) -> 
 
 
 def _within(value: Any, span: Json) -> bool:
-    """Whether a day or moment lies in a span; where there is none, it lies in no span that has ends."""
+    """Whether a date or time is in a range; a missing value is in no range with bounds."""
     gte, lt, is_null = span.get("gte"), span.get("lt"), span.get("isNull")
     return (
         (gte is None or (value is not None and value >= gte))
@@ -682,7 +683,7 @@ def _within(value: Any, span: Json) -> bool:
 
 
 def _stored(values: Json) -> Json:
-    """Input as columns hold it."""
+    """Input values in the types of the columns."""
     result = {snake(name): value for name, value in values.items() if name != "id"}
     if "tags" in result:
         result["tags"] = list(dict.fromkeys(tag.strip() for tag in result["tags"] or []))
@@ -692,7 +693,7 @@ def _stored(values: Json) -> Json:
 
 
 def _created(values: Json) -> Json:
-    """The content of a new task: what is omitted is empty."""
+    """The content of a new task; omitted fields have their empty value."""
     return _stored(dict.fromkeys(empty("CreateTaskInput")) | values)
 
 
@@ -705,7 +706,7 @@ def _taken(place: int) -> Problem:
 
 
 def _problems(values: Json, path: list[str]) -> list[Problem]:
-    """What a form could mend in an input, in the order of its fields."""
+    """The user errors of an input, in the order of its fields."""
     result: list[Problem] = []
     title, description, tags = values.get("title"), values.get("description"), values.get("tags")
     for text in (title, description, *(tags or [])):
@@ -728,14 +729,14 @@ def _tag_problems(tags: list[str], path: list[str]) -> list[Problem]:
 
 
 def _in_cursor(value: Any) -> Any:
-    """A sort key as a cursor holds it; no number sorts as the largest there is."""
+    """A sort key as a cursor encodes it; a missing number sorts as the largest."""
     if isinstance(value, datetime):
         return instant(value)
     return 2**31 - 1 if value is None else str(value) if isinstance(value, date | UUID) else value
 
 
 def _payload(errors: Sequence[Problem], **more: Any) -> Json:
-    """A payload of either kind; where nothing came to be written it has no token."""
+    """A payload of a single or bulk mutation; it has no token unless the write was attempted."""
     told = [{"code": code, "field": field} for code, field in errors]
     return {"task": None, "tasks": [], "affectedCount": 0, "token": None, "userErrors": told, **more}
 

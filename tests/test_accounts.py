@@ -1,4 +1,4 @@
-"""Whom a token speaks for: ids from subjects, users that are made when they come, users that are gone."""
+"""The user of a token: ids from subjects, accounts that are created on first use, accounts that were deleted."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ ROW = "SELECT email, email_verified, name FROM users WHERE id = $1"
 
 @dataclass(frozen=True)
 class Door:
-    """A server that takes the tokens of one issuer."""
+    """A server that accepts the tokens of one issuer."""
 
     application: Application
     key: SigningKey = KEY
@@ -72,7 +72,7 @@ async def plain(server: Server, settings: Settings) -> AsyncIterator[Door]:
 
 @pytest.fixture(scope="module")
 async def provisioning(server: Server, settings: Settings) -> AsyncIterator[Door]:
-    """Users are made; their subjects are UUIDs."""
+    """AUTH_PROVISION is on; subjects are UUIDs."""
     del settings
     async with door(server, auth_provision=True) as opened:
         yield opened
@@ -80,14 +80,14 @@ async def provisioning(server: Server, settings: Settings) -> AsyncIterator[Door
 
 @pytest.fixture(scope="module")
 async def derived(server: Server, settings: Settings) -> AsyncIterator[Door]:
-    """Users are made; their subjects are any text."""
+    """AUTH_PROVISION is on; subjects are any text."""
     del settings
     async with door(server, auth_provision=True, auth_subject="derived") as opened:
         yield opened
 
 
 def refusal(response: httpx.Response) -> str:
-    """The message of a whole answer that is UNAUTHENTICATED."""
+    """The message of a response that consists of one UNAUTHENTICATED error."""
     assert response.status_code == 401, response.text
     (error,) = response.json()["errors"]
     assert error["extensions"]["code"] == "UNAUTHENTICATED"
@@ -95,18 +95,18 @@ def refusal(response: httpx.Response) -> str:
 
 
 async def test_a_uuid_is_the_user(plain: Door, alice: User) -> None:
-    """A subject that is a UUID is the user's id as it is."""
+    """A subject that is a UUID is used as the user's id."""
     assert (await plain.viewer(str(alice.id)))["email"] == alice.email
 
 
 @pytest.mark.parametrize("query", WRITES)
 async def test_a_write_for_an_unknown_user(plain: Door, query: str) -> None:
-    """Who has no account is unauthenticated, whatever they write; no error of the database shows."""
+    """A write without an account is UNAUTHENTICATED and shows no database error."""
     assert "account" in refusal(await plain.post(str(uuid4()), query))
 
 
 async def test_a_deleted_user(plain: Door, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A token that outlives its account, remembered or not, sees nothing, writes nothing, and is told why."""
+    """After its account is deleted, a token reads and writes nothing, cached or not, and errors give the reason."""
     subject, remembered = str(alice.id), claims(str(alice.id))
     await alice.add("Gone soon")
     headers = {"Authorization": f"Bearer {token(KEY, remembered)}"}
@@ -123,16 +123,16 @@ async def test_a_deleted_user(plain: Door, alice: User, owner: "asyncpg.Connecti
     assert after.json() == {"data": {"tasks": {"nodes": []}}}
 
 
-async def test_nobody_is_made_unasked(plain: Door, owner: "asyncpg.Connection[Any]") -> None:
-    """Without AUTH_PROVISION a token makes no user."""
+async def test_without_provisioning_no_user_is_created(plain: Door, owner: "asyncpg.Connection[Any]") -> None:
+    """Without AUTH_PROVISION a token creates no user."""
     subject = uuid4()
     refusal(await plain.post(str(subject), email=f"{subject}@example.com"))
 
     assert await owner.fetchrow(ROW, subject) is None
 
 
-async def test_a_user_is_made_on_first_sight(provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
-    """The first token of a user makes the row, with what the token says of her; the next ones leave it alone."""
+async def test_a_user_is_created_on_first_use(provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
+    """A user's first token creates the row from its claims; later tokens do not change it."""
     subject = uuid4()
     email = f"{subject}@example.com"
     about = {"email": email.upper(), "email_verified": True, "name": "Ada Löwe"}
@@ -145,7 +145,7 @@ async def test_a_user_is_made_on_first_sight(provisioning: Door, owner: "asyncpg
     assert (await provisioning.post(str(subject), CREATE)).json()["data"]["createTask"]["userErrors"] == []
 
 
-async def test_even_a_write_makes_the_user_first(provisioning: Door) -> None:
+async def test_a_first_request_may_be_a_mutation(provisioning: Door) -> None:
     """A user's first request may be a mutation."""
     answer = (await provisioning.post(str(uuid4()), CREATE)).json()
 
@@ -174,7 +174,7 @@ async def test_even_a_write_makes_the_user_first(provisioning: Door) -> None:
 async def test_a_user_without_an_address(
     provisioning: Door, owner: "asyncpg.Connection[Any]", about: dict[str, Any]
 ) -> None:
-    """Without an address, or with one that is not verified or cannot be, the user gets one that leads nowhere."""
+    """If the email claim is missing, unverified or invalid, the user gets an undeliverable address."""
     subject = uuid4()
     viewer = await provisioning.viewer(str(subject), **about)
 
@@ -183,8 +183,8 @@ async def test_a_user_without_an_address(
 
 
 @pytest.mark.parametrize("name", [5, "", "a\0b", "x" * 300, ["Ada"], "a\nb"])
-async def test_a_name_that_is_none(provisioning: Door, name: object) -> None:
-    """What cannot be stored as a name is left out."""
+async def test_an_invalid_name_is_omitted(provisioning: Door, name: object) -> None:
+    """A name that cannot be stored is omitted."""
     assert (await provisioning.viewer(str(uuid4()), name=name))["name"] is None
 
 
@@ -192,7 +192,7 @@ async def test_a_name_that_is_none(provisioning: Door, name: object) -> None:
 async def test_a_verified_address_is_taken(
     provisioning: Door, owner: "asyncpg.Connection[Any]", claim: dict[str, Any]
 ) -> None:
-    """That an address was verified is said by a truth value or as text, and by Better Auth under another name."""
+    """`email_verified` may be a boolean or text; Better Auth's own claim name is accepted too."""
     subject = uuid4()
     viewer = await provisioning.viewer(str(subject), email=f"{subject}@Example.com", **claim)
 
@@ -201,7 +201,7 @@ async def test_a_verified_address_is_taken(
 
 
 async def test_accounts_are_never_merged(provisioning: Door, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """Another subject with the address of a user is a user of its own without it, and changes nothing of hers."""
+    """A second subject with a user's address becomes a separate user without it, and does not change the first."""
     await alice.add("Hers")
     for email in (alice.email, alice.email.upper()):
         for query in (VIEWER, TASKS, CREATE):
@@ -217,8 +217,8 @@ async def test_accounts_are_never_merged(provisioning: Door, alice: User, owner:
 
 
 @pytest.mark.parametrize("claim", [{}, *({"email_verified": claim} for claim in NOT_VERIFIED)])
-async def test_nobody_is_kept_out_by_her_address(provisioning: Door, claim: dict[str, Any]) -> None:
-    """Whoever comes first with an address that was not verified does not have it; who owns it gets it."""
+async def test_an_unverified_address_is_not_reserved(provisioning: Door, claim: dict[str, Any]) -> None:
+    """An unverified claim does not reserve an address: its verified owner gets it later."""
     email = f"{uuid4()}@example.com"
     stranger, real = str(uuid4()), str(uuid4())
 
@@ -226,8 +226,8 @@ async def test_nobody_is_kept_out_by_her_address(provisioning: Door, claim: dict
     assert (await provisioning.viewer(real, email=email, email_verified=True))["email"] == email
 
 
-async def test_nobody_is_kept_out_by_a_substitute(provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
-    """Even where somebody has taken the address that stands in for hers, a user gets in."""
+async def test_a_taken_substitute_address_admits_the_user(provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
+    """A user is admitted even if another account has her substitute address."""
     subject = uuid4()
     await owner.execute("INSERT INTO users (email) VALUES ($1)", f"{subject}@users.invalid")
 
@@ -241,7 +241,7 @@ async def test_nobody_is_kept_out_by_a_substitute(provisioning: Door, owner: "as
 async def test_an_address_that_is_verified_later(
     provisioning: Door, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """A verified address that is free takes the place of the substitute, and of nothing else."""
+    """A verified address that is free replaces the substitute address, but no other address."""
     subject, email = uuid4(), f"{uuid4()}@example.com"
     substitute = f"{subject}@users.invalid"
     for claim in ({}, {"email": email}, {"email": alice.email, "email_verified": True}):
@@ -254,7 +254,7 @@ async def test_an_address_that_is_verified_later(
 
 
 async def test_many_first_tokens_at_once(server: Server, provisioning: Door, owner: "asyncpg.Connection[Any]") -> None:
-    """Of many first requests in two servers one makes the user, and all are answered, with her."""
+    """Concurrent first requests to two servers create one user, and all of them succeed."""
     async with door(server, auth_provision=True) as other:
         for _ in range(5):
             subject = uuid4()
@@ -271,7 +271,7 @@ async def test_many_first_tokens_at_once(server: Server, provisioning: Door, own
 
 @pytest.mark.parametrize("are_known", [False, True])
 async def test_a_race_for_an_address(provisioning: Door, owner: "asyncpg.Connection[Any]", *, are_known: bool) -> None:
-    """Of several subjects that bring one address at once, new or known, one has it and all are let in."""
+    """Of several subjects that claim one address at once, new or known, one gets it and all are admitted."""
     email, subjects = f"{uuid4()}@example.com", [str(uuid4()) for _ in range(6)]
     if are_known:
         await asyncio.gather(*(provisioning.viewer(subject) for subject in subjects))
@@ -284,8 +284,8 @@ async def test_a_race_for_an_address(provisioning: Door, owner: "asyncpg.Connect
     assert await owner.fetchval("SELECT count(*) FROM users WHERE email = $1", email) == 1
 
 
-async def test_a_user_whose_token_says_more(provisioning: Door, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """What Better Auth keeps of its users on the same database, tokens do not change."""
+async def test_tokens_do_not_change_users(provisioning: Door, alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """Tokens do not change user rows that Better Auth maintains in the same database."""
     about = {"email": f"{uuid4()}@example.com", "email_verified": True, "name": "Another"}
 
     assert await provisioning.viewer(str(alice.id), **about) == {
@@ -297,7 +297,7 @@ async def test_a_user_whose_token_says_more(provisioning: Door, alice: User, own
 
 
 async def test_the_user_of_an_address(application: Application, owner: "asyncpg.Connection[Any]") -> None:
-    """An address has one user in whatever case it is written, however many ask at once."""
+    """An address has one user, regardless of its case and of concurrent requests for it."""
     name = uuid4()
     asked = [
         user_with_email(application.database, email) for email in (f"{name}@Example.com", f"{name}@example.com") * 3
@@ -311,8 +311,8 @@ async def test_the_user_of_an_address(application: Application, owner: "asyncpg.
     assert await user_with_email(application.database, kept) == (old, False)
 
 
-async def test_first_sight_costs_a_transaction(provisioning: Door) -> None:
-    """A new token costs a transaction, a token that is remembered nothing."""
+async def test_a_new_token_costs_one_transaction(provisioning: Door) -> None:
+    """A new token costs one transaction, a cached token none."""
     wire = provisioning.application.wire
     headers = {"Authorization": f"Bearer {token(KEY, claims(str(uuid4())))}"}
     sent = []
@@ -329,7 +329,7 @@ async def test_first_sight_costs_a_transaction(provisioning: Door) -> None:
     "subject", ["auth0|507f1f77bcf86cd799439011", "user_2abcDEF", "google-oauth2|1", "{curly}", "ü 1", "1", "x" * 255]
 )
 async def test_a_derived_id(derived: Door, subject: str) -> None:
-    """With AUTH_SUBJECT=derived any text names a user, always the same one, and tasks are hers."""
+    """With AUTH_SUBJECT=derived any text always identifies the same user, who owns her tasks."""
     subject = f"{uuid4().hex}{subject}"[:255]
     first = await derived.viewer(subject)
     await derived.post(subject, CREATE)
@@ -341,13 +341,13 @@ async def test_a_derived_id(derived: Door, subject: str) -> None:
 
 
 @pytest.mark.parametrize("subject", ["", "a\0b", "a\nb", "x" * 256, "\ud800", None, 5, ["a"], {"a": 1}])
-async def test_a_subject_that_names_nobody(derived: Door, subject: object) -> None:
-    """What is no text, empty, too long or not printable is no subject."""
+async def test_an_invalid_subject_is_rejected(derived: Door, subject: object) -> None:
+    """A subject that is not a string, empty, too long or unprintable is rejected."""
     refusal(await derived.post(subject))
 
 
-async def test_a_derived_id_is_its_issuers_alone(server: Server, settings: Settings) -> None:
-    """The same subject of two issuers is two users, and neither can take a UUID of ours for its subject."""
+async def test_a_derived_id_depends_on_the_issuer(server: Server, settings: Settings) -> None:
+    """The same subject of two issuers is two users, and a UUID as subject does not become a user's id."""
     del settings
     keys = made_key("EdDSA", "a"), made_key("EdDSA", "b")
     async with published(keys[0]) as first, published(keys[1]) as second:

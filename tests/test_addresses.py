@@ -1,4 +1,4 @@
-"""Whose address counts behind proxies: what trusted ones have appended, never what the caller writes."""
+"""The client's address behind proxies: only entries that trusted proxies appended count."""
 
 import httpx
 import pytest
@@ -39,12 +39,12 @@ LONG = "9" * 90_000
     ],
 )
 def test_the_client_behind_proxies(trusted: str, hops: int, peer: str, forwarded: str, client: str) -> None:
-    """Addresses are counted from the right, past trusted proxies; what is no address tells nothing."""
+    """Addresses are counted from the right, past trusted proxies; an invalid one is ignored."""
     assert Proxies(networks(trusted), hops).client(peer, forwarded) == client
 
 
 def test_lines_of_one_header() -> None:
-    """Several lines are one list."""
+    """Several lines of the header form one list."""
     scope = {"client": (PROXY, 1), "headers": [(b"x-forwarded-for", b"9.9.9.9"), (b"x-forwarded-for", CLIENT.encode())]}
     Proxies(networks(PROXY), 1).see_through(scope)
 
@@ -53,7 +53,7 @@ def test_lines_of_one_header() -> None:
 
 @pytest.mark.parametrize("proxies", ["*", "127.0.0.1"])
 async def test_a_caller_cannot_choose_its_address(server: Server, settings: Settings, proxies: str) -> None:
-    """A stranger who writes a new address with each request is charged as one."""
+    """An anonymous caller that forges a new address for each request is still charged as one client."""
     del settings
     update = {"forwarded_allow_ips": proxies, "rate_limit_anonymous": "120/minute"}
     async with running(made_settings(server, **update)) as application:
@@ -68,7 +68,7 @@ async def test_a_caller_cannot_choose_its_address(server: Server, settings: Sett
 
 
 @pytest.mark.parametrize("text", ["localhost", "10.0.0.0/33", "127.0.0.1 10.0.0.1"])
-def test_proxies_that_are_none(text: str) -> None:
-    """What is no address or network is refused by the setting's name."""
+def test_invalid_proxies_are_rejected(text: str) -> None:
+    """An invalid address or network is rejected with the name of the setting."""
     with pytest.raises(StartupError, match="FORWARDED_ALLOW_IPS"):
         configuration.load(forwarded_allow_ips=text, auth_secret=SECRET)

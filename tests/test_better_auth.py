@@ -1,4 +1,4 @@
-"""Better Auth itself, from examples/better-auth, on one database with TaskQL: from sign-up to deletion."""
+"""The real Better Auth, from examples/better-auth, on one database with TaskQL: from sign-up to deletion."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ class BetterAuth:
         return answer
 
     def token(self) -> str:
-        """A new JWT of the session."""
+        """A new JWT for the session."""
         response = self.http.get("/api/auth/token", headers=self._headers())
         assert response.status_code == 200, response.text
         return str(response.json()["token"])
@@ -62,7 +62,7 @@ class BetterAuth:
 
 @pytest.fixture(scope="module")
 def example(repository_of_module: Path) -> Path:
-    """The example with its pinned packages, in a folder that later runs use again."""
+    """The example with its pinned packages, in a folder that later runs reuse."""
     source = repository_of_module / "examples" / "better-auth"
     files = ["package.json", "package-lock.json", ".npmrc"]
     version = sha256(b"".join((source / name).read_bytes() for name in files)).hexdigest()[:16]
@@ -87,7 +87,7 @@ def repository_of_module() -> Path:
 
 @dataclass
 class Shared:
-    """A database that both use: its URLs, and a connection as the superuser."""
+    """A database that both use: its URLs, and a superuser connection."""
 
     server: Server
     admin: "asyncpg.Connection[Any]"
@@ -95,7 +95,7 @@ class Shared:
 
 @pytest.fixture
 async def shared(empty: Server) -> AsyncIterator[Shared]:
-    """As at a host: its owner is no superuser, and row security holds the owner, too."""
+    """As on a managed host: the owner is not a superuser and is subject to row-level security."""
     admin = await connect(empty.owner_url)
     owner, role = f"owner_{uuid4().hex}", f"role_{uuid4().hex}"
     await admin.execute(f"CREATE ROLE {owner} LOGIN CREATEROLE NOSUPERUSER NOBYPASSRLS")
@@ -143,7 +143,7 @@ async def better_auth(example: Path, shared: Shared) -> AsyncIterator[BetterAuth
 
 @pytest.fixture
 def taskql(better_auth: BetterAuth, shared: Shared) -> Iterator[Serving]:
-    """TaskQL as docs/authentication.md sets it up."""
+    """TaskQL configured as docs/authentication.md describes."""
     url = str(better_auth.http.base_url).rstrip("/")
     with serving(
         DATABASE_URL=shared.server.app_url,
@@ -163,7 +163,7 @@ async def alembic_check(url: str) -> None:
 
 
 async def patiently(taskql: Serving, query: str, token: str) -> dict[str, Any]:
-    """The data of an answer, asked for again when the server says so: the issuer's keys were fetched a moment ago."""
+    """The data of a response; retries while the issuer's new keys cannot be fetched yet."""
     while True:
         answer = taskql.ask(query, token)
         if "errors" not in answer:
@@ -174,7 +174,7 @@ async def patiently(taskql: Serving, query: str, token: str) -> dict[str, Any]:
 
 
 async def test_from_sign_up_to_deletion(better_auth: BetterAuth, taskql: Serving, shared: Shared) -> None:
-    """One user's life: signed up and in, her JWT writes tasks; keys change under it; with her account her tasks go."""
+    """A user signs up and in and writes tasks with her JWT, across key rotation; her tasks go with her account."""
     better_auth.post("/sign-up/email", email=EMAIL, password=PASSWORD, name="Ada")
     user = better_auth.post("/sign-in/email", email=EMAIL, password=PASSWORD)["user"]
     first = better_auth.token()
@@ -218,7 +218,7 @@ async def test_two_users(better_auth: BetterAuth, taskql: Serving) -> None:
 
 
 async def test_each_leaves_the_others_tables_alone(better_auth: BetterAuth, shared: Shared) -> None:
-    """`alembic check` finds nothing to do beside Better Auth's tables, nor beside columns it may add to `users`."""
+    """`alembic check` reports no changes for Better Auth's tables or the columns it may add to `users`."""
     better_auth.post("/sign-up/email", email=EMAIL, password=PASSWORD, name="Ada")
     tables = {row[0] for row in await shared.admin.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
     assert {"users", "session", "account", "verification", "jwks", "tasks"} <= tables
@@ -231,7 +231,7 @@ async def test_each_leaves_the_others_tables_alone(better_auth: BetterAuth, shar
 
 
 def test_the_documented_commands(better_auth: BetterAuth, taskql: Serving, repository: Path) -> None:
-    """The commands of docs/authentication.md sign up, get a JWT and create a task."""
+    """The commands in docs/authentication.md sign up, get a JWT and create a task."""
     block = (repository / "docs" / "authentication.md").read_text().partition("```sh\nsession=")[2].partition("```")[0]
     issuer = str(better_auth.http.base_url).rstrip("/")
     shown = subprocess.run(  # noqa: S602 - as pasted

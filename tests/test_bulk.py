@@ -1,4 +1,4 @@
-"""Writes of many tasks: all or none, by ids or by filter, at most so many, as a dry run, again, and at once."""
+"""Bulk writes: atomicity, selection by ids or filter, limits, dry runs, replays and concurrency."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -44,7 +44,7 @@ Task = dict[str, Any]
 
 
 def inputs(count: int, **more: Any) -> list[Task]:
-    """New tasks with ids of their own."""
+    """Inputs of new tasks with client-generated ids."""
     return [{"id": str(uuid4()), "title": f"Task {n}", **more} for n in range(count)]
 
 
@@ -61,26 +61,26 @@ async def made(user: User, new: list[Task]) -> list[Task]:
 
 
 async def change(user: User, kind: str, where: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A bulk mutation; updateTasks makes CHANGE unless told otherwise."""
+    """Run a bulk mutation; updateTasks applies CHANGE by default."""
     variables = {"where": where} | ({"input": CHANGE} if kind == "updateTasks" else {}) | more
     payload: dict[str, Any] = (await user.data(DOCUMENTS[kind], **variables))[kind]
     return payload
 
 
 async def error_of(user: User, kind: str, **variables: Any) -> tuple[str, str]:
-    """The code and the message of the top-level error that a bulk mutation answers."""
+    """The code and message of the top-level error of a bulk mutation."""
     given = ({"input": CHANGE} if kind == "updateTasks" else {}) | variables
     error = (await user.ask(DOCUMENTS[kind], **given))["errors"][0]
     return error["extensions"]["code"], error["message"]
 
 
 async def everything(user: User) -> dict[str, Any]:
-    """All tasks of a user as they are, the trash too, and the clock."""
+    """All tasks of a user, including the trash, and the clock."""
     return await user.data(EVERYTHING) | (await user.data(TOKEN))
 
 
 async def two_with(alice: User, bob: User, count: int, kind: str = "updateTasks", **more: Any) -> list[str]:
-    """The ids of tasks that both users have; in the trash for what restores."""
+    """The ids of tasks that both users have; in the trash if the mutation restores."""
     new = inputs(count, **more)
     ids = [task["id"] for task in new]
     for user in (alice, bob):
@@ -91,7 +91,7 @@ async def two_with(alice: User, bob: User, count: int, kind: str = "updateTasks"
 
 
 def done(kind: str, task: Task) -> bool:
-    """Whether a task is as a bulk mutation should leave it."""
+    """Whether a task is in the state that a bulk mutation should leave."""
     if kind == "updateTasks":
         return {name: task[name] for name in CHANGE} == CHANGE and task["completedAt"] is not None
     return (task["deletedAt"] is not None) == (kind == "deleteTasks")
@@ -110,7 +110,7 @@ def by_id(tasks: list[Task]) -> dict[str, Task]:
 
 
 async def test_a_hundred_tasks_cost_one_statement(alice: User, bob: User, wire: Wire) -> None:
-    """100 tasks are made by one statement, answered and placed in the order of the inputs."""
+    """100 tasks are created by one statement, returned and positioned in input order."""
     new = inputs(100)
     await bob.add()
     await wire.statements()
@@ -125,7 +125,7 @@ async def test_a_hundred_tasks_cost_one_statement(alice: User, bob: User, wire: 
 
 
 async def test_a_fresh_connection_costs_no_more(server: Server, new_user: Callable[..., Awaitable[User]]) -> None:
-    """The driver knows all types that go over the wire: the first bulk write of a connection asks for none."""
+    """The driver knows all types on the wire: the first bulk write on a connection sends no query for types."""
     new, sent = inputs(3), []
     selectors: list[dict[str, Any]] = [{"ids": [task["id"] for task in new]}]
     selectors += [{"filter": matching} for matching in ({"ids": [new[0]["id"]]}, {"priority": ["HIGH"]})]
@@ -142,8 +142,8 @@ async def test_a_fresh_connection_costs_no_more(server: Server, new_user: Callab
     assert sent == [CREATIONS, *[WRITE] * 3]
 
 
-async def test_create_keeps_everything_given(alice: User) -> None:
-    """Tasks read back as they were made, whatever signs are in them; null and omitted are the same."""
+async def test_created_tasks_read_back_as_given(alice: User) -> None:
+    """Tasks read back as created, with any characters; null equals omitted."""
     full = {"title": 'All "of" it \\ 🎉', **FULL}
     nulls = dict.fromkeys(("id", "description", "priority", "dueDate", "tags"))
     longest = {"title": "🎉" * 200, "description": "ü" * 1000, "tags": [f"{n:02}" + "ß" * 48 for n in range(20)]}
@@ -158,8 +158,8 @@ async def test_create_keeps_everything_given(alice: User) -> None:
     assert (await alice.data(EVERYTHING))["live"]["nodes"] == tasks
 
 
-async def test_created_at_once_or_alone_is_the_same(alice: User) -> None:
-    """A task made with others can be replayed alone, and the other way round."""
+async def test_bulk_and_single_creates_replay_each_other(alice: User) -> None:
+    """A task created in bulk can be replayed alone, and vice versa."""
     new = {"id": str(uuid4()), "title": "One", **FULL}
     (many,) = await made(alice, [new])
     alone = (await alice.data(CREATE, input=new))["createTask"]
@@ -170,8 +170,8 @@ async def test_created_at_once_or_alone_is_the_same(alice: User) -> None:
     assert await made(alice, [other, new]) == [single, many]
 
 
-async def test_new_tasks_come_after_those_there_are(alice: User) -> None:
-    """Tasks that are made one by one and together stand in the order of their making."""
+async def test_new_tasks_are_appended(alice: User) -> None:
+    """Tasks created singly and in bulk are listed in order of creation."""
     titles = [(await alice.add("First"))["title"]]
     titles += [task["title"] for task in await made(alice, inputs(3))]
     titles += [(await alice.add("Then"))["title"]]
@@ -181,7 +181,7 @@ async def test_new_tasks_come_after_those_there_are(alice: User) -> None:
 
 
 async def test_create_may_be_repeated(alice: User, bob: User, wire: Wire) -> None:
-    """The same ids with the same content give the same answer and write nothing; another user's are free."""
+    """Replaying the same ids and content returns the same response and writes nothing; ids are unique per user only."""
     new = [*inputs(3, **FULL), *inputs(2)]
     first = await create(alice, new)
     await wire.statements()
@@ -194,8 +194,8 @@ async def test_create_may_be_repeated(alice: User, bob: User, wire: Wire) -> Non
     assert await everything(alice) == before
 
 
-async def test_create_adds_what_a_repeated_call_adds(alice: User) -> None:
-    """Of tasks that are there in part, the others are made; the answer has all, in the order of the inputs."""
+async def test_a_replay_with_new_ids_creates_those(alice: User) -> None:
+    """If only some of the ids exist, the missing tasks are created; the response has all, in input order."""
     old, new = inputs(2), inputs(2)
     there = await made(alice, old)
 
@@ -215,8 +215,8 @@ async def test_create_adds_what_a_repeated_call_adds(alice: User) -> None:
         {"title": "Task 1", "tags": FULL["tags"][::-1]},
     ],
 )
-async def test_one_taken_id_is_enough(alice: User, other: Task) -> None:
-    """An id with other content is ID_TAKEN at its index, and nothing is written."""
+async def test_one_taken_id_rejects_all(alice: User, other: Task) -> None:
+    """An id with different content is ID_TAKEN at its index, and nothing is written."""
     old = inputs(2, **FULL)
     await made(alice, old)
     before = await everything(alice)
@@ -229,8 +229,8 @@ async def test_one_taken_id_is_enough(alice: User, other: Task) -> None:
     assert await everything(alice) == before
 
 
-async def test_an_id_twice_is_taken(alice: User, wire: Wire) -> None:
-    """The second use of an id among the inputs is ID_TAKEN, with the same content too; no SQL is sent."""
+async def test_a_duplicate_id_is_taken(alice: User, wire: Wire) -> None:
+    """A duplicate id among the inputs is ID_TAKEN, even with equal content; no SQL is sent."""
     new = inputs(4)
     again = {**new[1], "id": new[1]["id"].upper()}
 
@@ -240,8 +240,8 @@ async def test_an_id_twice_is_taken(alice: User, wire: Wire) -> None:
     assert await wire.statements() == []
 
 
-async def test_the_accounts_id_is_no_task_id(alice: User) -> None:
-    """An id stays unique among all nodes of a user."""
+async def test_the_users_id_cannot_be_a_task_id(alice: User) -> None:
+    """The user's own id is rejected, so that node ids stay unique."""
     refused = await create(alice, [*inputs(1), {"id": str(alice.id), "title": "Me"}])
 
     assert [field for _, field in problems(refused)] == [["inputs", "1", "id"]]
@@ -250,7 +250,7 @@ async def test_the_accounts_id_is_no_task_id(alice: User) -> None:
 
 @pytest.mark.parametrize("count", [0, 101])
 async def test_create_takes_1_to_100(alice: User, wire: Wire, count: int) -> None:
-    """None and more than 100 are a problem that names the inputs; no SQL is sent."""
+    """An empty list and more than 100 inputs are a user error for `inputs`; no SQL is sent."""
     refused = await create(alice, inputs(count))
 
     assert problems(refused) == [("LIMIT_EXCEEDED", ["inputs"])]
@@ -260,7 +260,7 @@ async def test_create_takes_1_to_100(alice: User, wire: Wire, count: int) -> Non
 
 
 async def test_problems_name_the_input(alice: User, wire: Wire) -> None:
-    """Every bad field of every task comes with its index, and no SQL is sent."""
+    """Every invalid field of every task is reported with its index, and no SQL is sent."""
     new = inputs(6)
     new[3]["title"] = " "
     new[4] |= {"description": "x" * 1001, "tags": ["fine", "é" * 51, " "]}
@@ -294,8 +294,8 @@ async def test_problems_name_the_input(alice: User, wire: Wire) -> None:
         {"done": True},
     ],
 )
-async def test_what_no_form_would_create(alice: User, wire: Wire, bad: Task) -> None:
-    """One malformed input is BAD_USER_INPUT at the top, and no SQL is sent."""
+async def test_malformed_inputs_are_rejected(alice: User, wire: Wire, bad: Task) -> None:
+    """One malformed input is a top-level BAD_USER_INPUT, and no SQL is sent."""
     answer = await alice.ask(CREATE_MANY, inputs=[*inputs(2), {"title": "t", **bad}])
 
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT", answer
@@ -304,7 +304,7 @@ async def test_what_no_form_would_create(alice: User, wire: Wire, bad: Task) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_by_ids(alice: User, bob: User, wire: Wire, kind: str) -> None:
-    """The tasks of these ids are changed by one statement; a repeated call answers the same; nothing else changes."""
+    """One statement changes the tasks with these ids and no others; a replay returns the same response."""
     chosen = (await two_with(alice, bob, 7, kind, **FULL))[:5]
     before, bobs = await everything(alice), await everything(bob)
     await wire.statements()
@@ -329,7 +329,7 @@ async def test_by_ids(alice: User, bob: User, wire: Wire, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_by_filter(alice: User, bob: User, wire: Wire, kind: str) -> None:
-    """The tasks that match are changed by one statement, and no others."""
+    """One statement changes the tasks that match and no others."""
     ids = await two_with(alice, bob, 4, kind, tags=["chosen"])
     others = await two_with(alice, bob, 3, kind, tags=["other"])
     before, bobs = await everything(alice), await everything(bob)
@@ -350,7 +350,7 @@ async def test_by_filter(alice: User, bob: User, wire: Wire, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("by", ["ids", "filter"])
 async def test_a_dry_run_changes_nothing(alice: User, bob: User, wire: Wire, kind: str, by: str) -> None:
-    """It says which tasks would be changed, as they are, and how many; versions and the clock stay."""
+    """A dry run returns the tasks that would be changed, as they are, and their number; versions and the clock stay."""
     ids = await two_with(alice, bob, 4, kind, tags=["chosen"])
     await two_with(alice, bob, 1, kind)
     where: dict[str, Any] = {"ids": ids} if by == "ids" else {"filter": {"tagsAny": ["chosen"]}}
@@ -375,7 +375,7 @@ async def test_a_dry_run_changes_nothing(alice: User, bob: User, wire: Wire, kin
 @pytest.mark.parametrize("by", ["ids", "filter"])
 @pytest.mark.parametrize("dry", [True, False])
 async def test_more_than_at_most(alice: User, bob: User, kind: str, by: str, *, dry: bool) -> None:
-    """One too many changes nothing and answers how many there are; as many as allowed go through."""
+    """One task more than atMost changes nothing and reports the number; exactly atMost tasks succeed."""
     ids = await two_with(alice, bob, 5, kind, tags=["chosen"])
     where: dict[str, Any] = {"ids": ids} if by == "ids" else {"filter": {"tagsAny": ["chosen"]}}
     before, bobs = await everything(alice), await everything(bob)
@@ -391,8 +391,8 @@ async def test_more_than_at_most(alice: User, bob: User, kind: str, by: str, *, 
     assert await everything(bob) == bobs
 
 
-async def test_100_are_changed_unless_told_otherwise(alice: User) -> None:
-    """Without atMost, or with null, 100 tasks are the most; 1,000 can be asked for."""
+async def test_the_default_limit_is_100(alice: User) -> None:
+    """Without atMost, or with null, the limit is 100 tasks; up to 1,000 can be requested."""
     for _ in range(2):
         await made(alice, inputs(100))
     await made(alice, inputs(1))
@@ -407,8 +407,8 @@ async def test_100_are_changed_unless_told_otherwise(alice: User) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_ids_one_does_not_have(alice: User, bob: User, kind: str) -> None:
-    """Missing ids and another user's are NOT_FOUND at their places; the others are changed."""
+async def test_unknown_and_foreign_ids_are_not_found(alice: User, bob: User, kind: str) -> None:
+    """Missing ids and another user's are NOT_FOUND at their indexes; the others are changed."""
     first, second = await two_with(alice, bob, 2, kind)
     (bobs_own,) = (task["id"] for task in await made(bob, inputs(1)))
     bobs = await everything(bob)
@@ -427,8 +427,8 @@ async def test_ids_one_does_not_have(alice: User, bob: User, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_id_twice_is_one_task(alice: User, bob: User, kind: str) -> None:
-    """A repeated id counts and shows once, and no id at all changes nothing."""
+async def test_a_duplicate_id_is_one_task(alice: User, bob: User, kind: str) -> None:
+    """A duplicate id counts and appears once, and an empty list changes nothing."""
     first, second = await two_with(alice, bob, 2, kind)
 
     payload = await change(alice, kind, {"ids": [first, second, first]}, atMost=2)
@@ -441,7 +441,7 @@ async def test_an_id_twice_is_one_task(alice: User, bob: User, kind: str) -> Non
 
 
 async def test_restore_undoes_a_bulk_delete(alice: User, bob: User) -> None:
-    """All tasks are as before but for version and updatedAt, in the same order."""
+    """Restoring brings tasks back in the same order; only version and updatedAt differ."""
     await two_with(alice, bob, 4, **FULL)
     ids = await two_with(alice, bob, 2)
     await change(alice, "updateTasks", {"ids": ids})
@@ -477,7 +477,7 @@ async def test_update_leaves_the_trash(alice: User) -> None:
 
 
 async def test_delete_refuses_the_trash_and_restore_looks_there(alice: User, wire: Wire) -> None:
-    """A filter of deleteTasks that names the trash is BAD_USER_INPUT; that of restoreTasks means it, named or not."""
+    """For deleteTasks a filter with `trashed` is BAD_USER_INPUT; for restoreTasks it is implied."""
     ids = [task["id"] for task in await made(alice, inputs(4))]
     await change(alice, "deleteTasks", {"ids": ids[:3]})
     await wire.statements()
@@ -493,7 +493,7 @@ async def test_delete_refuses_the_trash_and_restore_looks_there(alice: User, wir
 
 
 async def test_update_writes_only_what_differs(alice: User) -> None:
-    """Tasks that have the values already keep their versions; all are in the answer and counted."""
+    """Tasks that already have the values keep their versions; all are returned and counted."""
     ids = [task["id"] for task in await made(alice, inputs(3))]
     (changed,) = (await change(alice, "updateTasks", {"ids": ids[:1]}))["tasks"]
 
@@ -509,7 +509,7 @@ async def test_update_writes_only_what_differs(alice: User) -> None:
 
 
 async def test_update_clears_what_is_null(alice: User) -> None:
-    """Null clears every field that can be empty, and what is omitted stays."""
+    """Null clears every nullable field, and omitted fields stay."""
     ids = [task["id"] for task in await made(alice, inputs(2, **FULL))]
 
     payload = await change(
@@ -534,7 +534,7 @@ async def test_update_clears_what_is_null(alice: User) -> None:
     ],
 )
 async def test_bad_changes(alice: User, wire: Wire, changes: Task, code: str, path: list[str]) -> None:
-    """A bad field is a userError with its path, and no SQL is sent."""
+    """An invalid field is a user error with its path, and no SQL is sent."""
     selectors: list[dict[str, Any]] = [{"ids": [str(uuid4())]}, {"filter": {}}]
     for where in selectors:
         payload = await change(alice, "updateTasks", where, input=changes)
@@ -567,8 +567,8 @@ async def test_bad_changes(alice: User, wire: Wire, changes: Task, code: str, pa
         {"where": {"filter": {}}, "dryRun": "yes"},
     ],
 )
-async def test_what_no_form_would_send(alice: User, wire: Wire, kind: str, variables: dict[str, Any]) -> None:
-    """Not exactly one selector, bad ids and limits are BAD_USER_INPUT at the top, and no SQL is sent."""
+async def test_malformed_arguments_are_rejected(alice: User, wire: Wire, kind: str, variables: dict[str, Any]) -> None:
+    """Zero or two selectors, invalid ids and invalid limits are a top-level BAD_USER_INPUT, and no SQL is sent."""
     assert (await error_of(alice, kind, **variables))[0] == "BAD_USER_INPUT"
     assert await wire.statements() == []
 
@@ -577,8 +577,8 @@ async def test_what_no_form_would_send(alice: User, wire: Wire, kind: str, varia
     "where",
     ["{}", "{ids: [], filter: {}}", "{ids: null}", "{filter: null}", "{ids: [], filter: null}"],
 )
-async def test_a_selector_that_is_none_in_the_text(alice: User, wire: Wire, where: str) -> None:
-    """Not exactly one selector is BAD_USER_INPUT at the field also where the text of the operation says so."""
+async def test_a_literal_without_one_selector_fails_at_its_field(alice: User, wire: Wire, where: str) -> None:
+    """Zero or two selectors written as literals are BAD_USER_INPUT at the field; no SQL is sent."""
     [error] = (await alice.ask(f"mutation {{ some: deleteTasks(where: {where}) {{ affectedCount }} }}"))["errors"]
     assert (error["path"], error["extensions"]["code"]) == (["some"], "BAD_USER_INPUT")
     assert await wire.statements() == []
@@ -586,7 +586,7 @@ async def test_a_selector_that_is_none_in_the_text(alice: User, wire: Wire, wher
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_too_many_ids(alice: User, wire: Wire, kind: str) -> None:
-    """More than 1,000 ids are more than this server does."""
+    """More than 1,000 ids exceed the limit."""
     ids = [str(uuid4())] * 1001
     assert (await error_of(alice, kind, where={"ids": ids}))[0] == "LIMIT_EXCEEDED"
     assert await wire.statements() == []
@@ -594,7 +594,7 @@ async def test_too_many_ids(alice: User, wire: Wire, kind: str) -> None:
 
 
 async def test_three_clients_create_the_same_at_once(alice: User, bob: User) -> None:
-    """Replayed in parallel: one effect, three equal answers."""
+    """Three concurrent replays have one effect and equal responses."""
     new = inputs(20, **FULL)
     await made(bob, new)
     bobs = await everything(bob)
@@ -612,7 +612,7 @@ async def test_three_clients_create_the_same_at_once(alice: User, bob: User) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_three_clients_change_the_same_at_once(alice: User, bob: User, kind: str) -> None:
-    """Replayed in parallel by ids: one effect, three equal answers."""
+    """Three concurrent replays by ids have one effect and equal responses."""
     ids = await two_with(alice, bob, 20, kind)
     bobs = await everything(bob)
     clock = max(task["version"] for task in (await change(alice, kind, {"ids": ids}, dryRun=True))["tasks"])
@@ -628,7 +628,7 @@ async def test_three_clients_change_the_same_at_once(alice: User, bob: User, kin
 
 
 async def test_two_clients_create_other_content_at_once(alice: User) -> None:
-    """Of two calls that share an id with other content one wins whole, the other writes nothing."""
+    """Of two concurrent calls that share an id with different content, one succeeds and the other writes nothing."""
     shared = str(uuid4())
     calls = [[*inputs(3), {"id": shared, "title": title}] for title in ("One", "Two")]
 
@@ -641,7 +641,7 @@ async def test_two_clients_create_other_content_at_once(alice: User) -> None:
 
 
 async def test_the_answer_is_as_selected(alice: User) -> None:
-    """Aliases, several lists, __typename and no list at all are answered as asked."""
+    """Aliases, several lists, __typename and no list at all are returned as selected."""
     ids = [task["id"] for task in await made(alice, inputs(2))]
     document = """mutation ($ids: [ID!]!) {
         a: deleteTasks(where: {ids: $ids}) { __typename n: affectedCount x: tasks { id } y: tasks { t: title } }
@@ -660,8 +660,8 @@ async def test_the_answer_is_as_selected(alice: User) -> None:
 
 
 @pytest.mark.parametrize("where", ["{}", "{ filter: null, ids: [] }", "{ filter: {}, ids: [] }", "{ ids: null }"])
-async def test_a_constant_selector_that_is_none(alice: User, wire: Wire, where: str) -> None:
-    """A selector in the text of an operation is checked as one in a variable is."""
+async def test_an_invalid_literal_selector_sends_no_sql(alice: User, wire: Wire, where: str) -> None:
+    """An invalid literal selector is rejected without SQL."""
     error = (await alice.ask(f"mutation {{ deleteTasks(where: {where}) {{ affectedCount }} }}"))["errors"][0]
 
     assert error["extensions"]["code"] in {"BAD_USER_INPUT", "GRAPHQL_VALIDATION_FAILED"}

@@ -1,10 +1,10 @@
-"""A cache that callers share: nobody evicts what others use."""
+"""A cache shared by callers: eviction takes from the largest holder."""
 
 from app.sharing.caches import FairCache
 
 
-def test_the_largest_holder_gives_way() -> None:
-    """A flood of one caller evicts its own, oldest first; the few of another stay."""
+def test_eviction_takes_from_the_largest_holder() -> None:
+    """A flood of one caller evicts its own entries, oldest first; another caller's few stay."""
     cache = FairCache[int, str](10)
     for key in (1, 2):
         cache.put(key, "hers", "alice")
@@ -15,8 +15,8 @@ def test_the_largest_holder_gives_way() -> None:
     assert list(cache) == [1, 2, *range(192, 200)]
 
 
-def test_what_is_used_stays() -> None:
-    """Within one holder what was not used for longest goes first; a look with `peek` is no use."""
+def test_recently_used_entries_stay() -> None:
+    """Within one holder the least recently used entry goes first; `peek` does not count as use."""
     cache = FairCache[str, int](3)
     for key in "abc":
         cache.put(key, 1, "alice")
@@ -28,7 +28,7 @@ def test_what_is_used_stays() -> None:
 
 
 def test_weights() -> None:
-    """A heavy value makes room for itself at the cost of its holder, and one that is too heavy is not kept."""
+    """A heavy value evicts entries of its own holder, and one that exceeds the capacity is not stored."""
     forgotten = list[str]()
     cache = FairCache[str, int](10, forgotten.append)
     cache.put("hers", 1, "alice", 4)
@@ -41,7 +41,7 @@ def test_weights() -> None:
 
 
 def test_a_value_put_again_or_dropped() -> None:
-    """A key has one value and one holder; what is dropped weighs nothing any more."""
+    """A key has one value and one holder; a dropped entry frees its weight."""
     cache = FairCache[str, int](2)
     cache.put("a", 1, "alice", 2)
     cache.put("a", 2, "bob", 2)
@@ -54,7 +54,7 @@ def test_a_value_put_again_or_dropped() -> None:
 
 
 def test_a_value_put_again_is_not_forgotten() -> None:
-    """Two who bring the same at once: what the second has brought stays, for `forget` would take it out elsewhere."""
+    """Putting the same value under a second holder keeps it and does not call `forget`."""
     forgotten = list[str]()
     cache = FairCache[str, int](2, forgotten.append)
     for holder in ("alice", "bob"):

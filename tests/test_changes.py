@@ -1,4 +1,4 @@
-"""What has changed since a token: every kind of write, any page size, whatever happens between two pages."""
+"""Changes since a token: every kind of write, any page size, and any write between two pages."""
 
 import asyncio
 import base64
@@ -44,19 +44,19 @@ CURSOR = "{ tasks(first: 1) { edges { cursor } } }"
 
 
 async def filled(user: User, count: int) -> list[str]:
-    """So many new tasks of one write; their ids."""
+    """Create this many tasks in one write; returns their ids."""
     inputs = [{"title": f"Task {n}"} for n in range(count)]
     return [task["id"] for task in (await user.data(CREATE_MANY, inputs=inputs))["createTasks"]["tasks"]]
 
 
 async def done(user: User, query: str, **variables: Any) -> None:
-    """A write that is refused for nothing."""
+    """Run a mutation that must have no user errors."""
     (payload,) = (await user.data(query, **variables)).values()
     assert payload["userErrors"] == []
 
 
 def told(pages: list[Json]) -> list[tuple[str, str]]:
-    """What became of which task."""
+    """The kinds and task ids of the changes, in order."""
     changes = [change for page in pages for change in page["changes"]]
     return [(change["__typename"], change.get("taskId") or change["task"]["id"]) for change in changes]
 
@@ -74,7 +74,7 @@ CROWD = """
     WHERE user_id = $1
 """
 
-# What is done with two tasks of two that are in the list, one that is completed, and one in the trash; what is told.
+# Each mutation on two listed tasks and one in the trash, and the expected changes.
 Write = tuple[str, dict[str, Any], Callable[..., list[tuple[str, str]]]]
 NEW = str(uuid4())
 WRITES: dict[str, Callable[[str, str, str], Write]] = {
@@ -107,7 +107,7 @@ WRITES: dict[str, Callable[[str, str, str], Write]] = {
 
 @pytest.mark.parametrize("kind", WRITES)
 async def test_each_kind_of_write(alice: User, owner: "asyncpg.Connection[Any]", kind: str) -> None:
-    """What a write has changed is told once, and nothing else; then the mirror is exact, and there is no more."""
+    """A write's changes are reported once and nothing else; then the mirror is exact and no page is left."""
     a, b, trash = await filled(alice, 3)
     await done(alice, DELETE, id=trash)
     mirror = Mirror(alice)
@@ -123,8 +123,8 @@ async def test_each_kind_of_write(alice: User, owner: "asyncpg.Connection[Any]",
     assert told(await mirror.catch_up()) == []
 
 
-async def test_keys_that_are_made_anew(alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A move into a gap that is full changes the place of every task, which is told of every task."""
+async def test_reassigned_positions_are_reported(alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A move into an exhausted gap reassigns all positions, so every task is reported as changed."""
     ids = await filled(alice, 5)
     await owner.execute(CROWD, alice.id, UUID(ids[0]), UUID(ids[1]))
     mirror = Mirror(alice)
@@ -137,7 +137,7 @@ async def test_keys_that_are_made_anew(alice: User, owner: "asyncpg.Connection[A
 
 
 async def test_a_task_comes_once_in_its_latest_state(alice: User) -> None:
-    """However often a task was written, it is told once; tasks come in the order of their last writes."""
+    """A task written several times is reported once; tasks come in the order of their last writes."""
     first, second, third = [(await alice.add(name))["id"] for name in ("One", "Two", "Three")]
     mirror = Mirror(alice)
     await mirror.catch_up()
@@ -155,7 +155,7 @@ async def test_a_task_comes_once_in_its_latest_state(alice: User) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 10, 29, 30, 31])
 async def test_pages_within_one_write(alice: User, owner: "asyncpg.Connection[Any]", size: int) -> None:
-    """30 tasks that one write has stamped come in pages of any size, each once."""
+    """30 tasks of one write come in pages of any size, each once."""
     mirror = Mirror(alice)
     ids = await filled(alice, 30)
     await mirror.catch_up()
@@ -169,7 +169,7 @@ async def test_pages_within_one_write(alice: User, owner: "asyncpg.Connection[An
 
 
 async def test_the_default_page(alice: User) -> None:
-    """Without first, and with null, a page has 100 changes."""
+    """Without `first`, and with null, a page has up to 100 changes."""
     await filled(alice, 100)
     await alice.add()
     for query in (
@@ -180,7 +180,7 @@ async def test_the_default_page(alice: User) -> None:
 
 
 async def test_what_changes_between_pages(alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """In a first sync, what was told and is then written comes again as it then is, and what was deleted is removed."""
+    """In a full sync, a task written after it was shown is reported again, and a deleted one is removed."""
     told_before, deleted, *rest = [(await alice.add(f"Task {n}"))["id"] for n in range(6)]
     trash = rest.pop()
     await done(alice, DELETE, id=trash)
@@ -198,8 +198,8 @@ async def test_what_changes_between_pages(alice: User, owner: "asyncpg.Connectio
     assert mirror.tasks == await stored(owner, alice)
 
 
-async def test_any_change_is_a_place_to_go_on_from(alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """With the token of any change of a page, the rest is told, and the mirror becomes exact."""
+async def test_any_change_token_continues_a_sync(alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """The token of any change in a page continues the sync, and the mirror becomes exact."""
     await done(alice, DELETE_MANY, where={"ids": (await filled(alice, 4))[:2]})
     before = Mirror(alice)
     await before.catch_up()
@@ -218,7 +218,7 @@ async def test_any_change_is_a_place_to_go_on_from(alice: User, owner: "asyncpg.
 
 
 async def test_the_token_of_a_write(alice: User) -> None:
-    """The token of a mutation's payload stands for all up to and with that write."""
+    """The token of a mutation's payload covers all writes up to and including that one."""
     task = await alice.add()
     payload = (await alice.data(UPDATE, id=task["id"], input={"title": "Other"}))["updateTask"]
     assert (await alice.data(CHANGES, since=payload["token"]))["taskChanges"] == {
@@ -234,7 +234,7 @@ async def test_the_token_of_a_write(alice: User) -> None:
 
 
 async def test_a_user_without_tasks(alice: User) -> None:
-    """Who has written nothing has an empty copy, with a token that leads on."""
+    """For a user without tasks a full sync is empty, and its token works for later changes."""
     mirror = Mirror(alice)
     (page,) = await mirror.catch_up()
     assert (page["changes"], page["fullSync"]) == ([], True)
@@ -244,7 +244,7 @@ async def test_a_user_without_tasks(alice: User) -> None:
     assert told(await mirror.catch_up()) == upserted(task["id"])
 
 
-# Ten thousand
+# Ten thousand tasks
 
 TEN_THOUSAND = """
     INSERT INTO tasks (user_id, id, title, position, version)
@@ -255,12 +255,12 @@ CLOCK = "INSERT INTO task_clocks (user_id, version) VALUES ($1, 10000)"
 
 
 class Writer:
-    """Another client of a user, which writes whatever comes to its mind."""
+    """Another client of the user, which makes random writes."""
 
     def __init__(self, user: User, ids: list[str]) -> None:
         self.writes = 0
         self._user, self._ids = user, ids
-        self._random = Random(7)  # noqa: S311 - writes that are the same every time
+        self._random = Random(7)  # noqa: S311 - a fixed seed, the same writes in every run
 
     async def until(self, stopped: asyncio.Event) -> None:
         while not stopped.is_set():
@@ -289,7 +289,7 @@ class Writer:
 async def test_ten_thousand_changes_while_others_write(
     alice: User, bob: User, owner: "asyncpg.Connection[Any]", size: int
 ) -> None:
-    """A mirror that takes in 10,000 tasks, and then 10,000 changes, while another client writes, is exact then."""
+    """A mirror that syncs 10,000 tasks, and then 10,000 changes, while another client writes, becomes exact."""
     ids = [row[0] for row in await owner.fetch(TEN_THOUSAND, alice.id)]
     await owner.execute(CLOCK, alice.id)
     await owner.execute("ANALYZE tasks")
@@ -307,7 +307,7 @@ async def test_ten_thousand_changes_while_others_write(
 
 
 async def followed(user: User, mirror: Mirror, ids: list[str], size: int) -> int:
-    """How much was written while a mirror caught up, and again when nothing more is written."""
+    """Sync a mirror while another client writes, and again afterwards; returns the number of writes."""
     stopped, writer = asyncio.Event(), Writer(user, ids)
     writing = asyncio.create_task(writer.until(stopped))
     pages = await mirror.catch_up(size)
@@ -324,17 +324,17 @@ OLD = "UPDATE tasks SET deleted_at = '2000-01-01' WHERE user_id = $1 AND deleted
 
 
 async def purged(application: Application, owner: "asyncpg.Connection[Any]", user: User) -> None:
-    """The user's trash is gone for good."""
+    """Purge the user's trash."""
     async with untold(owner):
         await owner.execute(OLD, user.id)
     async for _ in purge(application.database, timedelta(days=30)):
         pass
 
 
-async def test_a_removal_that_was_purged(
+async def test_a_purged_removal_requires_a_full_sync(
     application: Application, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """A copy that was not told of a removal before it was purged is made anew."""
+    """A full sync is required if a removal was purged before it was reported."""
     gone, stays = await filled(alice, 2)
     mirror, told_in_time = Mirror(alice), Mirror(alice)
     await mirror.catch_up()
@@ -352,7 +352,7 @@ async def test_a_removal_that_was_purged(
 async def test_a_first_sync_after_a_purge(
     application: Application, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """What was purged before a copy began does not make it begin again, on none of its pages."""
+    """A purge before a full sync began does not restart it on any page."""
     ids = await filled(alice, 6)
     await done(alice, DELETE_MANY, where={"ids": ids[:2]})
     await purged(application, owner, alice)
@@ -365,7 +365,7 @@ async def test_a_first_sync_after_a_purge(
 
 
 async def test_a_purge_between_pages(application: Application, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A first sync that has shown a task which is then deleted and purged begins again, once."""
+    """A full sync restarts once if a task it has shown is deleted and purged."""
     ids = sorted(await filled(alice, 4))
     mirror = Mirror(alice)
     await mirror.pull(2)
@@ -379,10 +379,10 @@ async def test_a_purge_between_pages(application: Application, alice: User, owne
     assert mirror.tasks == await stored(owner, alice)
 
 
-async def test_a_purge_of_what_a_page_has_cut(
+async def test_a_purge_of_tasks_after_a_page_break(
     application: Application, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """Of tasks that one write has deleted, those that a page did not come to are purged: the copy begins again."""
+    """A full sync is required if some tasks of a bulk delete are purged before the next page shows them."""
     ids = await filled(alice, 4)
     stays = (await alice.add())["id"]
     mirror = Mirror(alice)
@@ -397,8 +397,8 @@ async def test_a_purge_of_what_a_page_has_cut(
     assert mirror.tasks == await stored(owner, alice)
 
 
-async def test_a_clock_that_went_back(alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A token from after the moment to which a database was restored makes the copy anew."""
+async def test_a_token_newer_than_the_database(alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A token newer than a restored database requires a full sync."""
     await alice.add("One")
     mirror = Mirror(alice)
     await mirror.catch_up()
@@ -415,7 +415,7 @@ async def test_a_clock_that_went_back(alice: User, owner: "asyncpg.Connection[An
 
 
 def sealed(user: User, content: bytes) -> str:
-    """A token that is whole, whatever it holds."""
+    """A token with a valid checksum and any content."""
     seal = hashlib.sha256(str(user.id).encode() + content).digest()[:6]
     return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
 
@@ -437,7 +437,7 @@ UNKNOWN = [
 
 
 async def refused(user: User, wire: Wire, name: str, **arguments: Any) -> None:
-    """An argument is refused by its name, and the database hears nothing of it."""
+    """An invalid argument is rejected with its name, and no SQL is sent."""
     await wire.statements()
     answer = await user.ask(CHANGES, **arguments)
     assert [error["extensions"]["code"] for error in answer.get("errors", [])] == ["BAD_USER_INPUT"], answer
@@ -446,13 +446,13 @@ async def refused(user: User, wire: Wire, name: str, **arguments: Any) -> None:
 
 
 async def begins_anew(user: User, token: str, count: int) -> None:
-    """A token is answered as none is: with all that the user has."""
+    """Such a token causes a full sync with all of the user's tasks."""
     page = (await user.data(CHANGES, since=token))["taskChanges"]
     assert (page["fullSync"], page["hasMore"], len(page["changes"])) == (True, False, count), token
 
 
-async def test_tokens_that_are_none(alice: User, bob: User) -> None:
-    """With tokens of another user, damaged ones, cursors and garbage the copy begins anew."""
+async def test_invalid_tokens_cause_a_full_sync(alice: User, bob: User) -> None:
+    """Another user's tokens, damaged tokens, cursors and garbage cause a full sync."""
     await filled(alice, 3)
     complete, between = [(await alice.data(CHANGES, first=size))["taskChanges"]["token"] for size in (3, 1)]
     await begins_anew(bob, complete, 0)
@@ -471,15 +471,15 @@ async def test_tokens_that_are_none(alice: User, bob: User) -> None:
         await begins_anew(alice, sealed(alice, content), 3)
 
 
-async def test_a_token_is_text(alice: User, wire: Wire) -> None:
-    """What is no text is no token."""
+async def test_a_token_must_be_a_string(alice: User, wire: Wire) -> None:
+    """A token must be a string."""
     wrong: Any
     for wrong in (5, True, ["x"], {"a": 1}):
         await refused(alice, wire, "since", since=wrong)
 
 
 async def test_a_token_is_no_cursor(alice: User) -> None:
-    """The token of a page of changes is refused as a cursor."""
+    """The token of a page of changes is rejected as a cursor."""
     await filled(alice, 2)
     for size in (1, 2):
         token = (await alice.data(CHANGES, first=size))["taskChanges"]["token"]
@@ -542,7 +542,7 @@ FRAGMENT = f"""
 
 @pytest.mark.parametrize("name", SELECTIONS)
 async def test_selections(alice: User, name: str) -> None:
-    """What is selected is shown and nothing else, by any of the ways that an operation is run."""
+    """Exactly the selected fields are returned, whichever way the operation is executed."""
     begun = (await alice.data(CHANGES))["taskChanges"]["token"]
     first, second = await filled(alice, 2)
     await done(alice, DELETE, id=second)
@@ -564,7 +564,7 @@ async def test_selections(alice: User, name: str) -> None:
 
 
 async def test_conditions_of_variables(alice: User) -> None:
-    """@skip and @include within a member are decided anew with each request."""
+    """@skip and @include inside a change are evaluated for each request."""
     await alice.add()
     query = """
         query ($title: Boolean!) {
@@ -577,7 +577,7 @@ async def test_conditions_of_variables(alice: User) -> None:
 
 
 async def test_what_changes_cost(alice: User) -> None:
-    """Changes cost a row for each that is asked for, up to the largest page; two of these are all of a request."""
+    """The cost is one row for each change requested, up to the largest page; two of these exhaust a request's limit."""
     page = "taskChanges(first: {}) {{ changes {{ ... on TaskUpserted {{ task {{ id }} }} }} }}"
     large, small = page.format(1000), page.format(100)
     for query in (f"{{ a: {large} b: {large} }}", f"{{ a: {large} b: {small} c: {small} }}"):
@@ -588,7 +588,7 @@ async def test_what_changes_cost(alice: User) -> None:
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["LIMIT_EXCEEDED"]
 
 
-# Whatever is written and read in whichever order
+# Random sequences of writes and reads
 
 IDS = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(7)] + ["ffffffff-ffff-ffff-ffff-ffffffffffff"]
 TASK_ID = st.sampled_from(IDS)
@@ -616,7 +616,7 @@ STORY_WRITES: dict[str, tuple[str, Callable[[Any, Any], dict[str, Any]]]] = {
     "delete many": (DELETE_MANY, lambda ids, _: {"where": {"ids": ids}}),
     "restore many": (RESTORE_MANY, lambda ids, _: {"where": {"ids": ids}}),
 }
-# As app.purge does it, for one user.
+# The statement of app.purge, for one user.
 PURGE = """
     WITH gone AS (DELETE FROM tasks WHERE user_id = $1 AND deleted_at IS NOT NULL RETURNING version)
     UPDATE task_clocks SET version = version + 1, purged_through = (SELECT max(version) FROM gone)
@@ -625,7 +625,7 @@ PURGE = """
 
 
 class Story:
-    """A user who writes, and two mirrors that follow her at their own pace."""
+    """A user who writes, and two mirrors that sync independently."""
 
     def __init__(self, user: User, owner: "asyncpg.Connection[Any]") -> None:
         self.user, self.owner = user, owner
@@ -672,10 +672,10 @@ async def carol(server: Server, application: Application) -> AsyncIterator[Story
 
 @hypothesis.settings(max_examples=120, phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink])
 @hypothesis.given(steps=st.lists(STEPS, min_size=8, max_size=40))
-async def test_mirrors_of_any_story(carol: Story, steps: list[Step]) -> None:
-    """After any writes, purges and pages of any size, a mirror with nothing more to come is exact."""
+async def test_mirrors_become_exact_after_any_sequence(carol: Story, steps: list[Step]) -> None:
+    """After any writes, purges and pages of any size, a mirror without further pages is exact."""
     for table in ("tasks", "task_clocks"):
-        await carol.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", carol.user.id)  # noqa: S608 - ours
+        await carol.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", carol.user.id)  # noqa: S608 - test tables
     story = Story(carol.user, carol.owner)
     for step in steps:
         await story.step(*step)

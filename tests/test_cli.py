@@ -1,4 +1,4 @@
-"""The commands as a stranger runs them: processes, ports, directories, exit codes and what is printed."""
+"""The commands as users run them: processes, ports, directories, exit codes and output."""
 
 import os
 import signal
@@ -21,14 +21,14 @@ VIEWER = "{ viewer { id email } }"
 
 
 def finished(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
-    """The exit code of a command, and what it printed."""
+    """The exit code of a command, and its output."""
     with taskql(*arguments, **environment) as process:
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, out, err
 
 
 def refused(*arguments: str | Path, **environment: str) -> str:
-    """The one line of a command that must fail."""
+    """The single error line of a command that must fail."""
     code, _, err = finished(*arguments, **environment)
     assert code == 1
     assert err.startswith("taskql: ")
@@ -45,15 +45,15 @@ def environment(server: Server) -> dict[str, str]:
 
 
 def test_the_curl_line_works_when_pasted(demo: Serving) -> None:
-    """What `serve` prints can be pasted into a shell, and shows the demo tasks."""
+    """The printed curl command works in a shell and shows the demo tasks."""
     shown = subprocess.run(demo.curl, shell=True, capture_output=True, text=True, check=True)  # noqa: S602 - as pasted
 
     assert '"totalCount":5' in shown.stdout
     assert "Renew the passport" in shown.stdout
 
 
-def test_the_explorers_page_holds_no_token(demo: Serving) -> None:
-    """Not even for this machine: a proxy may ask for somebody else. The token is in the printed address alone."""
+def test_the_explorer_page_does_not_contain_the_token(demo: Serving) -> None:
+    """The page never contains the token, whatever the Host header; only the printed address does."""
     assert demo.explorer == f"{demo.url}/graphql#token={demo.token}"
     for host in ("127.0.0.1", "localhost", "evil.example"):
         page = httpx.get(f"{demo.url}/graphql", headers={"Accept": "text/html", "Host": host}, timeout=PATIENCE_SECONDS)
@@ -63,7 +63,7 @@ def test_the_explorers_page_holds_no_token(demo: Serving) -> None:
 
 
 def test_data_and_secret_survive_a_restart(tmp_path: Path) -> None:
-    """What was written is there after a restart, and tokens still hold."""
+    """Data and tokens stay valid after a restart."""
     with serving("--data-dir", tmp_path) as first:
         first.ask(CREATE)
         token = first.token
@@ -75,7 +75,7 @@ def test_data_and_secret_survive_a_restart(tmp_path: Path) -> None:
 
 
 def test_killing_everything_loses_nothing(tmp_path: Path) -> None:
-    """After kill -9 of the server and its database the next start has every acknowledged write."""
+    """After SIGKILL of the server and its database the next start has every acknowledged write."""
     with serving("--data-dir", tmp_path) as first:
         first.ask(CREATE)
         victims = [first.process.pid, *postgres_of(tmp_path)]
@@ -88,13 +88,13 @@ def test_killing_everything_loses_nothing(tmp_path: Path) -> None:
 
 
 def postgres_of(data_dir: Path) -> list[int]:
-    """The processes of the database in a directory."""
+    """The database processes of a data directory."""
     postmaster = psutil.Process(int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0]))
     return [postmaster.pid, *(child.pid for child in postmaster.children(recursive=True))]
 
 
 def test_a_second_server_shares_the_database(tmp_path: Path) -> None:
-    """Two servers on one directory see the same tasks, and the first to go leaves the other its database."""
+    """Two servers on one directory share the database; when the first stops, the second keeps it."""
     with serving("--data-dir", tmp_path) as first, serving("--data-dir", tmp_path) as second:
         first.ask(CREATE)
         assert first.stop() == 0
@@ -102,7 +102,7 @@ def test_a_second_server_shares_the_database(tmp_path: Path) -> None:
 
 
 def test_several_workers_share_a_port(tmp_path: Path) -> None:
-    """--workers starts that many processes behind one address."""
+    """--workers starts that many processes on one address."""
     with serving("--data-dir", tmp_path, "--workers", "2") as served:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while len(psutil.Process(served.process.pid).children()) < 3 and time.monotonic() < deadline:
@@ -112,7 +112,7 @@ def test_several_workers_share_a_port(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
-    """The line names the port and the way out, and no database was started for it."""
+    """If the port is in use, the error names it and the remedy, and no database is started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         line = refused("serve", "--port", port, "--data-dir", tmp_path)
@@ -122,8 +122,8 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_data_directory_that_cannot_be(tmp_path: Path) -> None:
-    """A file in the way of the data directory is named."""
+def test_an_invalid_data_directory(tmp_path: Path) -> None:
+    """The error names a file that is in place of the data directory."""
     (tmp_path / "file").write_text("")
 
     assert str(tmp_path / "file") in refused("serve", "--port", "0", "--data-dir", tmp_path / "file" / "data")
@@ -141,24 +141,24 @@ def test_a_data_directory_that_cannot_be(tmp_path: Path) -> None:
         ("postgresql://u:hidden@localhost/db?sslmode=verify-full&sslrootcert=/nope", "/nope"),
     ],
 )
-def test_a_database_url_that_leads_nowhere(url: str, words: str) -> None:
-    """Each mistake in DATABASE_URL gets its own line, which never shows the password."""
+def test_mistakes_in_the_database_url(url: str, words: str) -> None:
+    """Each mistake in DATABASE_URL has its own error line, which never shows the password."""
     line = refused("serve", "--port", "0", DATABASE_URL=url, AUTH_SECRET=SECRET)
 
     assert words in line
     assert "hidden" not in line
 
 
-def test_a_database_that_refuses(server: Server) -> None:
-    """A role or database that is not there is told apart from a server that is not."""
+def test_a_missing_database(server: Server) -> None:
+    """A missing database is reported by name, unlike an unreachable server."""
     missing = server.database("no_such_database").app_url
 
     assert "no_such_database" in refused("serve", "--port", "0", DATABASE_URL=missing, AUTH_SECRET=SECRET)
 
 
 @pytest.mark.parametrize("secret", [None, "too short"])
-def test_a_secret_that_is_none(server: Server, secret: str | None) -> None:
-    """A database of one's own needs a secret of one's own, long enough; the line says how to make one."""
+def test_a_missing_or_short_secret(server: Server, secret: str | None) -> None:
+    """With DATABASE_URL, a long enough AUTH_SECRET is required; the error says how to make one."""
     given = {} if secret is None else {"AUTH_SECRET": secret}
     line = refused("serve", "--port", "0", DATABASE_URL=server.app_url, **given)
 
@@ -170,13 +170,13 @@ def test_a_secret_that_is_none(server: Server, secret: str | None) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("PORT", "http"), ("PORT", "70000"), ("WORKERS", "0"), ("DB_POOL_SIZE", "x")]
 )
-def test_a_setting_that_cannot_be(name: str, value: str) -> None:
-    """A bad setting is named by its variable."""
+def test_an_invalid_setting(name: str, value: str) -> None:
+    """An invalid setting is reported with its variable."""
     assert f"taskql: {name}: " in refused("serve", **{name: value})
 
 
-async def test_serve_names_missing_migrations_and_applies_them_when_told(empty: Server) -> None:
-    """A database of one's own is migrated only on request."""
+async def test_serve_migrates_only_on_request(empty: Server) -> None:
+    """`serve` refuses to start with missing migrations, and applies them only with --migrate."""
     assert "lacks the migrations 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009" in refused(
         "serve", "--port", "0", **environment(empty)
     )
@@ -187,8 +187,8 @@ async def test_serve_names_missing_migrations_and_applies_them_when_told(empty: 
         assert served.ask(VIEWER, token.strip())["data"]["viewer"]["email"] == "someone@example.com"
 
 
-async def test_citus_is_asked_for_by_name(empty: Server) -> None:
-    """Distributing needs the extension: without it nothing is applied half, and the line says what is missing."""
+async def test_citus_requires_the_extension(empty: Server) -> None:
+    """`migrate --citus` without the extension applies nothing and reports what is missing."""
     assert "CREATE EXTENSION citus" in refused("migrate", "--citus", **environment(empty))
 
     code, out, _ = finished("migrate", **environment(empty))
@@ -196,7 +196,7 @@ async def test_citus_is_asked_for_by_name(empty: Server) -> None:
 
 
 async def test_migrate_says_what_it_did(empty: Server) -> None:
-    """The first run names the revisions, the second that there is nothing to do."""
+    """The first run prints the revisions applied, the second that there is nothing to do."""
     assert finished("migrate", **environment(empty)) == (
         0,
         "Applied 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012, 0013, 0014.\n",
@@ -209,7 +209,7 @@ async def test_migrate_says_what_it_did(empty: Server) -> None:
 
 
 def test_token_prints_a_token_and_nothing_else(server: Server, settings: object) -> None:
-    """The token stands alone on stdout, is the same user's each time, and lives as long as asked."""
+    """Stdout has only the token; the user is the same each time, and --ttl sets the lifetime."""
     del settings
     email = f"{uuid4()}@example.com"
     claims = []
@@ -225,14 +225,14 @@ def test_token_prints_a_token_and_nothing_else(server: Server, settings: object)
 @pytest.mark.parametrize(
     ("email", "ttl", "words"), [("nobody", "1h", "must be an email address"), ("a@b.example", "soon", "--ttl")]
 )
-def test_token_refuses_nonsense(server: Server, settings: object, email: str, ttl: str, words: str) -> None:
-    """A wrong option gets one line."""
+def test_token_rejects_invalid_options(server: Server, settings: object, email: str, ttl: str, words: str) -> None:
+    """An invalid option gives one error line."""
     del settings
     assert words in refused("token", "--email", email, "--ttl", ttl, **environment(server))
 
 
 def test_schema_prints_and_checks(repository: Path) -> None:
-    """The schema is printed as committed, and breaks no client of itself."""
+    """The printed schema is the committed one, and is compatible with itself."""
     committed = (repository / "schema" / "schema.graphql").read_text()
     assert finished("schema") == (0, committed, "")
     assert finished("schema", "--check") == (0, "", "")
@@ -240,7 +240,7 @@ def test_schema_prints_and_checks(repository: Path) -> None:
     assert finished("schema", "--check", "--against", repository / "schema" / "schema.graphql")[0] == 0
 
 
-# What another version of the schema might have had, and what its clients must be told.
+# Changes from another version of the schema, and how they are reported.
 CHANGES = {
     "FIELD_REMOVED: Field Query.oldField": ("type Query {", "type Query { oldField: String "),
     "TYPE_REMOVED: Project": ("type Query {", "type Project { name: String } type Query {"),
@@ -259,8 +259,8 @@ CHANGES = {
 }
 
 
-def test_what_breaks_clients_is_named(tmp_path: Path, repository: Path) -> None:
-    """--against names fields, arguments, values, nullability and inputs that clients of another schema would miss."""
+def test_breaking_changes_are_reported(tmp_path: Path, repository: Path) -> None:
+    """--against reports removed and incompatible fields, arguments, values, nullability and inputs."""
     old = (repository / "schema" / "schema.graphql").read_text()
     for now, before in CHANGES.values():
         assert now in old
@@ -274,15 +274,15 @@ def test_what_breaks_clients_is_named(tmp_path: Path, repository: Path) -> None:
     assert f"{len(CHANGES)} changes break clients" in err
 
 
-def test_a_schema_that_is_none(tmp_path: Path) -> None:
-    """--against a file without a schema is one line."""
+def test_a_file_without_a_schema(tmp_path: Path) -> None:
+    """--against a file without a schema gives one error line."""
     (tmp_path / "no.graphql").write_text("type {")
 
     assert "no.graphql" in refused("schema", "--against", tmp_path / "no.graphql")
 
 
 def test_serve_from_its_script(tmp_path: Path, repository: Path) -> None:
-    """scripts/serve passes its arguments on, may be run again, and answers."""
+    """scripts/serve passes its arguments on, may be run again, and serves."""
     for _ in range(2):
         command = [str(repository / "scripts" / "serve"), "--port", "0", "--data-dir", str(tmp_path / "a b")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own script
@@ -295,7 +295,7 @@ def test_serve_from_its_script(tmp_path: Path, repository: Path) -> None:
 
 
 def test_a_closed_terminal_stops_the_database_too(tmp_path: Path) -> None:
-    """SIGHUP ends the server in order, as SIGTERM does."""
+    """SIGHUP stops the server and its database gracefully, as SIGTERM does."""
     with serving("--data-dir", tmp_path) as served:
         assert len(titles(served)) == 5
         postmaster = psutil.Process(postgres_of(tmp_path)[0])
@@ -307,7 +307,7 @@ def test_a_closed_terminal_stops_the_database_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["serve", "migrate", "token", "schema", "restored", "doctor"])
 def test_help(command: str) -> None:
-    """Every command explains itself."""
+    """Every command has a help text."""
     code, out, _ = finished(command, "--help")
 
     assert code == 0
@@ -315,7 +315,7 @@ def test_help(command: str) -> None:
 
 
 def test_help_names_the_commands() -> None:
-    """The first look shows what there is."""
+    """`--help` lists the commands."""
     _, out, _ = finished("--help")
 
     assert all(command in out for command in ("serve", "migrate", "token", "schema", "restored", "doctor"))

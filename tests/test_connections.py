@@ -1,4 +1,4 @@
-"""Waiting for connections and for a user's other writes, and connections that nobody answers on any more."""
+"""Waiting for a connection or for another write of the same user, and connections that no longer respond."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -23,14 +23,14 @@ TWO = 'mutation { a: createTask(input: {title: "A"}) { token } b: createTask(inp
 LOCK = "SELECT version FROM task_clocks WHERE user_id = $1 FOR UPDATE"
 WAITING = f"""
     SELECT count(*) FROM {ACTIVITY} WHERE wait_event_type = 'Lock' AND datname = current_database()
-"""  # noqa: S608 - a name of ours
+"""  # noqa: S608 - constants of this module
 POOL = 4
 
 Pipe = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
-    """A way to a database server, on which connections can fall silent without being closed."""
+    """A proxy to a database server whose connections can stop responding without being closed."""
 
     def __init__(self, url: URL) -> None:
         self._url = url
@@ -38,7 +38,7 @@ class Proxy:
         self._relays: set[asyncio.Task[None]] = set()
 
     def silence(self) -> None:
-        """Swallow all that comes on the connections there are, and tell of it; later ones work."""
+        """Swallow all data on the open connections, and set `swallowed` on the first; later connections work."""
         self._silence.set()
         self._silence = asyncio.Event()
 
@@ -72,7 +72,7 @@ async def _relay(
 
 @asynccontextmanager
 async def proxied(server: Server, folder: Path) -> AsyncIterator[tuple[Proxy, Server]]:
-    """A proxy before a server, and the server as it is met through it."""
+    """A proxy in front of a server, and the server's URLs through it."""
     proxy = Proxy(DatabaseURL(server.app_url).sqlalchemy)
     listener = await asyncio.start_unix_server(proxy.serve, folder / ".s.PGSQL.5432")
     app_url = f"postgresql://taskql_app@/taskql?host={folder}&port=5432"
@@ -82,20 +82,20 @@ async def proxied(server: Server, folder: Path) -> AsyncIterator[tuple[Proxy, Se
 
 
 async def connected(users: Sequence[User]) -> Sequence[User]:
-    """Users whose requests have taken a connection each, at the same time: one user gets no more than a share."""
+    """Make each user hold a connection at the same time; one user alone gets only a share of the pool."""
     await asyncio.gather(*(user.data(VIEWER) for user in users))
     return users
 
 
 class Farewells:
-    """How many open connections the driver takes leave of at the same time: it waits for an answer to each."""
+    """The highest number of open connections that the driver closes at once, waiting for a reply on each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.most = self._now = 0
         self._close = asyncpg.Connection.close
         farewells = self
 
-        async def close(connection: "asyncpg.Connection[Any]", *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as asyncpg has it
+        async def close(connection: "asyncpg.Connection[Any]", *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
             await farewells.count(connection, timeout)
 
         monkeypatch.setattr(asyncpg.Connection, "close", close)
@@ -115,7 +115,7 @@ def farewells(monkeypatch: pytest.MonkeyPatch) -> Farewells:
     return Farewells(monkeypatch)
 
 
-async def test_old_connections_on_which_nobody_answers(  # noqa: PLR0913, PLR0917 - a proxy and two things to watch
+async def test_closing_dead_connections_delays_no_request(  # noqa: PLR0913, PLR0917 - a proxy, and two things to observe
     server: Server,
     settings: Settings,
     new_user: Callable[..., Awaitable[User]],
@@ -123,7 +123,7 @@ async def test_old_connections_on_which_nobody_answers(  # noqa: PLR0913, PLR091
     farewells: Farewells,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Connections that a network has dropped in a quiet time keep no request waiting for their end."""
+    """Closing expired connections that the network has dropped does not delay requests."""
     del settings
     async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=POOL)) as application:
         alice, *_ = await connected([await new_user(application.http) for _ in range(POOL)])
@@ -133,14 +133,14 @@ async def test_old_connections_on_which_nobody_answers(  # noqa: PLR0913, PLR091
         assert farewells.most == 0
 
 
-async def test_a_server_stops_where_nobody_answers(
+async def test_dead_connections_are_closed_concurrently(
     server: Server,
     settings: Settings,
     new_user: Callable[..., Awaitable[User]],
     tmp_path: Path,
     farewells: Farewells,
 ) -> None:
-    """A server whose database has fallen silent waits for the ends of its connections at the same time."""
+    """At shutdown, connections that no longer respond are closed concurrently."""
     del settings
     async with proxied(server, tmp_path) as (proxy, met), AsyncExitStack() as stack:
         application = await stack.enter_async_context(running(made_settings(met, db_pool_size=POOL)))
@@ -150,14 +150,14 @@ async def test_a_server_stops_where_nobody_answers(
         assert farewells.most == POOL
 
 
-async def test_no_more_sessions_than_turns(
+async def test_no_more_sessions_than_slots(
     server: Server,
     settings: Settings,
     new_user: Callable[..., Awaitable[User]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The place of a connection that is given up is free when it is closed, and not before."""
+    """The slot of an abandoned connection is free only once the connection is closed."""
     del settings
     async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=1)) as application:
         alice = await new_user(application.http)
@@ -173,14 +173,14 @@ async def test_no_more_sessions_than_turns(
                 pass
 
 
-async def test_a_write_in_line_for_a_silent_database(
+async def test_a_queued_write_times_out(
     server: Server,
     settings: Settings,
     new_user: Callable[..., Awaitable[User]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A write's time is over while it waits for another of its user, whose time is not."""
+    """A write times out while it waits for an earlier write of its user that has not timed out."""
     del settings
     async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=POOL)) as application:
         alice = await new_user(application.http)
@@ -194,14 +194,14 @@ async def test_a_write_in_line_for_a_silent_database(
         first.cancel()
 
 
-async def test_a_turn_that_came_late(
+async def test_the_timeout_includes_the_wait_for_a_connection(
     server: Server,
     settings: Settings,
     new_user: Callable[..., Awaitable[User]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The time for an answer begins before the wait for a connection."""
+    """The command timeout includes the wait for a connection."""
     del settings
     async with proxied(server, tmp_path) as (proxy, met), running(made_settings(met, db_pool_size=1)) as application:
         alice = await new_user(application.http)
@@ -210,7 +210,7 @@ async def test_a_turn_that_came_late(
             with await application.database.connections.take(uuid4()):
                 monkeypatch.setattr("app.database.database.COMMAND_TIMEOUT", 1.0)
                 late = asyncio.create_task(alice.post(VIEWER))
-                while not REGISTRY.get_sample_value("taskql_pool_waiting"):  # noqa: ASYNC110 - nobody tells when
+                while not REGISTRY.get_sample_value("taskql_pool_waiting"):  # noqa: ASYNC110 - there is no event to wait for
                     await asyncio.sleep(0)
                 monkeypatch.setattr("app.database.database.COMMAND_TIMEOUT", 2.0 * PATIENCE_SECONDS)
                 proxy.silence()
@@ -218,16 +218,16 @@ async def test_a_turn_that_came_late(
 
 
 async def waiting(connection: "asyncpg.Connection[Any]", count: int) -> None:
-    """Until so many sessions wait for a lock."""
+    """Wait until this many sessions wait for a lock."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while await connection.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while await connection.fetchval(WAITING) < count:  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
 
 
-async def test_a_write_right_after_another_gets_in_line(
+async def test_a_second_write_queues_behind_others(
     alice: User, owner: "asyncpg.Connection[Any]", server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second write of an operation waits behind those of others, and no longer than any write may."""
+    """An operation's second write queues behind other requests' writes, and times out like any write."""
     await alice.add()
     second = await connect(server.owner_url)
     async with asyncio.timeout(PATIENCE_SECONDS):

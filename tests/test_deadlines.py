@@ -1,4 +1,4 @@
-"""A wait ends when it is late, as with a timer of its own."""
+"""Deadlines end a wait when its time is over, as a separate timer would."""
 
 import asyncio
 
@@ -8,8 +8,8 @@ from patience import PATIENCE_SECONDS
 from app.database.deadlines import LOOK_SECONDS, Deadline, Deadlines
 
 
-async def test_what_is_late_is_ended() -> None:
-    """The late one gets TimeoutError, those that are not late end as they would."""
+async def test_late_waits_are_ended() -> None:
+    """Only the wait past its deadline gets TimeoutError; the others finish."""
     deadlines = Deadlines()
 
     async def wait(limit: float, seconds: float) -> str:
@@ -27,8 +27,8 @@ async def test_what_is_late_is_ended() -> None:
     assert not deadlines.running
 
 
-async def test_who_is_cancelled_is_cancelled() -> None:
-    """A cancellation from outside is no lateness, not even where both come together."""
+async def test_a_cancellation_is_not_a_timeout() -> None:
+    """A cancellation from outside stays a CancelledError, even if the deadline expires at the same time."""
     deadlines, ended = Deadlines(), list[BaseException]()
 
     async def wait() -> None:
@@ -52,7 +52,7 @@ async def test_who_is_cancelled_is_cancelled() -> None:
 
 
 async def test_errors_pass() -> None:
-    """What is raised within comes out as it is; what ended in time is not cancelled later."""
+    """Errors raised inside propagate unchanged, and a wait that ended in time is not cancelled later."""
     deadlines = Deadlines()
     with pytest.raises(KeyError), Deadline(deadlines, 0.05):
         raise KeyError
@@ -61,8 +61,8 @@ async def test_errors_pass() -> None:
     await asyncio.sleep(0.05 + 3 * LOOK_SECONDS)
 
 
-async def test_nobody_looks_where_nothing_runs() -> None:
-    """Soon after the last wait has ended there is no timer any more."""
+async def test_the_timer_stops_without_waits() -> None:
+    """The timer stops soon after the last wait has ended."""
     deadlines = Deadlines()
     with Deadline(deadlines, 1):
         assert deadlines.is_watched

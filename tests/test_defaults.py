@@ -1,4 +1,4 @@
-"""What may be omitted may be null too, and means the same: generators make such inputs optional."""
+"""Optional inputs with a default are nullable, and null means the default: code generators require this."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ DELETE = """
 
 
 def test_no_default_is_hidden_behind_non_null() -> None:
-    """A non-null argument or input field with a default is required in the eyes of many generators."""
+    """No argument or input field is non-null with a default: many generators would treat it as required."""
     strict = []
     for name, type_ in core(schema).type_map.items():
         if isinstance(type_, GraphQLInputObjectType):
@@ -43,7 +43,7 @@ def _is_strict(value: Any) -> bool:
 
 @pytest.mark.parametrize("given", [{}, {"priority": None}])
 async def test_no_priority_is_none(alice: User, given: dict[str, Any]) -> None:
-    """NONE is what a task has unless told otherwise."""
+    """An omitted or null priority is NONE."""
     data = await alice.data(CREATE, **given)
 
     assert data["createTask"]["task"]["priority"] == "NONE"
@@ -51,7 +51,7 @@ async def test_no_priority_is_none(alice: User, given: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("given", [{}, {"direction": None}])
 async def test_no_direction_is_ascending(alice: User, given: dict[str, Any]) -> None:
-    """The smallest comes first."""
+    """An omitted or null direction is ascending."""
     for title in "ba":
         await alice.add(title)
 
@@ -61,8 +61,8 @@ async def test_no_direction_is_ascending(alice: User, given: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("given", [{}, {"trashed": None}])
-async def test_no_word_of_the_trash_is_without_it(alice: User, given: dict[str, Any]) -> None:
-    """Tasks in the trash are not listed."""
+async def test_without_trashed_the_trash_is_not_listed(alice: User, given: dict[str, Any]) -> None:
+    """Without `trashed`, or with null, tasks in the trash are not listed."""
     task = await alice.add("Trash")
     await alice.add("Kept")
     await alice.data(DELETE, where={"ids": [task["id"]]})
@@ -73,8 +73,8 @@ async def test_no_word_of_the_trash_is_without_it(alice: User, given: dict[str, 
 
 
 @pytest.mark.parametrize("given", [{}, {"atMost": None, "dryRun": None}])
-async def test_no_bounds_are_the_usual_ones(alice: User, given: dict[str, Any]) -> None:
-    """At most 100 tasks, and in earnest."""
+async def test_without_bounds_a_bulk_delete_deletes(alice: User, given: dict[str, Any]) -> None:
+    """Without bounds, or with null, a bulk delete is not a dry run."""
     await alice.add("Gone")
 
     data = await alice.data(DELETE, where={"filter": {}}, **given)
@@ -84,8 +84,8 @@ async def test_no_bounds_are_the_usual_ones(alice: User, given: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("given", [{}, {"atMost": None}])
-async def test_no_bound_still_bounds(alice: User, given: dict[str, Any]) -> None:
-    """101 are too many."""
+async def test_without_bounds_the_default_limit_applies(alice: User, given: dict[str, Any]) -> None:
+    """Without `atMost`, or with null, 101 tasks exceed the limit."""
     await alice.data(CREATE_MANY, inputs=[{"title": "One of many"}] * 100)
     await alice.add("One more")
 

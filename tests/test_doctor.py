@@ -1,4 +1,4 @@
-"""What `serve` refuses and `doctor` explains: each finding goes away when its own mend is applied."""
+"""What `serve` rejects and `doctor` explains: each finding disappears when its own fix is applied."""
 
 import os
 import re
@@ -31,7 +31,7 @@ PASSWORD = "pass'w%rd of the role"
 
 @dataclass
 class Stage:
-    """A migrated database of the test's own, its server's role, and its owner's connection."""
+    """A migrated database for this test, its server's role, and a connection of its owner."""
 
     database: Server
     role: str
@@ -64,7 +64,7 @@ async def stage(empty: Server) -> AsyncIterator[Stage]:
 
 @pytest.fixture
 async def other(stage: Stage) -> AsyncIterator[str]:
-    """Another role, which the server's may be made a member of."""
+    """Another role, of which the server's role may become a member."""
     name = f"other_{uuid4().hex}"
     await stage.owner.execute(f"CREATE ROLE {name}")
     yield name
@@ -136,8 +136,8 @@ BREACHES = {
 
 
 @pytest.mark.parametrize("name", BREACHES)
-async def test_a_mend_mends(stage: Stage, other: str, name: str) -> None:
-    """The server refuses to start; the SQL that the message names, run as it stands, takes the finding away."""
+async def test_each_fix_removes_its_finding(stage: Stage, other: str, name: str) -> None:
+    """The server refuses to start; the SQL in the message, run unchanged, removes the finding."""
     assert await stage.failures() == []
     for statement in BREACHES[name]:
         await stage.owner.execute(statement.format(role=stage.role, other=other))
@@ -157,8 +157,8 @@ async def test_a_mend_mends(stage: Stage, other: str, name: str) -> None:
     await refuse_failures(stage.settings)
 
 
-async def test_triggers_that_were_made_again(stage: Stage) -> None:
-    """What the doctor says of a missing trigger makes the one that the migrations made."""
+async def test_a_recreated_trigger_equals_the_original(stage: Stage) -> None:
+    """Triggers recreated from the definitions that doctor prints equal those of the migrations."""
     definitions = """
         SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger
         WHERE NOT tgisinternal AND tgrelid IN ('tasks'::regclass, 'users'::regclass) ORDER BY 1
@@ -173,14 +173,14 @@ async def test_triggers_that_were_made_again(stage: Stage) -> None:
 
 
 async def test_a_trigger_that_always_fires(stage: Stage) -> None:
-    """Also for a session that applies what another database has written."""
+    """ENABLE ALWAYS, with which a trigger fires in replication sessions too, is not a finding."""
     await stage.owner.execute("ALTER TABLE tasks ENABLE ALWAYS TRIGGER stamp_updated_task")
 
     assert await stage.failures() == []
 
 
-async def test_a_migration_makes_no_server_of_another_role(stage: Stage, other: str) -> None:
-    """Whoever was given all functions of the schema, as administrators do, is given no rights on tasks."""
+async def test_a_migration_grants_nothing_to_other_roles(stage: Stage, other: str) -> None:
+    """A role that an administrator granted EXECUTE on all functions gets no privileges on tasks from a migration."""
     await stage.owner.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {other}")
     await migrate(DatabaseURL(stage.database.owner_url), DatabaseURL(stage.database.app_url))
 
@@ -189,14 +189,14 @@ async def test_a_migration_makes_no_server_of_another_role(stage: Stage, other: 
 
 
 async def test_membership_of_a_harmless_role(stage: Stage, other: str) -> None:
-    """A role that gives nothing dangerous away is no finding."""
+    """Membership of an unprivileged role is not a finding."""
     await stage.owner.execute(f'GRANT {other} TO "{stage.role}"')
 
     assert await stage.failures() == []
 
 
-async def test_tables_of_others_with_our_names(stage: Stage) -> None:
-    """Policies of tables in other schemas are no concern of ours."""
+async def test_tables_of_the_same_names_in_other_schemas(stage: Stage) -> None:
+    """Policies of tables with the same names in other schemas are ignored."""
     await stage.owner.execute("CREATE SCHEMA theirs; CREATE TABLE theirs.tasks (a int)")
     await stage.owner.execute("CREATE POLICY all_of_them ON theirs.tasks USING (true)")
 
@@ -204,14 +204,14 @@ async def test_tables_of_others_with_our_names(stage: Stage) -> None:
 
 
 async def test_a_policy_for_others(stage: Stage, other: str) -> None:
-    """What a role may see that the server's cannot become is its owner's business."""
+    """A policy for a role that the server's role cannot become is not a finding."""
     await stage.owner.execute(f"CREATE POLICY reporting ON tasks FOR SELECT TO {other} USING (true)")
 
     assert await stage.failures() == []
 
 
-async def test_one_url_for_all(stage: Stage) -> None:
-    """Where the owner serves, the first mend that is named is a new role, which `taskql migrate` makes."""
+async def test_one_role_for_owner_and_server(stage: Stage) -> None:
+    """If the server's role owns a table, the first fix is another role in DATABASE_URL."""
     await stage.owner.execute(f'ALTER TABLE tasks OWNER TO "{stage.role}"')
 
     (owned,) = await stage.failures()
@@ -219,7 +219,7 @@ async def test_one_url_for_all(stage: Stage) -> None:
 
 
 async def test_settings_that_the_role_should_bring(stage: Stage) -> None:
-    """Behind a pooler the role must bring the settings of sessions; `taskql migrate` makes it so."""
+    """Behind a pooler the role must have the session settings; `taskql migrate` sets them."""
     await stage.owner.execute(f'ALTER ROLE "{stage.role}" RESET ALL')
     pooled = stage.settings.model_copy(update={"db_pooler": True})
 
@@ -231,7 +231,7 @@ async def test_settings_that_the_role_should_bring(stage: Stage) -> None:
 
 
 def doctor(**environment: str) -> tuple[int, list[str]]:
-    """The exit code and lines of `taskql doctor`; no secret is among them."""
+    """The exit code and output lines of `taskql doctor`, which must not contain a secret."""
     with taskql("doctor", **environment) as process:
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert err == ""
@@ -249,7 +249,7 @@ def in_order(stage: Stage) -> dict[str, str]:
 
 
 async def test_all_is_well(stage: Stage) -> None:
-    """On a database in order every check is a line that says ok, and the exit code is 0."""
+    """On a correct database every check is one line that says ok, and the exit code is 0."""
     code, lines = doctor(**in_order(stage))
 
     assert code == 0
@@ -270,7 +270,7 @@ async def test_all_is_well(stage: Stage) -> None:
 
 
 async def test_a_warning(stage: Stage) -> None:
-    """A pooler with no way around it is a warning with its mend, and the exit code is 1."""
+    """A pooler without a direct URL is a warning with its fix, and the exit code is 1."""
     code, lines = doctor(DATABASE_URL=stage.database.app_url, AUTH_SECRET=SECRET, DB_POOLER="1")
 
     assert code == 1
@@ -279,7 +279,7 @@ async def test_a_warning(stage: Stage) -> None:
 
 
 async def test_a_database_open_to_all(stage: Stage) -> None:
-    """That any role may connect is a warning; the line it gives closes the database, and the server still serves."""
+    """A database that any role may connect to is a warning; the printed SQL fixes it, and the server still serves."""
     database = await stage.owner.fetchval("SELECT current_database()")
     await stage.owner.execute(f"GRANT CONNECT ON DATABASE {database} TO PUBLIC")
     code, lines = doctor(**in_order(stage))
@@ -293,8 +293,8 @@ async def test_a_database_open_to_all(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("place", ["DATABASE {database}", 'ROLE "{role}"', 'ROLE "{role}" IN DATABASE {database}'])
-async def test_a_database_that_takes_no_writes(stage: Stage, place: str) -> None:
-    """It is a warning, whose SQL takes it away, also in a session that is read-only itself."""
+async def test_a_read_only_database(stage: Stage, place: str) -> None:
+    """A read-only database is a warning; the printed SQL fixes it, even from a read-only session."""
     name = await stage.owner.fetchval("SELECT current_database()")
     place = place.format(database=name, role=stage.role)
     await stage.owner.execute(f"ALTER {place} SET default_transaction_read_only = on")
@@ -313,7 +313,7 @@ async def test_a_database_that_takes_no_writes(stage: Stage, place: str) -> None
 
 
 async def test_a_failure(stage: Stage) -> None:
-    """A wall that is down is a failure with its mend, the other checks are still made, and the exit code is 2."""
+    """Missing row-level security is a failure with its fix, the other checks still run, and the exit code is 2."""
     await stage.owner.execute("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY")
     code, lines = doctor(**in_order(stage))
 
@@ -325,7 +325,7 @@ async def test_a_failure(stage: Stage) -> None:
 
 @pytest.mark.parametrize("right", ["CONNECT ON DATABASE {database}", "SELECT ON alembic_version"])
 async def test_rights_that_a_restore_leaves_out(stage: Stage, right: str) -> None:
-    """Where the role may not even look, the line names the command that grants its rights again."""
+    """If a restore omitted the role's privileges, the failure names the command that grants them again."""
     database = await stage.owner.fetchval("SELECT current_database()")
     await stage.owner.execute(f'REVOKE {right.format(database=database)} FROM "{stage.role}"')
     code, lines = doctor(**in_order(stage))
@@ -337,7 +337,7 @@ async def test_rights_that_a_restore_leaves_out(stage: Stage, right: str) -> Non
 
 
 async def test_a_database_without_tables(empty: Server) -> None:
-    """Missing migrations are named."""
+    """Missing migrations are reported."""
     code, lines = doctor(DATABASE_URL=empty.app_url, DATABASE_OWNER_URL=empty.owner_url, AUTH_SECRET=SECRET)
 
     assert code == 2
@@ -354,8 +354,8 @@ async def test_a_database_without_tables(empty: Server) -> None:
         ({"AUTH_SECRET": SECRET, "PORT": "http"}, "PORT"),
     ],
 )
-async def test_settings_that_cannot_be(stage: Stage, environment: dict[str, str], words: str) -> None:
-    """A wrong setting is a line like any other."""
+async def test_invalid_settings(stage: Stage, environment: dict[str, str], words: str) -> None:
+    """An invalid setting is reported as one line."""
     code, lines = doctor(DATABASE_URL=stage.database.app_url, **environment)
 
     assert code == 2
@@ -363,13 +363,13 @@ async def test_settings_that_cannot_be(stage: Stage, environment: dict[str, str]
 
 
 def below(folder: Path) -> dict[str, str]:
-    """All that there is below a folder, with what it is."""
+    """All paths below a folder, with their status."""
     return {str(path.relative_to(folder)): oct(path.stat().st_mode) for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_no_database_at_all(tmp_path: Path, *, there: bool) -> None:
-    """Without a database it says so, and makes none: no directory, no data, no secret."""
+    """Without a database doctor reports that, and creates no directory, data or secret."""
     folder = tmp_path / "data"
     if there:
         folder.mkdir()
@@ -384,7 +384,7 @@ def test_no_database_at_all(tmp_path: Path, *, there: bool) -> None:
 
 
 async def test_an_embedded_database(tmp_path: Path) -> None:
-    """One that lacks its secret and its database is looked at as it is, and stopped again if it was not running."""
+    """An embedded database without secret and database is inspected as it is, and stopped unless it was running."""
     with EmbeddedPostgres.start(tmp_path) as postgres:
         connection = await connect(postgres.owner_url.replace("/taskql?", "/postgres?"))
         await connection.execute("DROP DATABASE taskql WITH (FORCE)")
@@ -399,8 +399,8 @@ async def test_an_embedded_database(tmp_path: Path) -> None:
     assert not (tmp_path / "postgres/postmaster.pid").exists()
 
 
-def test_an_account_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root looks for the account that runs PostgreSQL, and makes none for a look."""
+def test_a_missing_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root, doctor looks up the account that runs PostgreSQL, and does not create it."""
     EmbeddedPostgres.start(tmp_path).close()
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(embedded, "_SYSTEM_ACCOUNT", "taskql-of-nobody")
@@ -418,8 +418,8 @@ def test_an_account_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
         ("mysql://u:s3cret@localhost/db", "postgresql://"),
     ],
 )
-def test_a_database_that_is_not_there(url: str, words: str) -> None:
-    """What is in the way of the database is told, without the password."""
+def test_an_unreachable_database(url: str, words: str) -> None:
+    """An unreachable database is reported with the reason, without the password."""
     code, lines = doctor(DATABASE_URL=url, AUTH_SECRET=SECRET)
 
     assert code == 2
@@ -428,7 +428,7 @@ def test_a_database_that_is_not_there(url: str, words: str) -> None:
 
 
 async def test_an_owner_who_cannot_log_in(stage: Stage) -> None:
-    """What `serve` refuses of the owner's URL, doctor tells as well, with what mends that URL and not the other."""
+    """A failed login with the owner's URL is reported with the fix for that URL, not for DATABASE_URL."""
     nobody = stage.database.owner_url.replace("//postgres@", "//nobody:s3cret@")
     code, lines = doctor(**in_order(stage) | {"DATABASE_OWNER_URL": nobody})
 
@@ -440,7 +440,7 @@ async def test_an_owner_who_cannot_log_in(stage: Stage) -> None:
 
 
 async def owned_by(stage: Stage, owner: str, password: str) -> dict[str, str]:
-    """The settings of a database that belongs to a role without more rights than logging in."""
+    """Settings for a database whose owner may only log in."""
     await stage.owner.execute(f"ALTER ROLE {owner} LOGIN PASSWORD '{password}'")
     database = await stage.owner.fetchval("SELECT current_database()")
     await stage.owner.execute(f"GRANT CONNECT ON DATABASE {database} TO {owner}")
@@ -450,7 +450,7 @@ async def owned_by(stage: Stage, owner: str, password: str) -> dict[str, str]:
 
 
 async def test_an_owner_who_may_not_make_the_role(stage: Stage, other: str) -> None:
-    """Where the server's role is missing and the owner lacks CREATEROLE, doctor says so, and what it names mends it."""
+    """If the server's role is missing and the owner lacks CREATEROLE, doctor reports it with a fix that works."""
     environment = await owned_by(stage, other, "s3cret")
     environment["DATABASE_URL"] = environment["DATABASE_URL"].replace("//role%20", "//new%20")
     lacking = [line for line in doctor(**environment)[1] if "may not create the server's role" in line]
@@ -463,7 +463,7 @@ async def test_an_owner_who_may_not_make_the_role(stage: Stage, other: str) -> N
 
 
 async def test_an_owner_who_may_not_change_the_role(stage: Stage, other: str) -> None:
-    """From PostgreSQL 16 on, a role that somebody else made is changed with its admin option alone."""
+    """From PostgreSQL 16 on, changing a role requires the ADMIN option; doctor reports its absence with the fix."""
     environment = await owned_by(stage, other, "s3cret")
     await stage.owner.execute(f"ALTER ROLE {other} CREATEROLE")
     lacking = [line for line in doctor(**environment)[1] if "may not change the server's role" in line]
@@ -476,8 +476,8 @@ async def test_an_owner_who_may_not_change_the_role(stage: Stage, other: str) ->
     assert doctor(**environment)[0] == 0
 
 
-async def test_documents_that_can_run(stage: Stage, tmp_path: Path) -> None:
-    """A manifest is read, and its operations are tried."""
+async def test_a_valid_manifest(stage: Stage, tmp_path: Path) -> None:
+    """The operations of a valid manifest are read and checked."""
     manifest = tmp_path / "documents.json"
     manifest.write_text('{"one": "{ viewer { id } }"}')
     code, lines = doctor(**in_order(stage), TRUSTED_DOCUMENTS=str(manifest))
@@ -494,8 +494,8 @@ async def test_documents_that_can_run(stage: Stage, tmp_path: Path) -> None:
         ('{"one": "query Gone { gone }"}', "operation Gone (one) is invalid"),
     ],
 )
-async def test_documents_that_cannot(stage: Stage, tmp_path: Path, text: str | None, words: str) -> None:
-    """A manifest with which the server would not start is a failure, and the other checks are still made."""
+async def test_an_invalid_manifest(stage: Stage, tmp_path: Path, text: str | None, words: str) -> None:
+    """A manifest that prevents the server from starting is a failure, and the other checks still run."""
     manifest = tmp_path / "documents.json"
     if text is not None:
         manifest.write_text(text)
@@ -508,7 +508,7 @@ async def test_documents_that_cannot(stage: Stage, tmp_path: Path, text: str | N
 
 
 async def test_redis_that_answers(stage: Stage) -> None:
-    """Where Redis answers, processes share their counts."""
+    """If Redis responds, processes share their rate limits."""
     with redis_server() as port:
         code, lines = doctor(**in_order(stage), RATE_LIMIT_REDIS_URL=f"redis://127.0.0.1:{port}")
 
@@ -517,7 +517,7 @@ async def test_redis_that_answers(stage: Stage) -> None:
 
 
 async def test_redis_that_does_not(stage: Stage) -> None:
-    """Where Redis cannot be reached the server serves all the same: a warning, without the password."""
+    """An unreachable Redis is only a warning, without the password, as the server works without it."""
     code, lines = doctor(**in_order(stage), RATE_LIMIT_REDIS_URL="redis://:s3cret@127.0.0.1:9/0")
 
     assert code == 1
@@ -532,7 +532,7 @@ def keyed(stage: Stage, url: str) -> dict[str, str]:
 
 
 async def test_a_key_set_that_answers(stage: Stage) -> None:
-    """The usable keys are counted, with their algorithms."""
+    """The usable keys are counted, and their algorithms listed."""
     async with published(made_key("EdDSA", "a"), made_key("RS256", "b"), made_key("ES384", "c")) as issuer:
         found = await report(configured(stage, issuer.url))
 
@@ -540,7 +540,7 @@ async def test_a_key_set_that_answers(stage: Stage) -> None:
 
 
 async def test_a_key_set_without_use(stage: Stage) -> None:
-    """A key set that is not there, or has no key that counts, is a failure that says where to look."""
+    """A key set that is missing or has no usable key is a failure that says where to look."""
     async with published() as issuer:
         empty_set = (await report(configured(stage, issuer.url)))[0]
         issuer.status = "404 Not Found"
@@ -571,7 +571,7 @@ def configured(stage: Stage, url: str) -> Settings:
     ],
 )
 def test_the_line_to_the_database(url: str, level: str, words: str) -> None:
-    """An open line to another machine is a warning that names sslmode."""
+    """An unencrypted connection to another machine is a warning that names sslmode."""
     finding = checks.encryption(DatabaseURL(url))
 
     assert finding.level == level
@@ -580,6 +580,6 @@ def test_the_line_to_the_database(url: str, level: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(("levels", "code"), [(["ok"], 0), (["ok", "warning"], 1), (["failure", "warning", "ok"], 2)])
-def test_the_exit_code_says_the_worst(levels: list[Any], code: int) -> None:
-    """0 for ok, 1 for a warning, 2 for a failure."""
+def test_the_exit_code_is_that_of_the_worst_finding(levels: list[Any], code: int) -> None:
+    """The exit code is that of the worst finding: 0 for ok, 1 for a warning, 2 for a failure."""
     assert checks.worst(Finding(level, "Seen") for level in levels) == code

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, on real data directories, killed in the ways that servers are."""
+"""The embedded PostgreSQL on real data directories, including crashes."""
 
 import importlib.util
 import os
@@ -49,7 +49,7 @@ UNPRIVILEGED = (
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory that has its data; tests leave it stopped and in order."""
+    """An initialized data directory; tests leave it stopped cleanly."""
     path = tmp_path_factory.mktemp("embedded") / "data"
     EmbeddedPostgres.start(path).close()
     return path
@@ -65,10 +65,10 @@ def sql(owner_url: str, statement: str) -> str:
 
 
 def write(owner_url: str) -> str:
-    """Commit a row of its own into a table of its own; returns the query that finds it."""
+    """Commit a row to a new table; returns the query that selects it."""
     table = f"t_{secrets.token_hex(8)}"
     sql(owner_url, f"CREATE TABLE {table} AS SELECT 'kept' AS word")
-    return f"SELECT word FROM {table}"  # noqa: S608  # a name made up two lines above
+    return f"SELECT word FROM {table}"  # noqa: S608  # a name generated two lines above
 
 
 def postmaster(data_dir: Path) -> psutil.Process:
@@ -102,7 +102,6 @@ def owner_url(process: subprocess.Popen[str]) -> str:
 
 
 def test_data_survives_a_restart(data_dir: Path) -> None:
-    """What was committed before a close is there after the next start."""
     with EmbeddedPostgres.start(data_dir) as postgres:
         query = write(postgres.owner_url)
     with EmbeddedPostgres.start(data_dir) as postgres:
@@ -110,14 +109,14 @@ def test_data_survives_a_restart(data_dir: Path) -> None:
 
 
 def test_close_stops_postgresql(data_dir: Path) -> None:
-    """The only user of a data directory stops PostgreSQL when it leaves."""
+    """The last user of a data directory stops PostgreSQL."""
     with EmbeddedPostgres.start(data_dir):
         assert not is_stopped(data_dir)
     assert is_stopped(data_dir)
 
 
 def test_close_again_does_nothing(data_dir: Path) -> None:
-    """A second close does not give back the share of somebody else."""
+    """A second close does not release another user's share."""
     postgres = EmbeddedPostgres.start(data_dir)
     postgres.close()
     with EmbeddedPostgres.start(data_dir) as other:
@@ -126,7 +125,7 @@ def test_close_again_does_nothing(data_dir: Path) -> None:
 
 
 def test_second_start_shares(data_dir: Path) -> None:
-    """A second start on the same directory joins the PostgreSQL that runs there."""
+    """A second start on the same directory joins the running PostgreSQL."""
     with EmbeddedPostgres.start(data_dir):
         first = postmaster(data_dir)
         with EmbeddedPostgres.start(data_dir):
@@ -134,7 +133,7 @@ def test_second_start_shares(data_dir: Path) -> None:
 
 
 def test_first_close_leaves_postgresql_to_the_second(data_dir: Path) -> None:
-    """PostgreSQL runs until its last user has left."""
+    """PostgreSQL runs until its last user closes it."""
     first = EmbeddedPostgres.start(data_dir)
     with EmbeddedPostgres.start(data_dir) as second:
         first.close()
@@ -142,13 +141,13 @@ def test_first_close_leaves_postgresql_to_the_second(data_dir: Path) -> None:
 
 
 def test_processes_that_start_at_once_share(tmp_path: Path) -> None:
-    """Several processes may make one new data directory together."""
+    """Processes that start at once on one new data directory share its PostgreSQL."""
     with server(tmp_path / "data") as first, server(tmp_path / "data") as second:
         assert owner_url(first) == owner_url(second) != ""
 
 
 def test_settings(data_dir: Path) -> None:
-    """The database is UTF-8, sorts by code point, runs in UTC, is safe to kill and listens on no network."""
+    """The database uses UTF-8, code point order and UTC, survives SIGKILL, and listens on no network."""
     names = ("server_encoding", "timezone", "max_connections", "fsync", "full_page_writes", "synchronous_commit")
     with EmbeddedPostgres.start(data_dir) as postgres:
         shown = [sql(postgres.owner_url, f"SHOW {name}") for name in (*names, "listen_addresses")]
@@ -156,14 +155,14 @@ def test_settings(data_dir: Path) -> None:
     assert [*shown, locale] == ["UTF8", "UTC", "100", "on", "on", "on", "", "C.UTF-8"]
 
 
-def test_postgresql_is_out_of_reach_of_ctrl_c(data_dir: Path) -> None:
-    """The signal of a terminal goes to our process group, and PostgreSQL has its own."""
+def test_ctrl_c_does_not_reach_postgresql(data_dir: Path) -> None:
+    """PostgreSQL has its own process group, so that a terminal's SIGINT does not reach it."""
     with EmbeddedPostgres.start(data_dir):
         assert os.getpgid(postmaster(data_dir).pid) != os.getpgid(0)
 
 
-def test_environment_does_not_lead_astray(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables meant for another PostgreSQL change nothing."""
+def test_the_environment_has_no_effect(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environment variables for another PostgreSQL have no effect."""
     for name, value in {"PGHOST": "nowhere", "PGPORT": "1", "PGOPTIONS": "-c no=such", "PGDATA": "/"}.items():
         monkeypatch.setenv(name, value)
     with EmbeddedPostgres.start(data_dir) as postgres:
@@ -171,7 +170,7 @@ def test_environment_does_not_lead_astray(data_dir: Path, monkeypatch: pytest.Mo
 
 
 def test_killed_server_leaves_postgresql_to_the_next(data_dir: Path) -> None:
-    """After kill -9 of a server its PostgreSQL serves the next one, which stops it."""
+    """After SIGKILL of a server its PostgreSQL serves the next one, which stops it."""
     with server(data_dir) as killed:
         query = write(owner_url(killed))
         running = postmaster(data_dir)
@@ -182,7 +181,7 @@ def test_killed_server_leaves_postgresql_to_the_next(data_dir: Path) -> None:
 
 
 def test_killed_postmaster(data_dir: Path) -> None:
-    """After kill -9 of the postmaster alone, a start waits for its orphans and recovers."""
+    """After SIGKILL of only the postmaster, a start waits for its orphaned processes and recovers."""
     with EmbeddedPostgres.start(data_dir) as postgres:
         query = write(postgres.owner_url)
         postmaster(data_dir).kill()
@@ -190,11 +189,11 @@ def test_killed_postmaster(data_dir: Path) -> None:
             assert sql(postgres.owner_url, query) == "kept"
 
 
-def test_a_start_that_takes_longer_than_it_is_waited_for(
+def test_a_start_that_exceeds_its_timeout(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says once that PostgreSQL runs again, also where that was seen only later."""
-    ensure_running = embedded._Cluster.ensure_running  # noqa: SLF001 - a slow machine, as it were
+    """The restart is logged exactly once, even if PostgreSQL was up only after the attempt timed out."""
+    ensure_running = embedded._Cluster.ensure_running  # noqa: SLF001 - simulates a slow machine
     starting: list[Thread] = []
 
     def late(cluster: Any, **options: Any) -> None:
@@ -206,7 +205,7 @@ def test_a_start_that_takes_longer_than_it_is_waited_for(
 
     with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
         monkeypatch.setattr(embedded, "_FIRST_PAUSE", 5.0)  # longer than a start takes
-        monkeypatch.setattr(embedded._Cluster, "ensure_running", late)  # noqa: SLF001 - the same
+        monkeypatch.setattr(embedded._Cluster, "ensure_running", late)  # noqa: SLF001 - as above
         first = postmaster(data_dir)
         first.kill()
         wait_until(lambda: "it was restarted" in caplog.text)
@@ -217,7 +216,7 @@ def test_a_start_that_takes_longer_than_it_is_waited_for(
 
 
 def test_everything_killed(data_dir: Path) -> None:
-    """After kill -9 of the server and of every PostgreSQL process, what was committed is there."""
+    """After SIGKILL of the server and all PostgreSQL processes, committed data is kept."""
     with server(data_dir) as killed:
         query = write(owner_url(killed))
         first = postmaster(data_dir)
@@ -228,9 +227,9 @@ def test_everything_killed(data_dir: Path) -> None:
 
 
 def test_stale_pid_of_another_process(data_dir: Path) -> None:
-    """A pid that was given to another process of the same account since the crash does not keep PostgreSQL down."""
+    """A stale pid file whose pid now belongs to another process of the same account does not prevent a start."""
     account = (data_dir / "postgres").stat().st_uid
-    with subprocess.Popen(["sleep", "60"], user=account) as other:  # noqa: S607  # any program does
+    with subprocess.Popen(["sleep", "60"], user=account) as other:  # noqa: S607  # any program
         (data_dir / "postgres/postmaster.pid").write_text(f"{other.pid}\n{data_dir}/postgres\n")
         (data_dir / "run").mkdir(exist_ok=True)
         (data_dir / "run/.s.PGSQL.5432.lock").write_text(f"{other.pid}\n")
@@ -240,8 +239,8 @@ def test_stale_pid_of_another_process(data_dir: Path) -> None:
         other.kill()
 
 
-def test_killed_while_it_makes_its_data(tmp_path: Path) -> None:
-    """A directory whose first start was killed half-way starts as if it were new."""
+def test_killed_during_initialization(tmp_path: Path) -> None:
+    """A directory whose first start was killed during initialization starts like a new one."""
     with server(tmp_path) as killed:
         wait_until(lambda: any(tmp_path.glob("initdb-*/PG_VERSION")))
         killed.kill()
@@ -256,7 +255,7 @@ def test_odd_characters_in_the_path(tmp_path: Path) -> None:
 
 
 def test_long_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a socket address cannot hold the path, the socket lies in a short private directory."""
+    """If the path is too long for a socket address, the socket is in a short private directory."""
     monkeypatch.chdir(tmp_path)
     with EmbeddedPostgres.start(Path("a, b" * 30)) as postgres:
         directory = Path(sql(postgres.owner_url, "SHOW unix_socket_directories").strip('"'))
@@ -265,7 +264,7 @@ def test_long_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_planted_socket_directory(data_dir: Path, tmp_path: Path) -> None:
-    """A symbolic link in place of the socket directory is refused."""
+    """A symbolic link in place of the socket directory is rejected."""
     run = data_dir / "run"
     run.symlink_to(tmp_path)
     with pytest.raises(StartupError, match="is not a directory of this account: remove it"):
@@ -274,7 +273,7 @@ def test_planted_socket_directory(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_never_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL is not root, even where its data and its programs lie below a directory that only root may enter."""
+    """Started by root, PostgreSQL runs under another account, even if data and programs are in a private folder."""
     tmp_path.chmod(0o700)
     programs = tmp_path / "bin"
     programs.symlink_to(embedded._binaries())  # noqa: SLF001 - stands in for a checkout in a closed folder
@@ -285,7 +284,7 @@ def test_never_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_root_without_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where root cannot change accounts, the error names the ways out."""
+    """If root cannot switch accounts, the error names the alternatives."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(embedded, "_system_account", lambda **_: pwd.getpwuid(os.getuid()))
     monkeypatch.setenv("PATH", str(data_dir))
@@ -294,7 +293,7 @@ def test_root_without_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_ordinary_user(tmp_path: Path) -> None:
-    """An ordinary user runs PostgreSQL as itself."""
+    """An ordinary user runs PostgreSQL under its own account."""
     prefix = UNPRIVILEGED if ROOT else ()
     with server(tmp_path / "data", *prefix) as process:
         assert sql(owner_url(process), "SELECT 1") == "1"
@@ -302,32 +301,32 @@ def test_ordinary_user(tmp_path: Path) -> None:
 
 
 def test_data_directory_is_private(data_dir: Path) -> None:
-    """Only its owner may enter a data directory that TaskQL makes."""
+    """A data directory that TaskQL creates is accessible only to its owner."""
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
 
 
 def test_uncreatable_directory() -> None:
-    """A data directory that cannot be made is named."""
+    """A data directory that cannot be created is named in the error."""
     with pytest.raises(StartupError, match="the data directory /sys/taskql cannot be used"):
         EmbeddedPostgres.start(Path("/sys/taskql"))
 
 
 def test_file_in_the_way(tmp_path: Path) -> None:
-    """A file in place of the data directory is named."""
+    """A file in place of the data directory is named in the error."""
     (tmp_path / "data").touch()
     with pytest.raises(StartupError, match="data cannot be used: it is not a directory"):
         EmbeddedPostgres.start(tmp_path / "data")
 
 
 def test_directory_that_everyone_may_write(tmp_path: Path) -> None:
-    """A directory where others could plant a secret is refused."""
+    """A world-writable directory, where others could plant a secret, is rejected."""
     tmp_path.chmod(0o777)
     with pytest.raises(StartupError, match="is writable by everyone"):
         EmbeddedPostgres.start(tmp_path)
 
 
 def test_other_major_version(data_dir: Path) -> None:
-    """Data of another major version is left as it is, and the error says how it comes over."""
+    """Data of another major version is left unchanged, and the error says how to migrate it."""
     with EmbeddedPostgres.start(data_dir) as postgres:
         query = write(postgres.owner_url)
     version = data_dir / "postgres/PG_VERSION"
@@ -348,12 +347,12 @@ def test_other_major_version(data_dir: Path) -> None:
 
 
 def files(folder: Path) -> dict[Path, bytes]:
-    """All files below a folder, with what they hold."""
+    """All files below a folder, with their content."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_something_else_in_the_way(tmp_path: Path) -> None:
-    """Files that are no PostgreSQL data are neither used nor removed."""
+    """Files that are not PostgreSQL data are neither used nor removed."""
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres/thesis.txt").touch()
     with pytest.raises(StartupError, match="move it away"):
@@ -361,7 +360,7 @@ def test_something_else_in_the_way(tmp_path: Path) -> None:
 
 
 def test_start_failure_quotes_the_log(data_dir: Path) -> None:
-    """Where PostgreSQL does not start, the error is the line of its log that says why."""
+    """If PostgreSQL fails to start, the error quotes the relevant line of its log."""
     settings = data_dir / "postgres/postgresql.conf"
     text = settings.read_text()
     settings.write_text(f"{text}\nwork_mem = much\n")
@@ -378,7 +377,7 @@ def test_package_not_installed(data_dir: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_interrupted_start_leaves_nothing_running(data_dir: Path) -> None:
-    """Ctrl-C during a start leaves a directory that starts again."""
+    """SIGINT during a start leaves PostgreSQL stopped."""
     with server(data_dir) as interrupted:
         wait_until(lambda: not is_stopped(data_dir))
         interrupted.send_signal(signal.SIGINT)
@@ -386,7 +385,7 @@ def test_interrupted_start_leaves_nothing_running(data_dir: Path) -> None:
 
 
 def test_signing_secret_survives(tmp_path: Path) -> None:
-    """The secret that signed a token verifies it after a restart."""
+    """The signing secret is the same after a restart."""
     assert signing_secret(tmp_path) == signing_secret(tmp_path)
 
 
@@ -397,20 +396,20 @@ def test_signing_secret_is_private(tmp_path: Path) -> None:
 
 
 def test_signing_secret_is_made_once(tmp_path: Path) -> None:
-    """Those who ask at once agree."""
+    """Concurrent callers get the same secret."""
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(signing_secret, [tmp_path / "data"] * 8))) == 1
 
 
 def test_empty_signing_secret(tmp_path: Path) -> None:
-    """An empty secret, with which anyone could sign, is refused by name."""
+    """An empty secret, with which anyone could sign, is rejected with its path."""
     (tmp_path / "secret").touch()
     with pytest.raises(StartupError, match="secret is empty: delete it"):
         signing_secret(tmp_path)
 
 
 def test_unreadable_signing_secret(tmp_path: Path) -> None:
-    """A secret that cannot be read is named."""
+    """An unreadable secret is reported."""
     (tmp_path / "secret").mkdir()
     with pytest.raises(StartupError, match="secret cannot be read"):
         signing_secret(tmp_path)
@@ -446,7 +445,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(embedded._system_account().pw_uid)
 """
-# As such programs do: what it has read is written anew as a whole, some time later. No lock keeps others from it.
+# Like real tools, it reads the whole file and rewrites it later, without a lock.
 USERADD = """#!/bin/sh
 for name; do :; done
 before=$(cat "{accounts}")
@@ -456,7 +455,7 @@ printf '%s\\n%s %s\\n' "$before" "$name" "$$" > "{accounts}"
 
 
 def test_processes_that_need_the_account_at_once(tmp_path: Path) -> None:
-    """Of processes that find no account at the same time one makes it, and all get the one that stays."""
+    """Of several processes that find no account at once, one creates it and all use it."""
     accounts, useradd = tmp_path / "accounts", tmp_path / "useradd"
     accounts.write_text("root 0\n")
     useradd.write_text(USERADD.format(accounts=accounts))
@@ -481,12 +480,12 @@ def test_processes_that_need_the_account_at_once(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
-# PostgreSQL that ends while it is in use
+# PostgreSQL fails while in use
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends are noticed soon, and pauses are short."""
+    """Shorten the supervision interval and the pauses."""
     monkeypatch.setattr(embedded, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(embedded, "_FIRST_PAUSE", 0.05)
 
@@ -501,7 +500,7 @@ def answers(owner_url: str) -> bool:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT, signal.SIGTERM])
 @pytest.mark.usefixtures("quick")
 def test_postgresql_is_started_again(data_dir: Path, how: signal.Signals, caplog: pytest.LogCaptureFixture) -> None:
-    """However PostgreSQL ends while it is supervised, it runs again with what was committed, and the log says so."""
+    """Supervised PostgreSQL is restarted however it ends, with all committed data, and the restart is logged."""
     with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
         query, first = write(postgres.owner_url), postmaster(data_dir)
         first.send_signal(how)
@@ -514,17 +513,17 @@ def test_postgresql_is_started_again(data_dir: Path, how: signal.Signals, caplog
 
 
 @pytest.mark.usefixtures("quick")
-def test_postgresql_is_not_started_after_its_users_have_left(data_dir: Path) -> None:
-    """Stopping is no reason to start it again."""
+def test_postgresql_is_not_restarted_after_a_stop(data_dir: Path) -> None:
+    """A regular stop does not trigger a restart."""
     with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
         pass
-    time.sleep(0.1)  # ten looks
+    time.sleep(0.1)  # ten checks
     assert is_stopped(data_dir)
 
 
 @pytest.mark.usefixtures("quick")
-def test_two_who_supervise(data_dir: Path) -> None:
-    """Both notice the end, and one PostgreSQL runs again."""
+def test_two_supervisors(data_dir: Path) -> None:
+    """If two users supervise PostgreSQL and both notice that it ended, one PostgreSQL runs again."""
     with EmbeddedPostgres.start(data_dir) as first, first.supervised():
         with EmbeddedPostgres.start(data_dir) as second, second.supervised():
             for _ in range(2):
@@ -538,7 +537,7 @@ def test_two_who_supervise(data_dir: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_postgresql_that_cannot_start(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is tried again with longer and longer pauses, and the log says what is in the way, until nothing is."""
+    """A failed restart is retried with increasing pauses, and the cause is logged, until it succeeds."""
     settings = data_dir / "postgres/postgresql.conf"
     text = settings.read_text()
     with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
@@ -552,8 +551,8 @@ def test_postgresql_that_cannot_start(data_dir: Path, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.usefixtures("quick")
-def test_data_that_are_taken_away(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the data are gone none are made; PostgreSQL runs again when they are back."""
+def test_a_missing_data_directory_is_not_recreated(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the data directory is missing, none is created; PostgreSQL restarts when the data is back."""
     aside = data_dir / "aside"
     with EmbeddedPostgres.start(data_dir) as postgres, postgres.supervised():
         query = write(postgres.owner_url)

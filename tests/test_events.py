@@ -1,4 +1,4 @@
-"""GraphQL over server-sent event_streams, on a real server."""
+"""GraphQL over server-sent events, on a real server."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ async def address(settings: Settings) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def http(address: str, caplog: pytest.LogCaptureFixture) -> AsyncIterator[httpx.AsyncClient]:
-    """A client; whatever it does, the server has nothing to log."""
+    """A client; at the end the server must have logged no warning."""
     async with httpx.AsyncClient(base_url=address, timeout=PATIENCE_SECONDS) as client:
         yield client
     records = caplog.get_records("call")
@@ -53,21 +53,21 @@ def headers(user: User | None, accept: str = "text/event-stream") -> dict[str, s
 async def sent(
     http: httpx.AsyncClient, user: User | None, query: str, accept: str = "text/event-stream", **variables: Any
 ) -> httpx.Response:
-    """The whole answer to an operation."""
+    """The complete response to an operation."""
     body = {"query": query, "variables": variables}
     return await http.post("/graphql", json=body, headers=headers(user, accept))
 
 
 @asynccontextmanager
 async def streamed(http: httpx.AsyncClient, user: User, query: str) -> AsyncIterator[AsyncIterator[str]]:
-    """The lines of an answer as they come."""
+    """The lines of a response as they arrive."""
     async with http.stream("POST", "/graphql", json={"query": query}, headers=headers(user)) as response:
         assert response.status_code == 200
         yield response.aiter_lines()
 
 
 def payloads(response: httpx.Response) -> list[Any]:
-    """The answers in an event stream that is complete."""
+    """The GraphQL responses in a completed event stream."""
     assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     *nexts, complete, rest = response.text.split("\n\n")
     assert (complete, rest) == ("event: complete\ndata:", "")
@@ -76,7 +76,7 @@ def payloads(response: httpx.Response) -> list[Any]:
 
 
 async def test_a_subscription_sends_each_event_and_completes(http: httpx.AsyncClient, alice: User) -> None:
-    """Each answer is one `next`, with a blank line after it; then comes `complete`."""
+    """Each result is a `next` event, ended by a blank line; the last event is `complete`."""
     response = await sent(http, alice, TICKS, count=2)
 
     assert response.text == (
@@ -86,8 +86,8 @@ async def test_a_subscription_sends_each_event_and_completes(http: httpx.AsyncCl
     )
 
 
-async def test_nobody_on_the_way_shall_hold_events_back(http: httpx.AsyncClient, alice: User) -> None:
-    """Caches and buffering proxies are told so, and the request has its id."""
+async def test_intermediaries_must_not_buffer_events(http: httpx.AsyncClient, alice: User) -> None:
+    """The headers disable caching and proxy buffering, and contain the request id."""
     response = await sent(http, alice, TICKS, count=1)
 
     assert response.headers["cache-control"] == "no-store"
@@ -96,7 +96,7 @@ async def test_nobody_on_the_way_shall_hold_events_back(http: httpx.AsyncClient,
 
 
 async def test_two_users_see_their_own(http: httpx.AsyncClient, alice: User, bob: User) -> None:
-    """Events hold what PostgreSQL rendered for the user of the token."""
+    """Each user's events contain only that user's data."""
     task = await alice.add("Alice's")
 
     hers = payloads(await sent(http, alice, TASK, id=task["id"]))
@@ -106,10 +106,8 @@ async def test_two_users_see_their_own(http: httpx.AsyncClient, alice: User, bob
     assert his == [{"data": {"task": None}}]
 
 
-async def test_whoever_accepts_all_gets_plain_answers_but_for_subscriptions(
-    http: httpx.AsyncClient, alice: User
-) -> None:
-    """As urql does: it names all media types with every request."""
+async def test_accepting_all_gets_events_for_subscriptions_only(http: httpx.AsyncClient, alice: User) -> None:
+    """A client that accepts all media types, as urql does, gets events for subscriptions only."""
     query = await sent(http, alice, VIEWER, URQL)
     mutation = await sent(http, alice, CREATE, URQL, input={"title": "Plain"})
     subscription = await sent(http, alice, TICKS, URQL, count=1)
@@ -130,8 +128,8 @@ async def test_whoever_accepts_all_gets_plain_answers_but_for_subscriptions(
         "text/event-stream;q=0.5, */*;q=0.1",
     ],
 )
-async def test_whoever_prefers_events_gets_any_answer_so(http: httpx.AsyncClient, alice: User, accept: str) -> None:
-    """Queries and mutations too, as one event."""
+async def test_preferring_events_gets_events(http: httpx.AsyncClient, alice: User, accept: str) -> None:
+    """A client that prefers events gets queries and mutations as one event too."""
     assert payloads(await sent(http, alice, VIEWER, accept)) == [{"data": {"viewer": {"id": str(alice.id)}}}]
 
 
@@ -145,10 +143,8 @@ async def test_whoever_prefers_events_gets_any_answer_so(http: httpx.AsyncClient
         "application/json, text/*",
     ],
 )
-async def test_whoever_does_not_prefer_events_gets_plain_answers(
-    http: httpx.AsyncClient, alice: User, accept: str
-) -> None:
-    """By weight and by whole names."""
+async def test_not_preferring_events_gets_plain_responses(http: httpx.AsyncClient, alice: User, accept: str) -> None:
+    """The preference is read from the weights and whole media types of the Accept header."""
     assert (await sent(http, alice, VIEWER, accept)).json() == {"data": {"viewer": {"id": str(alice.id)}}}
 
 
@@ -156,7 +152,7 @@ async def test_whoever_does_not_prefer_events_gets_plain_answers(
     "accept", ["application/json", "*/*", "text/*, application/json", "text/event-stream;q=0, */*"]
 )
 async def test_a_subscription_needs_events(http: httpx.AsyncClient, alice: User, accept: str) -> None:
-    """Whoever does not name them expects one answer, and gets 406 with the two ways to subscribe."""
+    """Without text/event-stream in Accept a subscription gets 406, with the two ways to subscribe."""
     response = await sent(http, alice, TICKS, accept, count=1)
 
     assert response.status_code == 406
@@ -174,8 +170,8 @@ async def test_a_subscription_needs_events(http: httpx.AsyncClient, alice: User,
         (TICKS, "BAD_USER_INPUT"),
     ],
 )
-async def test_what_cannot_run_is_told_by_an_event(http: httpx.AsyncClient, alice: User, query: str, code: str) -> None:
-    """With 200: a client of events could not read the body of another status."""
+async def test_a_request_error_is_an_event(http: httpx.AsyncClient, alice: User, query: str, code: str) -> None:
+    """A request error is sent as an event with status 200, since clients of event streams cannot read other bodies."""
     [answer] = payloads(await sent(http, alice, query))
 
     assert [error["extensions"]["code"] for error in answer["errors"]] == [code]
@@ -183,7 +179,7 @@ async def test_what_cannot_run_is_told_by_an_event(http: httpx.AsyncClient, alic
 
 
 async def test_a_subscription_needs_a_token(http: httpx.AsyncClient) -> None:
-    """Told by an event to whom takes nothing else, and otherwise by 401."""
+    """Without a token, a client that accepts only events gets the error as an event, others get 401."""
     [answer] = payloads(await sent(http, None, SILENCE))
     plain = await sent(http, None, SILENCE, URQL)
 
@@ -191,8 +187,8 @@ async def test_a_subscription_needs_a_token(http: httpx.AsyncClient) -> None:
     assert plain.status_code == 401
 
 
-async def test_a_source_that_breaks_off_is_an_error(http: httpx.AsyncClient, alice: User) -> None:
-    """What came before stands; then an event says why it ended."""
+async def test_a_failing_source_is_an_error(http: httpx.AsyncClient, alice: User) -> None:
+    """If the source fails, earlier events stand, and the last event is the error."""
     first, last = payloads(await sent(http, alice, "subscription { outage }"))
 
     assert first == {"data": {"outage": 1}}
@@ -200,7 +196,7 @@ async def test_a_source_that_breaks_off_is_an_error(http: httpx.AsyncClient, ali
 
 
 async def test_a_subscription_may_come_by_get(http: httpx.AsyncClient, alice: User) -> None:
-    """As clients made of EventSource send it; a mutation may not, whatever it accepts."""
+    """A subscription may use GET, as EventSource does; a mutation may not, whatever it accepts."""
     asked = {"query": TICKS, "variables": json.dumps({"count": 1})}
     subscription = await http.get("/graphql", params=asked, headers=headers(alice))
     mutation = await http.get("/graphql", params={"query": "mutation { __typename }"}, headers=headers(alice))
@@ -210,10 +206,10 @@ async def test_a_subscription_may_come_by_get(http: httpx.AsyncClient, alice: Us
     assert refused["errors"][0]["extensions"]["code"] == "METHOD_NOT_ALLOWED"
 
 
-async def test_silence_is_broken_by_comments(
+async def test_comments_keep_the_connection_alive(
     http: httpx.AsyncClient, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that nothing on the way takes the connection for dead."""
+    """Comments are sent while there are no events, so that intermediaries keep the connection open."""
     monkeypatch.setattr(event_streams, "KEEP_ALIVE_SECONDS", 0.05)
     async with streamed(http, alice, SILENCE) as lines:
         assert [await anext(lines) for _ in range(4)] == [":", "", ":", ""]
@@ -230,7 +226,7 @@ async def test_a_client_that_leaves_ends_its_subscription(http: httpx.AsyncClien
 async def test_a_stream_ends_with_its_token(
     http: httpx.AsyncClient, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But is not complete: clients come again with a new token."""
+    """A stream ends without `complete` when its token expires, so that clients reconnect with a new one."""
     live.brief(monkeypatch.setattr, until := live.soon(), 1)
     token = live.expiring(alice.id, until)
     began = asyncio.get_running_loop().time()
@@ -242,7 +238,7 @@ async def test_a_stream_ends_with_its_token(
 
 
 def test_streams_end_when_the_server_stops(server: Server, alice: User) -> None:
-    """At once and as unfinished, so that clients come again; the server has nothing to complain of."""
+    """At shutdown streams end at once without `complete`, so that clients reconnect; nothing is logged."""
     with live.process(server) as process:
         url, asked = f"{process.url}/graphql", {"query": "subscription { tickThenSilence }"}
         with httpx.stream("POST", url, json=asked, headers=headers(alice), timeout=PATIENCE_SECONDS) as response:
@@ -257,7 +253,7 @@ def test_streams_end_when_the_server_stops(server: Server, alice: User) -> None:
 async def test_a_client_that_stops_reading_is_dropped(
     address: str, alice: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The source is not asked for more than fits on the way, and is closed soon after."""
+    """If a client stops reading, the source is read only until the buffers are full, and soon closed."""
     monkeypatch.setattr(event_streams, "WRITE_SECONDS", 0.2)
     url = httpx.URL(address)
     reader, writer = await asyncio.open_connection(url.host, url.port, limit=1)
@@ -272,11 +268,11 @@ async def test_a_client_that_stops_reading_is_dropped(
     await watch.until(0)
     assert len(await reader.read()) < 20_000_000
     writer.close()
-    caplog.clear()  # uvicorn says that the answer was not completed
+    caplog.clear()  # uvicorn logs the incomplete response
 
 
 async def test_only_subscriptions_are_cut_off() -> None:
-    """A server that stops sends an answer that was begun to its end, as by any other media type."""
+    """A server that stops completes the event of a query or mutation, and ends subscriptions without `complete`."""
     streams, begun, end = EventStreams(), asyncio.Event(), asyncio.Event()
     written: list[bytes] = []
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.browser
 
 FLAGS = [
     "--headless=new",
-    "--no-sandbox",  # Chromium refuses its sandbox to root, and CI is root
+    "--no-sandbox",  # Chromium's sandbox does not run as root, and CI is root
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -56,7 +56,7 @@ def prefixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 @pytest.fixture
 def page(browser: Chrome, demo: Serving) -> Chrome:
-    """The explorer as a first visitor meets it, loaded; the browser's logs hold this load only."""
+    """The explorer after a first visit; the browser's logs contain this load only."""
     return visited(browser, demo)
 
 
@@ -75,13 +75,13 @@ def wait(page: Chrome, condition: Callable[[], bool]) -> None:
 
 
 def text(page: Chrome, selector: str) -> str:
-    """What a person reads there; the editor draws spaces as no-break spaces."""
+    """The visible text, with the editor's no-break spaces replaced."""
     return " ".join(element.text for element in page.find_elements(By.CSS_SELECTOR, selector)).replace("\xa0", " ")
 
 
 def log(page: Chrome, kind: str) -> list[dict[str, Any]]:
-    """What Chromium logged since the last call."""
-    entries: list[dict[str, Any]] = page.get_log(kind)  # type: ignore[no-untyped-call]  # selenium forgot
+    """Chromium's log entries since the last call."""
+    entries: list[dict[str, Any]] = page.get_log(kind)  # type: ignore[no-untyped-call]  # selenium lacks the type
     return entries
 
 
@@ -98,20 +98,20 @@ def run_instead(page: Chrome, query: str) -> None:
     """Replace the query, and run it."""
     click(page, ".graphiql-query-editor .view-lines")
     page.switch_to.active_element.send_keys(Keys.CONTROL, "a")
-    # As one text and not as keys, on which the editor would make suggestions.
+    # Pasted as text: typed keys would trigger the editor's suggestions.
     page.execute_cdp_cmd("Input.insertText", {"text": query})
     wait(page, lambda: text(page, ".graphiql-query-editor .view-lines") == query)
     click(page, "button[aria-label^='Execute query']")
 
 
 def addresses_asked(page: Chrome) -> list[str]:
-    """Every address that the page asked for since it was loaded, blocked or not."""
+    """All URLs that the page has requested since it was loaded, including blocked ones."""
     messages: list[dict[str, Any]] = [json.loads(entry["message"])["message"] for entry in log(page, "performance")]
     return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
 
 def test_first_query_shows_the_demo_tasks(page: Chrome) -> None:
-    """The first query runs as it stands, with the token filled in."""
+    """The default query runs unchanged with the prefilled token."""
     run(page)
     wait(page, lambda: '"totalCount"' in text(page, ".result-window"))
     assert '"viewer": {' in text(page, ".result-window")
@@ -125,13 +125,13 @@ def test_console_stays_empty(page: Chrome) -> None:
 
 
 def test_inline_script_is_refused(page: Chrome) -> None:
-    """The page is served under its content security policy."""
+    """The page's content security policy blocks inline scripts."""
     add = "const it = document.createElement('script'); it.textContent = 'window.ran = true'; document.head.append(it);"
     assert page.execute_script(f"{add} return window.ran === true") is False
 
 
 def test_every_request_goes_to_the_server_itself(page: Chrome, demo: Serving) -> None:
-    """The explorer needs no other origin, so it works with the network off."""
+    """All requests go to the server's own origin, so the explorer works offline."""
     run(page)
     asked = [address for address in addresses_asked(page) if not address.startswith("data:")]
     assert f"{demo.url}/explorer/" in " ".join(asked)
@@ -139,19 +139,19 @@ def test_every_request_goes_to_the_server_itself(page: Chrome, demo: Serving) ->
 
 
 def test_headers_pane_holds_the_token(page: Chrome) -> None:
-    """The headers pane is open and holds an Authorization header."""
+    """The headers pane is open and contains an Authorization header."""
     wait(page, lambda: '"Authorization": "Bearer ey' in text(page, "[aria-label='Headers']"))
 
 
 def test_token_is_not_stored(page: Chrome) -> None:
-    """The browser keeps no token, so a reload never brings back an older one."""
+    """The browser stores no token, so a reload never restores an older one."""
     run(page)
     wait(page, lambda: page.execute_script("return Object.keys(localStorage).some((key) => key.endsWith('tabState'))"))
     assert "Bearer" not in page.execute_script("return JSON.stringify(localStorage)")
 
 
 def test_docs_pane_lists_the_fields_of_query(page: Chrome) -> None:
-    """The docs pane opens on the schema that introspection gave."""
+    """The docs pane shows the schema from introspection."""
     click(page, "button[aria-label='Show Documentation Explorer']")
     wait(page, lambda: "Query" in text(page, ".graphiql-doc-explorer-content"))
     page.find_element(By.LINK_TEXT, "Query").click()
@@ -165,21 +165,21 @@ def test_explorer_pane_lists_fields(page: Chrome) -> None:
 
 
 def test_unknown_field_is_underlined(page: Chrome) -> None:
-    """The editor's worker runs and checks the query against the schema."""
+    """The editor's worker validates the query against the schema."""
     click(page, ".graphiql-query-editor .view-lines")
     page.switch_to.active_element.send_keys(" nope ")
     wait(page, lambda: bool(page.find_elements(By.CSS_SELECTOR, ".graphiql-query-editor .squiggly-error")))
 
 
 def test_prettify_keeps_the_console_empty(page: Chrome) -> None:
-    """The formatter, which is loaded on demand, formats the query."""
+    """The formatter, which is loaded on demand, formats the query and logs nothing."""
     click(page, "button[aria-label^='Prettify query']")
     wait(page, lambda: "taskStats {\n" in text(page, ".graphiql-query-editor"))
     assert log(page, "browser") == []
 
 
 def test_subscription_runs_with_the_token_of_the_headers_pane(browser: Chrome, tmp_path: Path) -> None:
-    """Over a WebSocket to the server itself, which the content security policy allows."""
+    """It uses a WebSocket to the server's own origin, which the content security policy allows."""
     with live.demo(tmp_path) as served:
         page = visited(browser, served)
         run_instead(page, "subscription { ticks(count: 3) }")
@@ -188,7 +188,7 @@ def test_subscription_runs_with_the_token_of_the_headers_pane(browser: Chrome, t
 
 
 def test_token_leaves_the_address(page: Chrome, demo: Serving) -> None:
-    """Neither the address bar nor the way back has it, and no request did."""
+    """The token is removed from the address bar and the history, and was in no request."""
     assert page.current_url == f"{demo.url}/graphql"
     assert not [address for address in addresses_asked(page) if "token" in address or demo.token in address]
     page.back()
@@ -197,7 +197,7 @@ def test_token_leaves_the_address(page: Chrome, demo: Serving) -> None:
 
 
 def test_token_in_an_open_tab(browser: Chrome, demo: Serving) -> None:
-    """Opened where the explorer is open without a token, the printed address signs in."""
+    """Opening the printed address in a tab that has the explorer without a token signs in."""
     page = visited(browser, demo, f"{demo.url}/graphql")
     wait(page, lambda: "Bearer <token>" in text(page, "[aria-label='Headers']"))
     page.get(demo.explorer)
@@ -207,7 +207,7 @@ def test_token_in_an_open_tab(browser: Chrome, demo: Serving) -> None:
 
 @pytest.mark.parametrize("strips", [True, False])
 def test_behind_a_prefix(browser: Chrome, prefixed: Serving, *, strips: bool) -> None:
-    """Page, files, queries and subscriptions work behind a proxy, whether or not it removes the prefix."""
+    """Page, files, queries and subscriptions work behind a proxy, whether or not it strips the prefix."""
     with proxied(prefixed.url, PREFIX, strips=strips) as url:
         page = visited(browser, prefixed, f"{url}{PREFIX}/graphql#token={prefixed.token}")
         run(page)
@@ -218,7 +218,7 @@ def test_behind_a_prefix(browser: Chrome, prefixed: Serving, *, strips: bool) ->
 
 
 def test_page_without_explorer_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without the built files, the page says so and shows a request that works."""
+    """Without the built files, the page says how to build them and shows a request that works."""
     monkeypatch.setattr(explorer, "ASSETS", tmp_path)
     html = explorer.page()
     assert "scripts/explorer" in html

@@ -1,4 +1,4 @@
-"""No caller takes the server away from the others: shares of what there is, turns, and a price for what is caused."""
+"""No caller can starve the others: shares of every resource, fair queues, and charges for the cost caused."""
 
 import asyncio
 import gc
@@ -39,13 +39,13 @@ NewUser = Callable[..., Awaitable[User]]
 
 
 def code(answer: dict[str, Any]) -> str:
-    """The code of an answer's first error."""
+    """The code of the first error of a response."""
     found: str = answer["errors"][0]["extensions"]["code"]
     return found
 
 
 async def rows(user: User, query: str, **variables: Any) -> int:
-    """What a query is charged."""
+    """The cost of a query in rows."""
     cost: int = (await user.post(query, variables, extensions={"cost": True})).json()["extensions"]["cost"]["rows"]
     return cost
 
@@ -57,7 +57,7 @@ async def rows(user: User, query: str, **variables: Any) -> int:
 async def test_a_flood_takes_a_third_of_the_connections(
     server: Server, settings: Settings, alice: User, bob: User, kind: str
 ) -> None:
-    """However much a user asks for at once, others find connections."""
+    """However many requests a user sends at once, others get connections."""
     del settings
     queries = {
         "reads": TITLES,
@@ -80,7 +80,7 @@ async def test_a_flood_takes_a_third_of_the_connections(
 async def test_a_user_of_slow_statements_has_fewer_connections(
     server: Server, settings: Settings, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a while after a statement that took long, its user has two connections; others have their whole share."""
+    """After a slow statement, its user has only two connections for a while; others keep their full share."""
     del settings
     monkeypatch.setattr(connections, "SLOW_SECONDS", 0.0)
     async with running(made_settings(server, db_pool_size=12)) as application:
@@ -106,13 +106,13 @@ async def test_a_user_of_slow_statements_has_fewer_connections(
 
 @pytest.fixture
 async def timed(settings: Settings) -> AsyncIterator[Application]:
-    """An application of its own, whose limits a test can change."""
+    """An application whose time limits a test can change."""
     async with running(settings) as application:
         yield application
 
 
 def allow_nothing(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on callers may use a microsecond in a minute."""
+    """Reduce the time limit of callers to a microsecond per minute."""
     limit = application.app.state.rates._time  # noqa: SLF001 - no setting is so small
     monkeypatch.setattr(rate_limits, "LEAST_SECONDS", 1e-9)
     monkeypatch.setattr(limit._rate, "_most", 1)  # noqa: SLF001 - as above
@@ -123,7 +123,7 @@ def allow_nothing(application: Application, monkeypatch: pytest.MonkeyPatch) -> 
 async def test_the_time_of_statements_is_charged(
     timed: Application, new_user: NewUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a request took in the database counts against the next one of its user, and of nobody else."""
+    """A request's time in the database is charged to its user's next request, and to no other."""
     alice, bob = await new_user(timed.http), await new_user(timed.http)
     await alice.data(VIEWER)
     allow_nothing(timed, monkeypatch)
@@ -142,7 +142,7 @@ async def test_the_time_of_statements_is_charged(
 async def test_the_time_of_documents_is_charged(
     timed: Application, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
-    """What it took to read a document that cannot run counts against the next request from its address."""
+    """The time to parse an invalid document is charged to the next request from its address."""
     allow_nothing(timed, monkeypatch)
     async with timed.at("192.0.2.1") as here, timed.at("192.0.2.2") as there:
         clients = (here, here, there)
@@ -152,7 +152,7 @@ async def test_the_time_of_documents_is_charged(
 
 
 async def test_one_request_at_a_time_is_never_refused() -> None:
-    """A minute of one request after the other takes a minute, and what the last request before it brought along."""
+    """Sequential requests that use exactly the time available are not rejected, even after one that overran."""
     limit = rate_limits.Rates(None, None, "60/minute")
     limit.spend("alice", 4.3)
     for _ in range(60):
@@ -164,8 +164,8 @@ async def test_one_request_at_a_time_is_never_refused() -> None:
         await (limit.charge("alice", 1, is_user=True) or asyncio.sleep(0))
 
 
-async def test_the_time_of_day_may_jump(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows are measured by a clock that only goes forward."""
+async def test_windows_use_a_monotonic_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows use a monotonic clock."""
     limit = rate_limits.Rates("10/minute", None)
     assert limit.charge("alice", 10, is_user=True) is None
     monkeypatch.setattr(time, "time", lambda now=time.time: now() - 3600)
@@ -178,8 +178,8 @@ async def test_the_time_of_day_may_jump(monkeypatch: pytest.MonkeyPatch) -> None
 # Estimates
 
 
-async def test_filters_and_orders_have_a_price(alice: User) -> None:
-    """Every node of a filter costs a row; searches, tags, alternatives and sorting cost what they may look at."""
+async def test_filters_and_orders_have_a_cost(alice: User) -> None:
+    """Every filter node costs a row; searches, tags, alternatives and sorting cost the rows they may scan."""
     plain = await rows(alice, FILTERED)
     search = await rows(alice, FILTERED, filter={"search": "a"})
     tags = await rows(alice, FILTERED, filter={"tagsAny": ["a", "b"]})
@@ -192,7 +192,7 @@ async def test_filters_and_orders_have_a_price(alice: User) -> None:
 
 
 async def test_literals_cost_what_variables_cost(alice: User) -> None:
-    """A condition has its price wherever it is written."""
+    """A condition costs the same as a literal and as a variable."""
     assert (
         await rows(alice, '{ tasks(first: 1, filter: { search: "a" }, orderBy: { field: TITLE }) { nodes { id } } }')
         == 202
@@ -215,14 +215,14 @@ async def test_literals_cost_what_variables_cost(alice: User) -> None:
     ids=["empty alternatives", "empty filters", "deep", "trashed", "searches"],
 )
 async def test_every_node_of_a_filter_counts(alice: User, tree: dict[str, Any]) -> None:
-    """A tree of many nodes is refused, also where the nodes say nothing."""
+    """A filter with too many nodes is rejected, even if the nodes are empty."""
     many = "query ($filter: TaskFilter) {" + " ".join(
         f"a{number}: tasks(first: 1, filter: $filter) {{ nodes {{ id }} }}" for number in range(20)
     )
     for query in (FILTERED, many + "}"):
         answer = await alice.ask(query, filter=tree)
         if query == FILTERED and tree == {"or": [{"search": "a"}] * 45}:
-            continue  # fits 50 nodes, but no request may have twenty of it
+            continue  # fits 50 nodes, but not twenty times in one request
         assert code(answer) == "LIMIT_EXCEEDED"
 
 
@@ -233,7 +233,7 @@ async def test_every_node_of_a_filter_counts(alice: User, tree: dict[str, Any]) 
 async def test_documents_and_statements_are_prepared_off_the_loop(
     alice: User, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
-    """What takes long the first time holds up nobody: another thread does it."""
+    """Slow first-time work on documents and statements runs in another thread and does not block the loop."""
     seen = set[str]()
     prepared = Engine.prepared
 
@@ -249,7 +249,7 @@ async def test_documents_and_statements_are_prepared_off_the_loop(
 
 
 async def test_callers_take_turns_at_preparing() -> None:
-    """A flood of one caller lets another in after one piece of work; what nobody waits for any more is charged too."""
+    """A flood of one caller delays another by one task at most; abandoned work is charged too."""
     spent = list[str]()
     done = list[str]()
     preparation = preparing.Preparation(lambda payer, _seconds: spent.append(payer))
@@ -274,8 +274,8 @@ async def test_callers_take_turns_at_preparing() -> None:
     await preparation.close()
 
 
-async def test_the_schema_is_shown_from_one_answer(alice: User, http: httpx.AsyncClient) -> None:
-    """An introspection is executed once, off the loop, and costs little when it is asked again."""
+async def test_introspection_is_cached(alice: User, http: httpx.AsyncClient) -> None:
+    """An introspection query is executed once, off the loop, and its cached result costs little."""
     query = "{ __schema { types { name fields { name args { name } type { name } } } } }" + f"# {uuid4()}"
     first = await http.post("/graphql", json={"query": query})
     again = (await alice.post(query, extensions={"cost": True})).json()
@@ -289,7 +289,7 @@ async def test_the_schema_is_shown_from_one_answer(alice: User, http: httpx.Asyn
 
 
 async def test_large_variables_are_read_off_the_loop(alice: User) -> None:
-    """Variables with many values are brought into form by the thread that prepares, and charged."""
+    """Variables with many values are coerced in the preparation thread, and charged."""
     query = "query ($ids: [ID!]) { tasks(filter: { ids: $ids }) { nodes { id } } }"
     small = (await alice.post(query, {"ids": [str(uuid4())]}, extensions={"cost": True})).json()
     small = (await alice.post(query, {"ids": [str(uuid4())]}, extensions={"cost": True})).json()
@@ -299,11 +299,11 @@ async def test_large_variables_are_read_off_the_loop(alice: User) -> None:
     assert large["extensions"]["cost"]["serverMs"] > 0
 
 
-# Places and arrivals
+# Concurrency and incomplete requests
 
 
-async def test_a_caller_has_a_part_of_all_places(server: Server, settings: Settings, alice: User, bob: User) -> None:
-    """A user with many requests under way is told so; others are answered, and so is she when some have ended."""
+async def test_concurrent_requests_are_shared(server: Server, settings: Settings, alice: User, bob: User) -> None:
+    """A user over her share of concurrent requests gets 429; others are served, and so is she once some have ended."""
     del settings
     async with running(made_settings(server, limit_concurrency=8)) as application:
         alice.http = bob.http = application.http
@@ -318,8 +318,8 @@ async def test_a_caller_has_a_part_of_all_places(server: Server, settings: Setti
         assert (await alice.data(VIEWER))["viewer"] == {"id": str(alice.id)}
 
 
-async def test_a_request_that_is_given_up_leaves_its_place(server: Server, settings: Settings, alice: User) -> None:
-    """A client that hangs up takes no place any more."""
+async def test_a_disconnected_request_frees_its_slot(server: Server, settings: Settings, alice: User) -> None:
+    """A request whose client disconnects frees its slot."""
     del settings
     async with running(made_settings(server, limit_concurrency=4)) as application:
         alice.http = application.http
@@ -341,8 +341,8 @@ async def arrive(arrivals: Arrivals, address: str, ends: asyncio.Event) -> str:
     return "came"
 
 
-async def test_incomplete_requests_give_way() -> None:
-    """An address that has its share of incomplete requests loses the oldest; when all are taken, the largest does."""
+async def test_incomplete_requests_are_evicted() -> None:
+    """An address over its share of incomplete requests loses the oldest; without free slots the largest holder does."""
     arrivals, ends = Arrivals(6, 4), asyncio.Event()
     mallory = [asyncio.create_task(arrive(arrivals, "mallory", ends)) for _ in range(10)]
     await asyncio.sleep(0)
@@ -356,10 +356,8 @@ async def test_incomplete_requests_give_way() -> None:
     assert await arrive(arrivals, "mallory", ends) == "came"
 
 
-async def test_an_incomplete_body_is_answered_when_it_gives_way(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its client is told to send it at once, and to come again."""
+async def test_an_evicted_incomplete_body_gets_a_response(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evicted client gets 503 with Retry-After, and the connection closes."""
     monkeypatch.setattr(http_module, "MOST_ARRIVALS", 1)
     async with running(settings) as application:
         never = asyncio.Event()
@@ -389,7 +387,7 @@ async def test_an_incomplete_body_is_answered_when_it_gives_way(
 
 
 async def test_large_bodies_are_read_by_turns() -> None:
-    """One after the other, and an address with many of them does not hold up another."""
+    """Bodies are parsed one at a time, and an address with many large ones does not delay another."""
     arrivals, read = Arrivals(10, 10), list[str]()
 
     async def reading(address: str) -> None:
@@ -404,13 +402,13 @@ async def test_large_bodies_are_read_by_turns() -> None:
 
 @pytest.mark.parametrize("size", [1, requests.SMALL_BYTES + 1])
 @pytest.mark.parametrize("limit", ["1/minute", "off"])
-async def test_nothing_is_kept_of_what_is_refused(
+async def test_an_invalid_body_is_freed_before_the_response(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, limit: str, size: int
 ) -> None:
-    """While its answer waits, what was read of a body that is no request is gone already."""
+    """The parsed body of an invalid request is freed before the response is sent."""
 
     class Read(list[Any]):
-        """Members that can be watched."""
+        """A list that supports weak references."""
 
     known: list[weakref.ref[Any]] = []
     kept: list[bool] = []
@@ -424,7 +422,7 @@ async def test_nothing_is_kept_of_what_is_refused(
         kept.extend(one() is not None for one in known)
         await answered(*given)
 
-    answered = http_module._respond  # noqa: SLF001 - what is kept meanwhile is seen only from within
+    answered = http_module._respond  # noqa: SLF001 - what is kept meanwhile is visible only from within
     async with running(settings.model_copy(update={"rate_limit_anonymous": limit})) as application:
         monkeypatch.setattr(orjson, "loads", loads)
         monkeypatch.setattr(http_module, "_respond", respond)
@@ -438,17 +436,17 @@ async def test_nothing_is_kept_of_what_is_refused(
 
 @pytest.mark.parametrize("query", [VIEWER, "{ nothing }"])
 @pytest.mark.parametrize("known", [True, False])
-async def test_nothing_is_kept_of_variables(
+async def test_variables_are_freed_after_the_response(
     settings: Settings,
     alice: User,
     monkeypatch: pytest.MonkeyPatch,
     query: str,
-    known: bool,  # noqa: FBT001 - a case
+    known: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    """Once a request was answered they are gone, though tracebacks of a refusal may wait for garbage collection."""
+    """Variables are freed with the response, without garbage collection, even if an error's traceback exists."""
 
     class Read(list[Any]):
-        """A value that can be watched."""
+        """A list that supports weak references."""
 
     watched: list[weakref.ref[Any]] = []
 
@@ -477,7 +475,7 @@ def large(payer: str) -> GraphQLRequest:
 
 
 def test_a_caller_has_few_large_requests_under_way() -> None:
-    """A share of those of the process; small ones have places beside them, and one that is answered leaves its own."""
+    """A caller has a share of the slots for large requests; small ones need none, and a finished one frees its own."""
     places = Places(1000)
     hers = [large("mallory") for _ in range(LARGE_OF_A_CALLER + 1)]
     for request in hers[:-1]:
@@ -496,8 +494,8 @@ def test_a_caller_has_few_large_requests_under_way() -> None:
         places.take(large("alice"), is_user=True)
 
 
-def test_little_of_a_body_is_in_memory_before_it_is_read() -> None:
-    """The kernel keeps no more of it; Linux counts twice what it is told."""
+def test_the_receive_buffer_is_limited() -> None:
+    """The kernel's receive buffer is limited; Linux reports twice the size set."""
     with cli.listening(load(port=0)) as listener:
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * cli.UNREAD_BYTES
 
@@ -505,8 +503,8 @@ def test_little_of_a_body_is_in_memory_before_it_is_read() -> None:
 # Caches
 
 
-async def test_strangers_evict_nothing_of_users(settings: Settings, new_user: NewUser) -> None:
-    """A flood of documents from strangers, padded or not, leaves what users have prepared where it is."""
+async def test_anonymous_callers_evict_nothing_of_users(settings: Settings, new_user: NewUser) -> None:
+    """A flood of anonymous documents, padded or not, does not evict users' prepared operations."""
     async with running(settings) as application:
         alice = await new_user(application.http)
         await alice.data(TITLES)
@@ -522,7 +520,7 @@ async def test_strangers_evict_nothing_of_users(settings: Settings, new_user: Ne
 async def test_a_user_evicts_her_own(
     server: Server, settings: Settings, new_user: NewUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user who asks for ever new documents and shapes loses her own first."""
+    """A user who sends ever new documents and shapes evicts her own entries first."""
     del settings
     monkeypatch.setattr("schema.engine.execution.MOST_TOKENS", 500)
     monkeypatch.setattr("app.database.compiling.MOST_TEXT", 20_000)
@@ -537,8 +535,8 @@ async def test_a_user_evicts_her_own(
     assert cost["extensions"]["cost"]["serverMs"] == 0
 
 
-async def test_persisted_documents_of_users_outlive_those_of_strangers(settings: Settings, new_user: NewUser) -> None:
-    """Strangers' hashes fill a store of their own."""
+async def test_anonymous_persisted_documents_are_stored_separately(settings: Settings, new_user: NewUser) -> None:
+    """Persisted documents of anonymous callers have a separate store."""
 
     def persisted(query: str) -> dict[str, Any]:
         return {"persistedQuery": {"version": 1, "sha256Hash": sha256(query.encode()).hexdigest()}}
@@ -559,18 +557,18 @@ async def test_persisted_documents_of_users_outlive_those_of_strangers(settings:
     "query",
     ["{}", "query {}", "mutation {}", "{ viewer {} }", "{ viewer { ...{} } }", "{ ...F } fragment F on Query {}"],
 )
-async def test_an_empty_selection_is_no_graphql(alice: User, query: str) -> None:
-    """A selection set without any field is a syntax error."""
+async def test_an_empty_selection_is_a_syntax_error(alice: User, query: str) -> None:
+    """An empty selection set is a syntax error."""
     answer = await alice.post(query)
 
     assert (answer.status_code, code(answer.json())) == (200, "GRAPHQL_PARSE_FAILED")
 
 
-# Refusals
+# Rejected requests
 
 
-async def test_what_cannot_be_read_is_charged(settings: Settings) -> None:
-    """A stranger who sends nothing but rubbish is soon told to wait; others at other addresses are not."""
+async def test_unreadable_requests_are_charged(settings: Settings) -> None:
+    """An anonymous caller that sends only unreadable requests is soon rate limited; other addresses are not."""
     async with (
         running(settings.model_copy(update={"rate_limit_anonymous": "50/minute"})) as application,
         application.at("192.0.2.1") as here,
@@ -589,7 +587,7 @@ async def test_what_cannot_be_read_is_charged(settings: Settings) -> None:
 
 
 async def test_other_addresses_have_a_limit(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests that run no operation are refused where one client sends too many. Probes are counted apart."""
+    """Requests without an operation are rate limited per client; health probes are counted separately."""
     monkeypatch.setattr(rate_limits, "OTHER_REQUESTS", "3/10 minutes")
     monkeypatch.setattr(http_module, "LONG_PAUSE_SECONDS", 0)
     async with (
@@ -613,7 +611,7 @@ async def test_other_addresses_have_a_limit(settings: Settings, monkeypatch: pyt
 
 
 def test_a_pace_allows_a_burst() -> None:
-    """So many at once, then one after the other; who pauses may have a burst again, and no larger one."""
+    """A pace allows a burst and then one call per interval; a pause restores the burst, but no larger one."""
     now = 1000.0
     pace = Pace(0.5, 2, lambda: now)
 

@@ -1,4 +1,4 @@
-"""What befalls databases, done to a real one of the tests' own, behind a real server process."""
+"""Faults of a real database, which these tests own, behind a real server process."""
 
 import asyncio
 import re
@@ -51,7 +51,7 @@ class Postgres:
     """A database server that can be stopped in several ways."""
 
     def __init__(self, embedded: EmbeddedPostgres) -> None:
-        self._cluster = embedded._cluster  # noqa: SLF001 - tests do what no user of it may
+        self._cluster = embedded._cluster  # noqa: SLF001 - tests use what callers may not
         self.server = Server(embedded.owner_url, embedded.app_url)
 
     def signal(self, number: int) -> None:
@@ -78,7 +78,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def served(postgres: Postgres) -> Iterator[Serving]:
-    """A server on it. Whatever befalls the database, nothing is logged but what was expected."""
+    """A server on that database, which must log no traceback."""
     process = taskql("serve", "--port", "0", "--migrate", **environment(postgres.server))
     with announced(process, has_demo=False) as served:
         yield served
@@ -112,7 +112,7 @@ async def create(user: User, task_id: UUID, title: str) -> httpx.Response:
 
 
 async def settled(user: User, task_id: UUID, title: str) -> None:
-    """Send a write with its key until it is acknowledged, as a careful client does."""
+    """Retry a write with its idempotency key until it is acknowledged."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             response = await create(user, task_id, title)
@@ -129,16 +129,16 @@ async def titles(user: User) -> list[str]:
 
 
 async def busy(owner: "asyncpg.Connection[Any]") -> int:
-    """The session of the server that waits for a lock, once one does."""
+    """The server's session that waits for a lock, once one does."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while (pid := await owner.fetchval(WAITING)) is None:  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while (pid := await owner.fetchval(WAITING)) is None:  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.01)
     assert isinstance(pid, int)
     return pid
 
 
 async def test_idle_connections_are_closed(alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
-    """Reads and writes that come right after it all succeed."""
+    """Reads and writes right after idle connections were closed all succeed."""
     for number in range(5):
         await asyncio.gather(*(user.data(VIEWER) for user in (alice, bob) for _ in range(5)))
         assert await owner.fetchval(IDLE) > 0
@@ -150,7 +150,7 @@ async def test_idle_connections_are_closed(alice: User, bob: User, owner: "async
 
 @asynccontextmanager
 async def locked(postgres: Postgres, statement: str, *arguments: object) -> AsyncIterator[None]:
-    """A lock that another session holds."""
+    """A lock held by another session."""
     connection = await connect(postgres.server.owner_url)
     async with connection.transaction():
         await connection.execute(statement, *arguments)
@@ -158,10 +158,10 @@ async def locked(postgres: Postgres, statement: str, *arguments: object) -> Asyn
     await connection.close()
 
 
-async def test_a_read_whose_connection_is_closed_is_read_again(
+async def test_a_read_whose_connection_is_closed_is_retried(
     postgres: Postgres, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """The caller sees nothing of it."""
+    """The read is retried, and the caller sees no error."""
     await alice.add("Read")
     async with locked(postgres, "LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE"):
         reading = asyncio.create_task(titles(alice))
@@ -173,7 +173,7 @@ async def test_a_read_whose_connection_is_closed_is_read_again(
 async def test_a_write_whose_connection_is_closed_has_one_effect(
     postgres: Postgres, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """It is done or UNAVAILABLE; sent again with its key it is done once."""
+    """The write succeeds or is UNAVAILABLE; replayed with its key it takes effect once."""
     await alice.add("First")
     task_id = uuid4()
     async with locked(postgres, "SELECT FROM task_clocks WHERE user_id = $1 FOR UPDATE", alice.id):
@@ -186,8 +186,8 @@ async def test_a_write_whose_connection_is_closed_has_one_effect(
     assert await titles(alice) == ["First", "Once"]
 
 
-async def test_a_database_that_stands_still(postgres: Postgres, new_user: Callable[..., Awaitable[User]]) -> None:
-    """Every request gets 503 in the end; when the database goes on, so does all else."""
+async def test_a_database_that_stops_responding(postgres: Postgres, new_user: Callable[..., Awaitable[User]]) -> None:
+    """Every request eventually gets 503; when the database continues, all requests succeed again."""
     assert PROMISED["app.database.database.COMMAND_TIMEOUT"] < 5
     users = [await new_user() for _ in range(8)]
     await asyncio.gather(*(user.add("Before") for user in users))
@@ -212,12 +212,12 @@ ADD = 'mutation { createTask(input: { title: "Meanwhile" }) { token } }'
 
 
 async def until_it_works(user: User) -> None:
-    while (await user.post(VIEWER)).status_code != 200:  # noqa: ASYNC110 - nobody tells when
+    while (await user.post(VIEWER)).status_code != 200:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.05)
 
 
 async def test_a_database_that_stops_and_starts(postgres: Postgres, served: Serving, alice: User) -> None:
-    """Meanwhile the server lives, is not ready and answers 503; afterwards the same process serves again."""
+    """While the database is down the server is live, not ready, and returns 503; then the same process serves again."""
     await alice.add("Kept")
     postgres.stop()
     try:
@@ -233,7 +233,7 @@ async def test_a_database_that_stops_and_starts(postgres: Postgres, served: Serv
 
     async with asyncio.timeout(PATIENCE_SECONDS):
         await until_it_works(alice)
-        while (await alice.http.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - nobody tells when
+        while (await alice.http.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
     assert await titles(alice) == ["Kept"]
     assert served.process.poll() is None
@@ -242,7 +242,7 @@ async def test_a_database_that_stops_and_starts(postgres: Postgres, served: Serv
 async def test_a_column_is_added_while_it_serves(
     new_user: Callable[..., Awaitable[User]], owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """No request fails, whether its statements were prepared before or not."""
+    """No request fails, whether its statements were prepared before the change or not."""
     users = [await new_user() for _ in range(6)]
     counts = [0 for _ in users]
     altering = asyncio.create_task(altered(owner, counts))
@@ -257,7 +257,7 @@ async def test_a_column_is_added_while_it_serves(
 
 
 async def altered(owner: "asyncpg.Connection[Any]", counts: list[int]) -> None:
-    """Add a column and drop it several times, until each user has done something several times."""
+    """Add and drop a column repeatedly, until each user has done several operations."""
     number = 0
     while number < 5 or min(counts) < 2:
         number += 1
@@ -271,15 +271,15 @@ OLD = "0001"
 
 @pytest.fixture
 async def old(empty: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A database of the first revision, and little patience of migrations."""
+    """A database at the first revision; migrations have a short lock timeout and few retries."""
     monkeypatch.setattr(run, "LOCK_TIMEOUT", "50ms")
     monkeypatch.setattr(run, "PAUSES", (0.05, 0.1))
     await migrate(DatabaseURL(empty.owner_url), None, OLD)
     return empty
 
 
-async def test_a_migration_lets_others_pass(old: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a long transaction is in the way it gives up for the moment, and is done when that has ended."""
+async def test_a_migration_does_not_block_readers(old: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration behind a long transaction does not block readers; it retries and succeeds once that has ended."""
     reader, other = await connect(old.owner_url), await connect(old.owner_url)
     async with reader.transaction():
         await reader.fetch("SELECT FROM tasks")
@@ -297,7 +297,7 @@ async def test_a_migration_lets_others_pass(old: Server, monkeypatch: pytest.Mon
 async def waits_for_lock(connection: "asyncpg.Connection[Any]") -> None:
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'relation' AND datname = current_database()"
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await connection.fetchval(query):  # noqa: ASYNC110 - PostgreSQL tells nobody of it
+        while not await connection.fetchval(query):  # noqa: ASYNC110 - PostgreSQL sends no event
             await asyncio.sleep(0.001)
 
 
@@ -305,8 +305,8 @@ PATIENT = f"from app import cli, startup; startup.PATIENCE_SECONDS = {PATIENCE_S
 
 
 async def test_a_server_waits_for_its_database(postgres: Postgres, served: Serving, tmp_path: Path) -> None:
-    """One that is started before its database tries again and again for some time, and then serves."""
-    del served  # it has migrated
+    """A server that starts before its database retries for some time, and then serves."""
+    del served  # its migration is all that is needed
     address, asked = tmp_path / ".s.PGSQL.5432", asyncio.Event()
 
     async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -326,7 +326,7 @@ async def test_a_server_waits_for_its_database(postgres: Postgres, served: Servi
 
 
 async def test_a_database_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked several times; then a line says where, and why: a name nobody knows, or a line without encryption."""
+    """The connection is retried; then the error names the host and the cause, such as no DNS entry or missing TLS."""
     monkeypatch.setattr(startup, "PATIENCE_SECONDS", 0.5)
     asked = 0
 
@@ -351,13 +351,13 @@ def at(url: str) -> Settings:
 
 
 async def test_everything_is_killed(tmp_path: Path) -> None:
-    """After kill -9 of server and database each of a thousand creates that was acknowledged is there, counted once."""
+    """After SIGKILL of server and database every acknowledged create is stored once, and the counters are correct."""
     tasks = {str(uuid4()): str(number) for number in range(CREATES)}
     with serving("--data-dir", tmp_path, RATE_LIMIT="off") as first:
 
         def kill(acknowledged: int) -> None:
             if acknowledged == CREATES // 2:
-                # All at once: who waits for a lock that a killed one had would never learn that the others are gone.
+                # All at once: a backend that waits for a killed one's lock would not notice that the others are gone.
                 for victim in [psutil.Process(first.process.pid), *_processes(tmp_path / "postgres")]:
                     victim.kill()
 
@@ -373,7 +373,7 @@ async def test_everything_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_the_embedded_database_is_killed(tmp_path: Path, workers: str) -> None:
-    """While the server runs its database is started again, and answers are data or 503 meanwhile."""
+    """The embedded database is restarted while the server runs; meanwhile responses are data or 503."""
     quiet = {"RATE_LIMIT": "off", "LOG_LEVEL": "error"}
     with serving("--data-dir", tmp_path, "--workers", workers, **quiet) as served:
         headers = {"Authorization": f"Bearer {served.token}"}
@@ -393,7 +393,7 @@ async def test_the_embedded_database_is_killed(tmp_path: Path, workers: str) -> 
 
 
 async def statuses_until(requests: httpx.AsyncClient, wanted: int) -> list[int]:
-    """The statuses of reads and writes until both have the wanted one again, after one that had not."""
+    """The statuses of reads and writes until both have failed once and have the expected status again."""
     statuses: list[int] = []
     async with asyncio.timeout(PATIENCE_SECONDS):
         while len(set(statuses)) < 2 or set(statuses[-2:]) != {wanted}:
@@ -405,7 +405,7 @@ async def statuses_until(requests: httpx.AsyncClient, wanted: int) -> list[int]:
 
 
 async def created(served: Serving, tasks: dict[str, str], then: Callable[[int], None]) -> set[str]:
-    """The titles that are acknowledged; `then` hears of each how many they are. A client ends with its server."""
+    """The acknowledged titles; `then` is called with their number. Clients end when their server does."""
     acknowledged: set[str] = set()
     remaining, headers = list(tasks.items()), {"Authorization": f"Bearer {served.token}"}
 
@@ -425,7 +425,7 @@ async def created(served: Serving, tasks: dict[str, str], then: Callable[[int], 
 
 
 def stored(served: Serving) -> list[str]:
-    """The titles of the demo user's tasks, but for those that came with her."""
+    """The titles of the demo user's tasks, without the initial ones."""
     found, after = [], None
     while True:
         page = served.ask(PAGE, after=after)["data"]["tasks"]

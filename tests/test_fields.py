@@ -1,4 +1,4 @@
-"""A field is declared once: all that the schema shows is read, written, checked, filtered and sorted everywhere."""
+"""A field is declared once: every field of the schema is read, written, validated, filtered and sorted everywhere."""
 
 import base64
 import hashlib
@@ -44,8 +44,8 @@ TASKS_OF = f"query ($filter: TaskFilter) {{ tasks(first: 100, filter: $filter) {
 # The declaration and the schema
 
 
-def test_the_declaration_is_the_schema() -> None:
-    """The schema shows all that is declared, and nothing else."""
+def test_the_schema_matches_the_declaration() -> None:
+    """The schema has exactly the declared fields."""
     assert set(TASK.fields) == set(leaves("Task"))
     assert {snake(name) for name in CREATED} == {"id", *TASK.at_creation}
     assert {snake(name) for name in UPDATED} == set(TASK.contents)
@@ -53,15 +53,15 @@ def test_the_declaration_is_the_schema() -> None:
     assert {path for path, _ in conditions("TaskFilter")} == set(TASK.conditions)
 
 
-def test_the_declaration_is_the_table() -> None:
-    """Each column of the table is a field, but for the user and what the database computes."""
+def test_the_table_matches_the_declaration() -> None:
+    """Each column of the table is a field, except the user and computed columns."""
     columns = {column.name for column in TASKS.columns if column.computed is None}
 
     assert {field.column.name for field in TASK.declared} == columns - {"user_id"}
 
 
 def test_an_error_names_the_input_field() -> None:
-    """The path of a problem is that of the API, whatever the column is called."""
+    """The path of a user error has the API's field name, not the column's."""
 
     def check(_value: object) -> list[Problem]:
         return [Problem("INVALID", "No.", ("0",))]
@@ -80,7 +80,7 @@ def test_an_error_names_the_input_field() -> None:
 
 
 async def written(user: User, mutation: str, fields: Json, task_id: str) -> Json:
-    """The task that a mutation answers with, which is also what is read afterwards."""
+    """The task in a mutation's payload, which must equal the task read afterwards."""
     done = (await user.data(MUTATIONS[mutation], id=task_id, input=fields))["done"]
     assert done["userErrors"] == []
     task: Json = done["task"] if "task" in done else done["tasks"][0]
@@ -91,7 +91,7 @@ async def written(user: User, mutation: str, fields: Json, task_id: str) -> Json
 
 @pytest.mark.parametrize("mutation", ["createTask", "createTasks"])
 async def test_every_field_of_a_new_task_is_written(alice: User, mutation: str) -> None:
-    """Each field alone, and all of them, are read as they were given; the others are empty."""
+    """Each field alone, and all together, read back as given; omitted fields are empty."""
     given = {name: samples(type_)[0] for name, type_ in CREATED.items()}
     for names in [*([name] for name in empty("CreateTaskInput")), list(CREATED)]:
         fields = {"title": given["title"], **{name: given[name] for name in names}, "id": str(uuid4())}
@@ -102,8 +102,8 @@ async def test_every_field_of_a_new_task_is_written(alice: User, mutation: str) 
 
 
 @pytest.mark.parametrize("mutation", ["updateTask", "updateTasks"])
-async def test_every_field_of_a_task_is_changed(alice: User, bob: User, mutation: str) -> None:
-    """Each field alone and all of them are changed, then cleared where they can be; nothing else and nobody else's."""
+async def test_every_field_of_a_task_can_be_changed(alice: User, bob: User, mutation: str) -> None:
+    """Each field alone, and all together, are changed, then cleared if nullable; no other field or user is affected."""
     shared = {name: samples(type_)[0] for name, type_ in CREATED.items()} | {"id": str(uuid4())}
     task, foreign = await alice.add(**shared), await bob.add(**shared)
     for names in [*([name] for name in UPDATED), list(UPDATED)]:
@@ -138,7 +138,7 @@ async def filled(user: User) -> set[str]:
 
 
 async def test_not_is_the_exact_opposite(alice: User, bob: User) -> None:
-    """Each task meets a condition or its opposite, also where its fields are empty; so it is however deep."""
+    """Each task matches either a condition or its negation, also if fields are null, at any nesting depth."""
     everything, foreign = await filled(alice), await filled(bob)
     assert not everything & foreign
     for path, type_ in conditions("TaskFilter"):
@@ -158,7 +158,7 @@ def _is_due_before(bind: Any) -> ColumnElement[bool]:
 async def test_a_condition_that_is_null_is_false(
     new_user: Callable[..., Awaitable[User]], owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """A declared condition need not care for empty columns: filters do, in one place."""
+    """A declared condition may evaluate to NULL: filters treat that as false, also below `not`."""
     user = await new_user()
     dated, other = await user.add("Dated", dueDate="2026-01-01"), await user.add("No day")
     entity = replace(TASK, more_conditions={"before": Condition(_is_due_before, Text(), moment)})
@@ -188,7 +188,7 @@ PAGE = """
 
 
 def resealed(cursor: str, owner: UUID, listed: str) -> str:
-    """A cursor of this user's with the name of another list, and a seal that is right."""
+    """A user's cursor changed to name another list, with a valid checksum."""
     name, *keys = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))[6:])
     content = json.dumps([name.replace("tasks ", listed), *keys]).encode()
     seal = hashlib.sha256(str(owner).encode() + content).digest()[:6]
@@ -196,7 +196,7 @@ def resealed(cursor: str, owner: UUID, listed: str) -> str:
 
 
 async def test_a_cursor_names_its_list(alice: User) -> None:
-    """Another list's cursor is refused with a reason, and so is one from before cursors named their list."""
+    """A cursor of another list, or one without a list's name, is rejected with a reason."""
     for title in ("One", "Two"):
         await alice.add(title)
     end = (await alice.data(PAGE))["tasks"]["pageInfo"]["endCursor"]

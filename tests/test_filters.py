@@ -1,4 +1,4 @@
-"""Filters of tasks: each condition alone and nested, against what Python says of the same tasks."""
+"""Task filters, each condition alone and nested, compared with a Python model of the same tasks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ Filter = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """A task as Python knows it."""
+    """A task in the Python model."""
 
     id: UUID
     title: str
@@ -107,12 +107,12 @@ INSERT = """
 
 
 def folded(text: str | None) -> str:
-    """Text in lower case, each character by itself: PostgreSQL does not look at its neighbours."""
+    """Lower case per character, without context, as in PostgreSQL."""
     return "".join(character.lower() for character in text or "")
 
 
 def within(value: Any, bounds: Mapping[str, Any], parse: Callable[[str], Any]) -> bool:
-    """Whether a value, if there is one, lies in a range."""
+    """Whether a value exists and is in a range."""
     gte, lt, null = (bounds.get(name) for name in ("gte", "lt", "isNull"))
     return (
         (gte is None or (value is not None and value >= parse(gte)))
@@ -139,18 +139,18 @@ CONDITIONS: dict[str, Callable[[Task, Any], bool]] = {
 
 
 def matches(task: Task, asked: Filter) -> bool:
-    """What the schema says of a filter, but for the trash."""
+    """The schema's meaning of a filter, except `trashed`."""
     return all(CONDITIONS[name](task, value) for name, value in asked.items() if value is not None)
 
 
 def predicted(asked: Filter) -> set[str]:
-    """The ids that a filter lets through, as Python sees it."""
+    """The ids that the model selects."""
     trashed = bool(asked.get("trashed"))
     return {str(task.id) for task in SEEDED if task.trashed == trashed and matches(task, asked)}
 
 
 async def found(user: User, asked: Filter | None) -> set[str]:
-    """The ids that a filter lets through, as the server sees it; all tasks are the user's, and are counted right."""
+    """The ids that the server selects; checks that all tasks belong to the user and that totalCount is correct."""
     page = (await user.data(FIND, filter=asked))["tasks"]
     ids = {node["id"] for node in page["nodes"]}
     assert len(ids) == len(page["nodes"]) == page["totalCount"]
@@ -158,7 +158,7 @@ async def found(user: User, asked: Filter | None) -> set[str]:
 
 
 async def refused(user: User, wire: Wire, asked: Filter, code: str = "BAD_USER_INPUT") -> None:
-    """The caller is told that a filter is wrong, and the database hears nothing of it."""
+    """An invalid filter is rejected, and no SQL is sent."""
     await wire.statements()
     answer = await user.ask(FIND, filter=asked)
     assert [error["extensions"]["code"] for error in answer.get("errors", [])] == [code], answer
@@ -176,7 +176,7 @@ def columns(task: Task, owner: UUID) -> tuple[Any, ...]:
 
 @pytest.fixture(scope="module")
 async def user(server: Server, application: Application) -> User:
-    """One of two users who have the seeded tasks, with the same ids: the other's row of an id would be a second."""
+    """One of two users who have the seeded tasks with the same ids, so that a leaked row would be a duplicate."""
     connection = await connect(server.owner_url)
     users = []
     for _ in range(2):
@@ -270,8 +270,8 @@ EVERYTHING: list[Filter] = [
 
 
 @pytest.mark.parametrize("asked", SELECTIVE, ids=str)
-async def test_conditions_that_some_tasks_meet(user: User, asked: Filter) -> None:
-    """A filter lets through the tasks that Python says it should, which are some and not all."""
+async def test_conditions_match_the_model(user: User, asked: Filter) -> None:
+    """Each condition selects the tasks that the model predicts: some, but not all."""
     expected = predicted(asked)
 
     assert 0 < len(expected) < len(predicted({}))
@@ -279,15 +279,15 @@ async def test_conditions_that_some_tasks_meet(user: User, asked: Filter) -> Non
 
 
 @pytest.mark.parametrize("asked", NOTHING, ids=str)
-async def test_conditions_that_no_task_meets(user: User, asked: Filter) -> None:
-    """A filter that no task meets lets none through; an empty list of ids, tags, priorities or filters is one."""
+async def test_unsatisfiable_conditions(user: User, asked: Filter) -> None:
+    """Unsatisfiable conditions select nothing, including empty lists of ids, tags, priorities or filters."""
     assert predicted(asked) == set()
     assert await found(user, asked) == set()
 
 
 @pytest.mark.parametrize("asked", [None, *EVERYTHING], ids=str)
-async def test_conditions_that_ask_for_nothing(user: User, asked: Filter | None) -> None:
-    """What is null, empty or true of every task lets through all but the trash."""
+async def test_empty_conditions_select_everything(user: User, asked: Filter | None) -> None:
+    """Null, empty and always true conditions select all tasks outside the trash."""
     assert await found(user, asked) == {str(task.id) for task in SEEDED if not task.trashed}
 
 
@@ -328,14 +328,14 @@ FILTERS = st.builds(or_, st.recursive(LEAVES, nested, max_leaves=8), st.sampled_
 @settings(max_examples=60)
 @given(asked=FILTERS)
 async def test_any_filter(user: User, asked: Filter) -> None:
-    """Whatever conditions are nested in one another, the tasks are those that Python says they should be."""
+    """Any nesting of conditions selects the tasks that the model predicts."""
     assert await found(user, asked) == predicted(asked)
 
 
 @pytest.mark.parametrize("name", ["created", "updated"])
 @pytest.mark.parametrize("offset", ["+20:00", "-23:59", "+15:59"])
 async def test_any_offset_of_rfc_3339(user: User, name: str, offset: str) -> None:
-    """A time may have any offset that RFC 3339 knows: up to 23 hours and 59 minutes."""
+    """A time may have any UTC offset that RFC 3339 allows, up to 23:59."""
     asked = {name: {"gte": "2026-01-01T02:00:00" + offset, "lt": "2026-01-02T12:00:00" + offset}}
 
     assert await found(user, asked) == predicted(asked) != set()
@@ -355,16 +355,16 @@ async def test_any_offset_of_rfc_3339(user: User, name: str, offset: str) -> Non
     ],
     ids=str,
 )
-async def test_days_and_moments_are_rfc_3339(alice: User, wire: Wire, asked: Filter) -> None:
-    """Other spellings of days and moments are BAD_USER_INPUT, and no SQL is sent."""
+async def test_dates_and_times_are_rfc_3339(alice: User, wire: Wire, asked: Filter) -> None:
+    """Other formats of dates and times are BAD_USER_INPUT, and no SQL is sent."""
     answer = await alice.ask(FIND, filter=asked)
 
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
     assert await wire.statements() == []
 
 
-async def test_a_tag_is_looked_for_as_a_whole(user: User) -> None:
-    """A tag longer than any task has is found nowhere, though one begins as it does."""
+async def test_tags_match_as_a_whole(user: User) -> None:
+    """Tags match as a whole: a value longer than any tag matches nothing, even if a tag is its prefix."""
     asked: list[Filter] = [{name: [LONG_TAG + "t"]} for name in ("tagsAll", "tagsAny")]
 
     assert await found(user, {"tagsAll": [LONG_TAG]}) != set()
@@ -372,7 +372,7 @@ async def test_a_tag_is_looked_for_as_a_whole(user: User) -> None:
 
 
 async def test_ids_of_another_user(alice: User, bob: User) -> None:
-    """Asking for another user's ids finds nothing, whichever way the filter puts it."""
+    """Another user's ids select nothing, in any kind of filter."""
     hers, his = (await alice.add())["id"], (await bob.add())["id"]
 
     for asked, expected in (
@@ -384,8 +384,8 @@ async def test_ids_of_another_user(alice: User, bob: User) -> None:
         assert await found(alice, asked) == expected
 
 
-async def test_as_many_conditions_and_values_as_there_may_be(user: User) -> None:
-    """A filter may have 50 conditions and lists of 1000 values."""
+async def test_the_largest_number_of_conditions_and_values(user: User) -> None:
+    """A filter may have 50 conditions and lists of 1,000 values."""
     assert await found(user, {"and": [{"completed": True}] * 50}) == predicted({"completed": True})
     assert await found(user, {"ids": IDS + [str(UUID(int=1))] * (1000 - len(IDS))}) == predicted({})
     assert await found(user, {"tagsAny": ["home"] * 1000}) == predicted({"tagsAny": ["home"]})
@@ -405,13 +405,13 @@ async def test_as_many_conditions_and_values_as_there_may_be(user: User) -> None
     ids=lambda asked: str(asked)[:40],
 )
 async def test_too_many_conditions_and_values(user: User, wire: Wire, asked: Filter) -> None:
-    """More than 50 conditions, or a list of more than 1000 values, are refused before any SQL."""
+    """More than 50 conditions or a list of more than 1,000 values is rejected before any SQL."""
     await refused(user, wire, asked, "LIMIT_EXCEEDED")
 
 
 @pytest.mark.parametrize("name", ["not", "and", "or"])
 async def test_a_filter_nested_deeply(user: User, wire: Wire, name: str) -> None:
-    """However deep filters are nested in one another, the answer is right or the request refused before any SQL."""
+    """However deeply a filter is nested, the result is correct, or the request is rejected before any SQL."""
     refusals = []
     for depth in (*range(2, 300, 14), 900):
         asked: Filter = {"completed": True}
@@ -456,12 +456,12 @@ async def test_a_filter_nested_deeply(user: User, wire: Wire, name: str) -> None
     ids=lambda asked: str(asked)[:60],
 )
 async def test_wrong_conditions(user: User, wire: Wire, asked: Filter) -> None:
-    """The trash below the outermost filter, and values that are no ids, text, days or times, are refused before SQL."""
+    """A nested `trashed` and values that are not valid ids, text, dates or times are rejected before any SQL."""
     await refused(user, wire, asked)
 
 
 async def test_the_last_day_there_is(alice: User, bob: User) -> None:
-    """9999-12-31 is a due date as any other: stored, read, filtered, ordered and paged; none is later still."""
+    """9999-12-31 is stored, read, filtered, sorted and paged like any due date; later dates do not exist."""
     for user in (bob, alice):
         ids = {day: (await user.add(dueDate=day))["id"] for day in (None, "9999-12-31", "9999-12-30", "0001-01-01")}
     last = ids["9999-12-31"]
@@ -487,7 +487,7 @@ async def test_the_last_day_there_is(alice: User, bob: User) -> None:
     [("ΣΊΣΥΦΟΣ", "σίσυφος"), ("Σίσυφος", "ΣΙΣΥΦΟΣ"), ("Þórður", "thordur"), ("Straße nach Łódź", "STRASSE NACH lodz")],
 )
 async def test_search_in_languages_of_users(alice: User, bob: User, title: str, words: str) -> None:
-    """A word is found in any case, with or without its marks, and by either form of a letter."""
+    """A search ignores case, diacritics and alternative forms of a letter."""
     await bob.add(title)
     task = await alice.add(title)
 

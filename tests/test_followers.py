@@ -1,4 +1,4 @@
-"""What one user's subscriptions can take from the others: places, reads, rows and turns of the event loop."""
+"""Limits of one user's subscriptions in favour of others: their number, reads, rows and event loop steps."""
 
 import asyncio
 import gc
@@ -36,7 +36,7 @@ NO_RATES = Rates(None, None)
 
 
 class Site:
-    """A server, and the followers that a test opens there."""
+    """A server, and the subscriptions that a test opens on it."""
 
     def __init__(self, address: str, stack: AsyncExitStack) -> None:
         self.address, self._stack = address, stack
@@ -64,13 +64,11 @@ class Site:
 
 
 class Stream:
-    """An event stream."""
-
     def __init__(self, response: httpx.Response) -> None:
         self.response, self._lines = response, response.aiter_lines()
 
     async def answer(self) -> Any:
-        """The answer in the next event."""
+        """The GraphQL response in the next event."""
         async for line in self._lines:
             if line.startswith("data: "):
                 return json.loads(line.removeprefix("data: "))
@@ -79,23 +77,23 @@ class Stream:
 
 @asynccontextmanager
 async def site(settings: Settings, **more: Any) -> AsyncIterator[Site]:
-    """A server with some settings of its own."""
+    """A server with its own settings."""
     async with served(create_app(settings.model_copy(update=more))) as address, AsyncExitStack() as stack:
         yield Site(address, stack)
 
 
 @pytest.fixture
 async def narrow(settings: Settings) -> AsyncIterator[Site]:
-    """A server where a user may have two subscriptions."""
+    """A server with a limit of two subscriptions per user."""
     async with site(settings, limit_subscriptions=2) as narrow:
         yield narrow
 
 
-# Places
+# Number of subscriptions
 
 
-async def test_a_user_has_so_many_subscriptions_by_any_way(narrow: Site, alice: User, bob: User) -> None:
-    """One more is told the limit by either transport; the others go on, and another user has as many."""
+async def test_the_limit_counts_both_transports(narrow: Site, alice: User, bob: User) -> None:
+    """The limit counts WebSockets and event streams together; others continue, and another user has her own limit."""
     since = await now(alice)
     first, second = await narrow.follow(alice, since=since), await narrow.stream(alice, since=since)
     task = await alice.add("Seen by both")
@@ -116,7 +114,7 @@ async def test_a_user_has_so_many_subscriptions_by_any_way(narrow: Site, alice: 
 
 
 async def test_operations_of_one_socket_count_each(narrow: Site, alice: User) -> None:
-    """A socket's third subscription is refused, its queries are not."""
+    """A socket's third subscription is rejected, its queries are not."""
     client = await narrow.socket(alice)
     for id_ in "abc":
         await client.subscribe(id_, FOLLOW)
@@ -127,10 +125,10 @@ async def test_operations_of_one_socket_count_each(narrow: Site, alice: User) ->
 
 
 async def fills(narrow: Site, user: User) -> None:
-    """A user's two places can be had again, and there is no third."""
+    """A user's two slots are free again, and there is no third."""
     for _ in range(2):
         since = await now(user)
-        while True:  # what has ended is noticed a moment later
+        while True:  # a closed subscription is noticed a moment later
             follower = await narrow.follow(user, since=since)
             await user.add("One")
             message = await follower.client.receive()
@@ -139,8 +137,8 @@ async def fills(narrow: Site, user: User) -> None:
     assert (await (await narrow.follow(user)).error())["extensions"]["code"] == "LIMIT_EXCEEDED"
 
 
-async def test_the_place_of_one_that_completes(narrow: Site, alice: User) -> None:
-    """A client's `complete` gives it back."""
+async def test_complete_frees_the_slot(narrow: Site, alice: User) -> None:
+    """A client's `complete` frees the slot."""
     client = await narrow.socket(alice)
     for id_ in "ab":
         await client.subscribe(id_, FOLLOW)
@@ -149,8 +147,8 @@ async def test_the_place_of_one_that_completes(narrow: Site, alice: User) -> Non
     await fills(narrow, alice)
 
 
-async def test_the_place_of_one_that_leaves(narrow: Site, alice: User) -> None:
-    """A socket or stream that is closed gives it back."""
+async def test_closing_the_connection_frees_the_slot(narrow: Site, alice: User) -> None:
+    """Closing the socket or stream frees the slot."""
     since = await now(alice)
     first, second = await narrow.follow(alice, since=since), await narrow.stream(alice, since=since)
     await alice.add("One")
@@ -162,8 +160,8 @@ async def test_the_place_of_one_that_leaves(narrow: Site, alice: User) -> None:
     await fills(narrow, alice)
 
 
-async def test_the_place_of_one_that_is_refused(narrow: Site, alice: User, bob: User) -> None:
-    """A token that is none, an account that is gone: what never begins keeps nothing."""
+async def test_a_rejected_subscription_takes_no_slot(narrow: Site, alice: User, bob: User) -> None:
+    """An invalid token or a deleted account takes no slot."""
     foreign = await now(bob)
     for _ in range(2):
         assert (await (await narrow.follow(alice, since=foreign)).error())["extensions"]["code"] == "FULL_SYNC_REQUIRED"
@@ -172,10 +170,10 @@ async def test_the_place_of_one_that_is_refused(narrow: Site, alice: User, bob: 
     await fills(narrow, alice)
 
 
-async def test_the_place_of_one_that_has_to_begin_anew(
+async def test_full_sync_required_frees_the_slot(
     narrow: Site, alice: User, application: Any, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """FULL_SYNC_REQUIRED gives it back."""
+    """FULL_SYNC_REQUIRED frees the slot."""
     task = await alice.add("Gone")
     since = await now(alice)
     await alice.data(DELETE, id=task["id"])
@@ -187,8 +185,8 @@ async def test_the_place_of_one_that_has_to_begin_anew(
     await fills(narrow, alice)
 
 
-async def test_the_place_of_one_whose_token_expires(narrow: Site, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of a token ends its sockets and streams, and gives their places back."""
+async def test_token_expiry_frees_the_slot(narrow: Site, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token expiry ends sockets and streams and frees their slots."""
     live.brief(monkeypatch.setattr, until := live.soon(), 1)
     brief = User(alice.id, alice.email, live.expiring(alice.id, until), alice.http)
     follower, stream = await narrow.follow(brief), await narrow.stream(brief)
@@ -198,8 +196,8 @@ async def test_the_place_of_one_whose_token_expires(narrow: Site, alice: User, m
     await fills(narrow, alice)
 
 
-async def test_the_place_is_taken_before_anything_is_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is refused has cost no statement."""
+async def test_the_limit_applies_before_any_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscription over the limit is rejected before any read."""
     monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 1)
     user, begun = uuid4(), list[str]()
@@ -213,7 +211,7 @@ async def test_the_place_is_taken_before_anything_is_read(server: Server, monkey
         aclosing(live.follow(user, "tasks", start, idle)) as second,
     ):
         waiting = asyncio.create_task(anext(first))
-        while not begun:  # noqa: ASYNC110 - the first waits for the listener before
+        while not begun:  # noqa: ASYNC110 - the first subscription waits for the listener
             await asyncio.sleep(0)
         with pytest.raises(LimitExceeded):
             await anext(second)
@@ -225,11 +223,11 @@ async def test_the_place_is_taken_before_anything_is_read(server: Server, monkey
 
 
 async def nothing(_channel: str) -> None:
-    """Tells nobody."""
+    """Takes a notification and does nothing."""
 
 
 async def idle(token: str) -> Changes:
-    """A page with nothing on it."""
+    """An empty page."""
     return Changes([], token, int(token), more=False, full=False)
 
 
@@ -237,7 +235,7 @@ async def idle(token: str) -> Changes:
 
 
 class Reads:
-    """Pages that are read only when a test lets them be."""
+    """Page reads that block until the test releases them."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -259,7 +257,7 @@ def following(
 
 
 async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one user's reads hold all they can get, however many wait, another's is carried out."""
+    """While one user's reads use up that user's share, another user's read is executed."""
     monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 100)
     attacker, victim, held, free = uuid4(), uuid4(), Reads(), Reads()
@@ -267,7 +265,7 @@ async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.Monk
     async with AsyncExitStack() as stack:
         flood = [following(live, attacker, str(number), held) for number in range(100)]
         waiting = [asyncio.create_task(anext(await stack.enter_async_context(aclosing(one)))) for one in flood]
-        while len(held.begun) < followers.READS_OF_A_USER:  # noqa: ASYNC110 - nothing tells of a read
+        while len(held.begun) < followers.READS_OF_A_USER:  # noqa: ASYNC110 - a read sends no event
             await asyncio.sleep(0)
         for _ in range(100):
             await asyncio.sleep(0)
@@ -284,7 +282,7 @@ async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.Monk
 async def test_a_page_is_read_once_for_a_user_a_feed_and_a_token(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two followers at one place share a read; another user or another feed at the same place has its own."""
+    """Two subscriptions at the same token share a read; another user or another feed has its own."""
     monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live, reads = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 100), Reads()
     reads.may_go.set()
@@ -300,7 +298,7 @@ async def test_a_page_is_read_once_for_a_user_a_feed_and_a_token(
 
 
 async def test_few_pages_are_kept(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who catches up fast leaves no more than the last few pages in memory, however long they are kept."""
+    """A fast catch-up keeps only the last few pages in memory, whatever their lifetime."""
     monkeypatch.setattr(followers, "KEPT_SECONDS", 3600.0)
     monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 1)
@@ -322,11 +320,11 @@ async def test_few_pages_are_kept(server: Server, monkeypatch: pytest.MonkeyPatc
     await live.close()
 
 
-# Rows
+# Charged rows
 
 
 class Paced:
-    """Records what is charged to whom, and holds those who are behind for as long as a test wants."""
+    """Records all charges, and can block subscriptions that are behind."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.charges: list[tuple[str, int, bool]] = []
@@ -346,7 +344,7 @@ class Paced:
 
 
 async def with_tasks(user: User, hundreds: int) -> str:
-    """A user gets hundreds of tasks; the token from before."""
+    """Create hundreds of tasks for a user; returns the sync token from before."""
     token: str = (await user.data(CREATE, input={"title": "Before"}))["createTask"]["token"]
     for _ in range(hundreds):
         await user.data(CREATE_MANY, inputs=[{"title": f"Task {number}"} for number in range(100)])
@@ -356,7 +354,7 @@ async def with_tasks(user: User, hundreds: int) -> str:
 async def test_each_page_is_charged(
     settings: Settings, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By what it holds and to its user, to each follower, by either transport; the first page is paid for already."""
+    """Each subscription's pages are charged to its user by row count, on either transport, except the first page."""
     paced = Paced(monkeypatch)
     since = await with_tasks(alice, 3)
     async with site(settings) as here:
@@ -376,10 +374,10 @@ async def test_each_page_is_charged(
     assert others == [(1, False)]
 
 
-async def test_a_catch_up_goes_at_the_rate(
+async def test_a_catch_up_is_throttled(
     settings: Settings, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits where half of the rate is used up, and is not cut off; the user's other followers do not wait."""
+    """A catch-up pauses, but is not ended, once half of the rate is used; live subscriptions do not wait."""
     paced = Paced(monkeypatch)
     since = await with_tasks(alice, 15)
     async with site(settings, rate_limit="2000/hour") as here:
@@ -388,7 +386,7 @@ async def test_a_catch_up_goes_at_the_rate(
         his = await here.follow(bob, since=await now(bob))
         for _ in range(1100):
             await behind.change()
-        while len(paced.charges) < 11:  # noqa: ASYNC110 - nothing tells of a charge
+        while len(paced.charges) < 11:  # noqa: ASYNC110 - a charge sends no event
             await asyncio.sleep(0)
 
         tasks = await alice.add("Hers"), await bob.add("His")
@@ -399,8 +397,8 @@ async def test_a_catch_up_goes_at_the_rate(
         assert await behind.client.receive() == {"type": "pong"}
 
 
-async def test_one_that_waits_delays_no_other(settings: Settings, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A follower that has to wait goes on where it was; the user's others have their changes meanwhile."""
+async def test_a_paused_one_delays_no_other(settings: Settings, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paused subscription continues where it stopped; the user's others receive changes meanwhile."""
     paced = Paced(monkeypatch)
     paced.may_go.clear()
     since = await with_tasks(alice, 3)
@@ -418,7 +416,7 @@ async def test_one_that_waits_delays_no_other(settings: Settings, alice: User, m
 
 
 class Clock:
-    """Seconds that pass only while somebody sleeps."""
+    """A clock that advances only while a caller sleeps."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -438,8 +436,8 @@ def rates(users: str | None, clock: Clock) -> Rates:
     return Rates(users, None, None, Windows(lambda: clock.now))
 
 
-async def test_who_is_behind_has_half_of_the_rate(clock: Clock) -> None:
-    """100,000 rows take as many minutes as half of the rate goes into them; one that keeps up does not wait."""
+async def test_a_catch_up_gets_half_of_the_rate(clock: Clock) -> None:
+    """Catching up uses half of the rate; a subscription that keeps up does not wait."""
     paced = rates("2000/minute", clock)
     for _ in range(1000):
         await paced.pace("a", 100, is_behind=True)
@@ -453,8 +451,8 @@ async def test_who_is_behind_has_half_of_the_rate(clock: Clock) -> None:
     assert clock.now == 99 * 60
 
 
-async def test_one_that_keeps_up_waits_for_the_rate_too(clock: Clock) -> None:
-    """It is charged to the same rate as requests."""
+async def test_a_live_subscription_is_charged_too(clock: Clock) -> None:
+    """A subscription that keeps up is charged to the same rate as requests."""
     paced = rates("10/minute", clock)
     for _ in range(25):
         await paced.pace("a", 1, is_behind=False)
@@ -463,7 +461,7 @@ async def test_one_that_keeps_up_waits_for_the_rate_too(clock: Clock) -> None:
 
 
 async def test_a_page_may_be_larger_than_the_rate(clock: Clock) -> None:
-    """It takes a window for itself, and is not held for ever."""
+    """A page larger than the rate takes a window of its own, and does not wait forever."""
     paced = rates("10/minute", clock)
     for _ in range(3):
         await paced.pace("a", 100, is_behind=True)
@@ -472,18 +470,18 @@ async def test_a_page_may_be_larger_than_the_rate(clock: Clock) -> None:
 
 
 async def test_without_a_rate_nothing_waits(clock: Clock) -> None:
-    """RATE_LIMIT=off."""
+    """With RATE_LIMIT=off nothing waits."""
     for is_behind in (True, False):
         await rates(None, clock).pace("a", 1_000_000, is_behind=is_behind)
 
     assert clock.now == 0
 
 
-# Turns of the event loop
+# Steps of the event loop
 
 
-async def test_so_many_steps_in_a_turn() -> None:
-    """However many wait, a few go in each turn of the loop, in the order they came; who left is passed over."""
+async def test_steps_per_iteration_are_limited() -> None:
+    """Each iteration of the event loop runs a few steps, in order of arrival; cancelled ones are skipped."""
     steps, done = Steps(3), list[int]()
 
     async def go(number: int) -> None:
@@ -502,8 +500,8 @@ async def test_so_many_steps_in_a_turn() -> None:
     assert done == list(range(19))
 
 
-async def test_a_long_page_leaves_turns_to_others(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's followers together are given a few changes in each turn of the loop."""
+async def test_a_long_page_does_not_block_the_loop(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a user's subscriptions together get a few changes per iteration of the event loop."""
     monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 20)
     given, ends = 0, 0
@@ -535,7 +533,7 @@ async def test_a_long_page_leaves_turns_to_others(server: Server, monkeypatch: p
     assert most <= followers.STEPS_OF_A_USER
 
 
-# What each is shown
+# Selections
 
 VARIANTS = [
     "__typename",
@@ -553,8 +551,8 @@ WHOLE = (
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-async def test_each_is_shown_what_it_selects(site_of_all: Site, alice: User, bob: User, variant: str) -> None:
-    """As the query shows it, which PostgreSQL renders: each value, and the entries in their order."""
+async def test_each_subscription_gets_its_selection(site_of_all: Site, alice: User, bob: User, variant: str) -> None:
+    """Each subscription gets what it selects, as PostgreSQL renders it for queries: values and the order of keys."""
     since = await now(alice)
     text = '"quotes", \\, \n, \u0001, \U0001f600'
     await alice.add(text, description=text, tags=["a", text], priority="HIGH", dueDate="2026-01-31")

@@ -1,4 +1,4 @@
-"""Where one request ends and the next begins: nothing that another server could read differently is answered."""
+"""HTTP framing: requests that another server could parse differently are rejected."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -83,32 +83,32 @@ async def address(settings: Settings) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_what_could_be_read_differently(address: str, wrong: str) -> None:
-    """It is refused, and nothing that follows it is answered: neither in the same segment nor later."""
+async def test_ambiguous_requests_are_rejected(address: str, wrong: str) -> None:
+    """An ambiguous request is rejected, and nothing after it gets a response, in the same segment or later."""
     assert statuses(await exchange(address, WRONG[wrong] + LIVE)) == [400]
     assert statuses(await exchange(address, WRONG[wrong], LIVE)) == [400]
     assert statuses(await exchange(address, WRONG[wrong] + b" " * 300_000)) == [400]
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_what_came_before_is_answered_first(address: str, wrong: str) -> None:
-    """The requests before a wrong one get their own answers, in order, and then it gets its own."""
+async def test_earlier_requests_are_answered_first(address: str, wrong: str) -> None:
+    """The requests before a malformed one are answered in order, then it is rejected."""
     assert statuses(await exchange(address, LIVE + WRONG[wrong] + LIVE)) == [200, 400]
     assert statuses(await exchange(address, LIVE * 3 + WRONG[wrong] + LIVE)) == [200, 200, 200, 400]
     assert statuses(await exchange(address, LIVE, WRONG[wrong], LIVE)) == [200, 400]
 
 
 @pytest.mark.parametrize("more", [(), ("Connection: Upgrade", "Upgrade: h2c")])
-async def test_requests_that_are_sent_ahead(address: str, more: tuple[str, ...]) -> None:
-    """A hundred may wait for the one under way. All are answered, and what comes beyond them is not even read."""
+async def test_pipelined_requests(address: str, more: tuple[str, ...]) -> None:
+    """100 pipelined requests may wait for the one in progress and are all answered; what follows them is not read."""
     one, last = request("GET /livez HTTP/1.1", *more), request("GET /livez HTTP/1.1", *more, "Connection: close")
     most = protocols.MOST_AHEAD
     assert statuses(await exchange(address, one * most + last)) == [200] * (most + 1)
     assert statuses(await exchange(address, one * most + one * 3000)) == [200] * (most + 1) + [400]
 
 
-async def test_a_slow_answer_comes_before_the_refusal() -> None:
-    """Also where it is still being made when the wrong request has come, and the client sends on."""
+async def test_a_slow_response_precedes_the_rejection() -> None:
+    """A slow response is complete before a later malformed request is rejected, even if the client keeps sending."""
     began, refused, asked = asyncio.Event(), asyncio.Event(), []
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +123,7 @@ async def test_a_slow_answer_comes_before_the_refusal() -> None:
     async with served(slow, lifespan="off") as address:
         saying = asyncio.create_task(exchange(address, LIVE * 2, WRONG["a chunk too long"], LIVE))
         await began.wait()
-        await asyncio.sleep(0.3)  # nothing tells when all has come
+        await asyncio.sleep(0.3)  # no event signals that everything has arrived
         refused.set()
         said = await saying
 
@@ -131,8 +131,8 @@ async def test_a_slow_answer_comes_before_the_refusal() -> None:
     assert asked == ["/livez", "/livez"]
 
 
-async def test_after_a_last_request_nothing_is_answered(address: str) -> None:
-    """What follows `Connection: close` is not looked at, be it good or wrong."""
+async def test_nothing_after_connection_close_is_answered(address: str) -> None:
+    """Nothing after `Connection: close` is read, valid or not."""
     assert statuses(await exchange(address, LAST + LIVE)) == [200]
     assert statuses(await exchange(address, LAST + WRONG["nonsense"])) == [200]
     assert statuses(await exchange(address, request("GET /livez HTTP/1.0") + LIVE)) == [200]
@@ -140,8 +140,8 @@ async def test_after_a_last_request_nothing_is_answered(address: str) -> None:
     assert statuses(await exchange(address, request("GET /livez HTTP/1.1", *lines) + LIVE)) == [200]
 
 
-async def test_trailers_are_no_headers(address: str, alice: User) -> None:
-    """What comes after a body changes nothing of the request."""
+async def test_trailers_are_not_headers(address: str, alice: User) -> None:
+    """Trailers after a chunked body are not used as headers."""
     body = b'{"query": "{ viewer { id } }"}'
     chunks = b"%x\r\n%b\r\n0\r\nAuthorization: Bearer %b\r\n\r\n" % (len(body), body, alice.token.encode())
     said = await exchange(address, request(POST, JSON, CHUNKED, "Connection: close") + chunks)
@@ -155,7 +155,7 @@ async def test_hosts(address: str, host: str) -> None:
 
 
 async def test_other_forms_of_a_url(address: str) -> None:
-    """A URL may have scheme and host, as for a proxy; CONNECT is for proxies alone."""
+    """Absolute URLs are accepted; CONNECT is rejected."""
     assert statuses(await exchange(address, request("GET http://x/livez HTTP/1.1", "Connection: close"))) == [200]
     assert statuses(await exchange(address, request("GET http://X HTTP/1.1", "Connection: close"))) == [307]
     assert statuses(await exchange(address, request("OPTIONS * HTTP/1.1", "Connection: close"))) == [404]
@@ -165,15 +165,15 @@ async def test_other_forms_of_a_url(address: str) -> None:
 
 
 def head(size: int, start: str = "GET /livez HTTP/1.1") -> bytes:
-    """A request whose head has so many bytes."""
+    """A request whose head has exactly this many bytes."""
     least = len(request(start, "Connection: close", "A: "))
     return request(start, "Connection: close", "A: " + "a" * (size - least))
 
 
 @pytest.mark.parametrize("before", [b"", LIVE, request(POST, JSON, body=b" " * 90_000)], ids=["first", "next", "body"])
 @pytest.mark.parametrize("piece", [None, 7_000, 64_000])
-async def test_a_head_has_exactly_so_many_bytes(address: str, before: bytes, piece: int | None) -> None:
-    """The bound is the same in one segment or many, for the first request of a connection and for others."""
+async def test_the_size_limit_of_a_head(address: str, before: bytes, piece: int | None) -> None:
+    """The size limit of a head is exact, in one segment or many, on new and reused connections."""
     answered = statuses(before and await exchange(address, before + LAST))[:-1]
     for size, status in ((heads.MOST_BYTES, 200), (heads.MOST_BYTES + 1, 431), (heads.MOST_BYTES + 10_000, 431)):
         sent = before + head(size)
@@ -185,17 +185,17 @@ async def test_a_head_has_exactly_so_many_bytes(address: str, before: bytes, pie
 @pytest.mark.parametrize("length", [65_536, 70_000, 99_000, 101_000, 120_000, 131_000, 200_000])
 @pytest.mark.parametrize("start", ["GET /graphql?{} HTTP/1.1", "POST /graphql?{} HTTP/1.1", "GET /{} HTTP/1.1"])
 async def test_a_url_that_is_too_long(address: str, start: str, length: int) -> None:
-    """It is told so, whatever its length."""
+    """A URL that is too long gets its own error, whatever its length."""
     said = await exchange(address, request(start.format("a" * length)) + LIVE)
 
     assert statuses(said) == [431]
     assert b'"code":"LIMIT_EXCEEDED"' in said
 
 
-async def test_a_fault_of_ours_is_answered_too(
+async def test_an_internal_error_gets_a_response(
     address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever fails while a head is read, the client gets an answer and the log a line without the error's text."""
+    """An internal error while a head is read gives a response and a log line, both without the error's text."""
 
     def broken(*_args: object) -> bytes:
         raise ZeroDivisionError("secret")
@@ -219,10 +219,10 @@ async def test_a_fault_of_ours_is_answered_too(
         (f"GET / HTTP/1.1\r\nA: {'a' * 120_000}", b"", 431),
     ],
 )
-async def test_pages_of_allowed_origins_may_read_refusals(
+async def test_allowed_origins_can_read_rejections(
     address: str, start: str, rest: bytes, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which is to say that the page's script learns what is wrong."""
+    """Rejections have CORS headers, so that scripts of allowed origins can read them."""
     monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
     line, *more = start.split("\r\n")
     allowed, other = [
@@ -253,7 +253,7 @@ UNFINISHED = {
 async def test_the_last_line_was_the_origin(
     address: str, kind: str, *, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A head that ends in its middle is refused with CORS headers if its origin has come whole."""
+    """An incomplete head is rejected with CORS headers if its Origin line is complete."""
     rest, status = UNFINISHED[kind]
     monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
     start = f"GET /livez HTTP/1.1\r\nHost: x\r\noRigin:  {ORIGIN}".encode()
@@ -264,8 +264,8 @@ async def test_the_last_line_was_the_origin(
     assert headers(said)["access-control-allow-origin"] == ORIGIN
 
 
-async def test_half_an_origin(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It could have become another one."""
+async def test_an_incomplete_origin(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An incomplete Origin line is not used, since it could have continued."""
     monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1)
     for end in (b"", b"\r"):
         said = await exchange(address, f"GET /livez HTTP/1.1\r\nOrigin: {ORIGIN}".encode() + end)
@@ -276,10 +276,10 @@ async def test_half_an_origin(address: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("size", [160_000, 200_000, 250_000])
 @pytest.mark.parametrize("before", [b"", b"1\r\n1\r\n", b"1\r\n1\r\n" + b"f" * 40_000])
-async def test_a_chunks_size_that_goes_on_and_on_in_one_piece(
+async def test_an_overlong_chunk_size_in_one_segment(
     address: str, before: bytes, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is refused at once, although the head that came with it is fine."""
+    """An overlong chunk size is rejected at once, even in one segment with a valid head."""
     monkeypatch.setattr(protocols, "LOOK_SECONDS", float(PATIENCE_SECONDS))
     said = await exchange(address, request(POST, JSON, CHUNKED) + before + b"1;" + b"a" * size)
 
@@ -287,8 +287,8 @@ async def test_a_chunks_size_that_goes_on_and_on_in_one_piece(
 
 
 @pytest.mark.parametrize("length", [90_000, 99_900])
-async def test_a_large_piece_is_read_as_a_small_one(address: str, length: int) -> None:
-    """Long heads and bodies, in one piece with what follows."""
+async def test_a_large_segment(address: str, length: int) -> None:
+    """Long heads and bodies in one segment with what follows are parsed correctly."""
     body = QUERY + b" " * (length - len(QUERY))
     one = request(POST, JSON, f"A: {'a' * 60_000}", body=body)
     said = await exchange(address, one + one + LAST)
@@ -310,22 +310,22 @@ async def test_a_large_piece_is_read_as_a_small_one(address: str, length: int) -
     ],
 )
 def test_origins(allowed: tuple[str, ...], origin: str | None, told: list[str]) -> None:
-    """Origins are compared without case and default ports."""
+    """Origins are compared without regard to case and default ports."""
     given = Origins(allowed).headers_for(origin and origin.encode())  # type: ignore[arg-type]  # None or bytes
 
     assert [name.decode() for name, _ in given if b"expose" not in name] == told
 
 
 async def parts(_scope: Scope, receive: Receive, send: Send) -> None:
-    """An application whose answer does not say how long it is."""
+    """An application whose response has no Content-Length."""
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"one ", "more_body": True})
     await send({"type": "http.response.body", "body": b"two"})
 
 
-async def test_http_1_0_gets_no_chunks() -> None:
-    """The end of the connection ends an answer of unknown length."""
+async def test_http_1_0_gets_no_chunked_encoding() -> None:
+    """For HTTP/1.0, closing the connection ends a response of unknown length."""
     async with served(parts, lifespan="off") as address:
         said = await exchange(address, request("POST / HTTP/1.0", "Connection: keep-alive", "Expect: 100-continue"))
         modern = await exchange(address, request("GET / HTTP/1.1", "Connection: close"))
@@ -345,7 +345,7 @@ async def test_an_event_stream_by_http_1_0(address: str) -> None:
 
 
 async def endless(_scope: Scope, receive: Receive, send: Send) -> None:
-    """An application whose answer goes on until its client has gone."""
+    """An application whose response continues until the client disconnects."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     receiving = asyncio.ensure_future(receive())
     while not (receiving.done() and receiving.result()["type"] == "http.disconnect"):
@@ -355,7 +355,7 @@ async def endless(_scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def test_the_answer_to_head_ends() -> None:
-    """Also where that to GET would not; the next request is answered on the same connection."""
+    """HEAD ends even if GET would not, and the connection can be reused."""
     async with served(endless, lifespan="off") as address:
         reader, writer = await asyncio.open_connection(*address.split(":"))
         for _ in range(3):
@@ -370,7 +370,7 @@ async def test_the_answer_to_head_ends() -> None:
 )
 @pytest.mark.parametrize("accept", ["*/*", "text/html", "text/event-stream"])
 async def test_head(address: str, path: str, accept: str) -> None:
-    """No answer to HEAD has a body, whatever its status, and what follows is the next answer."""
+    """No response to HEAD has a body, whatever its status, and the next response follows."""
     one = request(f"HEAD {path} HTTP/1.1", f"Accept: {accept}")
     said = await exchange(address, one, one + LAST, pause=0.1)
 
@@ -380,8 +380,8 @@ async def test_head(address: str, path: str, accept: str) -> None:
     assert third.startswith(b"200 ")
 
 
-async def test_the_refusal_is_not_lost(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that reads nothing until it has sent all gets it nevertheless."""
+async def test_the_rejection_is_not_lost(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that reads only after sending everything still receives the rejection."""
     monkeypatch.setattr(protocols, "DISCARD_SECONDS", PATIENCE_SECONDS)
     reader, writer = await asyncio.open_connection(*address.split(":"))
     async with asyncio.timeout(PATIENCE_SECONDS):

@@ -1,4 +1,4 @@
-"""scripts/oracle: other examples with each seed, and the same ones again with the same seed."""
+"""scripts/oracle generates different examples for each seed, and the same ones for the same seed."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ def test_numbers(drawn):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Generated tests in place of the oracle: five examples a round, of which the first is always the simplest."""
+    """Small tests in place of the oracle: five examples per round, of which the first is always the simplest."""
     (tmp_path / "conftest.py").write_text(PROFILE.replace('["generate"]', "[hypothesis.Phase.generate]"))
     (tmp_path / "test_passes.py").write_text(NUMBERS.format(check=""))
     (tmp_path / "test_fails.py").write_text(NUMBERS.format(check="assert not any(drawn)"))
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def oracle(repository: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     command = [repository / "scripts" / "oracle", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our script
 
 
 def drawn(folder: Path) -> list[str]:
@@ -41,7 +41,7 @@ def drawn(folder: Path) -> list[str]:
 
 
 def test_each_round_has_other_examples(repository: Path, folder: Path) -> None:
-    """As many rounds as were asked for, each with a seed that is printed."""
+    """The requested number of rounds runs, each with a printed seed."""
     done = oracle(repository, "--rounds", "2", folder / "test_passes.py")
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,14 +49,14 @@ def test_each_round_has_other_examples(repository: Path, folder: Path) -> None:
     assert (len(drawn(folder)), len(set(drawn(folder)))) == (10, 9)
 
 
-def test_time_ends_it_too(repository: Path, folder: Path) -> None:
-    """The round that is under way is completed."""
+def test_a_time_limit(repository: Path, folder: Path) -> None:
+    """When the time is over the current round is completed."""
     assert oracle(repository, "--minutes", "0", folder / "test_passes.py").returncode == 0
     assert len(drawn(folder)) == 5
 
 
-def test_a_failure_ends_it_and_can_be_seen_again(repository: Path, folder: Path) -> None:
-    """The line that tells of a failure is the command that fails in the same way."""
+def test_a_failure_is_reproducible(repository: Path, folder: Path) -> None:
+    """The printed command reproduces the failure."""
     failed = oracle(repository, "--rounds", "2", folder / "test_fails.py")
     assert failed.returncode == 1
     seed = re.search(r"scripts/oracle --seed (\d+) ", failed.stderr)
@@ -72,7 +72,7 @@ def test_a_failure_ends_it_and_can_be_seen_again(repository: Path, folder: Path)
 
 @pytest.mark.parametrize("wrong", [["--hours", "1"], ["--rounds"], ["--rounds", "many"], ["--seed", ""]])
 def test_wrong_arguments(repository: Path, wrong: list[str]) -> None:
-    """They end it before anything runs, with a line on how it is used."""
+    """Invalid arguments print the usage before anything runs."""
     refused = oracle(repository, *wrong)
 
     assert refused.returncode == 2

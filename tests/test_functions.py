@@ -1,4 +1,4 @@
-"""The database's functions: who may execute them, and that no caller decides what they do."""
+"""The database's functions: who may execute them, and that callers cannot redirect what they call."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ OURS = """
         ) AS executors
     FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 """
-# What a role makes in a schema of its own and puts first on its search_path: all of it takes over, when it is called.
+# A schema of a role that puts it first on its search_path: its functions, when called, try to escalate privileges.
 EVIL = """
     CREATE TABLE evil.seen (what pg_catalog.text);
     GRANT ALL ON SCHEMA evil TO PUBLIC; GRANT ALL ON evil.seen TO PUBLIC;
@@ -68,7 +68,7 @@ HOSTILE_PATH = "SET search_path = evil, pg_temp, pg_catalog, public"
 
 
 def shadows() -> list[str]:
-    """Operators, functions and tables under the names of those that a function could mean."""
+    """SQL that defines operators, functions and tables named like those that our functions use."""
     operators = [
         EQUALS.format(name=f"op_{place}_{number}", type=type_, operator=operator, result=result)
         for place, (operator, result) in enumerate(OPERATORS.items())
@@ -78,7 +78,7 @@ def shadows() -> list[str]:
         SHADOW.format(signature=shadow, name=shadow.partition("(")[0], result="pg_catalog.text") for shadow in SHADOWS
     ]
     tables = [f"CREATE TABLE evil.{name} (id uuid); CREATE TEMP TABLE {name} (id uuid);" for name in TABLES]
-    # A type comes last: the others are not to be made of it.
+    # The domain comes last, so that the functions above do not use it.
     return [
         *operators,
         *called,
@@ -95,7 +95,7 @@ async def migrated(empty: Server) -> Server:
 
 @asynccontextmanager
 async def stranger(server: Server, rights: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """A role with these rights and a schema of its own, which is first on its search_path."""
+    """A role with these privileges, whose own schema is first on its search_path."""
     role = f"stranger_{uuid4().hex}"
     admin = await connect(server.owner_url)
     await admin.execute(f"CREATE ROLE {role} LOGIN; CREATE SCHEMA evil AUTHORIZATION {role}; {rights.format(role)}")
@@ -127,7 +127,7 @@ async def filled(server: Server) -> tuple[UUID, UUID]:
 
 
 async def test_every_function_is_protected(migrated: Server) -> None:
-    """Each function has a fixed path or is known to need none, and only those execute it who have to."""
+    """Each function has a fixed search_path or is known to need none, and only the intended roles may execute it."""
     admin = await connect(migrated.owner_url)
     found = {row["name"].replace(",", ", "): row for row in await admin.fetch(OURS)}
     await admin.close()
@@ -141,8 +141,8 @@ async def test_every_function_is_protected(migrated: Server) -> None:
         assert row["prosecdef"] == (name in functions.DEFINERS), name
 
 
-async def test_a_restore_without_rights_is_closed_by_a_migration(migrated: Server) -> None:
-    """Functions that a restore has opened to everybody are closed again, also where there is nothing to apply."""
+async def test_a_migration_restricts_restored_functions(migrated: Server) -> None:
+    """Functions that a restore has opened to PUBLIC are restricted by a migration, even if no revision is pending."""
     admin = await connect(migrated.owner_url)
     before = sorted(map(tuple, await admin.fetch(OURS)))
     for name in functions.ALL:
@@ -155,8 +155,8 @@ async def test_a_restore_without_rights_is_closed_by_a_migration(migrated: Serve
     await admin.close()
 
 
-async def test_every_role_of_a_server_keeps_its_rights(migrated: Server) -> None:
-    """A migration grants what is new to all roles that act as users, not to the one of DATABASE_URL alone."""
+async def test_every_server_role_keeps_its_privileges(migrated: Server) -> None:
+    """A migration grants new privileges to every server role, not only to that of DATABASE_URL."""
     role = f"server_{uuid4().hex}"
     admin = await connect(migrated.owner_url)
     other = migrated.app_url.replace("//taskql_app@", f"//{role}@")
@@ -171,7 +171,7 @@ async def test_every_role_of_a_server_keeps_its_rights(migrated: Server) -> None
     await admin.close()
 
 
-# With a user's id.
+# Each takes a user's id.
 CALLS = {
     "act": "SELECT public.act_as($1)",
     "begin": "SELECT public.begin_write($1)",
@@ -188,8 +188,8 @@ WRITES = (
 )
 
 
-async def test_no_caller_decides_what_a_function_means(migrated: Server) -> None:
-    """With operators, functions, types and tables of another schema in front, every function does what it did."""
+async def test_callers_cannot_redirect_functions(migrated: Server) -> None:
+    """With shadowing operators, functions, types and tables first on the search_path, every function still works."""
     user, other = await filled(migrated)
     async with stranger(migrated, ""):
         admin = await connect(migrated.owner_url)
@@ -212,8 +212,8 @@ async def test_no_caller_decides_what_a_function_means(migrated: Server) -> None
     await admin.close()
 
 
-async def test_rights_on_users_give_no_others(migrated: Server) -> None:
-    """A role that may write users alone deletes one with all tasks, and none of what it put in the way is called."""
+async def test_privileges_on_users_imply_no_others(migrated: Server) -> None:
+    """A role with privileges on users only can delete a user with all tasks, without any function that it shadows."""
     user, other = await filled(migrated)
     async with stranger(migrated, "GRANT SELECT, INSERT, UPDATE, DELETE ON users TO {0}") as connection:
         await connection.execute("DELETE FROM public.users WHERE id OPERATOR(pg_catalog.=) $1", user)
@@ -233,8 +233,8 @@ async def test_rights_on_users_give_no_others(migrated: Server) -> None:
 
 @pytest.mark.parametrize("role", ["a stranger", "the server"])
 @pytest.mark.parametrize("function", functions.TRIGGERS)
-async def test_triggers_serve_our_tables_alone(migrated: Server, function: str, role: str) -> None:
-    """Nobody puts a trigger function, which runs as the owner, on a table of their own."""
+async def test_trigger_functions_work_on_our_tables_only(migrated: Server, function: str, role: str) -> None:
+    """Other roles and the server's cannot use the trigger functions, which run as the owner, on their own tables."""
     async with stranger(migrated, "") as own:
         connection = own if role == "a stranger" else await connect(migrated.app_url)
         await connection.execute("CREATE TEMP TABLE mine (user_id uuid, id uuid, tags pg_catalog.varchar[])")

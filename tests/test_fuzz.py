@@ -1,4 +1,4 @@
-"""A running server under schemathesis: operations made from the schema, sane and insane."""
+"""Schemathesis against a running server: valid and invalid operations generated from the schema."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ CODES = {"BAD_USER_INPUT", "LIMIT_EXCEEDED", "GRAPHQL_VALIDATION_FAILED"}
 
 @pytest.fixture(scope="module")
 def served(server: Server, settings: object) -> Iterator[Serving]:
-    """A server in a process of its own."""
+    """A server process."""
     del settings
     environment = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url, "AUTH_SECRET": SECRET}
     with serving(**environment, RATE_LIMIT="off") as served:
@@ -32,7 +32,7 @@ def served(server: Server, settings: object) -> Iterator[Serving]:
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 async def test_no_operation_is_a_server_error(case: schemathesis.Case[Any], served: Serving, alice: User) -> None:
-    """Whatever the schema allows is answered, or refused as the caller's mistake."""
+    """Every operation that the schema allows gets a result or a client error."""
     response = case.call(base_url=f"{served.url}/graphql", headers={"Authorization": f"Bearer {alice.token}"})
 
     case.validate_response(response, checks=[not_a_server_error])

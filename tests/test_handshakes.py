@@ -1,4 +1,4 @@
-"""WebSocket handshakes that fail: on any path and whatever is wrong, they are answered, closed, logged and counted."""
+"""WebSocket handshakes that fail get a response, are closed, logged and counted, on any path and for any reason."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ APP = "https://app.example"
 
 @pytest.fixture(autouse=True)
 def logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Refusals are logged for information."""
+    """Log rejections at INFO."""
     caplog.set_level("INFO", "app.web.refusals")
 
 
@@ -61,21 +61,21 @@ async def address(settings: Settings) -> AsyncIterator[str]:
 
 
 async def silent(_scope: Scope, receive: Receive, _send: Send) -> None:
-    """An application that neither accepts a socket nor refuses it."""
+    """An application that neither accepts nor rejects a socket."""
     while (await receive())["type"] != "websocket.disconnect":
         pass
 
 
 async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """One that fails."""
+    """An application that raises an error."""
     raise ZeroDivisionError
 
 
 async def idle(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """One that returns too early."""
+    """An application that returns without an answer."""
 
 
-# An application (None is ours), the path, the origin, the status and the code.
+# An application (None for ours), and the path, origin, status and code.
 REFUSED: dict[str, tuple[ASGIApp | None, str, str, int, str]] = {
     "another origin": (None, "/graphql", "https://evil.example", 403, "BAD_USER_INPUT"),
     "an origin that is none": (None, "/graphql", "null", 403, "BAD_USER_INPUT"),
@@ -91,10 +91,10 @@ REFUSED: dict[str, tuple[ASGIApp | None, str, str, int, str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-async def test_a_refused_handshake_is_answered_like_a_request(
+async def test_a_rejected_handshake_is_answered_like_a_request(
     settings: Settings, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever layer refuses it: a GraphQL error, the request's id, CORS headers, and nothing but INFO in the log."""
+    """A rejection by any layer has a GraphQL error, the request id and CORS headers; client errors log at INFO only."""
     other, path, origin, status, code = REFUSED[kind]
     shared = settings.model_copy(update={"cors_origins": (APP,)})
     if status == 503:
@@ -125,7 +125,7 @@ async def test_a_refused_handshake_is_answered_like_a_request(
 
 
 async def test_a_handshake_that_is_open_when_the_server_stops() -> None:
-    """Its client is told to come again."""
+    """A handshake in progress at shutdown is rejected, and the client told to retry."""
     begun = asyncio.Event()
 
     async def slow(_scope: Scope, receive: Receive, _send: Send) -> None:
@@ -142,10 +142,10 @@ async def test_a_handshake_that_is_open_when_the_server_stops() -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_a_wrong_handshake_is_answered_and_closed(
+async def test_an_invalid_handshake_is_answered_and_closed(
     address: str, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It counts as an error and is logged once, with the id that it came with."""
+    """An invalid handshake is counted as an error and logged once with its request id."""
     sent, status = WRONG[wrong]
     before = _counted()
     said = await exchange(address, sent.replace(b"Host: x", b"X-Request-ID: mine\r\nHost: x"))
@@ -169,7 +169,7 @@ def _counted() -> float:
 
 
 async def test_a_handshake_may_be_as_long_as_a_request(address: str, alice: User) -> None:
-    """Its lines and their number are bounded by the length of the head alone."""
+    """Only the total size of a handshake's head is limited, not its number of lines."""
     more = [("Cookie", "a" * 60_000), *[(f"X-{number}", "b") for number in range(2_000)]]
     uri = f"ws://{address}/graphql?{'a' * 10_000}"
     async with connect(
@@ -184,7 +184,7 @@ async def test_a_handshake_may_be_as_long_as_a_request(address: str, alice: User
 
 @pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "websocket,", ", websocket"])
 async def test_what_is_a_handshake(address: str, upgrade: str) -> None:
-    """Names of protocols are compared without case; Connection may have several lines and elements."""
+    """Protocol names are case-insensitive; Connection may have several lines and elements."""
     lines = ("Connection: keep-alive", "Connection: foo, UPGRADE", f"Upgrade: {upgrade}", *ASKED[2:])
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(request("GET /graphql HTTP/1.1", *lines, "Content-Length: 0"))
@@ -193,22 +193,22 @@ async def test_what_is_a_handshake(address: str, upgrade: str) -> None:
 
 
 async def test_frames_that_come_with_the_handshake(address: str) -> None:
-    """What follows the head in the same segment belongs to the socket."""
+    """Frames in the same segment as the head reach the socket."""
     said = await exchange(address, request("GET /graphql HTTP/1.1", *ASKED) + b"\x88\x80\0\0\0\0")
 
     assert statuses(said) == [101]
     assert b"\x88" in said.partition(b"\r\n\r\n")[2]
 
 
-async def test_a_request_after_a_handshake_is_none(address: str) -> None:
-    """The connection is the socket's from then on."""
+async def test_a_request_after_a_handshake_is_not_answered(address: str) -> None:
+    """An HTTP request after a handshake is not answered: the connection belongs to the socket."""
     said = await exchange(address, request("GET /graphql HTTP/1.1", *ASKED) + request("GET /livez HTTP/1.1"))
 
     assert statuses(said) == [101]
 
 
 async def test_a_handshake_on_a_connection_that_was_used(address: str) -> None:
-    """An idle connection may become a socket, which is not counted as idle any more."""
+    """An idle HTTP connection can be upgraded, and is no longer counted as idle."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(request("GET /livez HTTP/1.1"))
     await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
@@ -219,8 +219,8 @@ async def test_a_handshake_on_a_connection_that_was_used(address: str) -> None:
     assert said.endswith(b"HTTP/1.1 101 Switching Protocols\r\n")
 
 
-async def test_a_handshake_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is ended after a while, although the application neither accepts nor refuses it."""
+async def test_a_handshake_that_the_application_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handshake that the application does not answer ends with 503 after a timeout."""
     ended = asyncio.Event()
 
     async def silent(_scope: Scope, receive: Receive, _send: Send) -> None:
@@ -242,7 +242,7 @@ async def test_a_handshake_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_other_upgrades_are_ignored(address: str, upgrade: str, *, apart: bool, chunked: bool) -> None:
-    """The request is answered with its body, and its body is no request."""
+    """Other upgrades are ignored: the request is served with its body, which is not parsed as a request."""
     smuggled = request("GET /graphql?query={smuggled:__typename} HTTP/1.1", "Accept: application/json")
     body = QUERY + b" " * 10 + smuggled
     coding = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
@@ -261,7 +261,7 @@ async def test_other_upgrades_are_ignored(address: str, upgrade: str, *, apart: 
     "upgrades", [["Upgrade: websocket", "Upgrade: websocket"], ["Upgrade: h2c", "Upgrade: websocket"]]
 )
 async def test_upgrades_on_several_lines(address: str, upgrades: list[str]) -> None:
-    """They are one list, which names more than WebSocket: the request is an ordinary one."""
+    """Several Upgrade lines form one list; if it names more than WebSocket, the request is served as plain HTTP."""
     lines = ("Connection: close", "Connection: upgrade", *upgrades, *ASKED[2:])
 
     assert statuses(await exchange(address, request("GET /livez HTTP/1.1", *lines))) == [200]
@@ -273,8 +273,8 @@ async def test_an_upgrade_by_http_1_0_is_ignored(address: str) -> None:
     assert (await exchange(address, sent[:-10], sent[-10:])).endswith(b'{"data":{"__typename":"Query"}}')
 
 
-async def test_many_requests_with_upgrades_in_one_piece(address: str) -> None:
-    """They are answered one after the other, those without one among them."""
+async def test_many_requests_with_upgrades_in_one_segment(address: str) -> None:
+    """Requests with and without Upgrade in one segment are answered in order."""
     one = request("POST /graphql HTTP/1.1", "Connection: Upgrade", "Upgrade: h2c", JSON, body=QUERY)
     other = request("POST /graphql HTTP/1.1", JSON, body=QUERY)
     last = request("GET /livez HTTP/1.1", "Connection: close, upgrade", "Upgrade: h2c")
@@ -284,8 +284,8 @@ async def test_many_requests_with_upgrades_in_one_piece(address: str) -> None:
     assert said.count(b'{"data":{"__typename":"Query"}}') == 100
 
 
-async def test_handshakes_that_fail_hold_nothing(address: str) -> None:
-    """Any number of them leaves the server as it was."""
+async def test_failed_handshakes_leak_nothing(address: str) -> None:
+    """After any number of failed handshakes the server works as before."""
     await asyncio.gather(*(exchange(address, WRONG["a POST with a body"][0]) for _ in range(100)))
     async with httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE_SECONDS) as http:
         assert (await http.get("/livez")).status_code == 200

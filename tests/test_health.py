@@ -1,4 +1,4 @@
-"""What probes are told: ready is whoever can serve, and the database is not asked more than it takes to know that."""
+"""Health probes: a server is ready if it can serve, and probes send the database few queries."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ ADDRESS = "postgresql://taskql@127.0.0.1:{}/taskql"
 
 @pytest.fixture
 async def migrated(empty: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """A migrated database of the test's own, as its owner."""
+    """A migrated database for this test, with a connection of its owner."""
     await migrate(DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url))
     owner = await connect(empty.owner_url)
     yield owner
@@ -42,13 +42,13 @@ async def readiness(application: Application) -> tuple[int, dict[str, str]]:
     return answer.status_code, answer.json().get("checks")
 
 
-async def test_the_process_lives(application: Application) -> None:
-    """While it answers, it need not be started again."""
+async def test_live(application: Application) -> None:
+    """/livez succeeds while the process responds."""
     assert (await application.http.get("/livez")).status_code == 200
 
 
 async def test_ready(application: Application) -> None:
-    """Each check is named, and none is kept by anybody on the way."""
+    """The response names each check and must not be cached."""
     answer = await application.http.get("/readyz")
 
     assert (answer.status_code, answer.json()) == (200, {"status": "ok", "checks": ALL_WELL})
@@ -56,7 +56,7 @@ async def test_ready(application: Application) -> None:
 
 
 async def test_all_connections_in_use(settings: Settings) -> None:
-    """A full pool is told, but it is no reason to take the server away: it can be asked all the same."""
+    """A full pool is reported, but the server stays ready, since it still responds."""
     async with running(settings.model_copy(update={"db_pool_size": 2})) as application, AsyncExitStack() as loans:
         for _ in range(2):
             loans.enter_context(await application.database.connections.take(uuid4()))
@@ -65,7 +65,7 @@ async def test_all_connections_in_use(settings: Settings) -> None:
 
 
 async def test_many_probes_at_once_are_one(settings: Settings) -> None:
-    """A hundred who ask cost one look at the database."""
+    """A hundred concurrent probes share one check of the database."""
     async with running(settings) as application:
         statements = statements_of(application.app.state.probe)
         answers = await asyncio.gather(*(readiness(application) for _ in range(100)))
@@ -75,14 +75,14 @@ async def test_many_probes_at_once_are_one(settings: Settings) -> None:
 
 
 def statements_of(asking: Probe) -> list[str]:
-    """What a probe sends through SQLAlchemy, whose prepared statements the driver does not tell of."""
+    """The probe's statements through SQLAlchemy, whose prepared statements the driver does not report."""
     statements: list[str] = []
     event.listen(asking.engine.sync_engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
     return statements
 
 
 class Clock:
-    """A clock that a test puts forward, and when requests last used the database."""
+    """A clock that a test advances, and the time at which a request last used the database."""
 
     def __init__(self) -> None:
         self.now, self.last_used = 1000.0, 1000.0
@@ -98,7 +98,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def probing(clock: Clock, settings: Settings) -> AsyncIterator[Callable[[], Awaitable[list[str]]]]:
-    """What a probe sends to the database when it is asked for its states."""
+    """Runs a probe; returns the statements that it sends."""
     assert settings.database_url
     asking, wire = Probe(DatabaseURL(settings.database_url.get_secret_value()), lambda: clock.last_used, clock), Wire()
     event.listen(asking.engine.sync_engine, "connect", wire.watch)
@@ -117,15 +117,15 @@ Asking = Callable[[], Awaitable[list[str]]]
 
 
 async def test_an_answer_holds_for_a_moment(probing: Asking, clock: Clock) -> None:
-    """Two balancers that ask at the same time are one question."""
+    """Two balancers that probe at the same time share one result."""
     assert await probing()
     clock.now += 0.9 * FRESH
 
     assert await probing() == []
 
 
-async def test_a_later_look_reads_little(probing: Asking, clock: Clock) -> None:
-    """Whether the database answers and takes writes is all that changes so soon: that is one statement."""
+async def test_a_later_probe_sends_one_statement(probing: Asking, clock: Clock) -> None:
+    """A later probe checks with one statement only whether the database responds and accepts writes."""
     await probing()
     clock.now = clock.last_used = clock.now + 2 * FRESH
     read = [text for text in await probing() if text not in {"BEGIN;", ";", "ROLLBACK;"}]
@@ -134,16 +134,16 @@ async def test_a_later_look_reads_little(probing: Asking, clock: Clock) -> None:
     assert "pg_is_in_recovery" in read[0]
 
 
-async def test_a_closer_look_now_and_then(probing: Asking, clock: Clock) -> None:
-    """Migrations and row security are looked at again after a minute."""
+async def test_a_full_check_after_a_minute(probing: Asking, clock: Clock) -> None:
+    """Migrations and row-level security are checked again after a minute."""
     await probing()
     clock.now = clock.last_used = clock.now + 2 * DEEP
 
     assert [text for text in await probing() if "FROM alembic_version" in text]
 
 
-async def test_an_idle_database_is_let_sleep(probing: Asking, clock: Clock) -> None:
-    """Probes go on for hours after the last request, and the database hears none of them."""
+async def test_an_idle_database_is_not_queried(probing: Asking, clock: Clock) -> None:
+    """Without requests, probes send the database nothing, even for hours, so that it can suspend."""
     await probing()
     clock.now += AWAKE
     for _ in range(100):
@@ -152,8 +152,8 @@ async def test_an_idle_database_is_let_sleep(probing: Asking, clock: Clock) -> N
         assert await probing() == []
 
 
-async def test_a_request_wakes_the_probe(probing: Asking, clock: Clock) -> None:
-    """Once somebody uses the database again, so do probes."""
+async def test_a_request_resumes_the_probe(probing: Asking, clock: Clock) -> None:
+    """Once a request uses the database, probes query it again."""
     await probing()
     clock.now = clock.last_used = clock.now + 100 * AWAKE
 
@@ -161,7 +161,7 @@ async def test_a_request_wakes_the_probe(probing: Asking, clock: Clock) -> None:
 
 
 async def test_requests_are_what_counts_as_use(settings: Settings, new_user: Callable[..., Awaitable[User]]) -> None:
-    """The probe of an application looks at the time of the last request."""
+    """The application's probe uses the time of the last request."""
     async with running(settings) as application:
         before = application.database.connections.last_lent
         await (await new_user(application.http)).data(VIEWER)
@@ -174,18 +174,18 @@ def unreachable(settings: Settings, port: int) -> Settings:
 
 
 async def test_no_database(settings: Settings) -> None:
-    """Where nobody listens the answer is 503."""
+    """An unreachable database gives 503."""
     async with running(unreachable(settings, 9)) as application:
         assert await readiness(application) == (503, {**ALL_WELL, **SILENT})
 
 
 def test_a_supervisor_is_answered_within_two_seconds() -> None:
-    """What an answer waits for at most, the database and the key sets at the same time."""
+    """The timeouts of the database and key set checks, which run concurrently, are below two seconds."""
     assert max(PROMISED["app.web.probe.PATIENCE"], PROMISED["app.web.health.PATIENCE_SECONDS"]) < 2
 
 
 async def test_a_silent_database(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where somebody listens who does not answer, it is 503 as well, once the probe has waited for its time."""
+    """A database that accepts connections but does not respond gives 503 after the probe's timeout."""
     monkeypatch.setattr(probe, "PATIENCE", 0.2)
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -204,7 +204,7 @@ async def test_a_silent_database(settings: Settings, monkeypatch: pytest.MonkeyP
 async def test_a_database_that_comes_back(
     migrated: "asyncpg.Connection[Any]", empty: Server, owner: "asyncpg.Connection[Any]", clock: Clock
 ) -> None:
-    """While it is away it is asked again and again, also when nobody else does; then all is well without a restart."""
+    """While the database is down it is checked even without requests; the server becomes ready without a restart."""
     name = await migrated.fetchval("SELECT current_database()")
     asking = Probe(DatabaseURL(empty.app_url), lambda: clock.last_used, clock)
     await owner.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -220,7 +220,7 @@ async def test_a_database_that_comes_back(
 async def test_connections_that_the_database_closed(
     settings: Settings, owner: "asyncpg.Connection[Any]", clock: Clock
 ) -> None:
-    """One connection that was closed is replaced, and nobody hears of it."""
+    """A connection that the database closed is replaced without a failed probe."""
     assert settings.database_url
     asking = Probe(DatabaseURL(settings.database_url.get_secret_value()), lambda: clock.last_used, clock)
     await asking.states()
@@ -239,14 +239,14 @@ BREACHES = {
     "ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY": ("ok", FAILED),
     "DROP POLICY tasks_of_user ON tasks": ("ok", FAILED),
     "DELETE FROM alembic_version": (FAILED, "unknown"),
-    # The next version has migrated: until it takes over, this one serves.
+    # The next version has migrated the database; this one keeps serving until it is replaced.
     "UPDATE alembic_version SET version_num = 'of the next version'": ("ok", "ok"),
 }
 
 
 @pytest.mark.parametrize("breach", BREACHES)
-async def test_what_lies_deeper(migrated: "asyncpg.Connection[Any]", empty: Server, breach: str) -> None:
-    """Missing migrations and open walls are no readiness, whatever the database answers."""
+async def test_migrations_and_row_security(migrated: "asyncpg.Connection[Any]", empty: Server, breach: str) -> None:
+    """Missing migrations or row-level security make the server not ready, even if the database responds."""
     migrations, row_security = BREACHES[breach]
     await migrated.execute(breach)
 
@@ -257,10 +257,10 @@ async def test_what_lies_deeper(migrated: "asyncpg.Connection[Any]", empty: Serv
     assert status == (200 if migrations == row_security == "ok" else 503)
 
 
-async def test_the_log_says_what_mends_it(
+async def test_the_fix_is_logged(
     migrated: "asyncpg.Connection[Any]", empty: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What strangers need not know is in the log, once."""
+    """The fix is logged once, since the response does not contain it."""
     await migrated.execute("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY")
 
     async with running(made_settings(empty)) as application:
@@ -278,7 +278,7 @@ def of_issuer(server: Server, url: str) -> Settings:
 
 
 async def test_no_key_set(server: Server, settings: Settings) -> None:
-    """Before an issuer's keys were fetched once nobody's token can be verified."""
+    """Until the issuer's keys were fetched once the server is not ready, as it cannot verify tokens."""
     del settings
     async with published() as issuer:
         issuer.status = "500 Oops"
@@ -289,7 +289,7 @@ async def test_no_key_set(server: Server, settings: Settings) -> None:
 async def test_an_issuer_that_does_not_answer(
     server: Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Waiting for it does not make the probe wait."""
+    """The probe does not wait for an issuer that does not respond."""
     del settings
     monkeypatch.setattr(health, "PATIENCE_SECONDS", 0.2)
     async with published() as issuer:
@@ -298,8 +298,8 @@ async def test_an_issuer_that_does_not_answer(
             assert (await readiness(application))[1]["key_sets"] == "cannot be fetched"
 
 
-async def test_keys_that_are_had(server: Server, settings: Settings) -> None:
-    """Keys that were fetched do, also when the issuer is gone since; and they are fetched but once."""
+async def test_fetched_keys_suffice(server: Server, settings: Settings) -> None:
+    """Fetched keys suffice, even if the issuer fails later; they are fetched once."""
     del settings
     async with published(made_key("ES256")) as issuer, running(of_issuer(server, issuer.url)) as application:
         assert await readiness(application) == (200, ALL_WELL)
@@ -310,7 +310,7 @@ async def test_keys_that_are_had(server: Server, settings: Settings) -> None:
 
 
 async def test_stopping(settings: Settings) -> None:
-    """Whoever is told to stop says so, and lives on."""
+    """A server that is stopping is not ready, but live."""
     async with running(settings) as application:
         application.app.state.readiness.stopping()
         answer = await application.http.get("/readyz")

@@ -1,4 +1,4 @@
-"""Documents and requests that nobody in their right mind would send, generated."""
+"""Generated malicious and malformed documents and requests."""
 
 import json
 import re
@@ -49,13 +49,13 @@ VALID = [
 
 
 def soup() -> st.SearchStrategy[str]:
-    """Words of the language in no order."""
+    """Tokens of the language in random order."""
     return st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join)
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> str:
-    """A document with some of its words lost, repeated or replaced."""
+    """A document with some tokens removed, repeated or replaced."""
     words = re.findall(r"\w+|\S", draw(st.sampled_from(VALID)))
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(0, len(words) - 1))
@@ -65,7 +65,7 @@ def damaged(draw: st.DrawFn) -> str:
 
 @st.composite
 def webs(draw: st.DrawFn) -> str:
-    """Fragments that spread each other: trees, doubling ones, circles, and some that are not there."""
+    """Fragments that spread one another: trees, exponential expansions, cycles and missing ones."""
     count = draw(st.integers(1, 12))
     names = st.integers(0, count).map(lambda number: f"F{number}")
     parts = names.map(lambda name: f"...{name}") | st.sampled_from(
@@ -78,7 +78,7 @@ def webs(draw: st.DrawFn) -> str:
 
 @st.composite
 def nests(draw: st.DrawFn) -> str:
-    """The same thing within itself, deeper than anybody reads."""
+    """Deeply nested syntax."""
     opening, closing = draw(
         st.sampled_from(
             [
@@ -98,7 +98,7 @@ def nests(draw: st.DrawFn) -> str:
 
 @st.composite
 def crowds(draw: st.DrawFn) -> str:
-    """Much of the same: aliases, directives, arguments, variables, operations."""
+    """Large numbers of aliases, directives, arguments, variables and operations."""
     count = draw(st.integers(1, 300))
     many = draw(
         st.sampled_from(
@@ -134,7 +134,7 @@ MEMBERS = ["query", "variables", "operationName", "extensions", "documentId", "o
 
 @pytest.fixture
 async def victim(new_user: Callable[[], Awaitable[User]]) -> AsyncIterator[User]:
-    """A user in whose name all of this is sent, and whose task nothing of it may touch."""
+    """The user that sends all requests, whose task must not change."""
     user = await new_user()
     task = await user.add("Untouched")
     yield user
@@ -144,7 +144,7 @@ async def victim(new_user: Callable[[], Awaitable[User]]) -> AsyncIterator[User]
 
 
 def hold(status: int, answer: dict[str, Any]) -> bool:
-    """What holds of every answer; whether it refuses the request."""
+    """Check the invariants of every response; returns whether it is a rejection."""
     assert status in STATUSES
     errors = answer.get("errors", [])
     assert len(errors) <= 5
@@ -157,7 +157,7 @@ def hold(status: int, answer: dict[str, Any]) -> bool:
 @hypothesis.settings(RUN, max_examples=300)
 @hypothesis.given(query=DOCUMENTS)
 async def test_documents(victim: User, wire: Wire, query: str) -> None:
-    """Whatever a document says the answer is one of GraphQL, and one that is refused costs no SQL."""
+    """Any document gets a GraphQL response, and a rejection sends no SQL."""
     await wire.statements()
     response = await victim.post(query, {"a": True, "i": {"title": " "}})
 
@@ -168,7 +168,7 @@ async def test_documents(victim: User, wire: Wire, query: str) -> None:
 @hypothesis.settings(RUN, max_examples=300)
 @hypothesis.given(body=st.dictionaries(st.sampled_from(MEMBERS), JSON, max_size=5) | JSON | st.binary(max_size=40))
 async def test_bodies(victim: User, body: Any) -> None:
-    """Whatever a body holds the answer is one of GraphQL."""
+    """Any body gets a GraphQL response."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {victim.token}"}
     response = await victim.http.post("/graphql", content=content, headers=headers)
@@ -181,7 +181,7 @@ async def test_bodies(victim: User, body: Any) -> None:
     members=st.dictionaries(st.sampled_from(MEMBERS), st.text(max_size=20) | JSON.map(json.dumps), max_size=5)
 )
 async def test_urls(victim: User, members: dict[str, str]) -> None:
-    """Whatever a query string holds the answer is one of GraphQL."""
+    """Any query string gets a GraphQL response."""
     headers = {"Authorization": f"Bearer {victim.token}"}
     response = await victim.http.get("/graphql", params=members, headers=headers)
 
@@ -199,7 +199,7 @@ VARIABLES = """
 @hypothesis.settings(RUN, max_examples=200)
 @hypothesis.given(variables=st.dictionaries(st.sampled_from("abcde"), JSON, max_size=5))
 async def test_variables(victim: User, variables: dict[str, Any]) -> None:
-    """Whatever stands in for a variable the answer is one of GraphQL."""
+    """Any value of a variable gets a GraphQL response."""
     response = await victim.post(VARIABLES, variables)
 
     hold(response.status_code, response.json())
@@ -215,7 +215,7 @@ class _Selections(Visitor):
 
 
 class _Steps(Sizes):
-    """Counts what it looks at."""
+    """Counts the visited selections."""
 
     steps = 0
 
@@ -227,7 +227,7 @@ class _Steps(Sizes):
 @hypothesis.settings(RUN, max_examples=300)
 @hypothesis.given(query=webs() | crowds() | damaged())
 def test_the_pass_is_linear(query: str) -> None:
-    """No selection of a document is looked at twice, however often fragments repeat it."""
+    """Each selection of a document is visited at most once, however often its fragment is spread."""
     try:
         document = parse(query, max_tokens=1000)
     except (GraphQLError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a client meets before any resolver: media types, malformed requests, tokens, and the codes of errors."""
+"""HTTP before any resolver: media types, malformed requests, tokens and error codes."""
 
 import asyncio
 import gzip
@@ -33,7 +33,7 @@ DOUBLING = f"{{ ...F0 }} {FRAGMENTS} fragment F30 on Query {{ viewer {{ id }} }}
 
 
 def written(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What the server logged; the tests' own client logs its requests."""
+    """The server's log records, without those of the tests' HTTP client."""
     return [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
 
 
@@ -67,8 +67,8 @@ async def post(http: httpx.AsyncClient, content: bytes | str, **headers: str) ->
         b"{",
     ],
 )
-async def test_what_is_no_graphql_request(http: httpx.AsyncClient, body: bytes) -> None:
-    """Any malformed body is answered with 400 and one clear GraphQL error."""
+async def test_malformed_bodies(http: httpx.AsyncClient, body: bytes) -> None:
+    """A malformed body gets 400 and one clear GraphQL error."""
     response = await post(http, body)
 
     assert response.status_code == 400
@@ -77,7 +77,7 @@ async def test_what_is_no_graphql_request(http: httpx.AsyncClient, body: bytes) 
 
 
 async def test_too_long_a_body(http: httpx.AsyncClient) -> None:
-    """A body beyond the limit is refused while it is read, also when it comes in chunks."""
+    """A body over the limit is rejected while it is read, including chunked bodies."""
 
     async def chunks() -> Any:
         for _ in range(MOST_BYTES // 1000 + 1):
@@ -104,8 +104,8 @@ async def test_too_long_a_body(http: httpx.AsyncClient) -> None:
         "application/graphql",
     ],
 )
-async def test_what_a_foreign_form_could_send(http: httpx.AsyncClient, media_type: str) -> None:
-    """Only application/json is taken, so that no foreign page can post with a visitor's cookies."""
+async def test_forms_of_other_sites_are_rejected(http: httpx.AsyncClient, media_type: str) -> None:
+    """Only application/json is accepted, so that other sites cannot post forms with a visitor's cookies."""
     response = await http.post("/graphql", content=b'{"query": "{a}"}', headers={"Content-Type": media_type})
 
     assert (response.status_code, code(response)) == (415, "BAD_USER_INPUT")
@@ -113,7 +113,7 @@ async def test_what_a_foreign_form_could_send(http: httpx.AsyncClient, media_typ
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_other_methods(http: httpx.AsyncClient, method: str) -> None:
-    """Operations come by POST or GET; the answer says so."""
+    """Other methods are rejected, and the response names POST and GET."""
     response = await http.request(method, "/graphql")
 
     assert response.status_code == 405
@@ -122,7 +122,7 @@ async def test_other_methods(http: httpx.AsyncClient, method: str) -> None:
 
 
 async def test_a_query_by_get(alice: User) -> None:
-    """A query may come in the URL, its variables as JSON; nobody keeps the answer."""
+    """A query may be in the URL, with JSON variables; the response must not be cached."""
     task = await alice.add("By GET")
     members = {"query": BY_ID, "variables": json.dumps({"id": task["id"]}), "operationName": "A", "extensions": "{}"}
 
@@ -133,7 +133,7 @@ async def test_a_query_by_get(alice: User) -> None:
 
 
 async def test_a_mutation_by_get(alice: User, wire: Wire) -> None:
-    """GET changes nothing: of a document's operations only a query may be named."""
+    """GET executes only queries, even if the document has mutations."""
     for name, status in (("B", 405), ("A", 200)):
         members = {"query": BOTH, "operationName": name}
         response = await alice.http.get("/graphql", params=members, headers={"Authorization": f"Bearer {alice.token}"})
@@ -144,8 +144,8 @@ async def test_a_mutation_by_get(alice: User, wire: Wire) -> None:
     assert "INSERT" not in sent[0]
 
 
-async def test_what_a_get_of_a_mutation_is_told(http: httpx.AsyncClient) -> None:
-    """A mutation by GET is refused with the way out, whoever sends it."""
+async def test_a_mutation_by_get_names_the_allowed_method(http: httpx.AsyncClient) -> None:
+    """A mutation by GET gets 405 with the allowed method, even without a token."""
     response = await http.get("/graphql", params={"query": "mutation { __typename }"})
 
     assert (response.status_code, response.headers["allow"], code(response)) == (405, "POST", "METHOD_NOT_ALLOWED")
@@ -163,15 +163,15 @@ async def test_what_a_get_of_a_mutation_is_told(http: httpx.AsyncClient) -> None
         "/graphql?" + "a=1&" * 30 + "query=%7Ba%7D",
     ],
 )
-async def test_what_is_no_graphql_request_by_get(http: httpx.AsyncClient, url: str) -> None:
-    """A malformed query string is answered as a malformed body is."""
+async def test_malformed_query_strings(http: httpx.AsyncClient, url: str) -> None:
+    """A malformed query string is rejected like a malformed body."""
     response = await http.get(url, headers={"Accept": GRAPHQL_JSON})
 
     assert (response.status_code, code(response)) == (400, "BAD_USER_INPUT")
 
 
-async def test_no_such_address(http: httpx.AsyncClient) -> None:
-    """What no route takes is answered with a GraphQL error too."""
+async def test_an_unknown_path(http: httpx.AsyncClient) -> None:
+    """An unknown path also gets a GraphQL error."""
     missing, wrong = await http.get("/nothing"), await http.post("/livez")
 
     assert (missing.status_code, wrong.status_code) == (404, 405)
@@ -199,7 +199,7 @@ async def test_no_such_address(http: httpx.AsyncClient) -> None:
     ],
 )
 async def test_the_media_type_is_negotiated(http: httpx.AsyncClient, accept: str | None, content_type: str) -> None:
-    """The Accept header is read as HTTP has it: whole types, weights, wildcards, charsets."""
+    """Accept is parsed as HTTP defines: whole types, weights, wildcards and charsets."""
     headers = {"Content-Type": "application/json"} | ({"Accept": accept} if accept else {})
     request = http.build_request("POST", "/graphql", content=b'{"query": "{ __typename }"}', headers=headers)
     if accept is None:
@@ -212,15 +212,15 @@ async def test_the_media_type_is_negotiated(http: httpx.AsyncClient, accept: str
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json;q=0", "application/jsonp", "image/*", "json"])
-async def test_an_answer_that_nobody_could_read(http: httpx.AsyncClient, accept: str) -> None:
-    """Where no media type of ours is accepted the answer is 406, before anything is done."""
+async def test_no_acceptable_media_type(http: httpx.AsyncClient, accept: str) -> None:
+    """If no supported media type is accepted, the response is 406 and nothing is executed."""
     response = await post(http, json.dumps({"query": VIEWER}), accept=accept)
 
     assert (response.status_code, code(response)) == (406, "BAD_USER_INPUT")
 
 
-async def test_long_answers_are_compressed_for_those_who_take_it(alice: User) -> None:
-    """Compression is used where it is accepted and saves a round trip: not for short answers."""
+async def test_long_responses_are_compressed_if_accepted(alice: User) -> None:
+    """Long responses are compressed if the client accepts it, short ones never."""
     await asyncio.gather(*(alice.add("A title", description="word " * 150) for _ in range(20)))
     headers = {"Authorization": f"Bearer {alice.token}", "Accept-Encoding": "br, gzip;q=0.5"}
 
@@ -240,7 +240,7 @@ async def test_long_answers_are_compressed_for_those_who_take_it(alice: User) ->
 async def test_the_explorers_files_are_compressed(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The explorer's script is megabytes, and comes as gzip to every browser."""
+    """The explorer's large script is compressed with gzip."""
     (tmp_path / "explorer.js").write_text("function explore() {}\n" * 10_000)
     monkeypatch.setattr("app.web.explorer.ASSETS", tmp_path)
     async with running(settings) as application:
@@ -253,7 +253,7 @@ async def test_the_explorers_files_are_compressed(
 async def test_the_explorers_files_are_compressed_once(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Strangers may ask for them without end: that costs as little as possible, and a new file comes as it is."""
+    """The explorer's files are compressed once, until they change, since anonymous callers can request them freely."""
     file, compressing = tmp_path / "explorer.js", Mock(wraps=gzip.compress)
     monkeypatch.setattr("app.web.explorer.ASSETS", tmp_path)
     monkeypatch.setattr("gzip.compress", compressing)
@@ -266,7 +266,7 @@ async def test_the_explorers_files_are_compressed_once(
         part = await application.http.get("/explorer/explorer.js", headers={"Range": "bytes=0-2"})
 
     assert compressing.call_count == 2
-    assert (part.status_code, part.text) == (200, "new script\n" * 10_000)  # parts are not served
+    assert (part.status_code, part.text) == (200, "new script\n" * 10_000)  # ranges are not supported
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ async def test_the_explorers_files_are_compressed_once(
 async def test_media_types_and_statuses(
     http: httpx.AsyncClient, accept: str, query: str, status: int, error: str
 ) -> None:
-    """The answer has the media type asked for, and the status that goes with it."""
+    """The response has the requested media type and the status that belongs to it."""
     response = await post(http, json.dumps({"query": query}), accept=accept)
 
     assert (response.status_code, code(response)) == (status, error)
@@ -295,8 +295,8 @@ async def test_media_types_and_statuses(
     assert ("data" in response.json()) == (error == "UNAUTHENTICATED")
 
 
-async def test_suggestions_stay_unsaid(http: httpx.AsyncClient) -> None:
-    """A wrong field or argument does not reveal the right one."""
+async def test_errors_suggest_no_names(http: httpx.AsyncClient) -> None:
+    """Errors for unknown fields or arguments suggest no names."""
     for query in (
         "{ viewr { id } }",
         '{ task(idd: "1") { id } }',
@@ -306,8 +306,8 @@ async def test_suggestions_stay_unsaid(http: httpx.AsyncClient) -> None:
         assert "Did you mean" not in (await post(http, json.dumps({"query": query}))).text
 
 
-async def test_which_operation(alice: User) -> None:
-    """Of several operations one must be named, and it must be there."""
+async def test_operation_names(alice: User) -> None:
+    """With several operations, operationName is required and must exist."""
     document = "query A { viewer { id } } query B { viewer { email } }"
 
     assert (await alice.post(document, operationName="B")).json()["data"]["viewer"] == {"email": alice.email}
@@ -326,8 +326,8 @@ async def test_which_operation(alice: User) -> None:
         "{ __schema { types { " + "fields { type { fields { name type { " * 7 + "name" + " } } } }" * 7 + " } } }",
     ],
 )
-async def test_documents_that_ask_for_too_much(http: httpx.AsyncClient, wire: Wire, query: str) -> None:
-    """A document beyond the limits is refused before validation, and no SQL is sent."""
+async def test_documents_over_a_limit(http: httpx.AsyncClient, wire: Wire, query: str) -> None:
+    """A document over a limit is rejected before validation, and no SQL is sent."""
     response = await post(http, json.dumps({"query": query}))
 
     assert code(response) in {"LIMIT_EXCEEDED", "GRAPHQL_PARSE_FAILED"}
@@ -335,7 +335,7 @@ async def test_documents_that_ask_for_too_much(http: httpx.AsyncClient, wire: Wi
 
 
 async def test_circular_fragments(http: httpx.AsyncClient) -> None:
-    """Fragments that spread each other are an error of validation, not an endless loop."""
+    """Cyclic fragments are a validation error, not an endless loop."""
     query = "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }"
 
     assert code(await post(http, json.dumps({"query": query}))) == "GRAPHQL_VALIDATION_FAILED"
@@ -374,8 +374,8 @@ CLAIMS = {"sub": str(uuid4()), "iat": 1, "exp": LATER}
         "Bearer " + signed(CLAIMS, SECRET * 2, "HS512"),
     ],
 )
-async def test_tokens_that_do_not_hold(http: httpx.AsyncClient, wire: Wire, authorization: str | None) -> None:
-    """Without a token that holds the answer is 401 and UNAUTHENTICATED, says how to send one, and no SQL is sent."""
+async def test_invalid_tokens(http: httpx.AsyncClient, wire: Wire, authorization: str | None) -> None:
+    """A missing or invalid token gets 401 and UNAUTHENTICATED with a challenge, and no SQL is sent."""
     headers = {} if authorization is None else {"Authorization": authorization}
 
     response = await http.post("/graphql", json={"query": VIEWER}, headers=headers)
@@ -397,7 +397,7 @@ async def test_tokens_that_do_not_hold(http: httpx.AsyncClient, wire: Wire, auth
     ],
 )
 async def test_the_reason_of_a_401(http: httpx.AsyncClient, claims: dict[str, Any], reason: str) -> None:
-    """Clients are told whether a new token helps, in the error and in the challenge."""
+    """The error and the challenge say whether a new token would help."""
     response = await http.post(
         "/graphql", json={"query": VIEWER}, headers={"Authorization": "Bearer " + signed({**CLAIMS, **claims})}
     )
@@ -408,8 +408,8 @@ async def test_the_reason_of_a_401(http: httpx.AsyncClient, claims: dict[str, An
     assert response.headers["www-authenticate"] == f'Bearer error="invalid_token", error_description="{described}"'
 
 
-async def test_no_token_is_no_error_of_a_token(http: httpx.AsyncClient) -> None:
-    """As RFC 6750 has it, the challenge of a request without a token names no error."""
+async def test_without_a_token_the_challenge_has_no_error(http: httpx.AsyncClient) -> None:
+    """Without a token the challenge contains no error, as RFC 6750 requires."""
     response = await http.post("/graphql", json={"query": VIEWER})
 
     assert response.headers["www-authenticate"] == "Bearer"
@@ -417,12 +417,12 @@ async def test_no_token_is_no_error_of_a_token(http: httpx.AsyncClient) -> None:
 
 
 def expiring(alice: User, seconds: float) -> str:
-    """A token whose `exp` is so many seconds from now."""
+    """A token whose `exp` is this many seconds from now."""
     return "Bearer " + signed({"sub": str(alice.id), "iat": 1, "exp": int(time.time()) + seconds})
 
 
 async def test_a_token_is_valid_until_its_leeway_has_passed(alice: User) -> None:
-    """Half a minute after `exp`, also where it was seen before."""
+    """A token is valid until half a minute after `exp`, whether cached or not."""
     for seconds, status in ((LEEWAY_SECONDS - 5, 200), (LEEWAY_SECONDS + 1, 401)):
         headers = {"Authorization": expiring(alice, -seconds)}
         for _ in range(2):
@@ -431,7 +431,7 @@ async def test_a_token_is_valid_until_its_leeway_has_passed(alice: User) -> None
 
 
 def lines(**headers: list[str]) -> list[tuple[str, str]]:
-    """Header lines, several of some names."""
+    """Header lines, some of them repeated."""
     given = {"content-type": ["application/json"]} | {
         name.replace("_", "-"): values for name, values in headers.items()
     }
@@ -440,7 +440,7 @@ def lines(**headers: list[str]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("accept", [[GRAPHQL_JSON, "text/plain"], ["text/plain", GRAPHQL_JSON]])
 async def test_the_lines_of_a_list_are_one_list(http: httpx.AsyncClient, accept: list[str]) -> None:
-    """The order of Accept lines does not matter, no more than in one line."""
+    """Several Accept lines are read as one list, in any order."""
     response = await http.post("/graphql", content='{"query": "{ __typename }"}', headers=lines(accept=accept))
 
     assert (response.status_code, response.headers["content-type"]) == (200, f"{GRAPHQL_JSON}; charset=utf-8")
@@ -448,7 +448,7 @@ async def test_the_lines_of_a_list_are_one_list(http: httpx.AsyncClient, accept:
 
 @pytest.mark.parametrize("encodings", [["gzip", "br"], ["br", "gzip"], ["gzip, br", "zstd"]])
 async def test_encodings_on_several_lines(alice: User, encodings: list[str]) -> None:
-    """Compression is used wherever gzip stands."""
+    """A gzip encoding is recognized on any Accept-Encoding line."""
     await asyncio.gather(*(alice.add("A title", description="word " * 150) for _ in range(20)))
     headers = lines(authorization=[f"Bearer {alice.token}"], accept_encoding=encodings)
 
@@ -459,7 +459,7 @@ async def test_encodings_on_several_lines(alice: User, encodings: list[str]) -> 
 
 @pytest.mark.parametrize("name", ["authorization", "content-type", "origin"])
 async def test_headers_with_one_value(alice: User, wire: Wire, name: str) -> None:
-    """Two different values are refused, in whichever order; the same value twice is one."""
+    """Different values of a single-valued header are rejected in any order; repeated equal values are accepted."""
     good = {"authorization": f"Bearer {alice.token}", "content-type": "application/json", "origin": "http://a.example"}
     for values in (["text/plain", good[name]], [good[name], "text/plain"]):
         headers = [(key, value) for key, value in good.items() if key != name] + [(name, value) for value in values]
@@ -475,7 +475,7 @@ async def test_headers_with_one_value(alice: User, wire: Wire, name: str) -> Non
 
 @pytest.mark.parametrize("encodings", [["gzip"], ["GZIP"], ["br, identity"], ["identity", "deflate"], ["x"]])
 async def test_a_compressed_body(http: httpx.AsyncClient, encodings: list[str]) -> None:
-    """It is refused by its header, with what would be taken instead."""
+    """A body with Content-Encoding gets 415 and the accepted encoding."""
     body = gzip.compress(b'{"query": "{ __typename }"}')
     response = await http.post("/graphql", content=body, headers=lines(content_encoding=encodings))
 
@@ -485,8 +485,8 @@ async def test_a_compressed_body(http: httpx.AsyncClient, encodings: list[str]) 
 
 
 @pytest.mark.parametrize("encodings", [["identity"], ["Identity", "identity"], [""]])
-async def test_a_body_as_it_is(http: httpx.AsyncClient, encodings: list[str]) -> None:
-    """It may say so."""
+async def test_an_identity_body(http: httpx.AsyncClient, encodings: list[str]) -> None:
+    """Content-Encoding: identity is accepted."""
     response = await http.post(
         "/graphql", content='{"query": "{ __typename }"}', headers=lines(content_encoding=encodings)
     )
@@ -495,7 +495,7 @@ async def test_a_body_as_it_is(http: httpx.AsyncClient, encodings: list[str]) ->
 
 
 async def test_introspection_needs_no_token(http: httpx.AsyncClient) -> None:
-    """A code generator can read the schema."""
+    """Introspection needs no token, so that code generators can read the schema."""
     response = await post(http, json.dumps({"query": "{ __schema { queryType { name } } __typename }"}))
 
     assert response.json() == {"data": {"__schema": {"queryType": {"name": "Query"}}, "__typename": "Query"}}
@@ -504,7 +504,7 @@ async def test_introspection_needs_no_token(http: httpx.AsyncClient) -> None:
 async def test_a_bug_is_masked_and_logged_once(
     alice: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An unexpected error tells the caller its request id and nothing else; the log has the rest, but no variables."""
+    """For an unexpected error the response has only the request id; the log has the details, but no variables."""
 
     async def broken(*_args: object) -> None:
         raise RuntimeError("a secret of the house")
@@ -527,7 +527,7 @@ async def test_a_bug_is_masked_and_logged_once(
 async def test_a_bug_before_execution_is_masked_and_logged_once(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever goes wrong the client gets a GraphQL error and the log one line, without the text of the error."""
+    """An error outside of execution gets a GraphQL error and one log line, both without the error's text."""
 
     def broken(*_args: object) -> None:
         raise RuntimeError("a secret of the house")
@@ -545,8 +545,8 @@ async def test_a_bug_before_execution_is_masked_and_logged_once(
 @pytest.mark.parametrize(
     "query", ["{ secret(", "{ secret }", '{ task(id: "secret") { id } }', "query ($a: Int!) { a }"]
 )
-async def test_what_callers_do_wrong_is_not_logged(alice: User, caplog: pytest.LogCaptureFixture, query: str) -> None:
-    """Errors that a caller is told are nobody else's business: no library logs them with the query either."""
+async def test_errors_of_callers_are_not_logged(alice: User, caplog: pytest.LogCaptureFixture, query: str) -> None:
+    """Errors of callers are not logged, by the server or a library."""
     with caplog.at_level(logging.DEBUG):
         answer = await alice.ask(query)
 
@@ -556,7 +556,7 @@ async def test_what_callers_do_wrong_is_not_logged(alice: User, caplog: pytest.L
 
 
 async def test_an_outage_is_503(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the database cannot answer the client is told when to try again."""
+    """A database outage is 503 with Retry-After."""
 
     async def down(*_args: object) -> None:
         raise Unavailable("The database cannot be reached; try again.")
@@ -570,7 +570,7 @@ async def test_an_outage_is_503(alice: User, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_connections_that_the_server_closed(alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """When PostgreSQL ends every connection, no answer is a bug of ours, and the next requests succeed."""
+    """If PostgreSQL closes every connection, no response is an internal error, and later requests succeed."""
     for _ in range(5):
         await asyncio.gather(*(alice.post(VIEWER) for _ in range(8)))
         busy = [asyncio.create_task(alice.post(VIEWER)) for _ in range(8)]
@@ -583,7 +583,7 @@ async def test_connections_that_the_server_closed(alice: User, owner: "asyncpg.C
 
 
 async def test_the_request_id_comes_back(alice: User) -> None:
-    """A caller's X-Request-ID is kept; without one the server makes it."""
+    """The response has the caller's X-Request-ID, or a generated one."""
     given = await alice.http.post("/graphql", json={"query": VIEWER}, headers={"X-Request-ID": "abc-1"})
 
     assert given.headers["x-request-id"] == "abc-1"

@@ -1,4 +1,4 @@
-"""Two users and two walls: nothing of one ever reaches the other."""
+"""Isolation between users by the query filter and by row-level security."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -77,7 +77,7 @@ async def task_changes(alice: User, bob: User, task: dict[str, Any]) -> None:
 
 
 async def same_as_missing(query: str, alice: User, bob: User, task: dict[str, Any]) -> None:
-    """A foreign id and one that nobody has get the same bytes, and change nothing."""
+    """Another user's id and a nonexistent one get identical responses, and change nothing."""
     foreign = await bob.post(query, {"id": task["id"]})
     missing = await bob.post(query, {"id": str(uuid4())})
     assert foreign.status_code == missing.status_code == 200
@@ -143,7 +143,7 @@ CASES: dict[str, Case] = {
 
 
 def test_every_root_field_has_a_case() -> None:
-    """A root field without a case with two users fails the suite."""
+    """Every root field must have an isolation case with two users."""
     roots = [core(schema).query_type, core(schema).mutation_type, core(schema).subscription_type]
 
     assert set(CASES) == {name for root in roots if root for name in root.fields}
@@ -151,14 +151,14 @@ def test_every_root_field_has_a_case() -> None:
 
 @pytest.mark.parametrize("field", CASES)
 async def test_another_user_sees_and_changes_nothing(field: str, alice: User, bob: User) -> None:
-    """Nothing of Alice's task shows to Bob, and nothing he sends changes it."""
+    """Bob can neither see nor change Alice's task."""
     task = await alice.add("Alice's", description="Hers alone")
 
     await CASES[field](alice, bob, task)
 
 
-async def test_a_foreign_id_is_as_a_missing_one_in_the_trash(alice: User, bob: User) -> None:
-    """Not even the trash of another user can be told from nothing."""
+async def test_another_users_trash_is_like_a_missing_task(alice: User, bob: User) -> None:
+    """A task in another user's trash is indistinguishable from a missing one."""
     task = await alice.add()
     await alice.data(DELETE, id=task["id"])
     trashed = (await alice.data(TASK, id=task["id"]))["task"]
@@ -169,7 +169,7 @@ async def test_a_foreign_id_is_as_a_missing_one_in_the_trash(alice: User, bob: U
 async def test_without_the_first_wall_reads_leak_nothing(
     alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the owner's filter taken out of every read, row security alone keeps Alice's tasks from Bob."""
+    """Without the filter by owner in reads, row-level security alone hides Alice's tasks from Bob."""
     task = await alice.add()
     await bob.add("Bob's")
     monkeypatch.setattr(Reader, "owns", unguarded)
@@ -198,7 +198,7 @@ def unguarded(_reader: Reader, _table: FromClause) -> ColumnElement[bool]:
 async def test_without_the_first_wall_writes_change_nothing(
     alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the owner's filter taken out of every write, row security alone keeps Bob from Alice's tasks."""
+    """Without the filter by owner in writes, row-level security alone prevents Bob from changing Alice's tasks."""
     task = await alice.add()
     await bob.add()
     monkeypatch.setattr(writing, "user_id", lambda: TASKS.c.user_id)
@@ -212,7 +212,7 @@ async def test_without_the_first_wall_writes_change_nothing(
 
 
 async def test_without_a_user_there_are_no_rows(server: Server, alice: User) -> None:
-    """The server's role sees nothing before it acts as somebody, nor after a transaction in which it did."""
+    """The server's role sees no rows before it acts as a user, nor after that transaction."""
     await alice.add()
     connection = await asyncpg.connect(server.app_url)
     async with connection.transaction():
@@ -221,12 +221,12 @@ async def test_without_a_user_there_are_no_rows(server: Server, alice: User) -> 
         assert await connection.fetchval("SELECT count(*) FROM users") == 1
 
     for table in ("tasks", "task_clocks", "task_tags", "users"):
-        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - names from here
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - constants of this module
     await connection.close()
 
 
 async def test_a_write_as_another_user_is_refused(server: Server, alice: User, bob: User) -> None:
-    """Row security checks what is written as well as what is read."""
+    """Row-level security checks written rows as well as reads."""
     connection = await asyncpg.connect(server.app_url)
     insert = "INSERT INTO tasks (user_id, id, title, position, version) VALUES ($1, gen_random_uuid(), 'x', 'a', 1)"
     await connection.execute(f"BEGIN; SET LOCAL app.user_id = '{bob.id}'")
@@ -239,7 +239,7 @@ async def test_a_write_as_another_user_is_refused(server: Server, alice: User, b
 async def test_interleaved_requests_on_two_connections_leak_nothing(
     server: Server, new_user: Callable[..., Awaitable[User]]
 ) -> None:
-    """10,000 requests of two users, taking turns on a pool of two connections, each see their own tasks only."""
+    """In 10,000 alternating requests of two users on a pool of two connections, each sees only their own tasks."""
     settings = made_settings(server, db_pool_size=2)
     async with running(settings) as application:
         users = [await new_user(application.http), await new_user(application.http)]
@@ -264,7 +264,7 @@ async def look(user: User, *, writes: bool) -> None:
 
 
 async def test_siblings_all_succeed(alice: User, wire: Wire) -> None:
-    """Ten root fields of one query run side by side, each in one statement."""
+    """Ten root fields of one query are executed concurrently, in one statement each."""
     task = await alice.add()
     await wire.statements()
     fields = " ".join(f't{n}: task(id: "{task["id"]}") {{ title }}' for n in range(10))
@@ -276,7 +276,7 @@ async def test_siblings_all_succeed(alice: User, wire: Wire) -> None:
 
 
 async def test_the_token_is_decoded_once(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many fields ask for the caller, one request verifies its token once."""
+    """A request verifies its token once, however many fields use the caller."""
     decoded: list[str | None] = []
     verify = Authenticator.principal
 

@@ -1,4 +1,4 @@
-"""The key set of an issuer: how often it is fetched, who waits for it, which of its keys count, what may go wrong."""
+"""Key sets of issuers: fetch frequency, waiting requests, usable keys and failures."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ OLD, NEW = made_key("EdDSA", "old"), made_key("ES256", "new")
 
 
 class Clock:
-    """Time that passes when a test says so; who sleeps wakes when it has passed."""
+    """A clock that a test advances; sleepers wake when their time has passed."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -34,7 +34,7 @@ class Clock:
 
 
 class FakeIssuer:
-    """What is fetched, and when; it hangs for as long as `answers` is not set, and fails while it has no keys."""
+    """A fake issuer that records fetches; it hangs until `answers` is set, and fails while it has no keys."""
 
     def __init__(self, clock: Clock, *keys: SigningKey) -> None:
         self.keys, self.clock, self.fetched_at = keys, clock, list[float]()
@@ -52,17 +52,17 @@ class FakeIssuer:
 
 
 class Stage:
-    """An authenticator with the key set of a fake issuer, on a clock of its own."""
+    """An authenticator with the key set of a fake issuer, on a fake clock."""
 
     def __init__(self, *keys: SigningKey) -> None:
         self.clock = Clock()
         self.issuer = FakeIssuer(self.clock, *keys)
         self.set = KeySet("https://issuer.example/jwks", self.issuer.fetch, self.clock.now)
         self.authenticator = Authenticator([Issuer("https://issuer.example", "taskql", jwks_url="https://i.example")])
-        self.authenticator._sources["https://issuer.example"].keys = self.set  # noqa: SLF001 - time is injected
+        self.authenticator._sources["https://issuer.example"].keys = self.set  # noqa: SLF001 - injects the clock
 
     async def outcome(self, key: SigningKey, **header: Any) -> str:
-        """The user of a new token of a key, or the kind of its refusal."""
+        """The user of a new token signed with a key, or the kind of error."""
         self._count = getattr(self, "_count", 0) + 1
         try:
             principal = await self.authenticator.principal(
@@ -81,13 +81,13 @@ class Stage:
 
 
 async def turns() -> None:
-    """Let everything run that can."""
+    """Let all tasks of the event loop run until they wait."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 async def test_many_at_once_share_one_fetch() -> None:
-    """Fifty first requests wait for one and the same fetch."""
+    """Fifty concurrent first requests share one fetch."""
     stage = Stage(OLD)
     stage.issuer.answers.clear()
     waiting = [stage.start(OLD) for _ in range(50)]
@@ -98,8 +98,8 @@ async def test_many_at_once_share_one_fetch() -> None:
     assert stage.fetches == [0.0]
 
 
-async def test_a_set_is_fresh_for_five_minutes() -> None:
-    """Within five minutes nothing is fetched; after them once, and nobody waits for it."""
+async def test_a_key_set_is_fresh_for_five_minutes() -> None:
+    """A key set is not fetched again within five minutes; then it is once, in the background."""
     stage = Stage(OLD)
     await stage.outcome(OLD)
     stage.clock.pass_(FRESH)
@@ -114,8 +114,8 @@ async def test_a_set_is_fresh_for_five_minutes() -> None:
     await stage.set.close()
 
 
-async def test_a_hanging_issuer_slows_no_known_key() -> None:
-    """While the issuer hangs and fifty unknown keys arrive, known ones hold at once; it is asked once in 10 s."""
+async def test_a_hanging_issuer_does_not_delay_known_keys() -> None:
+    """A hanging issuer and unknown keys do not delay known keys; fetches are at least 10 s apart."""
     stage = Stage(OLD)
     await stage.outcome(OLD)
     stage.clock.pass_(FRESH + 1)
@@ -146,7 +146,7 @@ async def test_a_hanging_issuer_slows_no_known_key() -> None:
 
 
 async def test_no_two_fetches_within_the_cooldown() -> None:
-    """Whatever comes, for two minutes, the issuer is asked at most once in ten seconds."""
+    """Under any load for two minutes, fetches are at least ten seconds apart."""
     stage = Stage(OLD)
     for second in range(120):
         for kid in ("old", "nobody", f"new {second}"):
@@ -164,8 +164,8 @@ async def test_no_two_fetches_within_the_cooldown() -> None:
     await turns()
 
 
-async def test_an_unknown_key_right_after_a_fetch_is_refused_at_once() -> None:
-    """Anybody can make up a key: within the cooldown nobody waits for one, and each is told when to come again."""
+async def test_an_unknown_key_within_the_cooldown_is_rejected_at_once() -> None:
+    """Within the cooldown an unknown key, which anyone can invent, is rejected at once with a time to retry."""
     stage = Stage(OLD)
     assert await stage.outcome(OLD) == ALICE
     stage.issuer.keys = (OLD, NEW)
@@ -181,7 +181,7 @@ async def test_an_unknown_key_right_after_a_fetch_is_refused_at_once() -> None:
 
 
 async def test_rotation_fails_no_request() -> None:
-    """While a new key takes over, every valid token holds; when the old key is gone, its tokens do not."""
+    """During rotation every valid token is accepted; once the old key is removed, its tokens are rejected."""
     stage = Stage(OLD)
     assert await stage.outcome(OLD) == ALICE
     stage.clock.pass_(60)
@@ -198,8 +198,8 @@ async def test_rotation_fails_no_request() -> None:
     assert await stage.outcome(OLD) == "Unauthenticated"
 
 
-async def test_a_withdrawn_key_does_not_outlive_a_quiet_time() -> None:
-    """After long without requests the set is fetched before any key counts, also for tokens that are remembered."""
+async def test_a_withdrawn_key_is_rejected_after_a_pause() -> None:
+    """After a long time without requests the set is fetched before any key is used, even for cached tokens."""
     stage = Stage(OLD)
     bearer = f"Bearer {token(OLD, claims(ALICE))}"
     await stage.authenticator.principal(bearer)
@@ -210,8 +210,8 @@ async def test_a_withdrawn_key_does_not_outlive_a_quiet_time() -> None:
         await stage.authenticator.principal(bearer)
 
 
-async def test_an_issuer_that_is_down_after_a_quiet_time_costs_no_known_key() -> None:
-    """When the fetch that comes first fails, the key that was known still counts; and it is asked for again in time."""
+async def test_known_keys_survive_a_failed_fetch_after_a_pause() -> None:
+    """If that fetch fails, the known keys stay valid, and the next request after another pause fetches again."""
     stage = Stage(OLD)
     await stage.outcome(OLD)
     stage.issuer.keys = ()
@@ -224,8 +224,8 @@ async def test_an_issuer_that_is_down_after_a_quiet_time_costs_no_known_key() ->
     assert await stage.outcome(OLD) == "Unauthenticated"
 
 
-async def test_an_issuer_that_is_down_costs_no_known_key() -> None:
-    """Keys stay good for as long as the issuer cannot be asked: hours, too."""
+async def test_known_keys_survive_an_outage_of_the_issuer() -> None:
+    """Known keys stay valid while the issuer is unavailable, even for hours."""
     stage = Stage(OLD)
     await stage.outcome(OLD)
     stage.issuer.keys = ()
@@ -236,7 +236,7 @@ async def test_an_issuer_that_is_down_costs_no_known_key() -> None:
 
 
 async def test_an_issuer_that_comes_back() -> None:
-    """When the first fetch fails, callers are told to try again; after the cooldown the keys are there."""
+    """If the first fetch fails, callers are told to retry; after the cooldown the keys are fetched."""
     stage = Stage()
     assert await stage.outcome(OLD) == "Unavailable"
     stage.issuer.keys = (OLD,)
@@ -257,8 +257,8 @@ async def test_an_issuer_that_comes_back() -> None:
     ],
     ids=["another algorithm", "another key", "no kid", "no kid, another algorithm"],
 )
-async def test_a_key_replaced_under_its_name(before: SigningKey, after: SigningKey) -> None:
-    """A key that comes in the place of another, under the same kid or none, fails no request."""
+async def test_a_replaced_key_with_the_same_kid(before: SigningKey, after: SigningKey) -> None:
+    """A new key with the kid of another, or without one, is picked up without a failed request."""
     stage = Stage(before)
     assert await stage.outcome(before) == ALICE
     stage.clock.pass_(COOLDOWN)
@@ -269,7 +269,7 @@ async def test_a_key_replaced_under_its_name(before: SigningKey, after: SigningK
 
 
 async def test_a_bad_signature_never_waits() -> None:
-    """A known key that did not sign is no reason to wait for the cooldown, nor to call the issuer down."""
+    """An invalid signature for a known kid is rejected without waiting, and is not reported as an outage."""
     stage = Stage(OLD)
     await stage.outcome(OLD)
     stranger = made_key("EdDSA", "old")
@@ -282,8 +282,8 @@ async def test_a_bad_signature_never_waits() -> None:
     assert stage.fetches == [0.0, COOLDOWN]
 
 
-async def test_two_keys_of_one_name() -> None:
-    """Under a kid that two keys have, either may have signed."""
+async def test_two_keys_with_one_kid() -> None:
+    """If two keys have the same kid, either may have signed a token."""
     twins = made_key("EdDSA", "twin"), made_key("EdDSA", "twin"), made_key("ES256", "twin")
     stage = Stage(*twins)
 
@@ -291,8 +291,8 @@ async def test_two_keys_of_one_name() -> None:
     assert stage.fetches == [0.0]
 
 
-async def test_keys_and_tokens_without_a_name() -> None:
-    """A token without kid holds by whichever key of its algorithm, also while two are published for a rotation."""
+async def test_keys_and_tokens_without_a_kid() -> None:
+    """A token without kid is verified with every key of its algorithm, also during rotation."""
     unnamed = made_key("ES256", None)
     stage = Stage(OLD, unnamed)
     assert await stage.outcome(OLD, kid=None) == await stage.outcome(unnamed) == ALICE
@@ -304,8 +304,8 @@ async def test_keys_and_tokens_without_a_name() -> None:
     assert await stage.outcome(made_key("EdDSA", "stranger"), kid=None) == "Unauthenticated"
 
 
-async def test_too_many_that_wait_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown keys cannot pile up requests without bound, and one address leaves room for the others."""
+async def test_waiting_requests_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of requests that wait for unknown keys is limited, in total and per address."""
     monkeypatch.setattr(key_sets, "MOST_WAITING", 4)
     monkeypatch.setattr(key_sets, "WAITING_OF_AN_ADDRESS", 3)
     stage = Stage(OLD)
@@ -325,8 +325,8 @@ async def test_too_many_that_wait_are_sent_away(monkeypatch: pytest.MonkeyPatch)
     assert str((await other).user_id) == ALICE
 
 
-async def test_a_caller_who_goes_away_takes_nothing_along() -> None:
-    """When the first of those who wait is cancelled, the others still get their keys from the same fetch."""
+async def test_a_cancelled_request_does_not_cancel_the_fetch() -> None:
+    """If the first waiting request is cancelled, the others still get the result of the shared fetch."""
     stage = Stage(OLD)
     stage.issuer.answers.clear()
     first, second = stage.start(OLD), stage.start(OLD)
@@ -339,8 +339,8 @@ async def test_a_caller_who_goes_away_takes_nothing_along() -> None:
     assert stage.fetches == [0.0]
 
 
-async def test_closing_ends_what_is_under_way() -> None:
-    """The application does not wait for an issuer when it stops."""
+async def test_closing_cancels_the_fetch() -> None:
+    """Closing the application cancels a fetch in progress."""
     stage = Stage(OLD)
     stage.issuer.answers.clear()
     waiting = stage.start(OLD)
@@ -351,8 +351,8 @@ async def test_closing_ends_what_is_under_way() -> None:
         await waiting
 
 
-async def test_what_does_not_suspend() -> None:
-    """A token by the secret, and any that is remembered, is verified without a turn of the event loop."""
+async def test_cached_tokens_do_not_suspend() -> None:
+    """A token signed with the secret, or a cached one, is verified without suspending."""
     stage = Stage(OLD)
     bearer = f"Bearer {token(OLD, claims(ALICE))}"
     await stage.authenticator.principal(bearer)
@@ -367,27 +367,27 @@ async def test_what_does_not_suspend() -> None:
             coroutine.send(None)
 
 
-async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many tokens come, no more than the bound are kept, and none of their text."""
+async def test_the_token_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of verified tokens is bounded, and does not contain their text."""
     monkeypatch.setattr("app.identity.tokens.MOST_VERIFIED", 10)
     stage = Stage(OLD)
     for _ in range(25):
         assert await stage.outcome(OLD) == ALICE
         await stage.outcome(made_key("EdDSA", "old"))
 
-    remembered = stage.authenticator._verified  # noqa: SLF001 - what it holds is the point
+    remembered = stage.authenticator._verified  # noqa: SLF001 - the cache's content is the point
     assert 0 < len(remembered) <= 10
     assert {len(digest) for digest in remembered} == {32}
 
 
-async def test_a_token_is_remembered_once() -> None:
-    """However its header is written, a token takes one place among the remembered."""
+async def test_a_token_is_cached_once() -> None:
+    """Encodings of the same token share one cache entry."""
     stage = Stage(OLD)
     bearer, principal = token(OLD, claims(ALICE)), None
     for authorization in (f"Bearer {bearer}", f"bearer {bearer}", f"Bearer   {bearer}\t", f"Bearer \xa0{bearer}"):
         principal = await stage.authenticator.principal(authorization)
 
-    assert len(stage.authenticator._verified) == 1  # noqa: SLF001 - what it holds is the point
+    assert len(stage.authenticator._verified) == 1  # noqa: SLF001 - the cache's content is the point
     assert stage.authenticator.remembered(f"Bearer {bearer}") == principal
     for other in (None, "", bearer, f"Digest {bearer}", f"Bearer {bearer}x", f"Bearer {bearer[:-1]}"):
         assert stage.authenticator.remembered(other) is None
@@ -400,7 +400,7 @@ async def issuer() -> AsyncIterator[Published]:
 
 
 async def test_fetching(issuer: Published) -> None:
-    """Keys come over HTTP, with the algorithms that they are for."""
+    """Keys are fetched over HTTP, with their algorithms."""
     keys = await fetched(issuer.url)
 
     assert [(key.kid, key.algorithms) for key in keys] == [("old", ("EdDSA",)), ("new", ("ES256",))]
@@ -422,8 +422,8 @@ async def test_fetching(issuer: Published) -> None:
         (b" " * (key_sets.MOST_BYTES + 1), "longer than"),
     ],
 )
-async def test_what_is_no_key_set(issuer: Published, body: bytes, words: str) -> None:
-    """Whatever stands at the address is told from a key set, and read no further than one is long."""
+async def test_invalid_key_sets(issuer: Published, body: bytes, words: str) -> None:
+    """An invalid key set is reported with the reason, and reading stops at the size limit."""
     issuer.body = body
 
     with pytest.raises(FetchFailed, match=words):
@@ -431,8 +431,8 @@ async def test_what_is_no_key_set(issuer: Published, body: bytes, words: str) ->
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "500 Oops", "204 No Content", "401 Unauthorized"])
-async def test_an_answer_that_is_none(issuer: Published, status: str) -> None:
-    """Only 200 gives keys; the failure names what came instead."""
+async def test_an_error_status(issuer: Published, status: str) -> None:
+    """A status other than 200 is a failure that names it."""
     issuer.status = status
 
     with pytest.raises(FetchFailed, match=status):
@@ -440,32 +440,32 @@ async def test_an_answer_that_is_none(issuer: Published, status: str) -> None:
 
 
 async def test_https_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys come only from whom an authority of this machine vouches for."""
+    """The certificate must be signed by a trusted authority and match the host."""
     certificate = self_signed(tmp_path)
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificate)
-    key_sets._tls.cache_clear()  # noqa: SLF001 - what this machine trusts is read once
+    key_sets._tls.cache_clear()  # noqa: SLF001 - the trusted certificates are read once
     async with published(OLD, tls=server) as issuer:
         with pytest.raises(FetchFailed, match="certificate verify failed"):
             await fetched(issuer.url)
         assert issuer.fetches == 0
 
-        key_sets._tls.cache_clear()  # noqa: SLF001 - the same
+        key_sets._tls.cache_clear()  # noqa: SLF001 - as above
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert [key.kid for key in await fetched(issuer.url)] == ["old"]
         with pytest.raises(FetchFailed, match="certificate verify failed"):
             await fetched(issuer.url.replace("localhost", "127.0.0.1"))
-    key_sets._tls.cache_clear()  # noqa: SLF001 - the same
+    key_sets._tls.cache_clear()  # noqa: SLF001 - as above
 
 
 async def turns_of_fetch(keys: KeySet) -> None:
-    """Wait for the fetch that is under way."""
-    assert keys._fetching  # noqa: SLF001 - nobody else tells of it
+    """Wait for the fetch in progress."""
+    assert keys._fetching  # noqa: SLF001 - no public way to wait for it
     await keys._fetching  # noqa: SLF001 - as above
 
 
 async def test_a_set_that_becomes_empty(issuer: Published) -> None:
-    """When the issuer publishes no keys, or none that count, those it had still do."""
+    """If the issuer publishes no usable keys, the previous ones stay valid."""
     clock = Clock()
     keys = KeySet(issuer.url, now=clock.now)
     known = await keys.candidates("old", "EdDSA")
@@ -480,8 +480,8 @@ async def test_a_set_that_becomes_empty(issuer: Published) -> None:
     await keys.close()
 
 
-async def test_redirects_are_refused(issuer: Published) -> None:
-    """An issuer that points elsewhere is not followed."""
+async def test_redirects_are_not_followed(issuer: Published) -> None:
+    """Redirects are not followed."""
     async with published(OLD) as elsewhere:
         issuer.status, issuer.headers = "302 Found", f"Location: {elsewhere.url}\r\n"
 
@@ -491,7 +491,7 @@ async def test_redirects_are_refused(issuer: Published) -> None:
 
 
 async def test_an_issuer_that_hangs(issuer: Published, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch ends in time, whatever the issuer does."""
+    """A fetch from a hanging issuer times out."""
     monkeypatch.setattr(key_sets, "FETCH_TIMEOUT", 0.05)
     issuer.answers.clear()
 
@@ -499,8 +499,8 @@ async def test_an_issuer_that_hangs(issuer: Published, monkeypatch: pytest.Monke
         await fetched(issuer.url)
 
 
-async def test_an_address_where_nobody_is() -> None:
-    """A refused connection is a failure like any other."""
+async def test_a_refused_connection() -> None:
+    """A refused connection is reported as a failed fetch."""
     async with published(OLD) as issuer:
         gone = issuer.url
 
@@ -508,8 +508,8 @@ async def test_an_address_where_nobody_is() -> None:
         await fetched(gone)
 
 
-async def test_proxies_of_the_environment_are_not_asked(issuer: Published, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but the settings decides where keys come from."""
+async def test_proxy_variables_have_no_effect(issuer: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxy variables in the environment have no effect on fetches."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
 
@@ -545,15 +545,15 @@ ODD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-async def test_a_key_that_does_not_count(issuer: Published, name: str) -> None:
-    """A key that is not for verifying, too weak or odd is passed over, and costs its neighbours nothing."""
+async def test_unusable_keys_are_skipped(issuer: Published, name: str) -> None:
+    """An unusable key, such as one for encryption or a weak one, is skipped, and the other keys are used."""
     issuer.publish(SigningKey("", None, None, ODD[name]), OLD)
 
     assert [key.kid for key in await fetched(issuer.url)] == ["old"]
 
 
-async def test_an_issuer_whose_keys_are_not_to_be_had(caplog: pytest.LogCaptureFixture) -> None:
-    """The log says that and why a key set could not be fetched, and nothing of any token."""
+async def test_a_failed_fetch_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The log gives the reason of a failed fetch, and no part of any token."""
     stage = Stage()
     bearer = token(OLD, claims(ALICE))
     with pytest.raises(Unavailable):

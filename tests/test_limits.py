@@ -1,4 +1,4 @@
-"""What one operation may ask for: each limit, the cost in rows, and who may see the schema."""
+"""Limits of one operation, its cost in rows, and access to introspection."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -39,7 +39,7 @@ def code(answer: dict[str, Any]) -> str:
 
 
 async def asked(http: httpx.AsyncClient, query: str, **members: Any) -> dict[str, Any]:
-    """The answer to somebody without a token."""
+    """The response to an anonymous caller."""
     answer: dict[str, Any] = (await http.post("/graphql", json={"query": query, **members})).json()
     return answer
 
@@ -86,8 +86,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("query", "what"), HOSTILE.values(), ids=HOSTILE.keys())
-async def test_documents_that_ask_for_too_much(http: httpx.AsyncClient, wire: Wire, query: str, what: str) -> None:
-    """What is beyond a limit is refused by name, before it is validated and before any SQL."""
+async def test_documents_over_a_limit(http: httpx.AsyncClient, wire: Wire, query: str, what: str) -> None:
+    """A document over a limit is rejected with the limit's name, before validation and any SQL."""
     answer = await asked(http, query)
 
     assert code(answer) == "LIMIT_EXCEEDED"
@@ -106,8 +106,8 @@ CROWDED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("variables", CROWDED)
-async def test_variables_of_many_values(alice: User, wire: Wire, variables: dict[str, Any]) -> None:
-    """A crowd of values is refused before each is looked at, wherever it is."""
+async def test_variables_with_many_values(alice: User, wire: Wire, variables: dict[str, Any]) -> None:
+    """Too many values in variables are rejected, wherever they are."""
     response = await alice.post(FILTERED, variables)
 
     assert (response.status_code, code(response.json())) == (200, "LIMIT_EXCEEDED")
@@ -116,14 +116,14 @@ async def test_variables_of_many_values(alice: User, wire: Wire, variables: dict
 
 
 async def test_deep_introspection(http: httpx.AsyncClient) -> None:
-    """Types of fields of types of fields are no question that a tool asks."""
+    """Deeply nested introspection is rejected."""
     query = "{ __schema { types { fields { type { fields { type { fields { name } } } } } } } }"
 
     assert code(await asked(http, query)) == "GRAPHQL_VALIDATION_FAILED"
 
 
 async def test_a_million_commas(http: httpx.AsyncClient, wire: Wire) -> None:
-    """A document of nothing but commas ends at the size of a body; one that fits is what it is without them."""
+    """A document of a million commas exceeds the body limit; in one that fits, commas are ignored."""
     million = await http.post("/graphql", json={"query": "{" + "," * 1_000_000 + "viewer { id } }"})
     fitting = await asked(http, "{" + "," * (MOST_BYTES - 100) + "viewer { id } }")
 
@@ -134,9 +134,9 @@ async def test_a_million_commas(http: httpx.AsyncClient, wire: Wire) -> None:
 
 
 def test_each_fragment_is_visited_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fragments that would expand to a billion fields take as many steps as the document has selections."""
+    """Fragments that would expand to a billion fields are visited once per selection."""
     steps = 0
-    real = Sizes._selection  # noqa: SLF001 - the steps are what is counted
+    real = Sizes._selection  # noqa: SLF001 - the visits are counted
 
     def counting(self: Sizes, *arguments: Any) -> Any:
         nonlocal steps
@@ -150,8 +150,8 @@ def test_each_fragment_is_visited_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps == 2 * DEPTH + 2
 
 
-async def test_the_whole_schema_can_be_asked_for(http: httpx.AsyncClient) -> None:
-    """The introspection query of tools is within all limits."""
+async def test_the_standard_introspection_is_within_the_limits(http: httpx.AsyncClient) -> None:
+    """The standard introspection query is within all limits."""
     answer = await asked(http, get_introspection_query(input_value_deprecation=True, directive_is_repeatable=True))
 
     assert len(answer["data"]["__schema"]["types"]) == len(GRAPHQL_SCHEMA.type_map)
@@ -188,7 +188,7 @@ COSTS = {
 
 @pytest.mark.parametrize(("query", "rows"), COSTS.items(), ids=COSTS.keys())
 def test_what_an_operation_costs(query: str, rows: int) -> None:
-    """An operation costs the rows it may touch: pages times what is shown of each task, counts a hundred."""
+    """The cost is the rows an operation may touch: page size times the node selections, and 100 per count."""
     gauge = Gauge(GRAPHQL_SCHEMA, Limits())
     ((node, size),) = gauge.check(parse(query)).items()
 
@@ -211,15 +211,15 @@ def test_what_an_operation_costs(query: str, rows: int) -> None:
     ],
 )
 def test_what_variables_cost(variables: dict[str, Any], rows: int) -> None:
-    """A page that a variable decides costs what it decides, up to the largest page, whatever is sent for it."""
+    """A page size in a variable costs its value, between one row and the largest page, even if it is invalid."""
     gauge = Gauge(GRAPHQL_SCHEMA, Limits())
     ((node, size),) = gauge.check(parse(PAGE)).items()
 
     assert gauge.cost(node, size).of(variables) == rows
 
 
-async def test_the_cost_is_told_on_request(alice: User) -> None:
-    """`extensions: {cost: true}` asks for the cost; without it an answer has no extensions."""
+async def test_the_cost_is_returned_on_request(alice: User) -> None:
+    """`extensions: {cost: true}` adds the cost to the response, which otherwise has no extensions."""
     costly = (await alice.post(PAGE, {"first": 30}, extensions={"cost": True})).json()
     plain = (await alice.post(PAGE, {"first": 30}, extensions={"cost": False})).json()
 
@@ -235,7 +235,7 @@ Serve = Callable[..., AbstractAsyncContextManager[Application]]
 
 @pytest.fixture
 def serve(settings: Settings) -> Serve:
-    """An application with other settings."""
+    """Starts an application with other settings."""
 
     @asynccontextmanager
     async def make(**update: Any) -> AsyncIterator[Application]:
@@ -245,8 +245,8 @@ def serve(settings: Settings) -> Serve:
     return make
 
 
-async def test_a_budget_that_variables_exceed(alice: User, serve: Serve) -> None:
-    """With a budget of its own a server refuses what the variables make too large, and nothing is written."""
+async def test_a_cost_limit_that_variables_exceed(alice: User, serve: Serve) -> None:
+    """A cost limit counts the values of variables; an operation that exceeds it is rejected and writes nothing."""
     async with serve(limit_cost=120) as application:
         alice.http = application.http
         inputs = [{"title": "a"}] * 21
@@ -274,7 +274,7 @@ async def test_a_budget_that_variables_exceed(alice: User, serve: Serve) -> None
     ],
 )
 async def test_every_limit_is_a_setting(http: httpx.AsyncClient, serve: Serve, setting: str, query: str) -> None:
-    """A limit of three refuses four, where the default does not."""
+    """Every limit is configurable: at three it rejects four, which the default accepts."""
     async with serve(**{setting: 3}) as application:
         strict = await asked(application.http, query)
 
@@ -282,8 +282,8 @@ async def test_every_limit_is_a_setting(http: httpx.AsyncClient, serve: Serve, s
     assert code(await asked(http, query)) != "LIMIT_EXCEEDED"
 
 
-async def test_a_schema_for_nobody(alice: User, serve: Serve) -> None:
-    """With INTROSPECTION=off nobody is shown the schema; a type's name may be asked for."""
+async def test_introspection_off(alice: User, serve: Serve) -> None:
+    """With INTROSPECTION=off no caller can read the schema; __typename still works."""
     async with serve(introspection="off") as application:
         alice.http = application.http
         hidden = '{ ...F } fragment F on Query { ... { t: __type(name: "Task") { name } } }'
@@ -293,8 +293,8 @@ async def test_a_schema_for_nobody(alice: User, serve: Serve) -> None:
         assert await alice.data("{ __typename viewer { __typename } }")
 
 
-async def test_a_schema_for_callers_alone(alice: User, serve: Serve) -> None:
-    """With INTROSPECTION=authenticated a token opens the schema, and nothing else does."""
+async def test_introspection_for_authenticated_callers(alice: User, serve: Serve) -> None:
+    """With INTROSPECTION=authenticated introspection requires a token."""
     async with serve(introspection="authenticated") as application:
         alice.http = application.http
         stranger = await application.http.post("/graphql", json={"query": SCHEMA})
@@ -304,7 +304,7 @@ async def test_a_schema_for_callers_alone(alice: User, serve: Serve) -> None:
 
 
 async def test_at_most_five_errors(alice: User, http: httpx.AsyncClient) -> None:
-    """However much is wrong, five errors say enough."""
+    """A response has at most five errors."""
     unknown = await asked(http, "{ " + " ".join(f"a{n}" for n in range(15)) + " }")
     failing = await alice.ask("{ " + " ".join(f'a{n}: task(id: "x") {{ id }}' for n in range(15)) + " }")
     misfits = await alice.ask(
@@ -320,8 +320,8 @@ async def test_at_most_five_errors(alice: User, http: httpx.AsyncClient) -> None
     assert code(misfits) == "BAD_USER_INPUT"
 
 
-def test_short_documents_do_not_crowd_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prepared operation takes its room however short its text is."""
+def test_short_documents_count_with_a_minimum_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prepared operation counts with a minimum size, however short its text is."""
     monkeypatch.setattr(execution, "MOST_TOKENS", 10 * LEAST_TOKENS)
     engine = execution.Engine(core(schema))
     texts = [f"{{ a{number}: __typename }}" for number in range(12)]

@@ -1,4 +1,4 @@
-"""A Citus cluster in use: which servers a request reaches, and what users see while servers come, go and fail."""
+"""A running Citus cluster: which servers a request reaches, and what users see while workers join, leave and fail."""
 
 import asyncio
 import re
@@ -47,13 +47,13 @@ UPDATE = """mutation ($id: ID!, $title: String!) {
     updateTask(id: $id, input: { title: $title }) { task { id title version } }
 }"""
 PAGE = "{ tasks(first: 1) { nodes { id title version } } }"
-# How many users and writes of each are enough to meet what is done meanwhile.
+# Enough users, and enough writes of each, to overlap with the operation under test.
 USERS, ROUNDS = 6, 8
-# What a request sends from the coordinator to workers, and to how many of them, by the operations of test_partitions.
+# For each operation of test_partitions: the number of commands the coordinator sends, and of workers it reaches.
 READ, WRITE = (1, 1), (4, 1)
 COMMANDS = {
     **dict.fromkeys(READS, READ),
-    # The first write of a user and what is written alone: begun, one statement, committed.
+    # The first write of a user is alone in its transaction: BEGIN, one statement, COMMIT.
     **dict.fromkeys(WRITES, WRITE),
     "create many": (5, 1),
 }
@@ -74,7 +74,7 @@ async def application(cluster: Cluster) -> AsyncIterator[Application]:
 
 @pytest.fixture
 async def admin(cluster: Cluster) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """The superuser on the coordinator."""
+    """A superuser connection to the coordinator."""
     connection = await connect(cluster.server.owner_url)
     yield connection
     await connection.close()
@@ -87,7 +87,7 @@ async def new_user(admin: "asyncpg.Connection[Any]", application: Application) -
 
 
 async def port_of(admin: "asyncpg.Connection[Any]", user_id: UUID) -> int:
-    """Where a user's data are."""
+    """The port of the worker that holds a user's data."""
     port: int = await admin.fetchval(
         """SELECT nodeport FROM citus_shards
         WHERE shardid = get_shard_id_for_distribution_column('tasks', $1::uuid)""",
@@ -97,7 +97,7 @@ async def port_of(admin: "asyncpg.Connection[Any]", user_id: UUID) -> int:
 
 
 async def some_users(admin: "asyncpg.Connection[Any]", application: Application) -> dict[int, list[User]]:
-    """Users on every worker, by its port."""
+    """Users on every worker, grouped by the worker's port."""
     found: dict[int, list[User]] = {}
     workers = await admin.fetchval("SELECT count(*) FROM citus_get_active_worker_nodes()")
     while len(found) < workers or min(map(len, found.values())) < USERS // workers:
@@ -106,12 +106,12 @@ async def some_users(admin: "asyncpg.Connection[Any]", application: Application)
     return found
 
 
-# What a request sends
+# Commands per request
 
 
 @dataclass
 class Remote:
-    """The commands that the coordinator sends to workers, as it tells clients that ask for it."""
+    """The commands that the coordinator sends to workers, collected from the notices it logs to the client."""
 
     commands: list[tuple[str, str]] = field(default_factory=list)
 
@@ -125,14 +125,14 @@ class Remote:
             self.commands.append((message.message.removeprefix("issuing "), place[1]))
 
     def taken(self) -> tuple[int, int]:
-        """How many commands were sent since the last call, and to how many workers."""
+        """The number of commands since the last call, and of workers that received them."""
         found, self.commands = self.commands, []
         return len(found), len({place for _, place in found})
 
 
 @pytest.fixture
 async def remote(cluster: Cluster, admin: "asyncpg.Connection[Any]") -> AsyncIterator[tuple[Application, Remote]]:
-    """An application whose connections tell what is sent to workers."""
+    """An application that records the commands its connections send to workers."""
     await admin.execute(f"ALTER ROLE {SERVER} SET citus.log_remote_commands = on")
     remote = Remote()
     async with running(made_settings(cluster.server, db_pool_size=1)) as application:
@@ -144,7 +144,7 @@ async def remote(cluster: Cluster, admin: "asyncpg.Connection[Any]") -> AsyncIte
 async def test_a_request_goes_to_one_worker(
     remote: tuple[Application, Remote], admin: "asyncpg.Connection[Any]", repository: Path
 ) -> None:
-    """Every operation reaches the worker of its user alone, in as many commands as the documentation says."""
+    """Every operation reaches only the worker of its user, with the documented number of commands."""
     application, told = remote
     user = await new_user(admin, application)
     tasks = [(await user.add(f"A task {n}", tags=["home", "work"]))["id"] for n in range(5)]
@@ -161,7 +161,7 @@ async def test_a_request_goes_to_one_worker(
 
 
 def documented(repository: Path) -> set[int]:
-    """How many commands the documentation says that requests send."""
+    """The documented numbers of commands per request."""
     text = (repository / "docs" / "citus.md").read_text()
     table = text.partition("| Operation | Messages to the coordinator | Commands to the worker |\n")[2].partition(
         "\n\n"
@@ -172,7 +172,7 @@ def documented(repository: Path) -> set[int]:
 async def test_creating_again_goes_to_one_worker(
     remote: tuple[Application, Remote], admin: "asyncpg.Connection[Any]"
 ) -> None:
-    """What is sent again, refused, or new in part: none of it reaches another worker."""
+    """Repeated, rejected and partly new creates reach no other worker."""
     application, told = remote
     user = await new_user(admin, application)
     ids = [str(uuid4()) for _ in range(3)]
@@ -202,7 +202,7 @@ async def test_creating_again_goes_to_one_worker(
 async def test_purging_goes_to_one_worker_at_a_time(
     remote: tuple[Application, Remote], admin: "asyncpg.Connection[Any]"
 ) -> None:
-    """Each user's trash is emptied by a write like any other."""
+    """Purging empties each user's trash with a write to that user's worker only."""
     application, told = remote
     user = await new_user(admin, application)
     await user.data(WRITES["delete"], id=(await user.add("Waste"))["id"])
@@ -215,7 +215,7 @@ async def test_purging_goes_to_one_worker_at_a_time(
     assert begun == committed
 
 
-# The second wall
+# Row-level security
 
 ATTEMPTS = (
     "SELECT FROM {} WHERE user_id = '{}'",
@@ -228,7 +228,7 @@ INSERTION = "INSERT INTO {} (user_id, id, title) VALUES ('{}', '{}', 'Theirs')"
 async def test_row_security_holds_on_the_workers(
     cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]"
 ) -> None:
-    """Whoever logs in to a worker as the server's role finds what the coordinator would show it, in shards as well."""
+    """A direct login to a worker as the server's role is subject to row-level security, also on the shards."""
     alice, bob = [await new_user(admin, application) for _ in range(2)]
     for user in (alice, bob):
         await user.add("Secret", tags=["home"])
@@ -252,8 +252,8 @@ async def test_row_security_holds_on_the_workers(
     await connection.close()
 
 
-async def test_every_shard_is_behind_a_wall(cluster: Cluster) -> None:
-    """Row security is enabled and forced for each shard of each table, on every worker."""
+async def test_row_security_is_forced_on_every_shard(cluster: Cluster) -> None:
+    """Row-level security is enabled and forced on each shard of each table, on every worker."""
     for node in cluster.workers:
         connection = await connect(node.url())
         await connection.execute("SET citus.show_shards_for_app_name_prefixes = '*'")
@@ -266,11 +266,11 @@ async def test_every_shard_is_behind_a_wall(cluster: Cluster) -> None:
         assert rows[0]["number"] >= 3
 
 
-# New states of the database
+# Migrations
 
 
 async def test_migrating_again(cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]") -> None:
-    """With the flag or without, as the owner, however often; a server goes on meanwhile."""
+    """The owner may migrate again, with --citus or without, while a server is running."""
     user = await new_user(admin, application)
     for _ in range(2):
         await cluster.distribute()
@@ -315,7 +315,7 @@ async def test_upgrading(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """A later revision reaches every worker, and servers go on."""
+    """A later revision reaches every worker while servers keep running."""
     user = await new_user(admin, application)
     await user.add()
     head = await admin.fetchval("SELECT version_num FROM alembic_version")
@@ -341,12 +341,12 @@ async def test_upgrading(
     await user.add()
 
 
-# Servers that come, go and fail
+# Workers that join, leave and fail
 
 
 @dataclass
 class Load:
-    """A client of one user who writes and reads until it is stopped, and what was acknowledged and refused."""
+    """A client of one user that reads and writes until stopped, with a record of acknowledged and failed writes."""
 
     user: User
     rounds: int = 0
@@ -369,7 +369,7 @@ class Load:
     async def _write(self, name: str, query: str, **variables: str) -> dict[str, Any] | None:
         answer = await self._ask(query, **variables)
         if answer is None:
-            # What was not acknowledged may have happened, or not.
+            # A write that was not acknowledged may have taken effect or not.
             return None
         task: dict[str, Any] = answer[name]["task"]
         self.tasks[task["id"]] = task
@@ -393,7 +393,7 @@ class Load:
         return None if "errors" in answer else answer["data"]
 
     async def more(self, rounds: int = ROUNDS) -> None:
-        """Wait until it has gone on for so many rounds."""
+        """Wait until this many more rounds are done."""
         until = self.rounds + rounds
         while self.rounds < until:
             self.moved.clear()
@@ -416,7 +416,7 @@ async def everybody(loads: Sequence[Load]) -> None:
 
 
 async def assert_kept(admin: "asyncpg.Connection[Any]", loads: Sequence[Load]) -> int:
-    """Whatever was acknowledged is there, row by row, with its tags; what was written later may have changed it."""
+    """Every acknowledged task is stored with its tags, in the acknowledged version or a later one."""
     number = 0
     for load in loads:
         rows = await admin.fetch("SELECT id::text, title, version FROM tasks WHERE user_id = $1", load.user.id)
@@ -442,14 +442,14 @@ async def workers_of(application: Application) -> tuple[int, str]:
 
 
 async def found(cluster: Cluster) -> list[Finding]:
-    """What doctor says of the workers."""
+    """The doctor's findings about the workers."""
     return [one for one in await findings(made_settings(cluster.server)) if "worker" in one.seen]
 
 
 async def test_a_worker_is_killed_and_returns(
     cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]", record_property: Callable[..., None]
 ) -> None:
-    """Its own users are told to try again until it is back; all others notice nothing, and nothing is lost."""
+    """Only users of a killed worker get errors, which tell them to retry, until it is back; no write is lost."""
     users = await some_users(admin, application)
     killed = cluster.workers[0]
     async with under_load([user for port in users for user in users[port]]) as loads:
@@ -489,7 +489,7 @@ async def test_a_worker_is_killed_and_returns(
 async def test_no_new_accounts_while_a_worker_is_lost(
     cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]"
 ) -> None:
-    """They go to every server. Those that are there can go on, on the others."""
+    """While a worker is down no accounts can be created, but existing users on other workers are served."""
     users = await some_users(admin, application)
     killed, other = cluster.workers
     cluster.kill(killed)
@@ -503,7 +503,7 @@ async def test_no_new_accounts_while_a_worker_is_lost(
 
 
 async def test_a_worker_that_refuses_the_server(cluster: Cluster, admin: "asyncpg.Connection[Any]") -> None:
-    """Where no worker knows the role's password, nothing can be served, and doctor and /readyz say so."""
+    """If the workers reject the role's password, every request fails, and doctor and /readyz report it."""
     passwords = cluster.passwords.read_text()
     cluster.passwords.write_text(passwords.replace(f":{SERVER}:", ":nobody:"))
     try:
@@ -518,8 +518,8 @@ async def test_a_worker_that_refuses_the_server(cluster: Cluster, admin: "asyncp
         cluster.passwords.write_text(passwords)
 
 
-async def test_a_role_on_a_worker_that_no_wall_holds(cluster: Cluster) -> None:
-    """A worker whose copy of the role has more rights than the coordinator's is found out."""
+async def test_a_role_on_a_worker_that_bypasses_row_security(cluster: Cluster) -> None:
+    """Doctor reports a worker on which the role has more privileges than on the coordinator."""
     worker = cluster.workers[0]
     alter = ("SET citus.enable_ddl_propagation = off", f"ALTER ROLE {SERVER} {{}}")
     await execute(worker.url(), alter[0], alter[1].format("BYPASSRLS"))
@@ -531,7 +531,7 @@ async def test_a_role_on_a_worker_that_no_wall_holds(cluster: Cluster) -> None:
 
 
 async def test_a_third_worker(cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]") -> None:
-    """It is added and users move to it while they write and read: nobody sees an error, and nothing is lost."""
+    """Adding a worker and rebalancing under load causes no errors and loses no write."""
     users = await some_users(admin, application)
     async with under_load([user for port in users for user in users[port]]) as loads:
         added = await cluster.add_node()
@@ -550,7 +550,7 @@ async def test_a_third_worker(cluster: Cluster, application: Application, admin:
     assert max(shards.values()) - min(shards.values()) <= 1
     slowest = max(load.slowest for load in loads)
     print("rebalanced:", shards, f"{kept} kept, the slowest request {slowest:.1f} s")  # noqa: T201 - as above
-    await test_every_shard_is_behind_a_wall(cluster)
+    await test_row_security_is_forced_on_every_shard(cluster)
 
 
 # Backups
@@ -572,7 +572,7 @@ async def checksums(url: str) -> dict[str, Any]:
 async def test_a_backup_is_restored_and_distributed(
     cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]"
 ) -> None:
-    """An ordinary owner restores a dump of the coordinator, and a server goes on while it is distributed anew."""
+    """An ordinary owner restores a dump of the coordinator and distributes it again while a server is running."""
     user = await new_user(admin, application)
     await user.add("Saved", tags=["home"])
     before = await checksums(cluster.server.owner_url)
