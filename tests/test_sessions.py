@@ -152,7 +152,8 @@ async def test_the_documented_example(
         assert sorted(task["version"] for task in renamed) == [both["version"] + 1, both["version"] + 2]
         assert len((await copies[0].pull())["changes"]) == 2
         assert copies[0].tasks == await stored(owner, alice)
-        assert [task["version"] for task in copies[0].tasks.values()] == [task["version"] for task in renamed]
+        versions = {task["id"]: task["version"] for task in renamed}
+        assert {name: copies[0].tasks[name]["version"] for name in versions} == versions
         assert (await copies[1].pull())["changes"] == []
 
 
