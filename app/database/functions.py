@@ -12,6 +12,7 @@ NO_ROW_SECURITY = "row_security=off"
 QUALIFIED = (
     "act_as(uuid)",
     "begin_write(uuid)",
+    "act_in_transaction(uuid)",
     "begin_distributed_write(uuid, integer)",
     "search_key(text)",
     "is_distributed()",

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import (
     LoaderCriteriaOption,
@@ -63,9 +63,9 @@ def is_refusal(error: BaseException) -> bool:
 
 @event.listens_for(ActingSession, "after_begin")
 def _act(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    """Begin a transaction as the user. SET LOCAL is the only kind of setting that a cluster propagates."""
+    """Begin a transaction as the user, also on the workers of a cluster."""
     if not transaction.nested:
-        connection.exec_driver_sql(f"SET LOCAL app.user_id = '{session.info[OWNER]}'")
+        connection.execute(select(func.act_in_transaction(session.info[OWNER])))
 
 
 @event.listens_for(ActingSession, "do_orm_execute")

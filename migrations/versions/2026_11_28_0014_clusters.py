@@ -7,7 +7,12 @@ down_revision = "0013"
 branch_labels = None
 depends_on = None
 
-NEW = ("is_distributed()", "tell(uuid, integer)", "begin_distributed_write(uuid, integer)")
+NEW = (
+    "is_distributed()",
+    "tell(uuid, integer)",
+    "act_in_transaction(uuid)",
+    "begin_distributed_write(uuid, integer)",
+)
 
 STAMP = """
     CREATE OR REPLACE FUNCTION stamp_task() RETURNS trigger LANGUAGE plpgsql
@@ -95,6 +100,7 @@ NOTIFIED = {
 def upgrade() -> None:
     _is_distributed()
     _tell()
+    _act_in_transaction()
     _begin_distributed_write()
     for function in NEW:
         op.execute(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
@@ -136,14 +142,28 @@ def _tell() -> None:
     """)
 
 
-def _begin_distributed_write() -> None:
+def _act_in_transaction() -> None:
     # Citus propagates SET LOCAL to the worker that executes a statement, but not settings made by functions. It
     # propagates the text of the whole message: with EXECUTE, that is only this SET LOCAL.
     op.execute("""
-        CREATE FUNCTION begin_distributed_write(actor uuid, more integer) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+        CREATE FUNCTION act_in_transaction(actor uuid) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
         BEGIN
             PERFORM pg_catalog.set_config('citus.propagate_set_commands', 'local', true);
             EXECUTE pg_catalog.format('SET LOCAL app.user_id = %L', actor);
+        END
+        $$
+    """)
+    op.execute("""
+        COMMENT ON FUNCTION act_in_transaction(uuid) IS
+        'Sets the user of this transaction, also on the workers of a cluster that its statements reach.'
+    """)
+
+
+def _begin_distributed_write() -> None:
+    op.execute("""
+        CREATE FUNCTION begin_distributed_write(actor uuid, more integer) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+        BEGIN
+            PERFORM public.act_in_transaction(actor);
             INSERT INTO public.task_clocks AS clock (user_id, version, tasks) VALUES (actor, 1, more)
             ON CONFLICT (user_id) DO UPDATE SET
                 version = clock.version OPERATOR(pg_catalog.+) 1, tasks = clock.tasks OPERATOR(pg_catalog.+) more;
