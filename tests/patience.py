@@ -22,7 +22,7 @@ LIMITS: Mapping[ModuleType, Sequence[str]] = {
     key_sets: ["FETCH_TIMEOUT"],
     listener: ["ECHO_SECONDS"],
     preparing: ["PATIENCE_SECONDS"],
-    probe: ["PATIENCE"],
+    probe: ["PATIENCE", "WORKER_PATIENCE"],
     protocols: ["HANDSHAKE_SECONDS"],
     rate_limits: ["PATIENCE_SECONDS"],
     followers: ["WATCHED_SECONDS"],

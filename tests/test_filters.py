@@ -1,5 +1,6 @@
 """Task filters, each condition alone and nested, compared with a Python model of the same tasks."""
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -107,8 +108,9 @@ INSERT = """
 
 
 def folded(text: str | None) -> str:
-    """Lower case per character, without context, as in PostgreSQL."""
-    return "".join(character.lower() for character in text or "")
+    """Lower case per character, without context, as in PostgreSQL, and without accents."""
+    letters = unicodedata.normalize("NFD", text or "")
+    return "".join(letter.lower() for letter in letters if not unicodedata.combining(letter))
 
 
 def within(value: Any, bounds: Mapping[str, Any], parse: Callable[[str], Any]) -> bool:

@@ -216,7 +216,7 @@ async def test_without_a_user_there_are_no_rows(server: Server, alice: User) -> 
     await alice.add()
     connection = await asyncpg.connect(server.app_url)
     async with connection.transaction():
-        await connection.execute(f"SET LOCAL app.user_id = '{alice.id}'")
+        await connection.execute(f"SELECT act_in_transaction('{alice.id}')")
         assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
         assert await connection.fetchval("SELECT count(*) FROM users") == 1
 

@@ -2,13 +2,14 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
-from conftest import Application, User
+from conftest import User, running
 from routable import Functions, problems
 from sqlalchemy import Text, bindparam, case, cast, func, insert, literal, null, select, update
 from sqlalchemy.sql.elements import ClauseElement
@@ -18,6 +19,7 @@ from app.database.compiling import Statements
 from app.database.statements import Statement, compiled, user_id
 from app.entities import moving
 from app.models import CLOCKS, TAGS, TASKS
+from app.settings import Settings
 from app.tasks.fields import TASK
 from app.tasks.purge import purge
 from app.tasks.recount import recount
@@ -106,15 +108,17 @@ async def functions(owner: "asyncpg.Connection[Any]") -> Functions:
 
 
 async def test_all_statements_go_to_one_worker(
-    record: Record, functions: Functions, application: Application, alice: User
+    record: Record, functions: Functions, settings: Settings, alice: User
 ) -> None:
     """All statements of reads, writes and per-user commands can be routed to one worker."""
-    tasks = [(await alice.add(f"A task {n}", tags=["home", "work"]))["id"] for n in range(3)]
-    for query in {**READS, **WRITES, **MORE}.values():
-        names = {name: task for name, task in zip(("id", "other"), tasks, strict=False) if f"${name}:" in query}
-        await alice.ask(query, **names)
-    assert [seen async for seen in purge(application.database, timedelta(0))]
-    assert [seen async for seen in recount(application.database)]
+    async with running(settings) as application:  # one that has compiled nothing yet
+        alice = replace(alice, http=application.http)
+        tasks = [(await alice.add(f"A task {n}", tags=["home", "work"]))["id"] for n in range(3)]
+        for query in {**READS, **WRITES, **MORE}.values():
+            names = {name: task for name, task in zip(("id", "other"), tasks, strict=False) if f"${name}:" in query}
+            await alice.ask(query, **names)
+        assert [seen async for seen in purge(application.database, timedelta(0))]
+        assert [seen async for seen in recount(application.database)]
     moving.spread(TASK)
 
     of_users = {text: construct for text, construct in record.constructs.items() if text not in record.elsewhere}

@@ -548,7 +548,7 @@ async def test_a_connection_that_is_lost_after_the_commit(
     before, reset = await ran(alice, "pid"), asyncpg.Connection.reset
 
     async def lost(connection: "asyncpg.Connection[Any]") -> None:
-        await owner.execute("SELECT pg_terminate_backend($1, 5000)", connection.get_server_pid())
+        await owner.execute("SELECT pg_terminate_backend($1::integer, 5000)", connection.get_server_pid())
         await reset(connection)
 
     with monkeypatch.context() as patch:

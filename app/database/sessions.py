@@ -58,7 +58,10 @@ def acting(engine: AsyncEngine, lent: PoolProxiedConnection, owner: UUID | None)
 def is_refusal(error: BaseException) -> bool:
     """Whether row-level security has rejected a row. The SQLSTATE alone could also mean a missing privilege."""
     cause = driver_error(error)
-    return isinstance(cause, asyncpg.InsufficientPrivilegeError) and cause.server_source_function == ROW_SECURITY
+    if not isinstance(cause, asyncpg.InsufficientPrivilegeError):
+        return False
+    # A cluster's coordinator passes on a worker's message, and names a function of its own.
+    return cause.server_source_function == ROW_SECURITY or "row-level security" in str(cause)
 
 
 @event.listens_for(ActingSession, "after_begin")

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -70,6 +70,15 @@ async def cluster() -> AsyncIterator[Cluster]:
 async def application(cluster: Cluster) -> AsyncIterator[Application]:
     async with running(made_settings(cluster.server)) as application:
         yield application
+
+
+@pytest.fixture(autouse=True)
+def _all_run(cluster: Cluster) -> Iterator[None]:
+    """A test that fails leaves no server ended for the next."""
+    yield
+    for node in cluster.nodes:
+        if node.process is None:
+            cluster.start(node)
 
 
 @pytest.fixture
