@@ -23,6 +23,7 @@ from app.observability.metrics import Latencies
 from app.shapes import require
 from app.web.protocols import BoundedRequests, BoundedSockets
 from schema.engine.execution import Engine, Rendered
+from schema.engine.single import RENDERED
 
 HANDLERS = {"__init__", "connection_made", "connection_lost", "data_received", "resume_writing", "shutdown"}
 PARSED = {"on_headers_complete", "on_body", "on_message_complete", "on_response_complete"}
@@ -96,7 +97,7 @@ async def test_a_single_field_is_told_what_graphql_core_tells() -> None:
         told.append(info)
         return Rendered("x")
 
-    field = GraphQLField(GraphQLString, {"number": GraphQLArgument(GraphQLInt)}, resolve)
+    field = GraphQLField(GraphQLString, {"number": GraphQLArgument(GraphQLInt)}, resolve, extensions={RENDERED: True})
     engine = Engine(GraphQLSchema(GraphQLObjectType("Query", {"field": field})))
     operation = engine.prepared("query ($number: Int) { it: field(number: $number) }", None)
     assert operation.single
