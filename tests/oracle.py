@@ -266,11 +266,11 @@ class Oracle:
         terms = _total(order)
         name = " ".join(["tasks", *(("-" if descending else "+") + field for field, descending in terms)])
         keys = [_in_cursor(shown.get(field, getattr(row, field.lower()))) for field, _ in terms]
-        return self.sealed(json.dumps([name, *keys], ensure_ascii=False))
+        return self.sealed(json.dumps([name, *keys], ensure_ascii=False, separators=(",", ":")))
 
     def sealed(self, text: str) -> str:
         content = text.encode()
-        seal = hashlib.sha256(str(self.user_id).encode() + content).digest()[:6]
+        seal = hashlib.sha256(self.user_id.bytes + content).digest()[:6]
         return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
 
     # Filters

@@ -416,7 +416,7 @@ async def test_a_token_newer_than_the_database(alice: User, owner: "asyncpg.Conn
 
 def sealed(user: User, content: bytes) -> str:
     """A token with a valid checksum and any content."""
-    seal = hashlib.sha256(str(user.id).encode() + content).digest()[:6]
+    seal = hashlib.sha256(user.id.bytes + content).digest()[:6]
     return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
 
 

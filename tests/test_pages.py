@@ -22,6 +22,7 @@ from app.database.compiling import Statements
 from app.database.database import SESSION
 from app.database.statements import Statement
 from app.database.url import DatabaseURL
+from app.entities.cursors import sealed
 from app.entities.repository import Database
 from app.identity.tokens import Principal, Signer
 from app.live.followers import Realtime
@@ -498,7 +499,7 @@ async def test_a_cursor_of_another_order(few: Seeded, wire: Wire, cursor: str, o
 def forged(user: User, order: str, *keys: object) -> str:
     """A cursor with a valid seal and keys that the server would not produce."""
     content = json.dumps([f"tasks {order}", *keys]).encode()
-    seal = hashlib.sha256(str(user.id).encode() + content).digest()[:6]
+    seal = hashlib.sha256(user.id.bytes + content).digest()[:6]
     return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
 
 
@@ -559,7 +560,7 @@ async def test_a_forged_cursor_in_another_form(few: Seeded, order: str, keys: li
 async def test_a_forged_cursor_of_deep_nesting(few: Seeded, wire: Wire) -> None:
     """A sealed cursor with too deeply nested JSON is rejected before any SQL."""
     content = b"[" * 20_000
-    seal = hashlib.sha256(str(few.user.id).encode() + content).digest()[:6]
+    seal = hashlib.sha256(few.user.id.bytes + content).digest()[:6]
 
     await refused(few.user, wire, after=base64.urlsafe_b64encode(seal + content).decode().rstrip("="))
 
@@ -613,6 +614,13 @@ class Sent:
     text: str
     arguments: list[Any]
     answer: str | None
+    user: User | None = None
+
+    def data(self) -> Any:
+        """What the caller is shown."""
+        assert self.user is not None
+        answer = sealed(self.answer, self.user.id)
+        return answer and json.loads(answer)
 
 
 async def sent(application: Application, user: User, query: str, **variables: Any) -> Sent:
@@ -626,7 +634,7 @@ async def sent(application: Application, user: User, query: str, **variables: An
     ((statement, values),) = recorder.reads
     arguments = statement.arguments(values)
     answer = await application.database.read(user.id, statement, values)
-    return Sent(statement.text, arguments, answer)
+    return Sent(statement.text, arguments, answer, user)
 
 
 @asynccontextmanager

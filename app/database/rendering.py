@@ -1,21 +1,35 @@
 """Renders a selection as SQL that builds exactly its JSON.
 
-JSON text is concatenated with `||`, which unlike json_build_object() has no limit of 100 arguments, and is a little
-faster.
+JSON text is concatenated with `||`, which unlike json_build_object() has no limit of 100 arguments, and is faster.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import ColumnElement, Text, cast, func
+from sqlalchemy import (
+    ColumnClause,
+    ColumnElement,
+    CompoundSelect,
+    Select,
+    Subquery,
+    Text,
+    cast,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
-from sqlalchemy.sql.elements import KeyedColumnElement
+from sqlalchemy.sql.elements import Grouping, KeyedColumnElement, OperatorExpression
+from sqlalchemy.sql.operators import concat_op, custom_op
 
 from app.database.statements import Statement, text_literal
 
 TYPE_NAME = "__typename"
+# SQLAlchemy flattens its own concatenation into a chain, and drops parentheses.
+_JOIN = custom_op[str]("||", return_type=Text())
 
 Columns = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 
@@ -84,11 +98,57 @@ def json_object(selection: Selection, render: Callable[[Field], ColumnElement[st
 
 
 def joined(pieces: list[ColumnElement[str]]) -> ColumnElement[str]:
-    """The concatenated pieces, as a balanced tree: a chain of hundreds would exhaust the compiler's stack."""
+    """The concatenated pieces, with adjacent constants merged, as a balanced tree.
+
+    Each `||` copies its operands: in a chain, the first pieces would be copied again for every later one.
+    """
+    pieces = _merged([part for piece in pieces for part in _parts(piece)])
     while len(pieces) > 1:
-        pairs = [first.concat(second).self_group() for first, second in zip(pieces[::2], pieces[1::2], strict=False)]
+        pairs = [first.operate(_JOIN, second) for first, second in zip(pieces[::2], pieces[1::2], strict=False)]
         pieces = pairs + ([pieces[-1]] if len(pieces) % 2 else [])
     return pieces[0]
+
+
+def _parts(piece: Any) -> list[ColumnElement[str]]:
+    """The operands of a piece that is itself a concatenation."""
+    inner = piece.element if isinstance(piece, Grouping) else piece
+    if isinstance(inner, OperatorExpression) and inner.operator in {concat_op, _JOIN}:
+        return [part for child in inner.get_children() for part in _parts(child)]
+    return [piece]
+
+
+def _merged(pieces: list[ColumnElement[str]]) -> list[ColumnElement[str]]:
+    merged = pieces[:1]
+    for piece in pieces[1:]:
+        before, after = _constant(merged[-1]), _constant(piece)
+        if before and after:
+            merged[-1] = literal_column(before[:-1] + after[1:], Text)
+        else:
+            merged.append(piece)
+    return merged
+
+
+def _constant(piece: ColumnElement[str]) -> str | None:
+    """The SQL of a text literal; None for any other expression."""
+    is_constant = isinstance(piece, ColumnClause) and piece.is_literal and piece.name.startswith("'")
+    return piece.name if is_constant else None
+
+
+def numbered(rows: Select[Any] | CompoundSelect[Any]) -> Subquery:
+    """Rows with their `place`, from 1, in the order of the subquery."""
+    inner = rows.subquery("rows")
+    return select(*inner.c, func.row_number().over().label("place")).subquery("page")
+
+
+def gathered(values: ColumnElement[Any], shown: ColumnElement[bool]) -> Grouping[Sequence[Any]]:
+    """The values of the shown rows as an array, in the order of the rows."""
+    return Grouping(func.array_agg(values, type_=ARRAY(values.type)).filter(shown))
+
+
+def json_list(element: ColumnElement[str], shown: ColumnElement[bool]) -> ColumnElement[str]:
+    """The JSON texts of the shown rows as a JSON list, in the order of the rows: ORDER BY would sort the texts."""
+    elements = func.string_agg(element, text_literal(",")).filter(shown)
+    return joined([text_literal("["), func.coalesce(elements, text_literal(""), type_=Text), text_literal("]")])
 
 
 def json_text(value: ColumnElement[Any]) -> ColumnElement[str]:

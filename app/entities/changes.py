@@ -30,22 +30,28 @@ from sqlalchemy import (
     true,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.database.rendering import (
     TYPE_NAME,
     Field,
     Selection,
+    gathered,
     joined,
+    json_list,
     json_object,
+    numbered,
     plain,
     quoted,
 )
 from app.database.statements import Reader, Statement, read, text_literal
-from app.entities.cursors import sealed
+from app.entities.cursors import unsealed
 from app.entities.entity import Entity
 from app.models import CLOCKS
 
+LARGEST_CHANGE_PAGE = 1000
+
+# A page reads one row more than it shows.
+_MOST: ColumnElement[int] = literal_column(str(LARGEST_CHANGE_PAGE + 1), Integer)
 _ZERO: ColumnElement[int] = literal_column("0")
 _NIL = literal_column(f"'{UUID(int=0)}'::uuid", Uuid)
 
@@ -70,11 +76,11 @@ def _leaves(*names: str) -> tuple[Field, ...]:
 
 
 def clock() -> Statement:
-    """The sync token of the user's current clock."""
+    """The user's current clock."""
 
     def body(me: Reader) -> Select[Any]:
         version = func.coalesce(func.max(CLOCKS.c.version), _ZERO)
-        return select(sealed(cast(version, Text)).label("token")).where(me.owns(CLOCKS)).correlate(me.row)
+        return select(cast(version, Text).label("version")).where(me.owns(CLOCKS)).correlate(me.row)
 
     return read(body)
 
@@ -87,6 +93,7 @@ class _Page:
         self.size = bindparam("size", type_=Integer)
         self.start = _start(me)
         self.rows = self._rows(me)
+        self.shown = self.rows.c.place <= self.size
         self.listed = self._listed(me)
 
     def body(self) -> Select[Any]:
@@ -95,41 +102,53 @@ class _Page:
         )
 
     def _rows(self, me: Reader) -> Subquery:
+        """The page in the order of the index. The constant LIMIT is for the planner, as in app.entities.reading."""
         table = self.entity.table
         order = (table.c.version, table.c.id)
-        place = func.row_number().over(order_by=order).label("place")
         beyond = tuple_(*order) > tuple_(self.start.c.version, self.start.c.row_id)
         known = or_(table.c.deleted_at.is_(None), table.c.version > self.start.c.base)
-        rows = select(*table.c, place).where(me.owns(table), beyond, known).order_by(*order)
-        return rows.limit(self.size + literal_column("1")).correlate(me.row, self.start).subquery("page")
+        walk = select(*self._needed()).where(me.owns(table), beyond, known).order_by(*order).limit(_MOST)
+        rows = walk.correlate(me.row, self.start).subquery("walk")
+        return numbered(select(*rows.c).limit(self.size + literal_column("1")))
+
+    def _needed(self) -> list[ColumnElement[Any]]:
+        """The selected columns and those of the page itself."""
+        table, members = self.entity.table, [member for entry in self._entries() for member in self._members(entry)]
+        rows = [entry.inner for member in members for entry in member.fields if entry.selection is not None]
+        columns = {table.c.id, table.c.version, table.c.deleted_at}
+        columns |= {column for row in rows for column in self.entity.columns(row)}
+        return [column for column in table.c if column in columns]
 
     def _listed(self, me: Reader) -> FromClause:
         """The list for each selected entry, the number of rows found, and the sync point after the last row shown."""
         lists = [self._list(entry).label(f"changes_{at}") for at, entry in enumerate(self._entries())]
-        last = func.max(self._mark()).filter(self.rows.c.place == self.size)
+        last = self._content(
+            *(gathered(column, self.shown)[self.size] for column in (self.rows.c.version, self.rows.c.id))
+        )
         listed = select(*lists, func.count().label("found"), last.label("last")).select_from(self.rows)
         return listed.correlate(me.row, self.start).lateral("listed")
 
     def _entries(self) -> list[Field]:
         return self.selection.entries("changes")
 
+    def _members(self, entry: Field) -> list[Selection]:
+        """The selections for a row that exists and for one that was removed."""
+        return [entry.member(f"{self.entity.type_name}{what}") for what in ("Upserted", "Removed")]
+
     def _list(self, entry: Field) -> ColumnElement[str]:
-        upserted = json_object(entry.member(f"{self.entity.type_name}Upserted"), self._change_field)
-        removed = json_object(entry.member(f"{self.entity.type_name}Removed"), self._change_field)
+        upserted, removed = (json_object(member, self._change_field) for member in self._members(entry))
         change = case((self.rows.c.deleted_at.is_(None), upserted), else_=removed)
-        changes = func.string_agg(change, aggregate_order_by(text_literal(","), self.rows.c.place))
-        shown = changes.filter(self.rows.c.place <= self.size)
-        return joined([text_literal("["), func.coalesce(shown, text_literal(""), type_=Text), text_literal("]")])
+        return json_list(change, self.shown)
 
     def _change_field(self, entry: Field) -> ColumnElement[str]:
         if entry.name == "token":
-            return quoted(sealed(self._mark()))
+            return unsealed(self._content(self.rows.c.version, self.rows.c.id))
         return quoted(self.rows.c.id) if entry.selection is None else self.entity.json(entry.inner, self.rows.c)
 
-    def _mark(self) -> ColumnElement[str]:
+    def _content(self, version: ColumnElement[int], row_id: ColumnElement[UUID]) -> ColumnElement[str]:
         """The content of a token that continues after a row."""
-        pieces = (self.rows.c.version, self.rows.c.id, self.start.c.base)
-        return func.concat_ws(text_literal(" "), *pieces, type_=Text)
+        space = text_literal(" ")
+        return joined([cast(version, Text), space, cast(row_id, Text), space, cast(self.start.c.base, Text)])
 
     def _field(self, entry: Field) -> ColumnElement[str]:
         more = self.listed.c.found > self.size
@@ -140,7 +159,7 @@ class _Page:
                 return plain(more)
             case "fullSync":
                 return plain(self.start.c.full)
-        return quoted(sealed(case((more, self.listed.c.last), else_=cast(self.start.c.clock, Text))))
+        return unsealed(case((more, self.listed.c.last), else_=cast(self.start.c.clock, Text)))
 
 
 def _start(me: Reader) -> Subquery:

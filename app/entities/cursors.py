@@ -1,27 +1,35 @@
-"""Opaque cursors and sync tokens: positions among a user's rows, created by read statements, checked before any SQL.
+"""Opaque cursors and sync tokens: positions among a user's rows, checked before any SQL.
 
-Both are base64url of six bytes of SHA-256 followed by their content. A cursor contains a JSON array: the name of the
-list and its order, then the sort keys. A sync token contains a clock; between the pages of one sync, it contains the
-version of a row, its id, and the base.
+Both are base64url of a checksum, which is six bytes of SHA-256, followed by their content. A cursor contains a JSON
+array: the name of the list and its order, then the sort keys. A sync token contains a clock; between the pages of one
+sync, it contains the version of a row, its id, and the base.
 
 The hash covers the user's id: a cursor that is damaged or belongs to another user is rejected, and such a token starts
 from the beginning. The hash is not a secret: with a forged cursor or token, a caller still reads only their own rows.
+
+Read statements return the content only, between two markers, and `sealed` replaces it by the cursor or token. So a
+connection can be nested anywhere in a response. A marker is a control character, which JSON always escapes.
 """
 
 import base64
-import hashlib
 import json
 import re
+from binascii import b2a_base64
+from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, LargeBinary, Text, cast, func, literal_column
+from sqlalchemy import ColumnElement
 
-from app.database.statements import text_literal, user_id
+from app.database.rendering import joined
+from app.database.statements import text_literal
 from app.errors import BadUserInput
 
-HASH_BYTES = 6
+SEAL_BYTES = 6
 LAST_ID = UUID(int=2**128 - 1)
+# The control character SUBSTITUTE.
+MARKER = "\x1a"
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 _POINT = re.compile(r"(\d{1,10})(?: ([0-9a-f-]{36}) (\d{1,10}))?", re.ASCII)
 
@@ -50,20 +58,24 @@ class SyncPoint(NamedTuple):
 BEGINNING = SyncPoint(-1, UUID(int=0), -1)
 
 
-def content(order: str, keys: list[ColumnElement[Any]]) -> ColumnElement[str]:
-    """The SQL of the content of a row's cursor. It is cheap, and computed for each row of a page."""
-    return cast(func.json_build_array(text_literal(order), *keys), Text)
+def unsealed(content: ColumnElement[str]) -> ColumnElement[str]:
+    """The SQL of a cursor or token from its content, for `sealed` to replace."""
+    return joined([text_literal(MARKER), content, text_literal(MARKER)])
 
 
-def sealed(held: ColumnElement[str]) -> ColumnElement[str]:
-    """The SQL of a cursor from its content. Takes about 6 microseconds, so it is computed only for shown cursors."""
-    content = func.convert_to(held, text_literal("UTF8"), type_=LargeBinary)
-    seal = func.sha256(func.convert_to(cast(user_id(), Text), text_literal("UTF8"), type_=LargeBinary).concat(content))
-    size: ColumnElement[int] = literal_column(str(HASH_BYTES))
-    both = func.substr(seal, literal_column("1"), size, type_=LargeBinary).concat(content)
-    base64_text = func.encode(both, text_literal("base64"))
-    unwanted = text_literal("+/=").concat(func.chr(literal_column("10")))
-    return func.translate(base64_text, unwanted, text_literal("-_"), type_=Text)
+def sealed(response: str | None, owner: UUID) -> str | None:
+    """The JSON that a read statement returned, with its cursors and tokens in their final form."""
+    if response is None or MARKER not in response:
+        return response
+    parts: list[str] = []
+    done, start = 0, response.find(MARKER)
+    # split() would be slower: it compares one character at a time.
+    while start >= 0:
+        end = response.index(MARKER, start + 1)
+        parts += response[done:start], '"', _encoded(response[start + 1 : end].encode(), owner), '"'
+        done = end + 1
+        start = response.find(MARKER, done)
+    return "".join([*parts, response[done:]])
 
 
 def decoded(cursor: str, order: str, owner: UUID) -> list[Any]:
@@ -86,8 +98,7 @@ def _of_another(name: str, order: str) -> BadUserInput:
 
 def sync_token(version: int, owner: UUID) -> str:
     """A user's clock as an opaque sync token."""
-    content = str(version).encode()
-    return _text(_seal(owner, content) + content)
+    return _encoded(str(version).encode(), owner)
 
 
 def sync_point(token: str | None, owner: UUID) -> SyncPoint:
@@ -111,16 +122,20 @@ def _clock(digits: str) -> int:
 def _opened(text: str, owner: UUID) -> bytes:
     """The content of a cursor or token. Raises ValueError unless it was created for this user."""
     raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    seal, content = raw[:HASH_BYTES], raw[HASH_BYTES:]
+    seal, content = raw[:SEAL_BYTES], raw[SEAL_BYTES:]
     # Decoding accepts several encodings of the same bytes; only the canonical one is valid.
     if _text(raw) != text or _seal(owner, content) != seal:
         raise ValueError
     return content
 
 
+def _encoded(content: bytes, owner: UUID) -> str:
+    return _text(_seal(owner, content) + content)
+
+
 def _text(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    return b2a_base64(raw, newline=False).translate(_URL_SAFE, b"=").decode()
 
 
 def _seal(owner: UUID, content: bytes) -> bytes:
-    return hashlib.sha256(str(owner).encode() + content).digest()[:HASH_BYTES]
+    return sha256(owner.bytes + content).digest()[:SEAL_BYTES]

@@ -156,6 +156,10 @@ class Entity:
         of_fields = {path: condition for each in self.declared for path, condition in each.conditions.items()}
         return {**of_fields, **self.more_conditions}
 
+    def columns(self, selection: Selection) -> list[Column[Any]]:
+        """The columns that the JSON of a row needs."""
+        return [self.fields[entry.name].column for entry in selection.fields if entry.name in self.fields]
+
     def json(self, selection: Selection, row: Columns) -> ColumnElement[str]:
         """The SQL of a row's JSON."""
 

@@ -1,5 +1,6 @@
 """Orders, and the keyset conditions that continue them. Every order ends with the id, so that it is total."""
 
+import json
 import operator
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,6 +10,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Integer, Text, Uuid, and_, bindparam, cast, or_, tuple_
 from sqlalchemy.types import TypeEngine
 
+from app.database.rendering import joined, json_text
+from app.database.statements import text_literal
 from app.entities import cursors
 from app.entities.entity import Entity, SortKey
 from app.entities.kinds import id_value
@@ -59,6 +62,13 @@ class Order:
             key.desc() if term.descending != backward else key.asc()
             for term, key in zip(self.terms, keys or self.expressions, strict=True)
         ]
+
+    def content(self, keys: Keys) -> ColumnElement[str]:
+        """The content of the cursor of a row with these keys; null if one of them is null."""
+        parts: list[ColumnElement[str]] = [text_literal("[" + json.dumps(self.name))]
+        for key in keys:
+            parts += [text_literal(","), json_text(key)]
+        return joined([*parts, text_literal("]")])
 
     def bound(self, prefix: str, mark: str | None, owner: UUID) -> dict[str, Any]:
         """The values of a cursor, to bind as prefix_0, prefix_1, …; empty without a cursor."""

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
+    CompoundSelect,
     Integer,
+    Label,
     ScalarSelect,
     Select,
     Subquery,
@@ -23,21 +25,27 @@ from sqlalchemy import (
     true,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.database.rendering import (
     Field,
     Selection,
-    joined,
+    gathered,
+    json_list,
     json_object,
+    numbered,
     plain,
-    quoted,
 )
 from app.database.statements import Reader, Statement, read, text_literal
 from app.entities import cursors
 from app.entities.entity import Entity, Few, Shape
 from app.entities.filters import condition
 from app.entities.ordering import Keys, Order
+
+LARGEST_PAGE = 100
+
+_ZERO, _ONE = (literal_column(number, Integer) for number in "01")
+# A page reads one row more than it shows.
+_MOST: ColumnElement[int] = literal_column(str(LARGEST_PAGE + 1), Integer)
 
 
 class Page(NamedTuple):
@@ -75,16 +83,18 @@ def page(entity: Entity, selection: Selection, shape: Page) -> Statement:
 
 
 class _Connection:
-    """The parts of a connection's SQL. `rows` is a numbered page, with one row more than is shown."""
+    """The parts of a connection's SQL. `rows` is a numbered page in list order, with one row more than is shown."""
 
     def __init__(self, entity: Entity, selection: Selection, shape: Page, me: Reader, few: Few | None = None) -> None:
         self.entity, self.selection, self.shape, self.me, self.few = entity, selection, shape, me, few
         self.table = entity.table
         self.outer = [me.row, *([few.row] if few else [])]
         self.size = bindparam("size", type_=Integer)
+        # One row more than is shown tells whether there are more.
+        self.limit = self.size + _ONE
         self.rows = self._rows()
-        self.place = self.rows.c.place
-        self.shown = self.place <= self.size
+        # `place` counts in the direction of the scan: on a backward page the row too many is the first of `rows`.
+        self.shown = self.rows.c.place <= self.size
 
     def body(self) -> Select[Any]:
         text = json_object(self.selection, self._field)
@@ -97,37 +107,53 @@ class _Connection:
         return and_(self.me.owns(self.table), condition(self.entity, self.shape.filter))
 
     def _rows(self) -> Subquery:
+        """The page in list order; aggregates process the rows in this order. A backward page is scanned in reverse."""
+        page = numbered(self._either_way())
+        if not self.shape.backward:
+            return page
+        clauses = self.shape.order.clauses(backward=False, keys=_keys_of(page, self.shape.order))
+        return select(*page.c).order_by(*clauses).subquery("reversed")
+
+    def _either_way(self) -> Select[Any] | CompoundSelect[Any]:
         if self.few is None:
-            return self._walked().subquery("page")
+            return self._walked()
         # PostgreSQL runs only one of the two: the condition `few` is evaluated before the first row.
         walked = self._walked(not_(self.few.few)).subquery("walked")
         found = self._found(self.few).subquery("found")
-        return union_all(select(*walked.c), select(*found.c)).subquery("page")
+        return union_all(select(*walked.c), select(*found.c))
 
     def _walked(self, *more: ColumnElement[bool]) -> Select[Any]:
-        """The page from the index of its order, scanned only as far as needed."""
-        walked = self.shape.order.clauses(backward=self.shape.backward)
-        place = func.row_number().over(order_by=walked).label("place")
-        page = select(*self.table.c, self._mark(), place).where(self._matching(), *self._within(), *more)
-        return page.order_by(*walked).limit(self.size + literal_column("1")).correlate(*self.outer)
+        """The page from the index of its order, scanned only as far as needed.
+
+        The constant LIMIT is for the planner, which assumes that a LIMIT given as a parameter returns a tenth of the
+        rows. For users with many rows it would estimate a generic plan as more expensive than planning each execution.
+        """
+        walk = select(*self._needed()).where(self._matching(), *self._within(), *more)
+        walk = walk.order_by(*self.shape.order.clauses(backward=self.shape.backward)).limit(_MOST)
+        rows = walk.correlate(*self.outer).subquery("walk")
+        return select(*rows.c).limit(self.limit)
 
     def _found(self, few: Few) -> Select[Any]:
         """The page from the few rows of a selective condition."""
-        hits, keys = self._hits(few)
+        hits = self._hits(few)
+        keys = _keys_of(hits, self.shape.order)
         walked = self.shape.order.clauses(backward=self.shape.backward, keys=keys)
-        place = func.row_number().over(order_by=walked).label("place")
-        page = select(*(hits.c[column.name] for column in self.table.c), hits.c.mark, place).where(*self._within(keys))
-        return page.order_by(*walked).limit(self.size + literal_column("1"))
+        return select(*hits.c).where(*self._within(keys)).order_by(*walked).limit(self.limit)
 
-    def _hits(self, few: Few) -> tuple[Subquery, Keys]:
-        """The matching rows of a selective condition, and their sort keys.
+    def _hits(self, few: Few) -> Subquery:
+        """The matching rows of a selective condition.
 
         OFFSET 0 is an optimization fence: it keeps the planner from scanning the index of the order anyway.
         """
-        keys = [key.label(f"key_{place}") for place, key in enumerate(self.shape.order.expressions)]
-        rows = select(*self.table.c, self._mark(), *keys).where(self._matching(), few.few, few.has)
-        hits = rows.correlate(*self.outer).offset(literal_column("0")).subquery("hits")
-        return hits, [hits.c[key.name] for key in keys]
+        rows = select(*self._needed()).where(self._matching(), few.few, few.has)
+        return rows.correlate(*self.outer).offset(_ZERO).subquery("hits")
+
+    def _needed(self) -> list[ColumnElement[Any]]:
+        """The selected columns and the sort keys. Every other column would cost time for each row."""
+        edges = [edge.inner for edge in self.selection.entries("edges")]
+        nodes = [*self.selection.entries("nodes"), *(node for edge in edges for node in edge.entries("node"))]
+        columns = {column for node in nodes for column in self.entity.columns(node.inner)}
+        return [*(column for column in self.table.c if column in columns), *_labelled(self.shape.order)]
 
     def _within(self, keys: Keys | None = None) -> list[ColumnElement[bool]]:
         """The conditions for the cursors given."""
@@ -135,9 +161,6 @@ class _Connection:
         after = [order.beyond("after", backward=False, keys=keys)] if shape.has_after else []
         before = [order.beyond("before", backward=True, keys=keys)] if shape.has_before else []
         return after + before
-
-    def _mark(self) -> ColumnElement[str]:
-        return cursors.content(self.shape.order.name, self.shape.order.expressions).label("mark")
 
     def _field(self, entry: Field) -> ColumnElement[str]:
         match entry.name:
@@ -151,28 +174,26 @@ class _Connection:
 
     def _edge_field(self, entry: Field) -> ColumnElement[str]:
         if entry.name == "cursor":
-            return quoted(cursors.sealed(self.rows.c.mark))
+            return cursors.unsealed(self.shape.order.content(_keys_of(self.rows, self.shape.order)))
         return self.entity.json(entry.inner, self.rows.c)
 
     def _list(self, element: ColumnElement[str]) -> ColumnElement[str]:
-        """The shown rows as a JSON list, in list order: a backward page is scanned in reverse."""
-        order = self.place.desc() if self.shape.backward else self.place.asc()
-        elements = func.string_agg(element, aggregate_order_by(text_literal(","), order)).filter(self.shown)
-        return joined([text_literal("["), func.coalesce(elements, text_literal(""), type_=Text), text_literal("]")])
+        return json_list(element, self.shown)
 
     def _page_info(self) -> Mapping[str, Callable[[], ColumnElement[str]]]:
-        ends = [self._near_end, self._far_end]
         sides = [self._behind, self._ahead]
-        start, end = reversed(ends) if self.shape.backward else ends
         previous, following = reversed(sides) if self.shape.backward else sides
-        return {"startCursor": start, "endCursor": end, "hasPreviousPage": previous, "hasNextPage": following}
+        return {
+            "startCursor": lambda: self._end(_ONE),
+            "endCursor": lambda: self._end(func.least(func.count(), self.size)),
+            "hasPreviousPage": previous,
+            "hasNextPage": following,
+        }
 
-    def _near_end(self) -> ColumnElement[str]:
-        return _cursor_or_null(func.max(self.rows.c.mark).filter(self.place == literal_column("1")))
-
-    def _far_end(self) -> ColumnElement[str]:
-        walked = func.array_agg(aggregate_order_by(self.rows.c.mark, self.place.desc()))
-        return _cursor_or_null(walked.filter(self.shown).self_group()[literal_column("1")])
+    def _end(self, place: ColumnElement[int]) -> ColumnElement[str]:
+        """The cursor of the shown row with this number; null on an empty page."""
+        keys = [gathered(key, self.shown)[place] for key in _keys_of(self.rows, self.shape.order)]
+        return func.coalesce(cursors.unsealed(self.shape.order.content(keys)), text_literal("null"), type_=Text)
 
     def _ahead(self) -> ColumnElement[str]:
         """Whether there are more rows in the direction of the scan."""
@@ -186,15 +207,15 @@ class _Connection:
         order, back, table = self.shape.order, not self.shape.backward, self.table
         passed = and_(self._matching(), order.beyond(name, backward=back, inclusive=True))
         # The nearest row, by the index of the order. With EXISTS the planner may use another index and search for long.
-        nearest = select(table.c.id).where(passed).order_by(*order.clauses(backward=back)).limit(literal_column("1"))
+        nearest = select(table.c.id).where(passed).order_by(*order.clauses(backward=back)).limit(_ONE)
         some = exists().where(passed).correlate(*self.outer)
         walked = self._scalar(nearest).is_not(None) if order.has_index else some
         return plain(self._either(lambda few: self._found_behind(few, name, backward=back), walked))
 
     def _found_behind(self, few: Few, name: str, *, backward: bool) -> ColumnElement[bool]:
-        hits, keys = self._hits(few)
-        passed = self.shape.order.beyond(name, backward=backward, inclusive=True, keys=keys)
-        return self._scalar(select(func.count() > literal_column("0")).select_from(hits).where(passed))
+        hits, order = self._hits(few), self.shape.order
+        passed = order.beyond(name, backward=backward, inclusive=True, keys=_keys_of(hits, order))
+        return self._scalar(select(func.count() > _ZERO).select_from(hits).where(passed))
 
     def _total_count(self) -> ColumnElement[str]:
         count = select(cast(func.count(), Text)).select_from(self.table).where(self._matching())
@@ -208,5 +229,10 @@ class _Connection:
         return walked if self.few is None else case((self.few.few, found(self.few)), else_=walked)
 
 
-def _cursor_or_null(mark: ColumnElement[Any]) -> ColumnElement[str]:
-    return func.coalesce(quoted(cursors.sealed(mark)), text_literal("null"), type_=Text)
+def _labelled(order: Order) -> list[Label[Any]]:
+    return [key.label(f"key_{place}") for place, key in enumerate(order.expressions)]
+
+
+def _keys_of(rows: Subquery, order: Order) -> Keys:
+    """The sort keys among the columns of a subquery."""
+    return [rows.c[key.name] for key in _labelled(order)]

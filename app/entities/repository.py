@@ -14,22 +14,21 @@ from app.database.compiling import Statements
 from app.database.rendering import Selection
 from app.database.statements import Statement
 from app.entities import bulk, changes, moving, reading, writing
+from app.entities.changes import LARGEST_CHANGE_PAGE
 from app.entities.content import taken
-from app.entities.cursors import BEGINNING, SyncPoint, sync_point
+from app.entities.cursors import BEGINNING, SyncPoint, sealed, sync_point, sync_token
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
 from app.entities.naming import words
 from app.entities.ordering import OrderBy, ordered
 from app.entities.problems import Problem
-from app.entities.reading import Page
+from app.entities.reading import LARGEST_PAGE, Page
 from app.errors import BadUserInput, FullSyncRequired, LimitExceeded
 from app.identifiers import identifier, uuid7
 from app.live.followers import Changes
 
 DEFAULT_PAGE = 20
-LARGEST_PAGE = 100
 DEFAULT_CHANGE_PAGE = 100
-LARGEST_CHANGE_PAGE = 1000
 MOST_CREATED = 100
 MOST_AT_ONCE = 1000
 NO_ROWS = "[]"
@@ -116,7 +115,7 @@ class Repository:
         statement = selection.statements.get("one") or await self._compiled(
             selection, "one", lambda: reading.one(self._entity, selection)
         )
-        return await self._read(statement, id=wanted)
+        return sealed(await self._read(statement, id=wanted), self._owner)
 
     async def page(
         self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
@@ -130,7 +129,7 @@ class Repository:
         statement = selection.statements.get(key) or await self._compiled(
             selection, key, lambda: reading.page(self._entity, selection, Page(order, *shape))
         )
-        return await self._read(statement, **values)
+        return sealed(await self._read(statement, **values), self._owner)
 
     async def changes(self, selection: Selection, since: str | None, first: int | None) -> str | None:
         """A page of changes since a sync token, or from the beginning, as JSON."""
@@ -140,12 +139,12 @@ class Repository:
         statement = selection.statements.get("changes") or await self._compiled(
             selection, "changes", lambda: changes.page(self._entity, selection)
         )
-        return await self._read(statement, **_from(point), size=size)
+        return sealed(await self._read(statement, **_from(point), size=size), self._owner)
 
     async def token(self, since: str | None) -> str:
         """The given token, or the current one if None. Raises FullSyncRequired if the token is not this user's."""
         if since is None:
-            return await self._read(_CLOCK) or ""
+            return sync_token(int(await self._read(_CLOCK) or 0), self._owner)
         if sync_point(since, self._owner) == BEGINNING:
             raise FullSyncRequired
         return since
@@ -153,7 +152,8 @@ class Repository:
     async def changes_since(self, token: str) -> Changes:
         """A page of changes since a token, with all fields, for subscriptions."""
         values = _from(sync_point(token, self._owner))
-        page = orjson.loads(await self._read(followed(self._entity), **values, size=DEFAULT_CHANGE_PAGE) or "")
+        answer = await self._read(followed(self._entity), **values, size=DEFAULT_CHANGE_PAGE)
+        page = orjson.loads(sealed(answer, self._owner) or "")
         clock = sync_point(page["token"], self._owner).version
         return Changes(page["changes"], page["token"], clock, more=page["hasMore"], full=page["fullSync"])
 

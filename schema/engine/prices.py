@@ -19,11 +19,11 @@ from graphql import (
     VariableNode,
 )
 
+from app.entities.changes import LARGEST_CHANGE_PAGE
+from app.entities.reading import LARGEST_PAGE
 from app.entities.repository import (
     DEFAULT_CHANGE_PAGE,
     DEFAULT_PAGE,
-    LARGEST_CHANGE_PAGE,
-    LARGEST_PAGE,
     MOST_AT_ONCE,
     MOST_CREATED,
 )
