@@ -482,6 +482,25 @@ async def test_a_cursor_has_one_spelling(few: Seeded, wire: Wire, order: str) ->
         await refused(few.user, wire, orderBy=order_by(order), after=mark)
 
 
+async def test_control_characters_in_a_sort_key(application: Application, owner: "asyncpg.Connection[Any]") -> None:
+    """Any text that a task can contain is shown as it is, and sorted by in a cursor, control characters included."""
+    seeded = await seed(owner, application, 3)
+    titles = [f'a{chr(code)}{chr(code)}\u2028"\\' for code in (*range(1, 32), 127)]
+    await owner.execute(
+        "INSERT INTO tasks (user_id, id, title, description, version)"
+        " SELECT $1, gen_random_uuid(), title, $3, 1 FROM unnest($2::text[]) AS title",
+        seeded.user.id,
+        titles,
+        seeded.user.email,
+    )
+    query = EDGES.replace("node { id", "node { id title")
+    pages = await walk(seeded.user, 5, query=query, orderBy=order_by("TITLE"))
+    backward = await walk(seeded.user, 5, query=query, orderBy=order_by("TITLE"), backward=True)
+
+    assert set(titles) <= {task["title"] for page in pages for task in tasks_of(page)}
+    assert shown(pages) == shown(backward)
+
+
 @pytest.mark.parametrize("argument", ["after", "before"])
 async def test_a_cursor_of_another_user(few: Seeded, wire: Wire, cursor: str, argument: str) -> None:
     """Another user's cursor is rejected, even if both users have the task."""
