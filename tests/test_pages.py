@@ -22,7 +22,6 @@ from app.database.compiling import Statements
 from app.database.database import SESSION
 from app.database.statements import Statement
 from app.database.url import DatabaseURL
-from app.entities.cursors import sealed
 from app.entities.repository import Database
 from app.identity.tokens import Principal, Signer
 from app.live.followers import Realtime
@@ -633,13 +632,6 @@ class Sent:
     text: str
     arguments: list[Any]
     answer: str | None
-    user: User | None = None
-
-    def data(self) -> Any:
-        """What the caller is shown."""
-        assert self.user is not None
-        answer = sealed(self.answer, self.user.id)
-        return answer and json.loads(answer)
 
 
 async def sent(application: Application, user: User, query: str, **variables: Any) -> Sent:
@@ -653,7 +645,7 @@ async def sent(application: Application, user: User, query: str, **variables: An
     ((statement, values),) = recorder.reads
     arguments = statement.arguments(values)
     answer = await application.database.read(user.id, statement, values)
-    return Sent(statement.text, arguments, answer, user)
+    return Sent(statement.text, arguments, answer)
 
 
 @asynccontextmanager

@@ -188,7 +188,7 @@ async def test_single_objects(
     statement = await sent(application, user, query, **arguments)
     plans = await same_on_every_plan(served, statement)
 
-    assert statement.data() == expected
+    assert (statement.answer and json.loads(statement.answer)) == expected
     assert [whole_scans(plan) for plan in plans.values()] == [[]] * len(MODES)
 
 
@@ -223,7 +223,7 @@ async def test_changes(
     statement = await sent(application, many.user, CHANGES, since=since, first=100)
     plans = await same_on_every_plan(served, statement)
 
-    answer = statement.data()
+    answer = json.loads(statement.answer or "")
     expected = [str(row["id"]) for row in sorted(many.rows, key=lambda row: row["version"])[passed : passed + 100]]
     assert [change["task"]["id"] for change in answer["changes"]] == expected
     assert (answer["hasMore"], answer["fullSync"]) == (name != "nothing new", name == "all")
@@ -247,16 +247,16 @@ async def test_changes(
     ],
 )
 async def test_a_statement_is_not_planned_for_each_execution(
-    many: Seeded, application: Application, served: "asyncpg.Connection[Any]", query: str, arguments: dict[str, Any]
+    many: Seeded, application: Application, server: Server, query: str, arguments: dict[str, Any]
 ) -> None:
     """PostgreSQL keeps the plan of a statement after its first five executions, also for a user of many tasks."""
     asked = await sent(application, many.user, query, **arguments, **({"id": one(many.rows)} if query == TASK else {}))
-    statement = await served.prepare(asked.text)
-    for _ in range(20):
-        await statement.fetch(*asked.arguments)
-
     plans = "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement = $1"
-    assert [tuple(row) for row in await served.fetch(plans, asked.text)] == [(5, 15)]
+    async with serving(server) as connection:
+        statement = await connection.prepare(asked.text)
+        for _ in range(20):
+            await statement.fetch(*asked.arguments)
+        assert [tuple(row) for row in await connection.fetch(plans, asked.text)] == [(5, 15)]
 
 
 UNEVEN = ("-PRIORITY DUE_DATE", "DUE_DATE -TITLE")
@@ -293,7 +293,7 @@ async def page_on_every_plan(
     marks = [edge["cursor"] for edge in first["edges"]]
     query, arguments, expected = shape(name, predicted(many.rows, order), marks, many.rows)
     statement = await sent(application, many.user, query, orderBy=order_by(order), **arguments)
-    answer = statement.data()
+    answer = json.loads(statement.answer or "")
     assert [task["id"] for task in answer["nodes"]] == expected != []
     assert answer.get("totalCount", MANY) == MANY
     return list((await same_on_every_plan(connection, statement)).values())

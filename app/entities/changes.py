@@ -44,7 +44,7 @@ from app.database.rendering import (
     quoted,
 )
 from app.database.statements import Reader, Statement, read, text_literal
-from app.entities.cursors import unsealed
+from app.entities.cursors import sealed
 from app.entities.entity import Entity
 from app.models import CLOCKS
 
@@ -76,11 +76,11 @@ def _leaves(*names: str) -> tuple[Field, ...]:
 
 
 def clock() -> Statement:
-    """The user's current clock."""
+    """The sync token of the user's current clock."""
 
     def body(me: Reader) -> Select[Any]:
         version = func.coalesce(func.max(CLOCKS.c.version), _ZERO)
-        return select(cast(version, Text).label("version")).where(me.owns(CLOCKS)).correlate(me.row)
+        return select(sealed(cast(version, Text)).label("token")).where(me.owns(CLOCKS)).correlate(me.row)
 
     return read(body)
 
@@ -102,14 +102,15 @@ class _Page:
         )
 
     def _rows(self, me: Reader) -> Subquery:
-        """The page in the order of the index. The constant LIMIT is for the planner, as in app.entities.reading."""
+        """The page in the order of the index. More than one LIMIT is for the planner, as in app.entities.reading."""
         table = self.entity.table
         order = (table.c.version, table.c.id)
         beyond = tuple_(*order) > tuple_(self.start.c.version, self.start.c.row_id)
         known = or_(table.c.deleted_at.is_(None), table.c.version > self.start.c.base)
         walk = select(*self._needed()).where(me.owns(table), beyond, known).order_by(*order).limit(_MOST)
         rows = walk.correlate(me.row, self.start).subquery("walk")
-        return numbered(select(*rows.c).limit(self.size + literal_column("1")))
+        within = select(*rows.c).limit(self.size + literal_column("1")).subquery("within")
+        return numbered(select(*within.c).limit(self.size + literal_column("1")))
 
     def _needed(self) -> list[ColumnElement[Any]]:
         """The selected columns and those of the page itself."""
@@ -142,7 +143,7 @@ class _Page:
 
     def _change_field(self, entry: Field) -> ColumnElement[str]:
         if entry.name == "token":
-            return unsealed(self._content(self.rows.c.version, self.rows.c.id))
+            return quoted(sealed(self._content(self.rows.c.version, self.rows.c.id)))
         return quoted(self.rows.c.id) if entry.selection is None else self.entity.json(entry.inner, self.rows.c)
 
     def _content(self, version: ColumnElement[int], row_id: ColumnElement[UUID]) -> ColumnElement[str]:
@@ -159,7 +160,7 @@ class _Page:
                 return plain(more)
             case "fullSync":
                 return plain(self.start.c.full)
-        return unsealed(case((more, self.listed.c.last), else_=cast(self.start.c.clock, Text)))
+        return quoted(sealed(case((more, self.listed.c.last), else_=cast(self.start.c.clock, Text))))
 
 
 def _start(me: Reader) -> Subquery:

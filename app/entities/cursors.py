@@ -7,8 +7,7 @@ sync, it contains the version of a row, its id, and the base.
 The hash covers the user's id: a cursor that is damaged or belongs to another user is rejected, and such a token starts
 from the beginning. The hash is not a secret: with a forged cursor or token, a caller still reads only their own rows.
 
-Read statements return the content only, between two markers, and `sealed` replaces it by the cursor or token. So a
-connection can be nested anywhere in a response. A marker is a control character, which JSON always escapes.
+Read statements compute them where they are shown, so a connection can be nested anywhere in a response.
 """
 
 import base64
@@ -19,16 +18,13 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, LargeBinary, Text, func, literal_column
 
-from app.database.rendering import joined
-from app.database.statements import text_literal
+from app.database.statements import text_literal, user_id
 from app.errors import BadUserInput
 
 SEAL_BYTES = 6
 LAST_ID = UUID(int=2**128 - 1)
-# The control character SUBSTITUTE.
-MARKER = "\x1a"
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 _POINT = re.compile(r"(\d{1,10})(?: ([0-9a-f-]{36}) (\d{1,10}))?", re.ASCII)
@@ -58,24 +54,17 @@ class SyncPoint(NamedTuple):
 BEGINNING = SyncPoint(-1, UUID(int=0), -1)
 
 
-def unsealed(content: ColumnElement[str]) -> ColumnElement[str]:
-    """The SQL of a cursor or token from its content, for `sealed` to replace."""
-    return joined([text_literal(MARKER), content, text_literal(MARKER)])
-
-
-def sealed(response: str | None, owner: UUID) -> str | None:
-    """The JSON that a read statement returned, with its cursors and tokens in their final form."""
-    if response is None or MARKER not in response:
-        return response
-    parts: list[str] = []
-    done, start = 0, response.find(MARKER)
-    # split() would be slower: it compares one character at a time.
-    while start >= 0:
-        end = response.index(MARKER, start + 1)
-        parts += response[done:start], '"', _encoded(response[start + 1 : end].encode(), owner), '"'
-        done = end + 1
-        start = response.find(MARKER, done)
-    return "".join([*parts, response[done:]])
+def sealed(content: ColumnElement[str]) -> ColumnElement[str]:
+    """The SQL of a cursor or token from its content, which is evaluated twice. Takes about 5 microseconds."""
+    held = func.convert_to(content, text_literal("UTF8"), type_=LargeBinary)
+    checksum = func.sha256(func.uuid_send(user_id(), type_=LargeBinary).concat(held))
+    size: ColumnElement[int] = literal_column(str(SEAL_BYTES))
+    both = func.substr(checksum, literal_column("1"), size, type_=LargeBinary).concat(held)
+    encoded: ColumnElement[str] = func.encode(both, text_literal("base64"), type_=Text)
+    # translate() would do the same in one call, and take several times as long.
+    for found, wanted in (("+", "-"), ("/", "_"), ("=", ""), ("\n", "")):
+        encoded = func.replace(encoded, text_literal(found), text_literal(wanted), type_=Text)
+    return encoded
 
 
 def decoded(cursor: str, order: str, owner: UUID) -> list[Any]:

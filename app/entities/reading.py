@@ -34,6 +34,7 @@ from app.database.rendering import (
     json_object,
     numbered,
     plain,
+    quoted,
 )
 from app.database.statements import Reader, Statement, read, text_literal
 from app.entities import cursors
@@ -125,13 +126,14 @@ class _Connection:
     def _walked(self, *more: ColumnElement[bool]) -> Select[Any]:
         """The page from the index of its order, scanned only as far as needed.
 
-        The constant LIMIT is for the planner, which assumes that a LIMIT given as a parameter returns a tenth of the
-        rows. For users with many rows it would estimate a generic plan as more expensive than planning each execution.
+        More than one LIMIT is for the planner, which keeps a generic plan only if it seems cheap, and assumes that a
+        LIMIT given as a parameter returns a tenth of the rows: a thousand, if users have ten thousand.
         """
         walk = select(*self._needed()).where(self._matching(), *self._within(), *more)
         walk = walk.order_by(*self.shape.order.clauses(backward=self.shape.backward)).limit(_MOST)
         rows = walk.correlate(*self.outer).subquery("walk")
-        return select(*rows.c).limit(self.limit)
+        within = select(*rows.c).limit(self.limit).subquery("within")
+        return select(*within.c).limit(self.limit)
 
     def _found(self, few: Few) -> Select[Any]:
         """The page from the few rows of a selective condition."""
@@ -149,11 +151,16 @@ class _Connection:
         return rows.correlate(*self.outer).offset(_ZERO).subquery("hits")
 
     def _needed(self) -> list[ColumnElement[Any]]:
-        """The selected columns and the sort keys. Every other column would cost time for each row."""
+        """The selected columns, the sort keys, and `mark`, the content of the cursor of an edge, if it is selected.
+
+        Every other column would cost time for each row.
+        """
         edges = [edge.inner for edge in self.selection.entries("edges")]
         nodes = [*self.selection.entries("nodes"), *(node for edge in edges for node in edge.entries("node"))]
         columns = {column for node in nodes for column in self.entity.columns(node.inner)}
-        return [*(column for column in self.table.c if column in columns), *_labelled(self.shape.order)]
+        order, marked = self.shape.order, any(edge.entries("cursor") for edge in edges)
+        mark = [order.content(order.expressions).label("mark")] if marked else []
+        return [*(column for column in self.table.c if column in columns), *_labelled(order), *mark]
 
     def _within(self, keys: Keys | None = None) -> list[ColumnElement[bool]]:
         """The conditions for the cursors given."""
@@ -174,7 +181,7 @@ class _Connection:
 
     def _edge_field(self, entry: Field) -> ColumnElement[str]:
         if entry.name == "cursor":
-            return cursors.unsealed(self.shape.order.content(_keys_of(self.rows, self.shape.order)))
+            return quoted(cursors.sealed(self.rows.c.mark))
         return self.entity.json(entry.inner, self.rows.c)
 
     def _list(self, element: ColumnElement[str]) -> ColumnElement[str]:
@@ -193,7 +200,7 @@ class _Connection:
     def _end(self, place: ColumnElement[int]) -> ColumnElement[str]:
         """The cursor of the shown row with this number; null on an empty page."""
         keys = [gathered(key, self.shown)[place] for key in _keys_of(self.rows, self.shape.order)]
-        return func.coalesce(cursors.unsealed(self.shape.order.content(keys)), text_literal("null"), type_=Text)
+        return func.coalesce(quoted(cursors.sealed(self.shape.order.content(keys))), text_literal("null"), type_=Text)
 
     def _ahead(self) -> ColumnElement[str]:
         """Whether there are more rows in the direction of the scan."""

@@ -16,7 +16,7 @@ from app.database.statements import Statement
 from app.entities import bulk, changes, moving, reading, writing
 from app.entities.changes import LARGEST_CHANGE_PAGE
 from app.entities.content import taken
-from app.entities.cursors import BEGINNING, SyncPoint, sealed, sync_point, sync_token
+from app.entities.cursors import BEGINNING, SyncPoint, sync_point
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
 from app.entities.naming import words
@@ -115,7 +115,7 @@ class Repository:
         statement = selection.statements.get("one") or await self._compiled(
             selection, "one", lambda: reading.one(self._entity, selection)
         )
-        return sealed(await self._read(statement, id=wanted), self._owner)
+        return await self._read(statement, id=wanted)
 
     async def page(
         self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
@@ -129,7 +129,7 @@ class Repository:
         statement = selection.statements.get(key) or await self._compiled(
             selection, key, lambda: reading.page(self._entity, selection, Page(order, *shape))
         )
-        return sealed(await self._read(statement, **values), self._owner)
+        return await self._read(statement, **values)
 
     async def changes(self, selection: Selection, since: str | None, first: int | None) -> str | None:
         """A page of changes since a sync token, or from the beginning, as JSON."""
@@ -139,12 +139,12 @@ class Repository:
         statement = selection.statements.get("changes") or await self._compiled(
             selection, "changes", lambda: changes.page(self._entity, selection)
         )
-        return sealed(await self._read(statement, **_from(point), size=size), self._owner)
+        return await self._read(statement, **_from(point), size=size)
 
     async def token(self, since: str | None) -> str:
         """The given token, or the current one if None. Raises FullSyncRequired if the token is not this user's."""
         if since is None:
-            return sync_token(int(await self._read(_CLOCK) or 0), self._owner)
+            return await self._read(_CLOCK) or ""
         if sync_point(since, self._owner) == BEGINNING:
             raise FullSyncRequired
         return since
@@ -152,8 +152,7 @@ class Repository:
     async def changes_since(self, token: str) -> Changes:
         """A page of changes since a token, with all fields, for subscriptions."""
         values = _from(sync_point(token, self._owner))
-        answer = await self._read(followed(self._entity), **values, size=DEFAULT_CHANGE_PAGE)
-        page = orjson.loads(sealed(answer, self._owner) or "")
+        page = orjson.loads(await self._read(followed(self._entity), **values, size=DEFAULT_CHANGE_PAGE) or "")
         clock = sync_point(page["token"], self._owner).version
         return Changes(page["changes"], page["token"], clock, more=page["hasMore"], full=page["fullSync"])
 
