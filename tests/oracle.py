@@ -230,7 +230,7 @@ class Oracle:
         match content.split(" "):
             case [version]:
                 return int(version), None, int(version)
-            case [version, task_id, base]:
+            case [version, task_id, base] if version.isdecimal():
                 return int(version), UUID(task_id), int(base)
         return None
 
