@@ -28,9 +28,11 @@ from graphql import (
     NullValueNode,
     ObjectFieldNode,
     ObjectValueNode,
+    OperationDefinitionNode,
     StringValueNode,
     ValueNode,
     get_named_type,
+    parse,
     parse_value,
     print_ast,
 )
@@ -40,8 +42,11 @@ from oracle import NEWEST_FIRST, SCHEMA, Answer, Oracle, Term
 from app.identity.tokens import Signer
 from app.models import PRIORITIES
 from schema import sdl
+from schema.engine.document_limits import MOST_REPEATS
+from schema.engine.document_size import Sizes, lengths
 
 SDL = sdl()
+LENGTHS = lengths(SCHEMA)
 NAMESPACE = UUID("5e1ec7ed-0000-4000-8000-000000000000")
 ALICE, BOB, CAROL = (uuid5(NAMESPACE, name) for name in ("alice", "bob", "carol"))
 IDS = [uuid5(NAMESPACE, f"task {place}") for place in range(30)]
@@ -375,7 +380,9 @@ class Writer:
         fragments = "".join(f"\nfragment {name} on {on} {text}" for name, (on, text) in self._fragments.items())
         used = {name: type_ for name, type_ in SWITCHES.items() if f"${name})" in body + fragments}
         defined = ", ".join(f"${name}: {type_}" for name, type_ in (variables | used).items())
-        return f"{kind} {f'({defined})' if defined else ''} {{ {body} }}{fragments}"
+        text = f"{kind} {f'({defined})' if defined else ''} {{ {body} }}{fragments}"
+        hypothesis.assume(repeats(text) <= MOST_REPEATS)
+        return text
 
     def directive(self) -> str:
         text: str = self.pick(DIRECTIVES)
@@ -468,6 +475,15 @@ ROOTS = {
     "taskChanges": "TaskChangePage",
 }
 FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "taskChanges": SYNCS}
+
+
+def repeats(text: str) -> int:
+    """The repeated fields of a document, of which the server allows only some."""
+    document = parse(text)
+    sizes = Sizes(SCHEMA, LENGTHS, document)
+    return max(
+        sizes.operation(node).repeats for node in document.definitions if isinstance(node, OperationDefinitionNode)
+    )
 
 
 @dataclass(frozen=True)
