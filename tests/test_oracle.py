@@ -28,7 +28,6 @@ from graphql import (
     NullValueNode,
     ObjectFieldNode,
     ObjectValueNode,
-    OperationDefinitionNode,
     StringValueNode,
     ValueNode,
     get_named_type,
@@ -39,14 +38,14 @@ from graphql import (
 from graphql.language.visitor import Visitor, visit
 from oracle import NEWEST_FIRST, SCHEMA, Answer, Oracle, Term
 
+from app.errors import LimitExceeded
 from app.identity.tokens import Signer
 from app.models import PRIORITIES
 from schema import sdl
-from schema.engine.document_limits import MOST_REPEATS
-from schema.engine.document_size import Sizes, lengths
+from schema.engine.document_limits import Gauge, Limits
 
 SDL = sdl()
-LENGTHS = lengths(SCHEMA)
+GAUGE = Gauge(SCHEMA, Limits())
 NAMESPACE = UUID("5e1ec7ed-0000-4000-8000-000000000000")
 ALICE, BOB, CAROL = (uuid5(NAMESPACE, name) for name in ("alice", "bob", "carol"))
 IDS = [uuid5(NAMESPACE, f"task {place}") for place in range(30)]
@@ -381,7 +380,7 @@ class Writer:
         used = {name: type_ for name, type_ in SWITCHES.items() if f"${name})" in body + fragments}
         defined = ", ".join(f"${name}: {type_}" for name, type_ in (variables | used).items())
         text = f"{kind} {f'({defined})' if defined else ''} {{ {body} }}{fragments}"
-        hypothesis.assume(repeats(text) <= MOST_REPEATS)
+        hypothesis.assume(within_limits(text))
         return text
 
     def directive(self) -> str:
@@ -477,13 +476,15 @@ ROOTS = {
 FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "taskChanges": SYNCS}
 
 
-def repeats(text: str) -> int:
-    """The repeated fields of a document, of which the server allows only some."""
-    document = parse(text)
-    sizes = Sizes(SCHEMA, LENGTHS, document)
-    return max(
-        sizes.operation(node).repeats for node in document.definitions if isinstance(node, OperationDefinitionNode)
-    )
+def within_limits(text: str, *variables: dict[str, Any]) -> bool:
+    """Whether the server accepts a document's size, and its cost with each set of variables."""
+    try:
+        sizes = GAUGE.check(parse(text))
+        for values in variables:
+            GAUGE.check_cost(max(GAUGE.cost(node, size).of(values) for node, size in sizes.items()))
+    except LimitExceeded:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -509,7 +510,9 @@ def cases(draw: st.DrawFn) -> Case:
         f"... on Query {writer.directive()} {{ {root} }}" if writer.pick([0, 0, 1]) else root for root in roots
     )
     text = writer.document("query", {f"{name}{place}": VARIABLES[name] for name, place in sorted(used)}, body)
-    return Case(text, [draw(values(used, text)) for _ in range(SENDS)])
+    variables = [draw(values(used, text)) for _ in range(SENDS)]
+    hypothesis.assume(within_limits(text, *variables))
+    return Case(text, variables)
 
 
 @st.composite
