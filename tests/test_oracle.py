@@ -720,7 +720,9 @@ def writes(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     used = {variable: type_ for variable, type_ in TYPES.items() if f"${variable}" in call}
     switches = {variable: draw(st.booleans()) for variable in SWITCHES}
     text = writer.document("mutation", used, f"{call} {writer.directive()} {writer.selection(payload)}")
-    return text, switches | {variable: draw(ARGUMENTS[variable]) for variable in used}
+    variables = switches | {variable: draw(ARGUMENTS[variable]) for variable in used}
+    hypothesis.assume(within_limits(text, variables))
+    return text, variables
 
 
 @hypothesis.settings(RUN, max_examples=80)
