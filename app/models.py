@@ -7,7 +7,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
-    Computed,
     Date,
     DateTime,
     FetchedValue,
@@ -103,10 +102,9 @@ class Task(Owned, Base):
         DateTime(timezone=True), server_default=func.now(), server_onupdate=FetchedValue()
     )
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    # A combining mark separates the two. Search keys contain none, so no match spans title and description.
-    search: Mapped[str | None] = mapped_column(
-        Text, Computed("search_key(title) || chr(768) || search_key(coalesce(description, ''))", persisted=True)
-    )
+    # The search keys of title and description, set by triggers. A combining mark separates the two. Search keys contain
+    # none, so no match spans title and description.
+    search: Mapped[str | None] = mapped_column(Text, FetchedValue(), server_onupdate=FetchedValue())
 
     # Updates, too, read back what triggers have set.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy has it

@@ -15,6 +15,7 @@ QUALIFIED = (
     "act_in_transaction(uuid)",
     "begin_distributed_write(uuid, integer)",
     "search_key(text)",
+    "derive_task()",
     "is_distributed()",
     "tell(uuid, integer)",
 )
@@ -26,6 +27,12 @@ ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "us
 _TAGS_CHANGE = "WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags))"
 # The triggers of `tasks` and `users` by name. If one is missing or disabled, clocks and tags become wrong.
 FIRED = {
+    "derive_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW", "derive_task()"),
+    "derive_updated_task": (
+        "tasks",
+        "BEFORE UPDATE OF title, description, search ON tasks FOR EACH ROW",
+        "derive_task()",
+    ),
     "stamp_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.version = 0)", "stamp_task()"),
     "stamp_updated_task": (
         "tasks",
@@ -64,8 +71,8 @@ CONFIGURED = {
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),
 }
 ALL = (*QUALIFIED, *CONFIGURED)
-# Called only by triggers, which run as the owner.
-OF_TRIGGERS = ("tell(uuid, integer)",)
+# The first is called only by triggers, which run as the owner. The other is a trigger with the rights of its caller.
+OF_TRIGGERS = ("tell(uuid, integer)", "derive_task()")
 FOR_THE_SERVER = tuple(name for name in ALL if name not in (*TRIGGERS, *OF_TRIGGERS))
 # A generated column of `tasks` calls it as the role that writes. It reads only its argument.
 FOR_EVERYBODY = ("search_key(text)",)

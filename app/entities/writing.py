@@ -236,18 +236,16 @@ def _changed_at_once(
     the clock does not advance without a change, and in the row once the clock is locked, because it may be newer.
     """
     table, one = entity.table, literal_column("1", Integer)
-    me = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
-    wanted = bindparam("id", type_=Uuid)
     is_due = and_(due, _is_expected(entity, change))
-    seen = select(table.c.id).where(table.c.user_id == me.c.user_id, table.c.id == wanted, is_due).limit(one)
-    first = select(me.c.user_id, one).select_from(me.join(seen.lateral("seen"), true()))
+    seen = _seen(table, is_due)
+    first = select(seen.c.user_id, one)
     moved = insert(CLOCKS).from_select(["user_id", "version"], first)
     moved = moved.on_conflict_do_update(index_elements=[CLOCKS.c.user_id], set_={"version": CLOCKS.c.version + one})
-    now = moved.returning(CLOCKS.c.user_id, CLOCKS.c.version, wanted.label("id")).cte("clock")
+    now = moved.returning(CLOCKS.c.user_id, CLOCKS.c.version).cte("clock")
     written = (
         sql_update(table)
         .values(**values(NOW), version=now.c.version, updated_at=NOW)
-        .where(table.c.user_id == now.c.user_id, table.c.id == now.c.id, is_due)
+        .where(table.c.user_id == now.c.user_id, _place(table) == seen.c.place, is_due)
         .returning(*table.c)
         .cte("written")
     )
@@ -256,6 +254,24 @@ def _changed_at_once(
     version = (now.c.version + cast(kept, Integer)).label("version")
     row = select(null().label("code"), version, notice(now, true()), *_shown(entity, payload, written))
     return compiled(row.select_from(now.outerjoin(written, true())))
+
+
+def _seen(table: FromClause, is_due: ColumnElement[bool]) -> CTE:
+    """The user and the place of the row, if the change is due in the snapshot. The transaction then acts as the user.
+
+    The update finds the row by its place: the planner does not know that one row is wanted, and with the id it may scan
+    all rows of the user in whatever index it believes to be small.
+    """
+    one: ColumnElement[int] = literal_column("1", Integer)
+    me = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
+    wanted = and_(table.c.user_id == me.c.user_id, table.c.id == bindparam("id", type_=Uuid), is_due)
+    found = select(_place(table).label("place")).select_from(table).where(wanted).limit(one).lateral("found")
+    return select(me.c.user_id, found.c.place).select_from(me.join(found, true())).cte("seen")
+
+
+def _place(table: FromClause) -> ColumnElement[Any]:
+    """The physical place of a row version. It is valid within a statement: no row version moves."""
+    return literal_column(f"{table.description}.ctid")
 
 
 def _is_expected(entity: Entity, change: Change) -> ColumnElement[bool]:
