@@ -11,7 +11,7 @@ FROM python:3.13.16-slim-bookworm@sha256:a1165e272e578941b84abc79e4ab38a0305cd12
 WORKDIR /srv/taskql
 COPY requirements/server.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/server.txt && useradd --system --uid 10001 taskql
-COPY alembic.ini pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY app/ app/
 COPY schema/ schema/
 COPY migrations/ migrations/

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import platform
 import re
 import signal
 import socket
@@ -36,6 +37,7 @@ from app.settings import Settings
 from app.sharing import garbage
 from app.tasks import purge as purging
 from app.tasks import restored as restoring
+from app.version import VERSION
 from app.web.protocols import BoundedRequests, BoundedSockets, Connections
 from schema import sdl
 
@@ -86,7 +88,7 @@ data_dir = click.option(
 
 
 @click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="taskql")
+@click.version_option(VERSION)
 def main() -> None:
     """A GraphQL server for tasks, on PostgreSQL.
 
@@ -118,6 +120,7 @@ def serve(*, migrate: bool, **options: object) -> None:
         startup.database_settings(given) as settings,
     ):
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
+        log.info("TaskQL %s on Python %s", VERSION, platform.python_version())
         run = _server(settings, listener, metrics_listener)
         if not stop.asked:
             _announce(settings, listener, metrics_listener, demo)
@@ -174,7 +177,7 @@ def schema(check: bool, against: Path | None) -> None:  # noqa: FBT001 - a flag 
 
 
 @main.command()
-@click.option("--older-than", default="30d", show_default=True, help="Minimum time in the trash: 12h, 30d.")
+@click.option("--older-than", default="30d", show_default=True, help="Minimum time in the trash: 12h, 30d; 0d for all.")
 @data_dir
 def purge(older_than: str, data_dir: Path | None) -> None:
     """Permanently delete tasks that have been in the trash for some time.
@@ -182,7 +185,7 @@ def purge(older_than: str, data_dir: Path | None) -> None:
     It works in batches, and can be interrupted and run again at any time. Clients with older sync tokens then do a full
     sync.
     """
-    age = _duration(older_than, "--older-than")
+    age = _duration(older_than, "--older-than", least=0)
     with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         users, removed = asyncio.run(_purged(settings, age))
     click.echo(f"Deleted {removed} tasks of {users} users.")
@@ -450,9 +453,9 @@ class _Workers(Multiprocess):
             super().handle_hup()
 
 
-def _duration(text: str, option: str) -> timedelta:
+def _duration(text: str, option: str, least: int = 1) -> timedelta:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    if text[-1:] not in units or not text[:-1].isdecimal() or not 0 < int(text[:-1]) < 10**6:
+    if text[-1:] not in units or not text[:-1].isdecimal() or not least <= int(text[:-1]) < 10**6:
         raise StartupError(f"{option} must be a number with the unit s, m, h or d, such as 15m; it is {text!r}.")
     return timedelta(seconds=int(text[:-1]) * units[text[-1]])
 

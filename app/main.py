@@ -288,6 +288,6 @@ def _tracing(settings: Settings) -> "Tracing | None":
     try:
         from app.observability.tracing import Tracing  # noqa: PLC0415 - not installed everywhere
     except ImportError:
-        log.warning("tracing is on, but OpenTelemetry is not installed; run: pip install -e '.[otel]'")
+        log.warning("tracing is on, but OpenTelemetry is not installed; install taskql[otel]")
         return None
     return Tracing(settings)

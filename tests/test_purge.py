@@ -125,6 +125,19 @@ async def test_more_users_than_a_page(server: Server, owner: "asyncpg.Connection
     assert f"of {count} users" in purge(server, "30d")[1]
 
 
+async def test_the_whole_trash(server: Server, alice: User, bob: User) -> None:
+    """With 0d even tasks that were deleted a moment ago are purged, those of every user; other tasks stay."""
+    await alice.add()
+    for user in (alice, bob):
+        await trashed(user, "Young")
+
+    code, _ = purge(server, "0d")
+
+    assert code == 0
+    assert await alice.data(TRASH) == {"tasks": {"nodes": []}, "live": {"totalCount": 1}}
+    assert (await bob.data(TRASH))["tasks"]["nodes"] == []
+
+
 def test_an_invalid_age(server: Server) -> None:
     """An invalid --older-than is an error that names the option."""
     code, said = purge(server, "soon")
