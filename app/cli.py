@@ -36,7 +36,9 @@ from app.settings import Settings
 from app.sharing import garbage
 from app.tasks import purge as purging
 from app.tasks import restored as restoring
-from app.web.protocols import BoundedRequests, BoundedSockets, Connections
+from app.web.connections import Connections
+from app.web.http_protocol import BoundedRequests
+from app.web.socket_protocol import BoundedSockets
 from schema import sdl
 
 log = logging.getLogger(__name__)

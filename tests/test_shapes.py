@@ -21,7 +21,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from app.observability.metrics import Latencies
 from app.shapes import require
-from app.web.protocols import BoundedRequests, BoundedSockets
+from app.web.http_protocol import BoundedRequests
+from app.web.socket_protocol import BoundedSockets
 from schema.engine.execution import Engine, Rendered
 from schema.engine.single import RENDERED
 
