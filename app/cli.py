@@ -56,7 +56,7 @@ UNREAD_MILLISECONDS = 30_000
 # ws_max_size exceeds the application's limit, so that the application can report messages that are too long.
 WEB_SOCKETS: Mapping[str, Any] = {
     "ws": BoundedSockets,
-    "ws_max_size": 400_000,
+    "ws_max_size": 200_000,
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,
     "ws_per_message_deflate": False,

@@ -44,11 +44,11 @@ class GraphQLRequest:
     large_places: Places | None = None
 
     def leave(self) -> None:
-        """Release the places of a request, and its variables.
+        """Release the places of a request, its text and its variables.
 
         The tracebacks of errors form cycles, and can keep the request alive until the next garbage collection.
         """
-        self.variables = None
+        self.query = self.variables = self.extensions = None
         if self.places is not None:
             self.places.give(self.payer)
             self.places = None

@@ -10,6 +10,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets import http11
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader, InvalidMethod
+from websockets.frames import CloseCode
 from websockets.server import ServerProtocol
 
 from app.origins import Header, Origins
@@ -26,6 +27,7 @@ LARGE_READ = 30_000
 HANDSHAKE_SECONDS = 9.0
 # How long a peer may take to answer the close of its socket.
 CLOSE_SECONDS = 1.0
+_END = "end"  # the key in the state of a scope
 
 _WITH_BODY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A WebSocket handshake must be a GET without a body.")
 
@@ -51,6 +53,12 @@ def refusal_of_handshake(method: bytes, url: bytes, asked: list[tuple[bytes, byt
     return None
 
 
+def end_of(scope: Scope) -> "asyncio.Future[None]":
+    """Done when the connection of a socket has ended, or its process stops. Other servers do not tell applications."""
+    state = scope.get("state", {})
+    return state.get(_END) or asyncio.get_running_loop().create_future()
+
+
 class BoundedSockets(WebSocketsSansIOProtocol):
     """uvicorn's protocol for WebSockets, with limits.
 
@@ -62,6 +70,7 @@ class BoundedSockets(WebSocketsSansIOProtocol):
     def __init__(self, asked: list[Header], origins: Origins, **options: Any) -> None:
         super().__init__(**options)
         self._asked, self._origins, self._early = asked, origins, b""
+        self._end = self.loop.create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -70,9 +79,16 @@ class BoundedSockets(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        self._tell_end()
         super().connection_lost(exc)
 
+    def _tell_end(self) -> None:
+        if not self._end.done():
+            self._end.set_result(None)
+
     def data_received(self, data: bytes) -> None:
+        if self.conn.parser_exc is not None:
+            return None
         if self.handshake_initiated and not self.handshake_complete:
             return self._keep(data)
         super().data_received(data)
@@ -97,6 +113,34 @@ class BoundedSockets(WebSocketsSansIOProtocol):
             self.data_received(self._early)
             self._early = b""
 
+    def handle_parser_exception(self) -> None:
+        """Like uvicorn's, but data is discarded for a moment: a client that still sends would lose the close frame."""
+        close = self.conn.close_sent
+        assert close is not None  # noqa: S101 - websockets sets it for each error
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": close.code, "reason": close.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._resume()
+        if self.close_timer is None:
+            self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.close)
+
+    def send_receive_event_to_app(self) -> None:
+        """Like uvicorn's, without a traceback in the log for text that is not UTF-8."""
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.frames = []
+            self.conn.fail(CloseCode.INVALID_DATA, "The message is not valid UTF-8.")
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
+    def _resume(self) -> None:
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
     def _read_on(self) -> None:
         if not self.read_paused and not self.transport.is_closing():
             self.transport.resume_reading()
@@ -111,6 +155,7 @@ class BoundedSockets(WebSocketsSansIOProtocol):
             self.transport.close()
 
     async def run_asgi(self) -> None:
+        self.scope["state"][_END] = self._end
         self.app = partial(self._run, self.app)
         await super().run_asgi()
 
@@ -126,6 +171,7 @@ class BoundedSockets(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         with closed_alone(self.transport):
+            self._tell_end()
             if not self.handshake_complete:
                 self._refuse(STOPPING)
             super().shutdown()
