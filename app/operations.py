@@ -21,7 +21,7 @@ class GraphQLRequest:
 
     address: The client's, empty if unknown.
     safe: Whether the HTTP method is safe (GET), so that mutations are rejected.
-    size: Bytes of the request, if known. It cannot have more values than bytes.
+    size: Bytes of the request, if known, with more for lists and objects. It cannot have more values than this.
     payer: The key that is charged: a user's id, or the network of an anonymous caller.
     is_large: Whether the variables have many values.
     places, large_places: Where the request occupies a place until its response is complete; in `large_places` only if

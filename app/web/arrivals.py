@@ -36,7 +36,7 @@ class Arrivals:
             finally:
                 self._leave(address, waiting)
 
-    async def json(self, address: str, body: bytes | bytearray) -> Any:
+    async def json(self, address: str, body: bytes | bytearray) -> tuple[Any, int]:
         """Parse a body, like `bounded_json.parse`.
 
         Only one body per address is parsed at a time, and the event loop serves others in between: a body can take a

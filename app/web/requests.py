@@ -77,7 +77,7 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
     token = None if authorization is None else authorization.decode("latin-1")
     try:
         if safe:
-            members, size = _parameters(scope["query_string"]), len(scope["query_string"])
+            members, size = _parameters(scope["query_string"])
         elif b"content-encoding" in headers and not is_identity(headers[b"content-encoding"]):
             message = "The body must not be compressed; send it without Content-Encoding."
             raise Refused(415, message, BadUserInput.code, (b"accept-encoding", b"identity"))
@@ -95,12 +95,12 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
 
 
 async def _members(receive: Receive, address: str, arrivals: Arrivals) -> tuple[Any, int]:
-    """The parsed body, and its length. Bodies that are large or arrive in parts need a place first."""
+    """The parsed body, and its size. Bodies that are large or arrive in parts need a place first."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
         if len(body) <= SMALL_BYTES:
-            return parse(body, BODY), len(body)
+            return parse(body, BODY)
     try:
         return await _large_members(message, receive, network(address), arrivals)
     except TimeoutError:
@@ -122,7 +122,7 @@ async def _large_members(
 ) -> tuple[Any, int]:
     async with arrivals.place(address):
         parts = await _parts(message, receive)
-        return await arrivals.json(address, parts), len(parts)
+        return await arrivals.json(address, parts)
 
 
 async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearray:
@@ -140,18 +140,20 @@ async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearr
         message = await receive()
 
 
-def _parameters(query_string: bytes) -> dict[str, Any]:
-    """The members of a request in a URL. The parameters variables and extensions are JSON."""
+def _parameters(query_string: bytes) -> tuple[dict[str, Any], int]:
+    """The members of a request in a URL, and their size. The parameters variables and extensions are JSON."""
     try:
         given = parse_qsl(query_string.decode("ascii"), errors="strict", max_num_fields=MOST_PARAMETERS)
     except ValueError:
         message = f"The URL's query string is malformed, or has more than {MOST_PARAMETERS} parameters."
         raise Refused(400, message) from None
     members: dict[str, Any] = dict(given)
+    size = len(query_string)
     for name in ("variables", "extensions"):
         if name in members:
-            members[name] = parse(members[name], name)
-    return members
+            members[name], more = parse(members[name], name)
+            size += more
+    return members, size
 
 
 def request_id(given: bytes | None) -> str:

@@ -177,7 +177,7 @@ class _Socket:
         event = await self._receive()
         if event["type"] != "websocket.receive":
             return False
-        await self._handle(_message(event), len(event["text"]))
+        await self._handle(*_message(event))
         await asyncio.sleep(0)  # serve others first, even if the next message has arrived already
         return True
 
@@ -316,17 +316,18 @@ def _close(closing: _Closing) -> Message:
     return {"type": "websocket.close", "code": closing.code, "reason": short}
 
 
-def _message(event: Message) -> dict[str, Any]:
+def _message(event: Message) -> tuple[dict[str, Any], int]:
+    """The message of an event, and its size."""
     text = event.get("text")
     if text is None or len(text) > MOST_BYTES or (not text.isascii() and len(text.encode()) > MOST_BYTES):
         raise _Closing(4400, f"A message must be text of at most {MOST_BYTES:,} bytes.")
     try:
-        message = parse(text, "The message")
+        message, size = parse(text, "The message")
     except RequestError as refusal:
         raise _Closing(4400, str(refusal)) from None
     if not isinstance(message, dict):
         raise _Closing(4400, "The message must be a JSON object.")
-    return message
+    return message, size
 
 
 def _optional_payload(message: Mapping[str, Any]) -> dict[str, Any]:
