@@ -38,7 +38,9 @@ from app.sharing import garbage
 from app.tasks import purge as purging
 from app.tasks import restored as restoring
 from app.version import VERSION
-from app.web.protocols import BoundedRequests, BoundedSockets, Connections
+from app.web.connections import Connections
+from app.web.http_protocol import BoundedRequests
+from app.web.socket_protocol import BoundedSockets
 from schema import sdl
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ UNREAD_MILLISECONDS = 30_000
 # ws_max_size exceeds the application's limit, so that the application can report messages that are too long.
 WEB_SOCKETS: Mapping[str, Any] = {
     "ws": BoundedSockets,
-    "ws_max_size": 400_000,
+    "ws_max_size": 200_000,
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,
     "ws_per_message_deflate": False,

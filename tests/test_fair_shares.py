@@ -26,7 +26,7 @@ from app.sharing import preparing, rate_limits
 from app.sharing.places import LARGE_BYTES, LARGE_OF_A_CALLER, MOST_LARGE, Places
 from app.sharing.rate_limits import Pace
 from app.web import endpoint as http_module
-from app.web import requests
+from app.web import requests, sockets
 from app.web.arrivals import Arrivals
 from schema.engine.execution import Engine
 
@@ -392,7 +392,7 @@ async def test_large_bodies_are_read_by_turns() -> None:
 
     async def reading(address: str) -> None:
         async with arrivals.place(address):
-            assert await arrivals.json(address, b"[1]") == [1]
+            assert await arrivals.json(address, b"[1]") == ([1], 3)
             read.append(address)
 
     await asyncio.gather(*map(reading, ["mallory"] * 4 + ["alice"]))
@@ -480,7 +480,7 @@ def test_a_caller_has_few_large_requests_under_way() -> None:
     hers = [large("mallory") for _ in range(LARGE_OF_A_CALLER + 1)]
     for request in hers[:-1]:
         places.take(request, is_user=True)
-    with pytest.raises(RateLimited, match=f"You have {LARGE_OF_A_CALLER} requests of more than 16,000 bytes in"):
+    with pytest.raises(RateLimited, match=f"You have {LARGE_OF_A_CALLER} large requests in"):
         places.take(hers[-1], is_user=True)
     hers[-1].leave()
     small = large("mallory")
@@ -490,8 +490,28 @@ def test_a_caller_has_few_large_requests_under_way() -> None:
     places.take(hers[-1], is_user=True)
     for number in range(MOST_LARGE - LARGE_OF_A_CALLER):
         places.take(large(str(number)), is_user=True)
-    with pytest.raises(Unavailable, match="too many requests of more than 16,000 bytes"):
+    with pytest.raises(Unavailable, match="too many large requests"):
         places.take(large("alice"), is_user=True)
+
+
+async def test_many_lists_make_a_request_large(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists and objects count more than their bytes, in a body, in a URL and in a message of a socket."""
+    sizes: list[float] = []
+    take = Places.take
+
+    def noted(places: Places, request: GraphQLRequest, *, is_user: bool) -> None:
+        sizes.append(request.size)
+        take(places, request, is_user=is_user)
+
+    monkeypatch.setattr(Places, "take", noted)
+    few, many = {"a": "x" * 3000}, {"a": [{"b": 1}] * 500}
+    for variables in (few, many):
+        await alice.post("{ viewer { id } }", variables)
+        given = {"query": "{ viewer { id } }", "variables": orjson.dumps(variables).decode()}
+        await alice.http.get("/graphql", params=given, headers={"Authorization": f"Bearer {alice.token}"})
+
+    assert [size > LARGE_BYTES for size in sizes] == [False, False, True, True]
+    assert sockets._message({"text": orjson.dumps(many).decode()})[1] > LARGE_BYTES  # noqa: SLF001 - not visible outside
 
 
 def test_the_receive_buffer_is_limited() -> None:

@@ -50,7 +50,7 @@ LONG_PAUSE_SECONDS = 1.0
 # The charge, in rows, for a request that cannot be read.
 ROWS_OF_A_REFUSAL = 5
 # Requests whose body is large or arrives in parts, per process and per address. Each can occupy 100 KB.
-MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 200
+MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 300, 150
 
 ANSWERS = (GRAPHQL_JSON, JSON)
 PAGES = (HTML, *ANSWERS)
