@@ -4,10 +4,13 @@ import re
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
-from typing import Annotated, NewType
+from typing import TYPE_CHECKING, Annotated, NewType
 
 import strawberry
 from strawberry.schema.config import StrawberryConfig
+
+if TYPE_CHECKING:
+    from schema.lists import TaskList
 
 SyncToken = NewType("SyncToken", str)
 
@@ -134,6 +137,9 @@ class Task(Node):
     )
     deleted_at: datetime | None = strawberry.field(
         description="When the task was moved to the trash; null if it is not in the trash."
+    )
+    list_: Annotated["TaskList", strawberry.lazy("schema.lists")] | None = strawberry.field(
+        name="list", description="The list that the task is in; null for the inbox."
     )
 
 
