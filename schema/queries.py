@@ -11,8 +11,8 @@ from schema.arguments import After, Before, Filter, First, Id, Last, OrderBy
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import given, tree
-from schema.lists import ListsFilter, ListsOrder, TaskList, TaskListConnection
-from schema.types import Node, SyncToken, Task, TaskChangePage, TaskConnection, User
+from schema.lists import ListsFilter, ListsOrder
+from schema.types import Node, SyncToken, Task, TaskChangePage, TaskConnection, TaskList, TaskListConnection, User
 
 Since = Annotated[
     SyncToken | None,

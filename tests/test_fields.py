@@ -40,7 +40,7 @@ MUTATIONS = {
     }}""",
 }
 TASKS_OF = f"query ($filter: TaskFilter) {{ tasks(first: 100, filter: $filter) {{ nodes {{ {ROW} }} }} }}"
-LIST = "mutation ($id: ID!) { createList(input: { id: $id, name: \"A list\" }) { userErrors { code } } }"
+LIST = 'mutation ($id: ID!) { createList(input: { id: $id, name: "A list" }) { userErrors { code } } }'
 
 
 # The declaration and the schema
