@@ -298,8 +298,13 @@ async def _patiently(charge: Callable[[], Awaitable[None] | None]) -> None:
 
 async def _all(*waits: Awaitable[None] | None) -> None:
     outcomes = await gather(*filter(None, waits), return_exceptions=True)
-    for refusal in filter(None, outcomes):
-        raise refusal
+    try:
+        for refusal in filter(None, outcomes):
+            raise refusal
+    finally:
+        # Its traceback refers to this frame: together with the request they would stay in memory until a full garbage
+        # collection.
+        refusal = outcomes = None
 
 
 @lru_cache(1000)
