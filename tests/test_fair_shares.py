@@ -688,6 +688,28 @@ async def test_handshakes_have_a_limit(settings: Settings, monkeypatch: pytest.M
     assert other == 101
 
 
+async def test_a_refusal_leaves_no_garbage() -> None:
+    """An error of an exceeded rate is freed at once, without a garbage collection, and so is its request."""
+    rates = rate_limits.Rates("1/minute", None, "1/minute")
+    rates.spend("mallory", 100)
+
+    async def refused() -> "weakref.ref[RateLimited]":
+        try:
+            if waits := rates.charge("mallory", 2, is_user=True):
+                await waits
+        except RateLimited as error:
+            return weakref.ref(error)
+        raise AssertionError
+
+    gc.disable()
+    try:
+        left = await refused()
+        await asyncio.sleep(0)  # its tasks end
+    finally:
+        gc.enable()
+    assert left() is None
+
+
 def test_long_origins_are_not_kept() -> None:
     """An origin or a host of any length takes no memory after its request."""
     before = origins._normalized.cache_info().currsize  # noqa: SLF001 - the cache is not visible otherwise
