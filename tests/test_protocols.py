@@ -1,8 +1,12 @@
 """Endless input on a real server, backpressure, and invalid or late responses."""
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
 
 import httpx
 import live
@@ -187,3 +191,57 @@ async def test_a_response_to_a_closed_connection(
             await http.get(f"http://{address}/")
 
     assert not caplog.records
+
+
+SOCKET = HANDSHAKE.decode()
+ENDING = {
+    "a request": QUERY.format(""),
+    "a rejected request": "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an event stream": QUERY.format("").replace("application/json", "text/event-stream"),
+    "malformed HTTP": "GET /livez HTTP/1.1\r\n\r\n",
+    "an incomplete head": "GET /livez HT",
+    "an incomplete body": CHUNKED.replace("Expect: 100-continue\r\n", "") + "9\r\n{",
+    "a socket": SOCKET,
+    "a rejected socket": SOCKET.replace("/graphql", "/nothing"),
+    "a malformed handshake": SOCKET.replace("Sec-WebSocket-Key", "Other"),
+    "a malformed frame": SOCKET + "\x01\x02",
+    "a long frame": SOCKET + "\x01\x7f" + "\x7f" * 8 + "\0" * 4,
+}
+
+
+@pytest.mark.parametrize("kind", ENDING)
+async def test_a_connection_is_freed_when_it_ends(address: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a connection occupied waits for a full garbage collection, which is rare on a server."""
+    made: list[str] = []
+    freed = asyncio.Semaphore(0)
+
+    def watch(protocol: type[Any]) -> None:
+        begin = protocol.connection_made
+
+        def connection_made(self: Any, transport: asyncio.Transport) -> None:
+            made.append(protocol.__name__)
+            weakref.finalize(self, freed.release)
+            begin(self, transport)
+
+        monkeypatch.setattr(protocol, "connection_made", connection_made)
+
+    watch(http_protocol.BoundedRequests)
+    watch(socket_protocol.BoundedSockets)
+    gc.disable()
+    try:
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        writer.write(ENDING[kind].encode())
+        if "incomplete" not in kind:
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await freed.acquire()
+            for _ in made[1:]:
+                await freed.acquire()
+    finally:
+        gc.enable()
+    assert ("BoundedSockets" in made) == (
+        kind in {"a socket", "a rejected socket", "a malformed frame", "a long frame"}
+    )

@@ -9,7 +9,6 @@ from typing import Any
 
 from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.observability.masking import outline
@@ -25,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # A body that arrives byte by byte costs far more than its size.
 MOST_PARTS = 5_000
+# Bytes of a body that are kept until the application reads them. uvicorn's 65,536 would add up for many connections.
+MOST_BUFFERED = 16_000
 # Pipelined requests of a connection: parsing thousands from one segment would block the event loop.
 MOST_AHEAD = 100
 # A head of more bytes is long: `Connections` limits how many connections have sent one.
@@ -224,7 +225,7 @@ class BoundedRequests(HttpToolsProtocol):
         cycle = self.cycle
         if not cycle.response_complete:
             cycle.body += body
-            if len(cycle.body) > HIGH_WATER_LIMIT:
+            if len(cycle.body) > MOST_BUFFERED:
                 self.flow.pause_reading()
             cycle.message_event.set()
 
@@ -262,6 +263,8 @@ class BoundedRequests(HttpToolsProtocol):
         # uvicorn creates the protocol of this handshake with it.
         self.ws_protocol_class = partial(BoundedSockets, list(self.scope["headers"]), self._shared.origins)  # type: ignore[assignment]  # it is only called
         self.handle_websocket_upgrade()
+        # The parser refers to this protocol: both would stay in memory until a full garbage collection, which is rare.
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection
         if rest:
             self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]  # it is uvicorn's for sockets
         return None

@@ -81,6 +81,7 @@ class BoundedSockets(WebSocketsSansIOProtocol):
         self._timer.cancel()
         self._tell_end()
         super().connection_lost(exc)
+        self.conn.parser.close()  # it refers to `conn`: both would stay in memory until a full garbage collection
 
     def _tell_end(self) -> None:
         if not self._end.done():
@@ -156,8 +157,12 @@ class BoundedSockets(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         self.scope["state"][_END] = self._end
-        self.app = partial(self._run, self.app)
-        await super().run_asgi()
+        app = self.app
+        self.app = partial(self._run, app)
+        try:
+            await super().run_asgi()
+        finally:
+            self.app = app  # the other one refers to this connection
 
     async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         await app(scope, receive, send)
