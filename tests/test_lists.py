@@ -597,4 +597,4 @@ async def test_changes_of_tasks_show_their_list(alice: User, application: Applic
     shown = {"name": "Home", "taskStats": {"open": 1}, "tasks": {"nodes": [{"title": "a"}]}}
     assert change["task"] == {"title": "a", "list": shown}
     page = await Repository(TASKS, application.database, alice.id, Statements()).changes_since("")
-    assert page.changes[0]["task"]["list"] == {"__typename": "TaskList", **home}
+    assert page.items[0]["task"]["list"] == {"__typename": "TaskList", **home}
