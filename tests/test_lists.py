@@ -493,6 +493,8 @@ async def test_what_lists_cost(alice: User) -> None:
     assert await cost("{ lists(first: 10) { nodes { tasks(first: 3) { totalCount nodes { id } } } } }") == 140
     repeated = "{ tasks(first: 5) { nodes { list { taskStats { open } } } } }"
     assert await cost(repeated) == 5 * (1 + 1 + 100)
+    assert await cost("{ tasks(first: 50) { nodes { list { id } } } }") == 50
+    assert await cost("{ tasks(first: 50) { nodes { list { name } } } }") == 100
     for mutation in ("deleteList", "restoreList"):
         query = f"mutation ($id: ID!) {{ {mutation}(id: $id) {{ list {{ id }} }} }}"
         assert await cost(query, id=str(uuid4())) == 101
