@@ -355,7 +355,7 @@ async def _restored(settings: Settings, *, nothing_lost: bool) -> str:
         if not nothing_lost:
             async for done in restoring.jump(database):
                 if done.users % PROGRESS_EVERY == 0:
-                    click.echo(f"{done.users} users, {done.tasks} tasks", err=True)
+                    click.echo(f"{done.users} users, {done.rows} tasks and lists", err=True)
         if done.full:
             raise StartupError(
                 f"The clocks of {done.full} of {done.users} users cannot be advanced further; see docs/operations.md."
@@ -365,7 +365,7 @@ async def _restored(settings: Settings, *, nothing_lost: bool) -> str:
         await database.close()
     if nothing_lost:
         return "Recorded this database as the current one."
-    return f"Advanced the clocks of {done.users} users, and gave {done.tasks} tasks new versions."
+    return f"Advanced the clocks of {done.users} users, and gave {done.rows} tasks and lists new versions."
 
 
 def _announce(

@@ -40,7 +40,7 @@ class Progress(NamedTuple):
     """The number of users seen, of tasks and lists with new versions, and of users whose clocks have no room."""
 
     users: int
-    tasks: int
+    rows: int
     full: int
 
 
@@ -60,7 +60,7 @@ async def jump(database: Database) -> AsyncIterator[Progress]:
             stamped += 0 if through is None else await _restamped(database, owner, through, TaskList)
         except Unauthenticated:  # deleted since the ids were read
             continue
-        done = Progress(done.users + 1, done.tasks + stamped, done.full + (through is None))
+        done = Progress(done.users + 1, done.rows + stamped, done.full + (through is None))
         yield done
 
 

@@ -121,12 +121,7 @@ def nginx(folder: Path, recipe: Path, to: str, port: int, certificate: Path) -> 
 def caddy(folder: Path, recipe: Path, to: str, port: int, _certificate: Path) -> list[str]:
     """Without TLS: the certificate that Caddy would obtain is not available here."""
     site = edited(
-        recipe,
-        **{
-            HOST + " {": f"http://127.0.0.1:{port} {{",
-            "127.0.0.1:8000": to,
-            "keepalive 60s": f"keepalive {PROXY_IDLE}s",
-        },
+        recipe, **{HOST + " {": f"http://127.0.0.1:{port} {{", "127.0.0.1:8000": to, "keepalive 60s": f"keepalive {PROXY_IDLE}s"}
     )
     (folder / "Caddyfile").write_text(f"{{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}}\n{site}")
     return ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
@@ -254,16 +249,7 @@ async def test_event_streams_are_not_held_back(proxy: Proxy, alice: User) -> Non
 
 @pytest.mark.parametrize(
     "path",
-    [
-        "/readyz",
-        "/livez",
-        "/metrics",
-        "//readyz",
-        "/%72eadyz",
-        "/./readyz",
-        "/explorer/../readyz",
-        "/explorer/..%2freadyz",
-    ],
+    ["/readyz", "/livez", "/metrics", "//readyz", "/%72eadyz", "/./readyz", "/explorer/../readyz", "/explorer/..%2freadyz"],
 )
 def test_only_the_api_is_public(proxy: Proxy, path: str) -> None:
     """Neither probes nor metrics can be reached, below the prefix or at the root, however the path is written."""
