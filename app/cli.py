@@ -182,15 +182,15 @@ def schema(check: bool, against: Path | None) -> None:  # noqa: FBT001 - a flag 
 @click.option("--older-than", default="30d", show_default=True, help="Minimum time in the trash: 12h, 30d; 0d for all.")
 @data_dir
 def purge(older_than: str, data_dir: Path | None) -> None:
-    """Permanently delete tasks that have been in the trash for some time.
+    """Permanently delete tasks and lists that have been in the trash for some time.
 
     It works in batches, and can be interrupted and run again at any time. Clients with older sync tokens then do a full
     sync.
     """
     age = _duration(older_than, "--older-than", least=0)
     with startup.database_settings(_settings(data_dir=data_dir)) as settings:
-        users, removed = asyncio.run(_purged(settings, age))
-    click.echo(f"Deleted {removed} tasks of {users} users.")
+        done = asyncio.run(_purged(settings, age))
+    click.echo(f"Deleted {done.tasks} tasks and {done.lists} lists of {done.users} users.")
 
 
 @main.command()
@@ -203,9 +203,9 @@ def purge(older_than: str, data_dir: Path | None) -> None:
 def restored(nothing_lost: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
     """Make all clients sync again, after the database was restored to an earlier state.
 
-    It advances every user's clock by a large step and gives every task a new version, in batches, as the role of
-    DATABASE_OWNER_URL. Servers can keep running, and it can be interrupted and run again. Clocks have room for at least
-    20 runs.
+    It advances every user's clock by a large step and gives every task and list a new version, in batches, as the role
+    of DATABASE_OWNER_URL. Servers can keep running, and it can be interrupted and run again. Clocks have room for at
+    least 20 runs.
     """
     with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         click.echo(asyncio.run(_restored(settings, nothing_lost=nothing_lost)))
@@ -335,16 +335,16 @@ async def _user(settings: Settings, email: str) -> UUID:
         await database.close()
 
 
-async def _purged(settings: Settings, age: timedelta) -> tuple[int, int]:
+async def _purged(settings: Settings, age: timedelta) -> purging.Progress:
     await startup.refuse_failures(settings)
-    database, users, removed = connect(settings), 0, 0
+    database, done = connect(settings), purging.Progress(0, 0, 0)
     try:
-        async for users, removed in purging.purge(database, age):
-            if users % PROGRESS_EVERY == 0:
-                click.echo(f"{users} users, {removed} tasks deleted", err=True)
+        async for done in purging.purge(database, age):
+            if done.users % PROGRESS_EVERY == 0:
+                click.echo(f"{done.users} users, {done.tasks} tasks and {done.lists} lists deleted", err=True)
     finally:
         await database.close()
-    return users, removed
+    return done
 
 
 async def _restored(settings: Settings, *, nothing_lost: bool) -> str:
@@ -355,7 +355,7 @@ async def _restored(settings: Settings, *, nothing_lost: bool) -> str:
         if not nothing_lost:
             async for done in restoring.jump(database):
                 if done.users % PROGRESS_EVERY == 0:
-                    click.echo(f"{done.users} users, {done.tasks} tasks", err=True)
+                    click.echo(f"{done.users} users, {done.rows} tasks and lists", err=True)
         if done.full:
             raise StartupError(
                 f"The clocks of {done.full} of {done.users} users cannot be advanced further; see docs/operations.md."
@@ -365,7 +365,7 @@ async def _restored(settings: Settings, *, nothing_lost: bool) -> str:
         await database.close()
     if nothing_lost:
         return "Recorded this database as the current one."
-    return f"Advanced the clocks of {done.users} users, and gave {done.tasks} tasks new versions."
+    return f"Advanced the clocks of {done.users} users, and gave {done.rows} tasks and lists new versions."
 
 
 def _announce(

@@ -83,9 +83,21 @@ def one(entity: Entity, selection: Selection, pages: Pages) -> Statement:
 
 
 def by_id(entity: Entity, selection: Selection, view: View) -> Select[Any]:
-    row = entity.table.c
-    body = entity.json(selection, row, view).label("body")
-    return select(body).where(view.me.owns(entity.table), row.id == bindparam("id", type_=Uuid))
+    return row(entity, selection, view, bindparam("id", type_=Uuid), view.me.row)
+
+
+def row(
+    entity: Entity, selection: Selection, view: View, row_id: ColumnElement[Any], *outer: FromClause
+) -> Select[Any]:
+    """The row with an id, which may be a column of an outer row."""
+    table = entity.table
+    mine = and_(view.me.owns(table), table.c.id == row_id)
+    if entity.knows(selection):
+        return select(entity.json(selection, table.c, view).label("body")).where(mine).correlate(*outer)
+    # What other rows contribute refers to a row of a subquery: each table of a part is routed by its own conditions.
+    needed = {table.c.id, *entity.columns(selection)}
+    found = select(*(one for one in table.c if one in needed)).where(mine).correlate(*outer).subquery("row")
+    return select(entity.json(selection, found.c, view).label("body")).select_from(found)
 
 
 def many(entity: Entity, selection: Selection, pages: Pages) -> Statement:

@@ -351,7 +351,8 @@ class Repository:
             for entry in payload.entries(many):
                 ids = [each["id"] for each in orjson.loads(shown[entry.key])]
                 shown[entry.key] = await self._found_many(entry.inner, ids)
-        refused = any(problem.code != "NOT_FOUND" for problem in found)
+        # Ids that are not found are skipped; anything else is a refusal.
+        refused = any(problem.field is None or problem.field[0] != "where" for problem in found)
         return Written(row["version"], shown, found, 0 if refused else row["affected"], NO_ROWS)
 
     def _bulk_problems(self, row: Mapping[str, Any], at_most: int) -> list[Problem]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, collate, func, select
+from sqlalchemy import ColumnElement, Text, collate, func
 
 from app.database.rendering import Field as Entry
 from app.database.rendering import json_or_null, json_text
@@ -12,7 +12,7 @@ from app.database.statements import text_literal
 from app.entities.entity import Content, Entity, Field, Related, SortKey
 from app.entities.kinds import fields_of_rows, text_value
 from app.entities.problems import Problem, storable, too_long
-from app.entities.reading import View, nested
+from app.entities.reading import View, nested, row
 from app.models import CLOCKS, CONTROL, ICON_LENGTH, LIST_NAME_LENGTH, LISTS, TASKS
 from app.tasks.fields import LISTED, TASK
 from app.tasks.listed import of_list
@@ -79,9 +79,8 @@ LIST = Entity(
 
 def _list(view: View, entry: Entry, list_id: ColumnElement[Any]) -> ColumnElement[str]:
     """The list of a task."""
-    body = LIST.json(entry.inner, LISTS.c, view)
-    row = select(body).select_from(LISTS).where(view.me.owns(LISTS), LISTS.c.id == list_id)
-    found = row.correlate(view.me.row, list_id.table).scalar_subquery()
+    outer = view.me.row, list_id.table
+    found = row(LIST, entry.inner, view, list_id, *outer).correlate(*outer).scalar_subquery()
     return func.coalesce(found, text_literal("null"), type_=Text)
 
 

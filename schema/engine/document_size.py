@@ -164,7 +164,8 @@ def _definition(node: FieldNode, on: GraphQLNamedType | None) -> GraphQLField | 
 
 def _price(size: Size, node: FieldNode, definition: GraphQLField, inner: Any) -> None:
     """Set the rows of a field: the rows of its selection set, times its page size."""
-    size.rows += "Node" in {inner.name, *(one.name for one in getattr(inner, "interfaces", ()))}
+    is_row = "Node" in {inner.name, *(one.name for one in getattr(inner, "interfaces", ()))}
+    size.rows += is_row and not prices.is_known(node)
     size.counts += node.name.value in prices.COUNTS
     if node.name.value in prices.REPEATED:
         size.repeat()

@@ -178,6 +178,13 @@ def _omitted(definition: GraphQLField, names: Iterable[str]) -> int:
     return max((value for value in declared if isinstance(value, int)), default=DEFAULT_PAGE)
 
 
+def is_known(node: FieldNode) -> bool:
+    """Whether a field shows only the id of an object, which is part of the row that refers to it."""
+    selections = node.selection_set.selections if node.selection_set else ()
+    names = {one.name.value if isinstance(one, FieldNode) else "" for one in selections}
+    return node.name.value in REPEATED and names <= {"id", "__typename"}
+
+
 def rows(shown: int, counts: int, values: int) -> int:
     """Rows, counts over all rows, and values from introspection, in rows."""
     return shown + counts * ROWS_OF_A_COUNT + values // VALUES_OF_A_ROW
