@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from conftest import SECRET, Server, Serving, run, serving
 from patience import PATIENCE_SECONDS
 
@@ -37,7 +37,7 @@ def units(repository: Path, tmp_path: Path) -> Path:
 
 
 def test_systemd_accepts_the_units(units: Path) -> None:
-    """systemd knows every setting, and the hardening applies to every service."""
+    """All settings are known to systemd."""
     names = sorted(path for path in units.iterdir() if path.is_file())
     verified = run(units, "systemd-analyze", "verify", "--man=no", *names, SYSTEMD_UNIT_PATH=f"{units}:")
 
@@ -95,7 +95,7 @@ def test_kubernetes_accepts_the_objects(manifests: Path) -> None:
 
 
 def test_pods_are_confined(manifests: Path) -> None:
-    """No pod runs as root, writes to its image, has capabilities or a token of Kubernetes, or takes memory without limit."""
+    """No pod runs as root, writes to its image, has capabilities, Kubernetes' token or unlimited memory."""
     found = [pod for thing in objects(manifests) for pod in pods(thing)]
 
     assert found
