@@ -18,7 +18,7 @@ FIRST = "0013"
 # Later revisions that the previous server does not survive, with the reason. docs/upgrading.md must name them.
 WITH_SERVERS_STOPPED: dict[str, str] = {}
 
-# What a running server's statements rely on. A column that may be null, or has a default, may be missing from an INSERT.
+# What a running server's statements rely on. An INSERT may omit a column that may be null or has a default.
 RELIED_UPON = """
     SELECT 'column ' || table_name || '.' || column_name AS name, data_type || is_nullable AS state,
         is_nullable = 'YES' OR column_default IS NOT NULL OR is_identity = 'YES' OR is_generated = 'ALWAYS'
