@@ -18,6 +18,9 @@ COPY migrations/ migrations/
 COPY --from=explorer /build/dist/ app/web/static/explorer/
 # Compiled here: the server may write nothing but temporary files.
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . && python -m compileall -q app schema migrations
+LABEL org.opencontainers.image.title="TaskQL" \
+    org.opencontainers.image.description="A GraphQL server for tasks, on PostgreSQL" \
+    org.opencontainers.image.licenses="Apache-2.0"
 USER 10001
 ENV HOST=0.0.0.0 PORT=8000
 EXPOSE 8000

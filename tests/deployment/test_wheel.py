@@ -21,12 +21,17 @@ INSTALLED = Path(os.environ["TEST_DEPLOYMENT"])
 DIST = Path(__file__).parent.parent.parent / "build" / "dist"
 
 
+def built(pattern: str) -> Path:
+    (package,) = DIST.glob(pattern)
+    return package
+
+
 def files() -> set[str]:
-    return set(ZipFile(*DIST.glob("*.whl")).namelist())
+    return set(ZipFile(built("*.whl")).namelist())
 
 
 def metadata() -> Message:
-    with ZipFile(*DIST.glob("*.whl")) as wheel:
+    with ZipFile(built("*.whl")) as wheel:
         (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
         return Parser().parsestr(wheel.read(name).decode())
 
@@ -81,7 +86,7 @@ def test_the_packages_are_whole(repository: Path) -> None:
 
 def test_the_sdist_builds_the_same(repository: Path) -> None:
     """The sdist has what the wheel is built from, and the settings for writing revisions; and no tests."""
-    with tarfile.open(*DIST.glob("*.tar.gz")) as archive:
+    with tarfile.open(built("*.tar.gz")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
 
     assert {name for name in files() if ".dist-info/" not in name} <= names
