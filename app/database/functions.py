@@ -8,6 +8,8 @@ SEARCH_PATH = "search_path=pg_catalog, pg_temp"
 # If row-level security would hide rows from the function, PostgreSQL then raises an error.
 NO_ROW_SECURITY = "row_security=off"
 
+CHECK_TASK = "check_task(text, smallint, boolean, timestamp with time zone, date, text[])"
+
 # These qualify all names, because they run with every request, and a SET clause would cost 4 to 6 µs.
 QUALIFIED = (
     "act_as(uuid)",
@@ -18,6 +20,7 @@ QUALIFIED = (
     "begin_distributed_write(uuid, integer)",
     "search_key(text)",
     "derive_task()",
+    CHECK_TASK,
     "is_distributed()",
     "tell(uuid, integer)",
 )
@@ -100,5 +103,5 @@ ALL = (*QUALIFIED, *CONFIGURED)
 # The first is called only by triggers, which run as the owner. The other is a trigger with the rights of its caller.
 OF_TRIGGERS = ("tell(uuid, integer)", "derive_task()")
 FOR_THE_SERVER = tuple(name for name in ALL if name not in (*TRIGGERS, *OF_TRIGGERS))
-# A generated column of `tasks` calls it as the role that writes. It reads only its argument.
-FOR_EVERYBODY = ("search_key(text)",)
+# A trigger and a constraint of `tasks` call them as the role that writes. They read only their arguments.
+FOR_EVERYBODY = ("search_key(text)", CHECK_TASK)
