@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.compiling import Statements
 from app.database.database import Database
-from app.database.rendering import Selection
+from app.database.rendering import Arguments, Selection
 from app.entities.repository import Repository, followed
 from app.errors import RequestError
 from app.identity.tokens import Principal
@@ -75,6 +75,10 @@ class Context:
     def selection(self, info: "Info", type_name: str) -> Selection:
         """The fields of an object type that a root field selects."""
         return self.operation.selection(info, type_name)
+
+    def arguments(self, info: "Info") -> Arguments:
+        """The arguments of the fields below a root field, by the slots in its selection."""
+        return self.operation.arguments(info)
 
 
 Info = strawberry.Info[Context, None]

@@ -63,14 +63,15 @@ def _rendered(text: str | None) -> Rendered | None:
 class Query:
     @strawberry.field(graphql_type=User, description="The user's account.")
     async def viewer(self, info: Info) -> Rendered | None:
-        return _rendered(await info.context.viewer().account(info.context.selection(info, "User")))
+        selection, arguments = info.context.selection(info, "User"), info.context.arguments(info)
+        return _rendered(await info.context.viewer().account(selection, arguments))
 
     @strawberry.field(
         graphql_type=Node | None, description="The user's task or account with this id; null if there is none."
     )
     async def node(self, info: Info, id: Id) -> Rendered | None:
         task, user = (info.context.selection(info, name) for name in ("Task", "User"))
-        return _rendered(await info.context.viewer().node(task, user, id))
+        return _rendered(await info.context.viewer().node(task, user, id, info.context.arguments(info)))
 
     @strawberry.field(
         graphql_type=Task | None,

@@ -234,14 +234,15 @@ class Oracle:
                 return int(version), UUID(task_id), int(base)
         return None
 
-    def stats(self) -> Json:
+    def stats(self, today: date | None = None) -> Json:
         live = [row for row in self.rows.values() if row.deleted_at is None]
-        today = datetime.now(UTC).date()
+        today = today or datetime.now(UTC).date()
         return {
             "total": len(live),
             "open": sum(not row.completed for row in live),
             "completed": sum(row.completed for row in live),
             "overdue": sum(not row.completed and row.due_date is not None and row.due_date < today for row in live),
+            "dueToday": sum(not row.completed and row.due_date == today for row in live),
         }
 
     # Orders and cursors
@@ -523,7 +524,7 @@ def _schema() -> GraphQLSchema:
     day.coerce_output_value, day.coerce_input_value = date.isoformat, _parsed_day
     for name, value in priority.values.items():
         value.value = PRIORITIES.index(name)
-    user.fields["taskStats"].resolve = lambda _user, info: info.root_value.stats()
+    user.fields["taskStats"].resolve = lambda _user, info, **day: info.root_value.stats(**day)
     return schema
 
 

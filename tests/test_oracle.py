@@ -294,6 +294,7 @@ def spans(values: list[str], **more: st.SearchStrategy[Any]) -> st.SearchStrateg
 
 DAY_TEXTS = [day.isoformat() for day in DAYS]
 MOMENT_TEXTS = [*(moment.isoformat() for moment in MOMENTS), "2026-11-22T05:33:58Z", "2026-11-23T01:33:58.1+20:00"]
+DAY_VALUES = st.sampled_from([*DAY_TEXTS, "2026-02-30", None, "omitted"])
 TAG_LISTS = st.lists(st.sampled_from([*TAGS, "unknown", "t" * 51]), max_size=3)
 CONDITIONS: dict[str, st.SearchStrategy[Any]] = {
     name: strategy(type_) for name, type_ in inputs("TaskFilter").items() if name not in NO_CONDITIONS
@@ -331,6 +332,9 @@ def order_input(order: list[Term]) -> list[dict[str, str]]:
 
 SENDS = 4
 SWITCHES = {"x": "Boolean!", "y": "Boolean! = false", "z": "Boolean = true"}
+# The variables of arguments below root fields. A response key always has the same arguments.
+NESTED = {"day": "Date", "later": 'Date = "2099-01-01"'}
+STATS = ["", "(today: $day)", "(today: $later)", '(today: "2024-02-29")', "(today: null)"]
 DIRECTIVES = [
     *[""] * 24,
     *["@include(if: $x)", "@skip(if: $y)", "@skip(if: $x) @include(if: $z)"] * 2,
@@ -378,7 +382,7 @@ class Writer:
     def document(self, kind: str, variables: dict[str, str], body: str) -> str:
         """A whole document, with the fragments and variables that it uses."""
         fragments = "".join(f"\nfragment {name} on {on} {text}" for name, (on, text) in self._fragments.items())
-        used = {name: type_ for name, type_ in SWITCHES.items() if f"${name})" in body + fragments}
+        used = {name: type_ for name, type_ in (SWITCHES | NESTED).items() if f"${name})" in body + fragments}
         defined = ", ".join(f"${name}: {type_}" for name, type_ in (variables | used).items())
         text = f"{kind} {f'({defined})' if defined else ''} {{ {body} }}{fragments}"
         hypothesis.assume(repeats(text) <= MOST_REPEATS)
@@ -419,7 +423,8 @@ class Writer:
         name = self.pick([*(field for field in fields if field not in UNTOLD), "__typename"])
         key = self.pick(self._keys(list(fields), name))
         inner = self.selection(shown, depth) if (shown := fields.get(name)) else ""
-        return f"{name if key == name else f'{key}: {name}'} {self.directive()} {inner}"
+        arguments = STATS[sum(key.encode()) % len(STATS)] if name == "taskStats" else ""
+        return f"{name if key == name else f'{key}: {name}'}{arguments} {self.directive()} {inner}"
 
     def _keys(self, fields: list[str], name: str) -> list[str]:
         """The possible response keys of a field: its own name or, shifted, another field's, and one more."""
@@ -514,7 +519,9 @@ def cases(draw: st.DrawFn) -> Case:
 
 @st.composite
 def values(draw: st.DrawFn, used: set[tuple[str, int]], text: str) -> dict[str, Any]:
-    result = {name: draw(st.booleans()) for name in SWITCHES if f"(${name}:" in text or f" ${name}:" in text}
+    defined = [name for name in SWITCHES | NESTED if f"(${name}:" in text or f" ${name}:" in text]
+    result = {name: draw(st.booleans() if name in SWITCHES else DAY_VALUES) for name in defined}
+    result = {name: value for name, value in result.items() if value != "omitted"}
     for place in sorted({place for _, place in used}):
         order = draw(ORDERS)
         strategies: dict[str, st.SearchStrategy[Any]] = {

@@ -3,7 +3,7 @@
 JSON text is concatenated with `||`, which unlike json_build_object() has no limit of 100 arguments, and is faster.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
@@ -34,23 +34,38 @@ _JOIN = custom_op[str]("||", return_type=Text())
 Columns = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 
 
+# The arguments of the fields below a root field, by slot and argument.
+Arguments = Mapping[str, Mapping[str, Any]]
+
+
+def parameter(slot: str, argument: str) -> str:
+    """The name of the parameter for an argument of the field with this slot."""
+    return f"{slot}_{argument}"
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One entry of a response: its response key, the field's name, and the selection of an object field.
 
-    A field of a union type has a selection for each member.
+    A field of a union type has a selection for each member. `slot` names the arguments of a field below the root:
+    their values are bound as parameters, so that a statement does not depend on them. Empty if there are none.
     """
 
     key: str
     name: str
     selection: "Selection | None" = None
     members: "tuple[Selection, ...]" = ()
+    slot: str = ""
 
     @property
     def inner(self) -> "Selection":
         if self.selection is None:
             raise TypeError(f"{self.name} is a leaf")
         return self.selection
+
+    def parameter(self, argument: str) -> str:
+        """The name of the parameter for an argument of this field."""
+        return parameter(self.slot, argument)
 
     def member(self, typename: str) -> "Selection":
         """The selection for a member of the union."""

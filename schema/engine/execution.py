@@ -15,12 +15,14 @@ from graphql import (
     FieldNode,
     FragmentDefinitionNode,
     GraphQLError,
+    GraphQLField,
     GraphQLObjectType,
     GraphQLOutputType,
     GraphQLResolveInfo,
     GraphQLSchema,
     GraphQLUnionType,
     OperationDefinitionNode,
+    get_argument_values,
     get_named_type,
     is_abstract_type,
     located_error,
@@ -49,7 +51,7 @@ from graphql.language import VariableNode
 from graphql.language.visitor import Visitor, visit
 from graphql.pyutils import AwaitableOrValue, Path
 
-from app.database.rendering import Field, Selection, Selections
+from app.database.rendering import Arguments, Field, Selection, Selections
 from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.observability.masking import MASKED, outline
 from app.sharing.caches import FairCache
@@ -59,7 +61,7 @@ from schema.engine.document_limits import Gauge, Limits
 from schema.engine.document_size import Size
 from schema.engine.persisted import ANONYMOUS_PART, is_padded, weight
 from schema.engine.prices import Cost
-from schema.engine.single import SingleField, single_field
+from schema.engine.single import SingleField, has_variables, single_field
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +78,30 @@ DEFAULTS = Limits()
 T = TypeVar("T")
 # A document's text, and the name of the operation to execute.
 Named = tuple[str, str | None]
-# The selections of the root fields, by response key and name of the object type.
-Variant = dict[tuple[str | int, str], Selection]
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A field below a root field that takes arguments. `fixed` are their values, if they contain no variables."""
+
+    slot: str
+    definition: GraphQLField
+    node: FieldNode
+    fixed: Mapping[str, Any] | None
+
+    def arguments(self, variables: VariableValues) -> Mapping[str, Any]:
+        return get_argument_values(self.definition, self.node, variables) if self.fixed is None else self.fixed
+
+
+class Variant(dict[tuple[str | int, str], Selection]):
+    """The selections of the root fields, by response key and name of the object type.
+
+    `nested` are the fields with arguments below each root field, by its response key.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nested: dict[str | int, list[Nested]] = {}
 
 
 class Surroundings(Protocol):
@@ -177,6 +201,12 @@ class Operation:
         variant = self.only or self.collect(VariableValues({}, info.variable_values))
         return variant[info.path.key, type_name]
 
+    def arguments(self, info: strawberry.Info[Any, Any]) -> Arguments:
+        """The arguments of the fields below a root field, by slot."""
+        variables = VariableValues({}, info.variable_values)
+        nested = (self.only or self.collect(variables)).nested[info.path.key]
+        return {each.slot: each.arguments(variables) for each in nested}
+
     def collect(self, variables: VariableValues) -> Variant:
         """The selections of all root fields. They depend on variables only by @skip and @include."""
         key = self._variant(variables)
@@ -194,11 +224,12 @@ class Operation:
         fields = collect_fields(self.schema, self.fragments, variables, root, self.node).grouped_field_set
         if len(self.variants) >= MOST_VARIANTS:
             self.variants.clear()
-        found = self.variants[key] = {
-            (name, type_.name): self._selected(type_, details, variables)
-            for name, details in fields.items()
-            for type_ in self._shown(root, details)
-        }
+        found = Variant()
+        for name, details in fields.items():
+            nested = found.nested[name] = []
+            for type_ in self._shown(root, details):
+                found[name, type_.name] = self._selected(type_, details, variables, nested)
+        self.variants[key] = found
         return found
 
     def _shown(self, root: GraphQLObjectType, details: list[FieldDetails]) -> Sequence[GraphQLObjectType]:
@@ -209,21 +240,41 @@ class Operation:
             return (named,)
         return self.schema.get_possible_types(named) if is_abstract_type(named) else ()
 
-    def _selected(self, type_: GraphQLObjectType, details: list[FieldDetails], variables: VariableValues) -> Selection:
+    def _selected(
+        self, type_: GraphQLObjectType, details: list[FieldDetails], variables: VariableValues, nested: list[Nested]
+    ) -> Selection:
         collected = collect_subfields(self.schema, self.fragments, variables, self.node, type_, details)
         entries = collected.grouped_field_set.items()
-        return self.selected.of(type_.name, tuple(self._entry(key, type_, nodes, variables) for key, nodes in entries))
+        fields = tuple(self._entry(key, type_, nodes, variables, nested) for key, nodes in entries)
+        return self.selected.of(type_.name, fields)
 
     def _entry(
-        self, key: str, type_: GraphQLObjectType, details: list[FieldDetails], variables: VariableValues
+        self,
+        key: str,
+        type_: GraphQLObjectType,
+        details: list[FieldDetails],
+        variables: VariableValues,
+        nested: list[Nested],
     ) -> Field:
         name = details[0].node.name.value
-        shown = get_named_type(type_.fields[name].type) if name in type_.fields else None
+        definition = type_.fields.get(name)
+        if definition is None:
+            return Field(key, name)
+        slot = _slot(definition, details[0].node, nested) if definition.args else ""
+        shown = get_named_type(definition.type)
         if isinstance(shown, GraphQLObjectType):
-            return Field(key, name, self._selected(shown, details, variables))
-        if isinstance(shown, GraphQLUnionType):
-            return Field(key, name, None, tuple(self._selected(one, details, variables) for one in shown.types))
-        return Field(key, name)
+            return Field(key, name, self._selected(shown, details, variables, nested), slot=slot)
+        members = shown.types if isinstance(shown, GraphQLUnionType) else ()
+        selections = (self._selected(one, details, variables, nested) for one in members)
+        return Field(key, name, None, tuple(selections), slot)
+
+
+def _slot(definition: GraphQLField, node: FieldNode, nested: list[Nested]) -> str:
+    """The slot of a field's arguments, which are added to `nested`. It depends only on the place in the selection."""
+    slot = f"nested_{len(nested)}"
+    fixed = None if has_variables(node) else get_argument_values(definition, node)
+    nested.append(Nested(slot, definition, node, fixed))
+    return slot
 
 
 class Engine:

@@ -137,9 +137,18 @@ def _is_free(argument: ArgumentNode, arguments: Mapping[str, GraphQLArgument]) -
 
 
 def _is_constant(argument: ArgumentNode) -> bool:
+    return not _has_variable(argument)
+
+
+def has_variables(node: FieldNode) -> bool:
+    """Whether the arguments of a field contain variables."""
+    return any(map(_has_variable, node.arguments or ()))
+
+
+def _has_variable(argument: ArgumentNode) -> bool:
     finder = _VariableFinder()
     visit(argument.value, finder)
-    return not finder.found
+    return finder.found
 
 
 class _VariableFinder(Visitor):
