@@ -16,6 +16,8 @@ FUNCTIONS = (
     "begin_write(uuid)",
     "position_between(text, text)",
     "search_key(text)",
+    "title_key(text)",
+    "keep_title_key()",
     "keep_task_tags()",
     "stamp_task()",
     "forget_tasks()",

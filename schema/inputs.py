@@ -57,6 +57,12 @@ class TaskFilter:
     )
     created: DateTimeRange | None = strawberry.field(description="The range of `createdAt`.")
     updated: DateTimeRange | None = strawberry.field(description="The range of `updatedAt`.")
+    completed_at: DateTimeRange | None = strawberry.field(
+        description="The range of `completedAt`. Open tasks match no range with an end."
+    )
+    deleted_at: DateTimeRange | None = strawberry.field(
+        description="The range of `deletedAt`. Matches only tasks in the trash, so use it with `trashed: true`."
+    )
     trashed: bool | None = strawberry.field(
         default=False,
         description="true: only tasks in the trash; false: only tasks that are not. Allowed on the outermost filter"
@@ -71,12 +77,23 @@ class TaskFilter:
     not_: "TaskFilter | None" = strawberry.field(name="not", description="This filter does not match.")
 
 
-@strawberry.enum(description="The field to sort tasks by.")
+@strawberry.enum(
+    description="The field to sort tasks by. Tasks without a value come last in ascending and first in descending"
+    " order, unless `nulls` says otherwise."
+)
 class TaskOrderField(Enum):
     CREATED_AT = strawberry.enum_value("CREATED_AT", description="The time of creation, `createdAt`.")
     UPDATED_AT = strawberry.enum_value("UPDATED_AT", description="The time of the last change, `updatedAt`.")
-    DUE_DATE = strawberry.enum_value(
-        "DUE_DATE", description="`dueDate`. In ascending order, tasks without a due date come last."
+    DUE_DATE = strawberry.enum_value("DUE_DATE", description="`dueDate`.")
+    COMPLETED_AT = strawberry.enum_value(
+        "COMPLETED_AT",
+        description="The time of completion, `completedAt`. Has an index only with a range of `completedAt` in the"
+        " outermost filter, otherwise adds 100 rows to the cost of the operation.",
+    )
+    DELETED_AT = strawberry.enum_value(
+        "DELETED_AT",
+        description="The time of deletion, `deletedAt`. Has an index only for the trash, otherwise adds 100 rows to the"
+        " cost of the operation.",
     )
     PRIORITY = strawberry.enum_value(
         "PRIORITY",
@@ -85,8 +102,9 @@ class TaskOrderField(Enum):
     POSITION = strawberry.enum_value("POSITION", description="`position`: the manual order that `moveTask` changes.")
     TITLE = strawberry.enum_value(
         "TITLE",
-        description="`title` in lower case, with the database's collation. Has no index: adds 100 rows to the cost of"
-        " the operation.",
+        description="`title`, regardless of case and of the database's language: letters with accents stand beside"
+        " those without, and numbers are sorted by their value, so that `item 2` comes before `item 10`. Has no index:"
+        " adds 100 rows to the cost of the operation.",
     )
 
 
@@ -94,6 +112,12 @@ class TaskOrderField(Enum):
 class OrderDirection(Enum):
     ASC = strawberry.enum_value("ASC", description="Ascending: the smallest or earliest value first.")
     DESC = strawberry.enum_value("DESC", description="Descending: the largest or latest value first.")
+
+
+@strawberry.enum(description="The place of tasks without a value in a sort order.")
+class Nulls(Enum):
+    FIRST = strawberry.enum_value("FIRST", description="Before all tasks with a value.")
+    LAST = strawberry.enum_value("LAST", description="After all tasks with a value.")
 
 
 @strawberry.input(
@@ -105,8 +129,14 @@ class TaskOrder:
         default=OrderDirection.ASC, description="The direction; null is the same as ASC."
     )
 
+    nulls: Nulls | None = strawberry.field(
+        description="The place of tasks without a value: for DUE_DATE, COMPLETED_AT and DELETED_AT only. By default"
+        " LAST if ascending, and FIRST if descending. The other place has no index, unless the outermost filter has a"
+        " range of the same field: it adds 100 rows to the cost of the operation."
+    )
+
     def term(self) -> OrderBy:
-        return OrderBy(self.field.name, self.direction is OrderDirection.DESC)
+        return OrderBy(self.field.name, self.direction is OrderDirection.DESC, self.nulls and self.nulls.name)
 
 
 @strawberry.input(description="A new task.")

@@ -16,6 +16,7 @@ from graphql import (
     is_leaf_type,
     value_from_ast_untyped,
 )
+from sqlalchemy import FetchedValue
 
 from schema import sdl
 
@@ -36,6 +37,11 @@ NO_CONDITIONS = {"and", "or", "not", "trashed"}
 def snake(name: str) -> str:
     """The column name of a field."""
     return re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
+
+
+def is_derived(column: Any) -> bool:
+    """Whether the database computes a column from others: it is generated, or a trigger sets it."""
+    return column.computed is not None or type(column.server_default) is FetchedValue
 
 
 def leaves(type_name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The expected response to any operation: the schema resolved field by field over ORM rows.
 
 Slow and simple on purpose: no rendered SQL, no prepared operations, filters and pages in plain Python. The database is
-asked only for what it alone decides: how text is folded and sorted, when a write happened, and the sort key of a
+asked only for what it alone decides: how text is folded for a search, when a write happened, and the sort key of a
 position in the manual order.
 """
 
@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from declared import empty, snake
+from declared import empty, is_derived, snake
 from graphql import (
     ExecutionResult,
     GraphQLEnumType,
@@ -45,9 +46,12 @@ Term = tuple[str, bool]
 Problem = tuple[str, list[str]]
 Errors = list[tuple[str, list[Any] | None]]
 
-STORED = [column for column in Task.__table__.columns if column.computed is None]
+STORED = [column for column in Task.__table__.columns if not is_derived(column)]
 NEWEST_FIRST: list[Term] = [("CREATED_AT", True)]
 MANUALLY: list[Term] = [("POSITION", False)]
+# The orders by fields that can be null, and what marks an order with null below all values.
+NULLABLE = {"DUE_DATE", "COMPLETED_AT", "DELETED_AT"}
+LOW = " low"
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -89,8 +93,6 @@ class Oracle:
         self.rows: dict[UUID, Task] = {}
         self.clock = 0
         self.purged_through = 0
-        self._lowered: dict[UUID, str] = {}
-        self._title_ranks: dict[UUID, int] = {}
 
     @classmethod
     @asynccontextmanager
@@ -107,16 +109,13 @@ class Oracle:
 
     async def load(self) -> None:
         """Read all rows of the user again."""
-        lowered = func.lower(Task.title)
-        tasks = select(Task, lowered, func.dense_rank().over(order_by=lowered)).where(Task.user_id == self.user_id)
+        tasks = select(Task).where(Task.user_id == self.user_id)
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
             self.user = await session.get_one(User, self.user_id)
             clock = await session.get(TaskClock, self.user_id)
-            found = (await session.execute(tasks)).all()
+            found = (await session.scalars(tasks)).all()
         self.clock, self.purged_through = (clock.version, clock.purged_through) if clock else (0, 0)
-        self.rows = {row.id: row for row, _, _ in found}
-        self._lowered = {row.id: text for row, text, _ in found}
-        self._title_ranks = {row.id: rank for row, _, rank in found}
+        self.rows = {row.id: row for row in found}
 
     def state(self) -> tuple[int, Json]:
         """The clock, and every column of every task."""
@@ -257,17 +256,27 @@ class Oracle:
     def _sort_key(self, name: str) -> Callable[[Task], Any]:
         keys: dict[str, Callable[[Task], Any]] = {
             "POSITION": lambda row: row.position.encode(),
-            "TITLE": lambda row: self._title_ranks[row.id],
+            "TITLE": lambda row: title_key(row.title).encode(),
         }
-        return keys.get(name, lambda row: ((value := getattr(row, name.lower())) is None, value))
+        field, low, _ = name.partition(LOW)
+        return keys.get(name, lambda row: (((value := getattr(row, field.lower())) is None) != bool(low), value))
 
     def cursor(self, row: Task, order: list[Term]) -> str:
         """The cursor format of app.entities.cursors: base64url of checksum and a JSON array in PostgreSQL's format."""
-        shown = {"TITLE": self._lowered[row.id], "DUE_DATE": row.due_date or "infinity"}
         terms = _total(order)
-        name = " ".join(["tasks", *(("-" if descending else "+") + field for field, descending in terms)])
-        keys = [_in_cursor(shown.get(field, getattr(row, field.lower()))) for field, _ in terms]
+        name = " ".join(["tasks", *(_in_name(term) for term in terms)])
+        keys = [self._key(row, field) for field, _ in terms]
         return self.sealed(json.dumps([name, *keys], ensure_ascii=False, separators=(",", ":")))
+
+    def _key(self, row: Task, name: str) -> Any:
+        """A sort key as a cursor encodes it."""
+        field, low, _ = name.partition(LOW)
+        value = title_key(row.title) if field == "TITLE" else getattr(row, field.lower())
+        if value is None:
+            return "-infinity" if low else "infinity"
+        return (
+            instant(value) if isinstance(value, datetime) else str(value) if isinstance(value, date | UUID) else value
+        )
 
     def sealed(self, text: str) -> str:
         content = text.encode()
@@ -550,6 +559,34 @@ def _resolve(source: Any, info: Any, **arguments: Any) -> Any:
     return value(info, **arguments) if callable(value) else value
 
 
+# Letters that sort beside others, although Unicode does not decompose them.
+BESIDE = str.maketrans(
+    {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
+    | {"ø": "o", "ł": "l", "đ": "d", "ħ": "h", "ŧ": "t", "ı": "i", "ð": "d", "ς": "σ"}  # noqa: RUF001
+)
+
+
+def title_key(title: str) -> str:
+    """The key by which titles are sorted: without case and accents, numbers by their value, then the title."""
+    plain = "".join(map(_folded, unicodedata.normalize("NFKD", title))).translate(BESIDE)
+    return re.sub(r"[0-9]+", lambda run: _number(run[0].lstrip("0")), plain)[:400] + "\1" + title
+
+
+def _folded(letter: str) -> str:
+    if "\u0300" <= letter <= "\u036f":
+        return ""
+    if unicodedata.category(letter) == "Nd" and letter < "\U00010000":
+        return str(unicodedata.decimal(letter))
+    has_case = letter < "\u0557" or "\u1c90" <= letter <= "\u1cbf" or letter == "ẞ"
+    return letter.lower() if has_case else letter
+
+
+def _number(digits: str) -> str:
+    """A number after its length, which has one digit, or a 9 and three digits."""
+    size = len(digits)
+    return (str(size) if size < 9 else f"9{size:03}") + digits
+
+
 def instant(value: datetime) -> str:
     """RFC 3339 in UTC with the shortest fraction: 2026-11-22T05:33:58.69+00:00."""
     fraction = f".{value.microsecond:06}".rstrip("0").rstrip(".")
@@ -589,7 +626,21 @@ def _order(terms: list[Json]) -> list[Term]:
     names = [term["field"] for term in terms]
     if len(set(names)) < len(names):
         raise BadUserInput("a field twice")
-    return [(term["field"], term["direction"] == "DESC") for term in terms] or NEWEST_FIRST
+    return [_term(term) for term in terms] or NEWEST_FIRST
+
+
+def _term(term: Json) -> Term:
+    """A term; its name says so if tasks without a value come before all others in ascending order."""
+    field, descending, nulls = term["field"], term["direction"] == "DESC", term.get("nulls")
+    if nulls and field not in NULLABLE:
+        raise BadUserInput("never null")
+    return field + (LOW if nulls == ("LAST" if descending else "FIRST") else ""), descending
+
+
+def _in_name(term: Term) -> str:
+    """A term in the name of an order, which cursors contain."""
+    (name, descending) = term
+    return ("-" if descending else "+") + name.replace(LOW, ":LAST" if descending else ":FIRST")
 
 
 def _total(order: list[Term]) -> list[Term]:
@@ -727,13 +778,6 @@ def _tag_problems(tags: list[str], path: list[str]) -> list[Problem]:
     few: list[Problem] = [] if len(set(tags)) <= 20 else [("LIMIT_EXCEEDED", path)]
     wrong = [(place, tag) for place, tag in enumerate(tags) if not 1 <= len(tag) <= 50]
     return few + [("TOO_LONG" if tag else "BLANK", [*path, str(place)]) for place, tag in wrong]
-
-
-def _in_cursor(value: Any) -> Any:
-    """A sort key as a cursor encodes it; a missing number sorts as the largest."""
-    if isinstance(value, datetime):
-        return instant(value)
-    return 2**31 - 1 if value is None else str(value) if isinstance(value, date | UUID) else value
 
 
 def _payload(errors: Sequence[Problem], **more: Any) -> Json:

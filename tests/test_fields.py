@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from conftest import ALL_FIELDS, User
-from declared import condition, conditions, empty, inputs, leaves, samples, snake, values_of
+from declared import condition, conditions, empty, inputs, is_derived, leaves, samples, snake, values_of
 from sqlalchemy import ColumnElement, Date, Text, cast, select
 
 from app.database.statements import compiled, user_id
@@ -54,8 +54,8 @@ def test_the_schema_matches_the_declaration() -> None:
 
 
 def test_the_table_matches_the_declaration() -> None:
-    """Each column of the table is a field, except the user and computed columns."""
-    columns = {column.name for column in TASKS.columns if column.computed is None}
+    """Each column of the table is a field, except the user and those that the database derives from others."""
+    columns = {column.name for column in TASKS.columns if not is_derived(column)}
 
     assert {field.column.name for field in TASK.declared} == columns - {"user_id"}
 
@@ -191,7 +191,7 @@ def resealed(cursor: str, owner: UUID, listed: str) -> str:
     """A user's cursor changed to name another list, with a valid checksum."""
     name, *keys = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))[6:])
     content = json.dumps([name.replace("tasks ", listed), *keys]).encode()
-    seal = hashlib.sha256(str(owner).encode() + content).digest()[:6]
+    seal = hashlib.sha256(owner.bytes + content).digest()[:6]
     return base64.urlsafe_b64encode(seal + content).decode().rstrip("=")
 
 

@@ -37,7 +37,7 @@ from graphql import (
     print_ast,
 )
 from graphql.language.visitor import Visitor, visit
-from oracle import NEWEST_FIRST, SCHEMA, Answer, Oracle, Term
+from oracle import LOW, NEWEST_FIRST, NULLABLE, SCHEMA, Answer, Oracle, Term
 
 from app.identity.tokens import Signer
 from app.models import PRIORITIES
@@ -222,9 +222,13 @@ async def people(server: Server, http: httpx.AsyncClient) -> AsyncIterator[Peopl
 IDENTIFIERS = st.sampled_from([str(item) for item in IDS] * 2 + [str(ALICE), str(BOB), *STRANGE_IDS])
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 19, 20, 24, 25, 100] * 8 + [0, -1, 101, 2**31 - 1, 2**31, None])
 ORDER_FIELDS = values_of("TaskOrderField")
+# With the orders that place null at the other end.
+ORDERED_BY = [*ORDER_FIELDS, *(field + LOW for field in sorted(NULLABLE))]
 PRIORITY = st.sampled_from(PRIORITIES)
-TERMS = st.tuples(st.sampled_from(ORDER_FIELDS), st.booleans())
-ORDERS = st.lists(TERMS, max_size=3, unique_by=lambda term: term[0]) | st.lists(TERMS, min_size=2, max_size=2)
+TERMS = st.tuples(st.sampled_from(ORDERED_BY), st.booleans())
+ORDERS = st.lists(TERMS, max_size=3, unique_by=lambda term: term[0].removesuffix(LOW)) | st.lists(
+    TERMS, min_size=2, max_size=2
+)
 
 
 @dataclass(frozen=True)
@@ -308,6 +312,8 @@ CONDITIONS: dict[str, st.SearchStrategy[Any]] = {
     "due": spans(DAY_TEXTS, isNull=st.none() | st.booleans()),
     "created": spans(MOMENT_TEXTS),
     "updated": spans(MOMENT_TEXTS),
+    "completedAt": spans(MOMENT_TEXTS),
+    "deletedAt": spans(MOMENT_TEXTS),
 }
 
 
@@ -324,8 +330,15 @@ def filters(draw: st.DrawFn, depth: int = 0) -> dict[str, Any]:
 
 
 def order_input(order: list[Term]) -> list[dict[str, str]]:
-    """An orderBy argument; ascending is the default."""
-    return [{"field": name} | ({"direction": "DESC"} if descending else {}) for name, descending in order]
+    """An orderBy argument; ascending is the default, and some orders name the usual place of null."""
+    return [_term_input(name, descending=descending) for name, descending in order]
+
+
+def _term_input(name: str, *, descending: bool) -> dict[str, str]:
+    field, low, _ = name.partition(LOW)
+    nulls = "LAST" if bool(low) == descending else "FIRST"
+    told = {"nulls": nulls} if low or (field in NULLABLE and field != "DUE_DATE") else {}
+    return {"field": field} | ({"direction": "DESC"} if descending else {}) | told
 
 
 # Generated documents: all kinds of selections on the root fields

@@ -15,6 +15,8 @@ QUALIFIED = (
     "act_in_transaction(uuid)",
     "begin_distributed_write(uuid, integer)",
     "search_key(text)",
+    "title_key(text)",
+    "keep_title_key()",
     "is_distributed()",
     "tell(uuid, integer)",
 )
@@ -23,6 +25,7 @@ TRIGGERS = ("keep_task_tags()", "stamp_task()", "forget_tasks()", "begin_clock()
 # The server's operations across users. They run as their owner, to whom row-level security of `users` does not apply.
 ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "users_after(uuid, integer)")
 
+_TITLE_CHANGES = "BEFORE INSERT OR UPDATE OF title, title_key ON tasks FOR EACH ROW"
 _TAGS_CHANGE = "WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags))"
 # The triggers of `tasks` and `users` by name. If one is missing or disabled, clocks and tags become wrong.
 FIRED = {
@@ -52,6 +55,7 @@ FIRED = {
         "AFTER DELETE ON tasks FOR EACH ROW WHEN (OLD.tags <> '{}')",
         "keep_task_tags()",
     ),
+    "keep_title_key": ("tasks", _TITLE_CHANGES, "keep_title_key()"),
     "begin_clock_of_user": ("users", "AFTER INSERT ON users FOR EACH ROW", "begin_clock()"),
 }
 
@@ -64,8 +68,8 @@ CONFIGURED = {
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),
 }
 ALL = (*QUALIFIED, *CONFIGURED)
-# Called only by triggers, which run as the owner.
-OF_TRIGGERS = ("tell(uuid, integer)",)
+# Called only by triggers, which run as the owner, or a trigger itself.
+OF_TRIGGERS = ("tell(uuid, integer)", "keep_title_key()")
 FOR_THE_SERVER = tuple(name for name in ALL if name not in (*TRIGGERS, *OF_TRIGGERS))
-# A generated column of `tasks` calls it as the role that writes. It reads only its argument.
-FOR_EVERYBODY = ("search_key(text)",)
+# A generated column and a trigger of `tasks` call them as the role that writes. They read only their argument.
+FOR_EVERYBODY = ("search_key(text)", "title_key(text)")

@@ -41,6 +41,17 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Nulls:
+    """How else a nullable column can be sorted, whose sort key has null above all values."""
+
+    # The sort key with null below all values.
+    low: ColumnElement[Any]
+    # A sort key with an index, for rows that meet one of these conditions of a filter, which exclude null.
+    present: ColumnElement[Any]
+    excluded_by: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class SortKey:
     """A sort key: an expression that is never null, its type, and a function that converts a cursor's JSON value.
 
@@ -52,6 +63,8 @@ class SortKey:
     read: Callable[[Any], object]
     # Whether there is an index on the user and this key.
     indexed: bool = False
+    # For nullable columns.
+    nulls: Nulls | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, DateTime, Table, Text, Uuid, any_, cast
+from sqlalchemy import ColumnElement, DateTime, Table, Text, Uuid, any_, case, cast, literal_column
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
 from app.database.rendering import json_or_null, json_text, plain, quoted
-from app.entities.entity import Condition, Field, SortKey
+from app.entities.entity import Condition, Field, Nulls, SortKey
+from app.entities.naming import api_name
 from app.entities.problems import storable, utc
 from app.errors import BadUserInput
 from app.identifiers import identifier
@@ -18,10 +19,15 @@ from app.identifiers import identifier
 INSTANT = DateTime(timezone=True)
 # Lists are passed as text[], the only list type that asyncpg knows without a catalog lookup.
 TEXTS = ARRAY(Text)
+# Above and below all dates and times.
+ENDS = ("infinity", "-infinity")
 
 
-def fields_of_rows(table: Table) -> tuple[Field, ...]:
-    """The fields that every entity has. Callers cannot write them."""
+def fields_of_rows(table: Table, *, by_deletion: bool = False) -> tuple[Field, ...]:
+    """The fields that every entity has. Callers cannot write them.
+
+    With `by_deletion`, an index serves the order of the trash by the time of deletion.
+    """
     row = table.c
     ids = Condition(lambda bind: row.id == any_(cast(bind, ARRAY(Uuid))), TEXTS, _ids)
     return (
@@ -30,13 +36,25 @@ def fields_of_rows(table: Table) -> tuple[Field, ...]:
         Field(row.version, plain),
         _moment_field(row.created_at, "created"),
         _moment_field(row.updated_at, "updated"),
-        Field(row.deleted_at, json_or_null),
+        optional_moment_field(row.deleted_at, "trashed") if by_deletion else Field(row.deleted_at, json_or_null),
     )
 
 
 def _moment_field(column: Any, condition: str) -> Field:
     sort = SortKey(column, INSTANT, _instant_value, indexed=True)
     return Field(column, json_text, sort=sort, conditions=span(condition, column, INSTANT, Text(), moment))
+
+
+def optional_moment_field(column: Any, *excluding: str) -> Field:
+    """A field with a time or null, with an index of the user, the time and the id where the time is not null.
+
+    `excluding` are conditions that exclude null, besides those of the field itself.
+    """
+    name = api_name(column.name)
+    conditions = span(name, column, INSTANT, Text(), moment)
+    high, low = (case((column.is_(None), literal_column(f"'{end}'::timestamptz")), else_=column) for end in ENDS)
+    nulls = Nulls(low, column, frozenset([*conditions, *excluding]))
+    return Field(column, json_or_null, sort=SortKey(high, INSTANT, _instant_or_end, nulls=nulls), conditions=conditions)
 
 
 def span(
@@ -75,6 +93,10 @@ def id_value(value: Any) -> str:
 
 def _instant_value(value: Any) -> str:
     return utc(datetime.fromisoformat(value))
+
+
+def _instant_or_end(value: Any) -> str:
+    return str(value) if value in ENDS else _instant_value(value)
 
 
 def _ids(name: str, value: list[str]) -> list[str]:

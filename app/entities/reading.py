@@ -39,7 +39,7 @@ from app.database.rendering import (
 from app.database.statements import Reader, Statement, read, text_literal
 from app.entities import cursors
 from app.entities.entity import Entity, Few, Shape
-from app.entities.filters import condition
+from app.entities.filters import condition, required
 from app.entities.ordering import Keys, Order
 
 LARGEST_PAGE = 100
@@ -72,6 +72,7 @@ def by_id(entity: Entity, selection: Selection, me: Reader) -> Select[Any]:
 
 def page(entity: Entity, selection: Selection, shape: Page) -> Statement:
     """A connection of rows."""
+    shape = shape._replace(order=shape.order.among(required(shape.filter)))
 
     def body(me: Reader) -> Select[Any]:
         few = entity.few(me, shape.filter)

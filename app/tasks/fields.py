@@ -26,8 +26,8 @@ from sqlalchemy import (
 )
 
 from app.database.rendering import Columns, json_or_null, json_text, plain, quoted
-from app.entities.entity import Condition, Content, Contents, Entity, Field, SortKey
-from app.entities.kinds import TEXTS, fields_of_rows, moment, span, text_value
+from app.entities.entity import Condition, Content, Contents, Entity, Field, Nulls, SortKey
+from app.entities.kinds import ENDS, TEXTS, fields_of_rows, moment, optional_moment_field, span, text_value
 from app.entities.problems import Problem, storable, too_long
 from app.models import (
     CLOCKS,
@@ -110,7 +110,7 @@ def _ranks(_name: str, value: list[str]) -> list[str]:
 
 
 def _due(value: Any) -> str:
-    return value if value == "infinity" else date.fromisoformat(value).isoformat()
+    return str(value) if value in ENDS else date.fromisoformat(value).isoformat()
 
 
 def _is_due_since(bind: BindParameter[Any]) -> ColumnElement[bool]:
@@ -141,11 +141,13 @@ def _completion(content: Contents, row: Columns | None, at: ColumnElement[Any]) 
 
 _COMPLETED = Condition(lambda bind: TASKS.c.completed == cast(bind, Boolean), Boolean())
 _PRIORITY = Condition(lambda bind: TASKS.c.priority == any_(cast(bind, ARRAY(SmallInteger))), TEXTS, _ranks)
+_LOW_DUE = case((TASKS.c.due_date.is_(None), literal_column("'-infinity'::date")), else_=TASKS.c.due_date)
 _DUE: Mapping[str, Condition] = {
     **span("due", due_sort, Date(), Text(), moment),
     "due.gte": Condition(_is_due_since, Text(), moment),
     "due.isNull": Condition(lambda bind: TASKS.c.due_date.is_(None) == cast(bind, Boolean), Boolean()),
 }
+_DUE_NULLS = Nulls(_LOW_DUE, due_sort, frozenset(["due.gte", "due.lt"]))
 _TAG_CONDITIONS: Mapping[str, Condition] = {
     "tagsAll": Condition(lambda bind: TASKS.c.tags.contains(cast(bind, _TAGS)), TEXTS, _texts, met_by_empty=True),
     "tagsAny": Condition(lambda bind: TASKS.c.tags.overlap(cast(bind, _TAGS)), TEXTS, _texts),
@@ -158,12 +160,12 @@ TASK = Entity(
     table=TASKS,
     counter=CLOCKS.c.tasks,
     declared=(
-        *fields_of_rows(TASKS),
+        *fields_of_rows(TASKS, by_deletion=True),
         Field(
             TASKS.c.title,
             json_text,
             Content(Text(), check=_title),
-            SortKey(func.lower(TASKS.c.title), Text(), text_value),
+            SortKey(TASKS.c.title_key, Text(collation="C"), text_value),
         ),
         Field(TASKS.c.description, json_or_null, Content(Text(), check=_description)),
         Field(
@@ -172,7 +174,7 @@ TASK = Entity(
             Content(Boolean(), check=_completed, at_creation=False),
             conditions={"completed": _COMPLETED},
         ),
-        Field(TASKS.c.completed_at, json_or_null),
+        optional_moment_field(TASKS.c.completed_at),
         Field(
             TASKS.c.priority,
             _priority,
@@ -184,7 +186,7 @@ TASK = Entity(
             TASKS.c.due_date,
             json_or_null,
             Content(Text(), cast=Date(), stored=_day),
-            SortKey(due_sort, Date(), _due, indexed=True),
+            SortKey(due_sort, Date(), _due, indexed=True, nulls=_DUE_NULLS),
             _DUE,
         ),
         Field(
