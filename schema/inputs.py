@@ -139,13 +139,18 @@ class TaskOrder:
         return OrderBy(self.field.name, self.direction is OrderDirection.DESC, self.nulls and self.nulls.name)
 
 
+# The fields of a new task for which null means that the server decides.
+OMITTED = ("id", "completed", "completed_at", "created_at")
+
+
 @strawberry.input(description="A new task.")
 class CreateTaskInput:
     title: str = strawberry.field(description="1 to 200 characters, not blank.")
     id: strawberry.ID | None = strawberry.field(
         description="A UUID of your choice makes the mutation safe to retry: if you already have a task with this id"
         " and the same content, you get that task, and nothing is created. With different content, the error is"
-        " ID_TAKEN. If omitted or null, the server chooses a UUID.",
+        " ID_TAKEN. `completed`, `completedAt` and `createdAt` are part of the content only if you set them. If omitted"
+        " or null, the server chooses a UUID.",
     )
     description: str | None = strawberry.field(description="At most 1,000 characters.")
     priority: TaskPriority | None = strawberry.field(
@@ -155,11 +160,23 @@ class CreateTaskInput:
     tags: list[str] | None = strawberry.field(
         description="At most 20 tags of 1 to 50 characters. Surrounding white space and duplicates are removed."
     )
+    completed: bool | None = strawberry.field(
+        description="true: the task is done; false: it is open, which is the default."
+    )
+    completed_at: datetime | None = strawberry.field(
+        description="When the task was done, if it comes from elsewhere; not in the future. Implies `completed: true`."
+        " By default the time of this mutation, if the task is done."
+    )
+    created_at: datetime | None = strawberry.field(
+        description="When the task was created, if it comes from elsewhere; not in the future. By default the time of"
+        " this mutation."
+    )
 
     def content(self) -> dict[str, Any]:
         content = stored(vars(self))
-        if self.id is None:
-            del content["id"]
+        for name in OMITTED:
+            if content[name] is None:
+                del content[name]
         return content
 
 

@@ -13,12 +13,12 @@ import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from declared import empty, is_derived, snake
+from declared import empty, given, is_derived, snake
 from graphql import (
     ExecutionResult,
     GraphQLEnumType,
@@ -305,12 +305,12 @@ class Oracle:
         task_id = _uuid(input["id"])
         if task_id == self.user_id:
             return _payload([("INVALID", ["input", "id"])])
-        if errors := _problems(input, ["input"]):
+        if errors := _problems(given(input), ["input"]):
             return _payload(errors)
         content = _created(input)
         present = self.rows.get(task_id)
         if present is None:
-            await self._insert([(task_id, content)])
+            await self._insert([(0, task_id, content)])
             return self._unchanged(self.rows[task_id])
         return self._unchanged(present, None if _is(present, content) else ("ID_TAKEN", ["input", "id"]))
 
@@ -385,7 +385,9 @@ class Oracle:
         if not 1 <= len(inputs) <= 100:
             return _payload([("LIMIT_EXCEEDED", ["inputs"])])
         ids = [_uuid(each["id"]) for each in inputs]
-        errors = [wrong for place, each in enumerate(inputs) for wrong in _problems(each, ["inputs", str(place)])]
+        errors = [
+            wrong for place, each in enumerate(inputs) for wrong in _problems(given(each), ["inputs", str(place)])
+        ]
         errors += [_taken(place) for place, task_id in enumerate(ids) if task_id in ids[:place]]
         errors += [("INVALID", ["inputs", str(place), "id"]) for place, key in enumerate(ids) if key == self.user_id]
         if errors:
@@ -399,7 +401,8 @@ class Oracle:
             if key in present and not _is(present[key], content)
         ]:
             return self._many([], errors)
-        await self._insert([(key, content) for key, content in pairs if key not in present])
+        new = [(place, key, content) for place, (key, content) in enumerate(pairs) if key not in present]
+        await self._insert(new)
         return self._many([self.rows[task_id] for task_id in ids])
 
     async def update_tasks(self, _info: object, where: Json, input: Json, **limits: Any) -> Json:  # noqa: A002 - as above
@@ -445,16 +448,19 @@ class Oracle:
             chosen, missing = await self._matching({**wanted, "trashed": kind == "restore"}), []
         return [self.rows[key] for key in sorted(chosen)], missing
 
-    async def _insert(self, tasks: list[tuple[UUID, Json]]) -> None:
-        """Insert new tasks, each at the end of the list."""
+    async def _insert(self, tasks: list[tuple[int, UUID, Json]]) -> None:
+        """Insert new tasks, each at the end of the list, and later than the write by its place in microseconds."""
         rows: list[Task] = []
-        for task_id, content in tasks:
+        for place, task_id, content in tasks:
             now, position = await self._time_of_write(task_id), await self._of_row(task_id, "position")
             assert all(row.position.encode() < position.encode() for row in [*self.rows.values(), *rows])
-            empty: Json = {"completed": False, "completed_at": None, "deleted_at": None, "created_at": now}
-            rows.append(Task(user_id=self.user_id, id=task_id, position=position, updated_at=now, **empty, **content))
+            done = bool(content.get("completed") or content.get("completed_at"))
+            decided: Json = {"created_at": now, "completed_at": now if done else None} | content | {"completed": done}
+            row = Task(user_id=self.user_id, id=task_id, position=position, updated_at=now, deleted_at=None, **decided)
+            rows.append(row)
+            assert now == rows[0].updated_at + timedelta(microseconds=place - tasks[0][0])
         if rows:
-            self._write(rows, rows[0].updated_at)
+            self._write(rows)
 
     async def _update(self, rows: list[Task], changes: Json) -> None:
         rows = [row for row in rows if not _is(row, changes)]
@@ -470,11 +476,12 @@ class Oracle:
             now = await self._time_of_write(rows[0].id)
             self._write(rows, now, deleted_at=now if trashed else None)
 
-    def _write(self, rows: list[Task], now: datetime, **values: Any) -> None:
-        """One write, which advances the user's clock."""
+    def _write(self, rows: list[Task], now: datetime | None = None, **values: Any) -> None:
+        """One write, which advances the user's clock. New tasks have their times already."""
         self.clock += 1
+        at = {"updated_at": now} if now else {}
         for row in rows:
-            for name, value in {**values, "updated_at": now, "version": self.clock}.items():
+            for name, value in {**values, **at, "version": self.clock}.items():
                 setattr(row, name, value)
             self.rows[row.id] = row
 
@@ -745,8 +752,8 @@ def _stored(values: Json) -> Json:
 
 
 def _created(values: Json) -> Json:
-    """The content of a new task; omitted fields have their empty value."""
-    return _stored(dict.fromkeys(empty("CreateTaskInput")) | values)
+    """The content of a new task; omitted fields have their empty value, unless the server decides them."""
+    return _stored(dict.fromkeys(empty("CreateTaskInput")) | given(values))
 
 
 def _is(row: Task, content: Json) -> bool:
@@ -771,7 +778,13 @@ def _problems(values: Json, path: list[str]) -> list[Problem]:
         result.append(("TOO_LONG", [*path, "description"]))
     if "completed" in values and values["completed"] is None:
         result.append(("INVALID", [*path, "completed"]))
-    return result + _tag_problems([tag.strip() for tag in tags or []], [*path, "tags"])
+    result += _tag_problems([tag.strip() for tag in tags or []], [*path, "tags"])
+    for name in ("completedAt", "createdAt"):
+        if (values.get(name) or datetime.now(UTC)) > datetime.now(UTC) + timedelta(seconds=30):
+            result.append(("INVALID", [*path, name]))
+    if values.get("completedAt") and values.get("completed") is False:
+        result.append(("INVALID", [*path, "completedAt"]))
+    return result
 
 
 def _tag_problems(tags: list[str], path: list[str]) -> list[Problem]:

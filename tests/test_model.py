@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -10,7 +10,7 @@ import asyncpg
 import hypothesis
 import hypothesis.strategies as st
 from conftest import ALL_FIELDS, NEVER_CHECKED, User
-from declared import empty, inputs, strategy
+from declared import empty, given, inputs, strategy
 
 ONE = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code field }} token }}"
 MANY = f"{{ tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code field }} token }}"
@@ -47,7 +47,14 @@ STRANGER = "ffffffff-ffff-4fff-bfff-ffffffffffff"
 Task = dict[str, Any]
 Problem = tuple[str, list[str] | None]
 
-NOW = object()  # the time of the write, taken from the response
+
+class Later(NamedTuple):
+    """The time of the write, taken from the response, and some microseconds."""
+
+    microseconds: int
+
+
+NOW = Later(0)
 UNKNOWN = object()  # a generated id or position, taken from the response
 EMPTY: Task = empty("CreateTaskInput")
 OPEN: Task = {"completed": False, "completedAt": None, "deletedAt": None}
@@ -91,28 +98,28 @@ class Model:
     def create_task(self, *, input: Task) -> Outcome:  # noqa: A002 - the argument of the field
         if input.get("id") == self.account:
             return Outcome(problems=[("INVALID", ["input", "id"])], token=False)
-        if wrong := problems(input, "input"):
+        if wrong := problems(given(input), "input"):
             return Outcome(problems=wrong, token=False)
         there = self.find(input["id"]) if input.get("id") else None
         if there is None:
-            return Outcome([self.created(input)])
+            return Outcome([self.created(input, NOW)])
         return Outcome([there], [] if is_like(there, input) else [("ID_TAKEN", ["input", "id"])])
 
     def create_tasks(self, *, inputs: list[Task]) -> Outcome:
         if not 1 <= len(inputs) <= 100:
             return Outcome(problems=[("LIMIT_EXCEEDED", ["inputs"])], token=False)
-        ids = [given["id"].lower() if given.get("id") else None for given in inputs]
-        wrong = [problem for place, given in enumerate(inputs) for problem in problems(given, "inputs", str(place))]
-        wrong += [taken(place) for place, given in enumerate(ids) if given and given in ids[:place]]
-        own = [place for place, given in enumerate(ids) if given == self.account]
+        ids = [new["id"].lower() if new.get("id") else None for new in inputs]
+        wrong = [wrong for place, new in enumerate(inputs) for wrong in problems(given(new), "inputs", str(place))]
+        wrong += [taken(place) for place, wanted in enumerate(ids) if wanted and wanted in ids[:place]]
+        own = [place for place, wanted in enumerate(ids) if wanted == self.account]
         wrong += [("INVALID", ["inputs", str(place), "id"]) for place in own]
         if wrong:
             return Outcome(problems=wrong, token=False)
-        there = [self.find(given) if given else None for given in ids]
+        there = [self.find(wanted) if wanted else None for wanted in ids]
         pairs = list(zip(there, inputs, strict=True))
         if wrong := [taken(place) for place, (old, new) in enumerate(pairs) if old and not is_like(old, new)]:
             return Outcome(problems=wrong)
-        shown = [old or self.created(new) for old, new in pairs]
+        shown = [old or self.created(new, Later(place)) for place, (old, new) in enumerate(pairs)]
         return Outcome(shown, affected=len(shown))
 
     def update_task(self, *, id: str, input: Task, expectedVersion: int | None = None) -> Outcome:  # noqa: A002, N803
@@ -163,10 +170,19 @@ class Model:
 
     # Helpers of the mutations
 
-    def created(self, content: Task) -> Task:
-        task: Task = {"id": UNKNOWN, **EMPTY, **cleaned(content), **OPEN, "position": UNKNOWN}
+    def created(self, content: Task, at: Later) -> Task:
+        done = bool(content.get("completed") or content.get("completedAt"))
+        decided = {**OPEN, "createdAt": at, "completedAt": at if done else None}
+        task: Task = {
+            "id": UNKNOWN,
+            **EMPTY,
+            **decided,
+            **cleaned(given(content)),
+            "completed": done,
+            "position": UNKNOWN,
+        }
         task["id"] = content["id"].lower() if content.get("id") else UNKNOWN
-        task |= {"version": self.clock + 1, "createdAt": NOW, "updatedAt": NOW}
+        task |= {"version": self.clock + 1, "updatedAt": at}
         self.order.append(task)
         return task
 
@@ -232,10 +248,14 @@ class Model:
         """Compare a response with the outcome, and take over generated values."""
         shown = done["tasks"] if "tasks" in done else [task for task in [done["task"]] if task]
         stamps = {
-            answer[name] for task, answer in told_apart(outcome.shown, shown) for name in task if is_now(task, name)
+            datetime.fromisoformat(answer[name]) - timedelta(microseconds=value.microseconds)
+            for task, answer in told_apart(outcome.shown, shown)
+            for name, value in task.items()
+            if isinstance(value, Later)
         }
         for task, answer in told_apart(outcome.shown, shown):
-            task.update({name: answer[name] for name, value in task.items() if value is NOW or value is UNKNOWN})
+            unknown = [name for name, value in task.items() if isinstance(value, Later) or value is UNKNOWN]
+            task.update({name: answer[name] for name in unknown})
         assert shown == outcome.shown
         assert [(error["code"], error["field"]) for error in done["userErrors"]] == outcome.problems
         assert done.get("affectedCount", outcome.affected) == outcome.affected
@@ -246,12 +266,12 @@ class Model:
             assert len(set(self.tokens.values())) == len(self.tokens)
         self.check_order()
 
-    def tick(self, stamps: set[str]) -> None:
+    def tick(self, stamps: set[datetime]) -> None:
         """All changes of a write have the same time, later than all before."""
         if stamps:
             (stamp,) = stamps
-            assert datetime.fromisoformat(stamp) > self.latest
-            self.latest = datetime.fromisoformat(stamp)
+            assert stamp > self.latest
+            self.latest = stamp
             self.clock += 1
 
     def check_order(self) -> None:
@@ -264,10 +284,6 @@ class Model:
 def told_apart(expected: list[Task], shown: list[Task]) -> list[tuple[Task, Task]]:
     assert len(shown) == len(expected), (shown, expected)
     return list(zip(expected, shown, strict=True))
-
-
-def is_now(task: Task, name: str) -> bool:
-    return task[name] is NOW
 
 
 def told(task: Task | None, expected: int | None) -> Outcome:
@@ -294,7 +310,7 @@ def cleaned(content: Task) -> Task:
 
 def is_like(task: Task, content: Task) -> bool:
     """Whether this input would create such a task; omitted fields count as empty."""
-    return all(task[name] == value for name, value in (EMPTY | cleaned(content)).items())
+    return all(task[name] == value for name, value in (EMPTY | cleaned(given(content))).items())
 
 
 def problems(content: Task, *path: str) -> list[Problem]:
@@ -306,7 +322,10 @@ def problems(content: Task, *path: str) -> list[Problem]:
     if "completed" in content and content["completed"] is None:
         found.append(("INVALID", [*path, "completed"]))
     tags = enumerate(content.get("tags") or [])
-    return found + [("BLANK", [*path, "tags", str(place)]) for place, tag in tags if not tag.strip()]
+    found += [("BLANK", [*path, "tags", str(place)]) for place, tag in tags if not tag.strip()]
+    if content.get("completed") is False and content.get("completedAt"):
+        found.append(("INVALID", [*path, "completedAt"]))
+    return found
 
 
 def folded(text: str) -> str:
@@ -381,7 +400,13 @@ CONTENT = {name: strategy(type_) for name, type_ in inputs("CreateTaskInput").it
 }
 COMPLETED = st.sampled_from([True, False] * 5 + [None])
 PLAIN = st.fixed_dictionaries({"title": TITLES}, optional={"id": NEW_IDS})
-NEW = PLAIN | st.fixed_dictionaries({"title": TITLES}, optional={"id": NEW_IDS, **CONTENT})
+PAST = st.sampled_from([None, "2020-01-02T03:04:05.6+00:00", "2021-01-01T00:00:00+00:00"])
+IMPORTED = {"completed": COMPLETED, "completedAt": PAST, "createdAt": PAST}
+NEW = (
+    PLAIN
+    | st.fixed_dictionaries({"title": TITLES}, optional={"id": NEW_IDS, **CONTENT})
+    | st.fixed_dictionaries({"title": TITLES}, optional={"id": NEW_IDS, **IMPORTED})
+)
 CHANGES = st.fixed_dictionaries({}, optional={"title": TITLES, "completed": COMPLETED, **CONTENT})
 VERSIONS = st.sampled_from([None, Version(0), Version(0), Version(0), Version(-1), Version(1)])
 VERSIONED = {"expectedVersion": VERSIONS}

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Integer,
+    Interval,
     TableValuedAlias,
     Text,
     Uuid,
@@ -36,7 +37,7 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 from app.database.rendering import Selection, joined
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
 from app.entities.content import parameters
-from app.entities.entity import Contents, Entity, Shape
+from app.entities.entity import Content, Contents, Entity, Shape
 from app.entities.filters import condition
 from app.entities.writing import (
     NOW,
@@ -52,6 +53,7 @@ from app.entities.writing import (
 from app.models import CLOCKS
 
 # Lists are passed as text[]: for other list types, asyncpg needs a catalog lookup.
+_MICROSECOND = literal_column("interval '1 microsecond'", Interval)
 _IDS = cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid))
 
 
@@ -140,8 +142,13 @@ def _present(entity: Entity, given: CTE) -> CTE:
 
 def _taken(entity: Entity, given: CTE, present: CTE) -> CTE:
     """The indexes of ids that exist with other content."""
-    changed = or_(*(present.c[name].is_distinct_from(given.c[name]) for name in entity.at_creation))
+    changed = or_(*(_differs(name, content, present, given) for name, content in entity.at_creation.items()))
     return select(given.c.place).join(present, present.c.id == given.c.id).where(changed).cte("taken")
+
+
+def _differs(name: str, content: Content, present: CTE, given: CTE) -> ColumnElement[bool]:
+    differs = present.c[name].is_distinct_from(given.c[name])
+    return and_(given.c[name].is_not(None), differs) if content.optional else differs
 
 
 def _places(taken: CTE) -> ColumnElement[Any]:
@@ -198,14 +205,18 @@ def _rows(entity: Entity) -> TableValuedAlias:
 
 
 def _inserted(entity: Entity, given: FromClause, now: FromClause) -> dict[str, ColumnElement[Any]]:
+    """The columns of new rows. Each row is a microsecond later than the one before, so that they keep their order."""
+    at = NOW + given.c.place * _MICROSECOND
+    content = {name: given.c[name] for name in entity.at_creation}
     return {
         "user_id": now.c.user_id,
         "id": given.c.id,
         "position": ranked_position(now.c.version, given.c.place),
         "version": now.c.version,
-        "created_at": NOW,
-        "updated_at": NOW,
-        **{name: given.c[name] for name in entity.at_creation},
+        "updated_at": at,
+        **content,
+        "created_at": func.coalesce(content["created_at"], at) if "created_at" in content else at,
+        **entity.following(content, None, at),
     }
 
 

@@ -1,7 +1,7 @@
 """Definitions shared by fields: the fields that every entity has, range conditions, and values in cursors."""
 
-from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,21 +10,23 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
 from app.database.rendering import json_or_null, json_text, plain, quoted
-from app.entities.entity import Condition, Field, Nulls, SortKey
+from app.entities.entity import Condition, Content, Field, Nulls, SortKey
 from app.entities.naming import api_name
-from app.entities.problems import storable, utc
+from app.entities.problems import Problem, storable, utc
 from app.errors import BadUserInput
 from app.identifiers import identifier
 
 INSTANT = DateTime(timezone=True)
 # Lists are passed as text[], the only list type that asyncpg knows without a catalog lookup.
 TEXTS = ARRAY(Text)
+# How far the clocks of clients may be ahead, as for tokens.
+CLOCK_SKEW = timedelta(seconds=30)
 # Above and below all dates and times.
 ENDS = ("infinity", "-infinity")
 
 
-def fields_of_rows(table: Table, *, by_deletion: bool = False) -> tuple[Field, ...]:
-    """The fields that every entity has. Callers cannot write them.
+def fields_of_rows(table: Table, *, by_deletion: bool = False, imported: bool = False) -> tuple[Field, ...]:
+    """The fields that every entity has. Callers cannot write them, but for the time of creation of `imported` rows.
 
     With `by_deletion`, an index serves the order of the trash by the time of deletion.
     """
@@ -34,18 +36,38 @@ def fields_of_rows(table: Table, *, by_deletion: bool = False) -> tuple[Field, .
         Field(row.id, quoted, conditions={"ids": ids}),
         Field(row.position, json_text, sort=SortKey(row.position, Text(collation="C"), text_value, indexed=True)),
         Field(row.version, plain),
-        _moment_field(row.created_at, "created"),
+        _moment_field(row.created_at, "created", past_moment("createdAt") if imported else None),
         _moment_field(row.updated_at, "updated"),
         optional_moment_field(row.deleted_at, "trashed") if by_deletion else Field(row.deleted_at, json_or_null),
     )
 
 
-def _moment_field(column: Any, condition: str) -> Field:
+def _moment_field(column: Any, condition: str, content: Content | None = None) -> Field:
     sort = SortKey(column, INSTANT, _instant_value, indexed=True)
-    return Field(column, json_text, sort=sort, conditions=span(condition, column, INSTANT, Text(), moment))
+    return Field(column, json_text, content, sort, span(condition, column, INSTANT, Text(), moment))
 
 
-def optional_moment_field(column: Any, *excluding: str) -> Field:
+def past_moment(name: str) -> Content:
+    """A time in the past that a create may set, for rows that come from elsewhere."""
+    return Content(
+        Text(),
+        cast=INSTANT,
+        check=lambda value: _not_past(name, value),
+        stored=utc,
+        in_updates=False,
+        optional=True,
+    )
+
+
+def _not_past(name: str, value: datetime) -> Sequence[Problem]:
+    try:
+        is_past = value.astimezone(UTC) <= datetime.now(UTC) + CLOCK_SKEW
+    except OverflowError:
+        return [Problem("INVALID", f"{name} is out of range; the year must be from 1 to 9999, in UTC.")]
+    return () if is_past else [Problem("INVALID", f"{name} must not be in the future.")]
+
+
+def optional_moment_field(column: Any, *excluding: str, content: Content | None = None) -> Field:
     """A field with a time or null, with an index of the user, the time and the id where the time is not null.
 
     `excluding` are conditions that exclude null, besides those of the field itself.
@@ -54,7 +76,8 @@ def optional_moment_field(column: Any, *excluding: str) -> Field:
     conditions = span(name, column, INSTANT, Text(), moment)
     high, low = (case((column.is_(None), literal_column(f"'{end}'::timestamptz")), else_=column) for end in ENDS)
     nulls = Nulls(low, column, frozenset([*conditions, *excluding]))
-    return Field(column, json_or_null, sort=SortKey(high, INSTANT, _instant_or_end, nulls=nulls), conditions=conditions)
+    sort = SortKey(high, INSTANT, _instant_or_end, nulls=nulls)
+    return Field(column, json_or_null, content, sort, conditions)
 
 
 def span(

@@ -230,12 +230,14 @@ class Repository:
             few = f"create{many[0].upper()}{many[1:]} takes 1 to {MOST_CREATED} {words(many)}; these are {len(given)}."
             return [], [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
         ids = [identifier(each["id"], "inputs.id") if "id" in each else None for each in given]
+        # In their order, so that rows without an id keep the order of the input wherever ids decide.
+        made = iter(sorted(uuid7() for wanted in ids if wanted is None))
         rows, found = list[dict[str, Any]](), list[Problem]()
         for place, each in enumerate(given):
-            content = {**dict.fromkeys(self._entity.at_creation), **each}
+            content = {**self._entity.omitted, **each}
             content.pop("id", None)
             bound, wrong = taken(self._entity, content, ("inputs", str(place)))
-            rows.append({**bound, "place": place, "id": str(ids[place] or uuid7())})
+            rows.append({**bound, "place": place, "id": str(ids[place] or next(made))})
             found += wrong
         found += [self._taken(place) for place, wanted in enumerate(ids) if wanted and wanted in ids[:place]]
         found += [_own_id("inputs", str(place)) for place, wanted in enumerate(ids) if wanted == self._owner]

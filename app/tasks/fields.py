@@ -27,7 +27,16 @@ from sqlalchemy import (
 
 from app.database.rendering import Columns, json_or_null, json_text, plain, quoted
 from app.entities.entity import Condition, Content, Contents, Entity, Field, Nulls, SortKey
-from app.entities.kinds import ENDS, TEXTS, fields_of_rows, moment, optional_moment_field, span, text_value
+from app.entities.kinds import (
+    ENDS,
+    TEXTS,
+    fields_of_rows,
+    moment,
+    optional_moment_field,
+    past_moment,
+    span,
+    text_value,
+)
 from app.entities.problems import Problem, storable, too_long
 from app.models import (
     CLOCKS,
@@ -132,11 +141,23 @@ def _found(bind: BindParameter[Any]) -> ColumnElement[bool]:
 
 
 def _completion(content: Contents, row: Columns | None, at: ColumnElement[Any]) -> Contents:
-    """`completed_at` for `completed`: now, unless the task was completed before."""
-    if "completed" not in content:
+    """`completed_at` for `completed`: now, unless it is given or the task was completed before; and the reverse."""
+    if "completed" not in content and "completed_at" not in content:
         return {}
-    when = at if row is None else func.coalesce(row["completed_at"], at)
-    return {"completed_at": case((content["completed"], when), else_=null())}
+    if row is not None:
+        return {"completed_at": case((content["completed"], func.coalesce(row["completed_at"], at)), else_=null())}
+    done, when = content.get("completed", null()), content.get("completed_at", null())
+    return {
+        "completed": func.coalesce(done, when.is_not(None)),
+        "completed_at": func.coalesce(when, case((cast(done, Boolean), at), else_=null())),
+    }
+
+
+def _contradiction(changes: Mapping[str, Any]) -> Sequence[Problem]:
+    if changes.get("completed_at") is None or changes.get("completed") is not False:
+        return ()
+    text = "An open task has no completedAt; omit it, or omit completed."
+    return [Problem("INVALID", text, ("completedAt",))]
 
 
 _COMPLETED = Condition(lambda bind: TASKS.c.completed == cast(bind, Boolean), Boolean())
@@ -160,7 +181,7 @@ TASK = Entity(
     table=TASKS,
     counter=CLOCKS.c.tasks,
     declared=(
-        *fields_of_rows(TASKS, by_deletion=True),
+        *fields_of_rows(TASKS, by_deletion=True, imported=True),
         Field(
             TASKS.c.title,
             json_text,
@@ -171,10 +192,10 @@ TASK = Entity(
         Field(
             TASKS.c.completed,
             plain,
-            Content(Boolean(), check=_completed, at_creation=False),
+            Content(Boolean(), check=_completed, optional=True),
             conditions={"completed": _COMPLETED},
         ),
-        optional_moment_field(TASKS.c.completed_at),
+        optional_moment_field(TASKS.c.completed_at, content=past_moment("completedAt")),
         Field(
             TASKS.c.priority,
             _priority,
@@ -198,5 +219,6 @@ TASK = Entity(
     ),
     more_conditions={"search": Condition(_found, Text(), _text)},
     following=_completion,
+    conflicts=_contradiction,
     few=tagged,
 )
