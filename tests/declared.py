@@ -28,7 +28,7 @@ SCALARS: Mapping[str, tuple[Any, Any]] = {
     "Int": (2, 30),
     "Boolean": (True, False),
     "Date": ("2026-12-24", "9999-12-31"),
-    "DateTime": ("2026-11-22T05:33:58.69+00:00", "1999-12-31T23:59:59.000001+00:00"),
+    "DateTime": ("2021-11-22T05:33:58.69+00:00", "1999-12-31T23:59:59.000001+00:00"),
 }
 # The fields of a new task that the server decides if they are omitted or null.
 DECIDED = {"completed", "completedAt", "createdAt"}
