@@ -127,6 +127,8 @@ class Task(Owned, Base):
     priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     due_date: Mapped[date | None] = mapped_column(Date)
     tags: Mapped[list[str]] = mapped_column(ARRAY(String(TAG_LENGTH)), server_default=text("'{}'"))
+    # The key by which titles are sorted. A trigger computes it.
+    title_key: Mapped[str] = mapped_column(Text(collation="C"), FetchedValue(), server_onupdate=FetchedValue())
     # Triggers set the position and the version if a write does not, and update `updated_at`.
     position: Mapped[str] = mapped_column(Text(collation="C"), server_default=text("''"))
     version: Mapped[int] = mapped_column(Integer, server_default=text("0"), server_onupdate=FetchedValue())
@@ -205,6 +207,20 @@ Index(
     TASKS.c.due_date,
     postgresql_where=TASKS.c.deleted_at.is_(None),
 )
-Index("ix_tasks_trash", TASKS.c.user_id, TASKS.c.deleted_at, postgresql_where=TASKS.c.deleted_at.is_not(None))
 Index("ix_task_lists_position", LISTS.c.user_id, LISTS.c.position, LISTS.c.id)
 Index("ix_task_lists_version", LISTS.c.user_id, LISTS.c.version, LISTS.c.id)
+# For a few of the tasks, so that creating a task does not maintain these.
+Index(
+    "ix_tasks_completed_at",
+    TASKS.c.user_id,
+    TASKS.c.completed_at,
+    TASKS.c.id,
+    postgresql_where=TASKS.c.completed_at.is_not(None),
+)
+Index(
+    "ix_tasks_trash",
+    TASKS.c.user_id,
+    TASKS.c.deleted_at,
+    TASKS.c.id,
+    postgresql_where=TASKS.c.deleted_at.is_not(None),
+)

@@ -17,6 +17,7 @@ FUNCTIONS = (
     "begin_write(uuid)",
     "position_between(text, text)",
     "search_key(text)",
+    "title_key(text)",
     "derive_task()",
     CHECK_TASK,
     "keep_task_tags()",

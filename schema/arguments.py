@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import strawberry
 
 from app.database.rendering import Field
-from app.entities.repository import Wanted, Window
+from app.entities.repository import Values, Wanted, Window
 from app.tasks.fields import TASK
+from app.tasks.stats import TODAY
 from schema.engine.arguments import Arguments
 from schema.inputs import TaskFilter, TaskOrder, tree
 
@@ -44,10 +45,20 @@ Before = Annotated[
 ]
 
 
-def page_of_tasks(entry: Field, variables: Mapping[str, Any]) -> Wanted:
-    """What a connection of tasks below a root field asks for."""
+def given_to(entry: Field, variables: Mapping[str, Any]) -> Wanted | Values:
+    """The arguments of a field below a root field: of a connection of tasks, or the day of counts."""
     assert isinstance(entry.arguments, Arguments)  # noqa: S101 - only such fields are nested
     given = entry.arguments.values(variables)
+    return _day(given) if entry.name == "taskStats" else _page_of_tasks(given)
+
+
+def _day(given: Mapping[str, Any]) -> Values:
+    # As text: asyncpg would encode 9999-12-31 as infinity.
+    day = given.get(TODAY)
+    return {TODAY: day and day.isoformat()}
+
+
+def _page_of_tasks(given: Mapping[str, Any]) -> Wanted:
     window = Window(**{name: given.get(name) for name in ("first", "after", "last", "before")})
     order = [term.term() for term in given.get("order_by") or ()]
     return Wanted(TASK, tree(given.get("filter")) or {}, order, window)

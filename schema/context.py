@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database.compiling import Statements
 from app.database.database import Database
 from app.database.rendering import Field, Selection
-from app.entities.repository import Repository, Wanted, followed
+from app.entities.repository import Repository, Values, Wanted, followed
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
@@ -20,7 +20,7 @@ from app.sharing.preparing import Preparation
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
 from app.tasks.viewer import Viewer
-from schema.arguments import page_of_tasks
+from schema.arguments import given_to
 from schema.engine.execution import Operation
 
 T = TypeVar("T")
@@ -44,8 +44,8 @@ class Context:
     payer: str
     operation: Operation
     services: Services
-    # The arguments of the connections below the root fields of this operation.
-    wanted: dict[Field, Wanted] = field(default_factory=dict)
+    # The arguments of the fields below the root fields of this operation.
+    wanted: dict[Field, Wanted | Values] = field(default_factory=dict)
 
     @property
     def principal(self) -> Principal:
@@ -85,7 +85,7 @@ class Context:
         selection = self.operation.selection(info, type_name)
         for entry in selection.nested:
             if entry not in self.wanted:
-                self.wanted[entry] = page_of_tasks(entry, info.variable_values)
+                self.wanted[entry] = given_to(entry, info.variable_values)
         return selection
 
 

@@ -66,6 +66,12 @@ class TaskFilter:
     list_: ListCondition | None = strawberry.field(name="list", description="The list that the task is in.")
     created: DateTimeRange | None = strawberry.field(description="The range of `createdAt`.")
     updated: DateTimeRange | None = strawberry.field(description="The range of `updatedAt`.")
+    completed_at: DateTimeRange | None = strawberry.field(
+        description="The range of `completedAt`. Open tasks match no range with an end."
+    )
+    deleted_at: DateTimeRange | None = strawberry.field(
+        description="The range of `deletedAt`. Matches only tasks in the trash, so use it with `trashed: true`."
+    )
     trashed: bool | None = strawberry.field(
         default=False,
         description="true: only tasks in the trash; false: only tasks that are not. Allowed on the outermost filter"
@@ -80,12 +86,23 @@ class TaskFilter:
     not_: "TaskFilter | None" = strawberry.field(name="not", description="This filter does not match.")
 
 
-@strawberry.enum(description="The field to sort tasks by.")
+@strawberry.enum(
+    description="The field to sort tasks by. Tasks without a value come last in ascending and first in descending"
+    " order, unless `nulls` says otherwise."
+)
 class TaskOrderField(Enum):
     CREATED_AT = strawberry.enum_value("CREATED_AT", description="The time of creation, `createdAt`.")
     UPDATED_AT = strawberry.enum_value("UPDATED_AT", description="The time of the last change, `updatedAt`.")
-    DUE_DATE = strawberry.enum_value(
-        "DUE_DATE", description="`dueDate`. In ascending order, tasks without a due date come last."
+    DUE_DATE = strawberry.enum_value("DUE_DATE", description="`dueDate`.")
+    COMPLETED_AT = strawberry.enum_value(
+        "COMPLETED_AT",
+        description="The time of completion, `completedAt`. Has an index only with a range of `completedAt` in the"
+        " outermost filter, otherwise adds 100 rows to the cost of the operation.",
+    )
+    DELETED_AT = strawberry.enum_value(
+        "DELETED_AT",
+        description="The time of deletion, `deletedAt`. Has an index only for the trash, otherwise adds 100 rows to the"
+        " cost of the operation.",
     )
     PRIORITY = strawberry.enum_value(
         "PRIORITY",
@@ -94,8 +111,9 @@ class TaskOrderField(Enum):
     POSITION = strawberry.enum_value("POSITION", description="`position`: the manual order that `moveTask` changes.")
     TITLE = strawberry.enum_value(
         "TITLE",
-        description="`title` in lower case, with the database's collation. Has no index: adds 100 rows to the cost of"
-        " the operation.",
+        description="`title`, regardless of case and of the database's language: letters with accents stand beside"
+        " those without, and numbers are sorted by their value, so that `item 2` comes before `item 10`. Has no index:"
+        " adds 100 rows to the cost of the operation.",
     )
 
 
@@ -103,6 +121,12 @@ class TaskOrderField(Enum):
 class OrderDirection(Enum):
     ASC = strawberry.enum_value("ASC", description="Ascending: the smallest or earliest value first.")
     DESC = strawberry.enum_value("DESC", description="Descending: the largest or latest value first.")
+
+
+@strawberry.enum(description="The place of tasks without a value in a sort order.")
+class Nulls(Enum):
+    FIRST = strawberry.enum_value("FIRST", description="Before all tasks with a value.")
+    LAST = strawberry.enum_value("LAST", description="After all tasks with a value.")
 
 
 @strawberry.input(
@@ -114,8 +138,18 @@ class TaskOrder:
         default=OrderDirection.ASC, description="The direction; null is the same as ASC."
     )
 
+    nulls: Nulls | None = strawberry.field(
+        description="The place of tasks without a value: for DUE_DATE, COMPLETED_AT and DELETED_AT only. By default"
+        " LAST if ascending, and FIRST if descending. The other place has no index, unless the outermost filter has a"
+        " range of the same field: it adds 100 rows to the cost of the operation."
+    )
+
     def term(self) -> OrderBy:
-        return OrderBy(self.field.name, self.direction is OrderDirection.DESC)
+        return OrderBy(self.field.name, self.direction is OrderDirection.DESC, self.nulls and self.nulls.name)
+
+
+# The fields of a new task for which null means that the server decides.
+OMITTED = ("id", "completed", "completed_at", "created_at")
 
 
 @strawberry.input(description="A new task.")
@@ -124,7 +158,8 @@ class CreateTaskInput:
     id: strawberry.ID | None = strawberry.field(
         description="A UUID of your choice makes the mutation safe to retry: if you already have a task with this id"
         " and the same content, you get that task, and nothing is created. With different content, the error is"
-        " ID_TAKEN. If omitted or null, the server chooses a UUID.",
+        " ID_TAKEN. `completed`, `completedAt` and `createdAt` are part of the content only if you set them. If omitted"
+        " or null, the server chooses a UUID.",
     )
     description: str | None = strawberry.field(description="At most 1,000 characters.")
     priority: TaskPriority | None = strawberry.field(
@@ -137,11 +172,23 @@ class CreateTaskInput:
     list_id: strawberry.ID | None = strawberry.field(
         description="The list that the task is in, which must not be in the trash; null for the inbox."
     )
+    completed: bool | None = strawberry.field(
+        description="true: the task is done; false: it is open, which is the default."
+    )
+    completed_at: datetime | None = strawberry.field(
+        description="When the task was done, if it comes from elsewhere; not in the future. Implies `completed: true`."
+        " By default the time of this mutation, if the task is done."
+    )
+    created_at: datetime | None = strawberry.field(
+        description="When the task was created, if it comes from elsewhere; not in the future. By default the time of"
+        " this mutation."
+    )
 
     def content(self) -> dict[str, Any]:
         content = stored(vars(self))
-        if self.id is None:
-            del content["id"]
+        for name in OMITTED:
+            if content[name] is None:
+                del content[name]
         return content
 
 

@@ -24,7 +24,11 @@ Expected = Annotated[
 NewTask = Annotated[CreateTaskInput, strawberry.argument(description="The task to create.")]
 Changes = Annotated[UpdateTaskInput, strawberry.argument(description="The changes. Omitted fields keep their values.")]
 NewTasks = Annotated[
-    list[CreateTaskInput], strawberry.argument(description="1 to 100 tasks to create, in this manual order.")
+    list[CreateTaskInput],
+    strawberry.argument(
+        description="1 to 100 tasks to create. They keep this order in every list: each is a microsecond later than the"
+        " one before, and ids that the server chooses ascend."
+    ),
 ]
 Selector = Annotated[TaskSelector, strawberry.argument(description="The tasks to change.")]
 AtMost = Annotated[

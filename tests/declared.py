@@ -16,6 +16,7 @@ from graphql import (
     is_leaf_type,
     value_from_ast_untyped,
 )
+from sqlalchemy import FetchedValue
 
 from schema import sdl
 
@@ -27,8 +28,10 @@ SCALARS: Mapping[str, tuple[Any, Any]] = {
     "Int": (2, 30),
     "Boolean": (True, False),
     "Date": ("2026-12-24", "9999-12-31"),
-    "DateTime": ("2026-11-22T05:33:58.69+00:00", "2099-01-01T00:00:00+00:00"),
+    "DateTime": ("2021-11-22T05:33:58.69+00:00", "1999-12-31T23:59:59.000001+00:00"),
 }
+# The fields of a new task that the server decides if they are omitted or null.
+DECIDED = {"completed", "completedAt", "createdAt"}
 # The members of a filter that nest filters or select the trash.
 NO_CONDITIONS = {"and", "or", "not", "trashed"}
 
@@ -36,6 +39,11 @@ NO_CONDITIONS = {"and", "or", "not", "trashed"}
 def snake(name: str) -> str:
     """The column name of a field."""
     return re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
+
+
+def is_derived(column: Any) -> bool:
+    """Whether the database computes a column from others: it is generated, or a trigger sets it."""
+    return column.computed is not None or type(column.server_default) is FetchedValue
 
 
 def leaves(type_name: str) -> dict[str, Any]:
@@ -80,14 +88,22 @@ def strategy(type_: Any) -> st.SearchStrategy[Any]:
     return st.sampled_from([None, *samples(type_)])
 
 
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The input of a new task without the nulls by which the server decides."""
+    return {name: value for name, value in values.items() if name not in DECIDED or value is not None}
+
+
 def empty(type_name: str) -> dict[str, Any]:
-    """The values of an input's optional fields if omitted: the declared default, else an empty list or None."""
+    """The values of an input's optional fields if omitted: the declared default, else an empty list or None.
+
+    Without those that the server decides.
+    """
     type_ = SCHEMA.type_map[type_name]
     assert isinstance(type_, GraphQLInputObjectType)
     return {
         name: _default(field)
         for name, field in type_.fields.items()
-        if name != "id" and not isinstance(field.type, GraphQLNonNull)
+        if name not in {"id", *DECIDED} and not isinstance(field.type, GraphQLNonNull)
     }
 
 

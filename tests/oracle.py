@@ -1,7 +1,7 @@
 """The expected response to any operation: the schema resolved field by field over ORM rows.
 
 Slow and simple on purpose: no rendered SQL, no prepared operations, filters and pages in plain Python. The database is
-asked only for what it alone decides: how text is folded and sorted, when a write happened, and the sort key of a
+asked only for what it alone decides: how text is folded for a search, when a write happened, and the sort key of a
 position in the manual order.
 """
 
@@ -13,12 +13,12 @@ import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
-from declared import empty, snake
+from declared import empty, given, is_derived, snake
 from graphql import (
     ExecutionResult,
     GraphQLEnumType,
@@ -49,10 +49,13 @@ Errors = list[tuple[str, list[Any] | None]]
 
 Row = Task | TaskList
 STORED = {
-    kind: [column.name for column in kind.__table__.columns if column.name != "search"] for kind in (Task, TaskList)
+    kind: [column.name for column in kind.__table__.columns if not is_derived(column)] for kind in (Task, TaskList)
 }
 NEWEST_FIRST: list[Term] = [("CREATED_AT", True)]
 MANUALLY: list[Term] = [("POSITION", False)]
+# The orders by fields that can be null, and what marks an order with null below all values.
+NULLABLE = {"DUE_DATE", "COMPLETED_AT", "DELETED_AT"}
+LOW = " low"
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -95,9 +98,6 @@ class Oracle:
         self.task_lists: dict[UUID, TaskList] = {}
         self.clock = 0
         self.purged_through = 0
-        self._lowered: dict[UUID, str] = {}
-        self._title_ranks: dict[UUID, int] = {}
-        self._names: dict[UUID, str] = {}
 
     @classmethod
     @asynccontextmanager
@@ -114,19 +114,15 @@ class Oracle:
 
     async def load(self) -> None:
         """Read all rows of the user again."""
-        lowered = func.lower(Task.title)
-        tasks = select(Task, lowered, func.dense_rank().over(order_by=lowered)).where(Task.user_id == self.user_id)
+        tasks = select(Task).where(Task.user_id == self.user_id)
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
             self.user = await session.get_one(User, self.user_id)
             clock = await session.get(TaskClock, self.user_id)
-            found = (await session.execute(tasks)).all()
-            folded = select(TaskList, func.search_key(TaskList.name)).where(TaskList.user_id == self.user_id)
-            lists = (await session.execute(folded)).all()
-        self.task_lists, self._names = {row.id: row for row, _ in lists}, {row.id: text for row, text in lists}
+            found = (await session.scalars(tasks)).all()
+            lists = (await session.scalars(select(TaskList).where(TaskList.user_id == self.user_id))).all()
+        self.task_lists = {row.id: row for row in lists}
         self.clock, self.purged_through = (clock.version, clock.purged_through) if clock else (0, 0)
-        self.rows = {row.id: row for row, _, _ in found}
-        self._lowered = {row.id: text for row, text, _ in found}
-        self._title_ranks = {row.id: rank for row, _, rank in found}
+        self.rows = {row.id: row for row in found}
 
     def state(self) -> tuple[int, Json]:
         """The clock, and every column of every task and list."""
@@ -260,14 +256,15 @@ class Oracle:
                 return int(version), UUID(task_id), int(base)
         return None
 
-    def stats(self, within: UUID | None = None) -> Json:
+    def stats(self, within: UUID | None = None, today: date | None = None) -> Json:
         live = [row for row in self.rows.values() if row.deleted_at is None and within in {None, row.list_id}]
-        today = datetime.now(UTC).date()
+        today = today or datetime.now(UTC).date()
         return {
             "total": len(live),
             "open": sum(not row.completed for row in live),
             "completed": sum(row.completed for row in live),
             "overdue": sum(not row.completed and row.due_date is not None and row.due_date < today for row in live),
+            "dueToday": sum(not row.completed and row.due_date == today for row in live),
         }
 
     # Orders and cursors
@@ -281,24 +278,31 @@ class Oracle:
 
     def _sort_key(self, name: str) -> Callable[[Any], Any]:
         keys: dict[str, Callable[[Any], Any]] = {
-            "NAME": lambda row: self._names[row.id].encode(),
+            "NAME": lambda row: title_key(row.name).encode(),
             "POSITION": lambda row: row.position.encode(),
-            "TITLE": lambda row: self._title_ranks[row.id],
+            "TITLE": lambda row: title_key(row.title).encode(),
         }
-        return keys.get(name, lambda row: ((value := getattr(row, name.lower())) is None, value))
+        field, low, _ = name.partition(LOW)
+        return keys.get(name, lambda row: (((value := getattr(row, field.lower())) is None) != bool(low), value))
 
     def cursor(self, row: Any, order: Sequence[Term]) -> str:
         """The cursor format of app.entities.cursors: base64url of checksum and a JSON array in PostgreSQL's format."""
-        is_task = isinstance(row, Task)
-        shown: Json = {"NAME": self._names.get(row.id)}
-        if is_task:
-            shown = {"TITLE": self._lowered[row.id], "DUE_DATE": row.due_date or "infinity"}
         terms = _total(order)
-        name = " ".join(
-            ["tasks" if is_task else "lists", *(("-" if descending else "+") + field for field, descending in terms)]
-        )
-        keys = [_in_cursor(shown.get(field, getattr(row, field.lower()))) for field, _ in terms]
+        name = " ".join(["tasks" if isinstance(row, Task) else "lists", *(_in_name(term) for term in terms)])
+        keys = [self._key(row, field) for field, _ in terms]
         return self.sealed(json.dumps([name, *keys], ensure_ascii=False, separators=(",", ":")))
+
+    def _key(self, row: Any, name: str) -> Any:
+        """A sort key as a cursor encodes it."""
+        field, low, _ = name.partition(LOW)
+        value = getattr(row, field.lower())
+        if field in {"TITLE", "NAME"}:
+            return title_key(value)
+        if value is None:
+            return "-infinity" if low else "infinity"
+        return (
+            instant(value) if isinstance(value, datetime) else str(value) if isinstance(value, date | UUID) else value
+        )
 
     def sealed(self, text: str) -> str:
         content = text.encode()
@@ -327,7 +331,7 @@ class Oracle:
         task_id = _uuid(input["id"])
         if task_id == self.user_id:
             return _payload([("INVALID", ["input", "id"])])
-        if errors := _problems(input, ["input"]):
+        if errors := _problems(given(input), ["input"]):
             return _payload(errors)
         content = _created(input)
         present = self.rows.get(task_id)
@@ -336,7 +340,7 @@ class Oracle:
                 return self._unchanged(None, refused)
             if task_id in self.task_lists:
                 return self._unchanged(None, ("ID_TAKEN", ["input", "id"]))
-            await self._insert([(task_id, content)])
+            await self._insert([(0, task_id, content)])
             return self._unchanged(self.rows[task_id])
         return self._unchanged(present, None if _is(present, content) else ("ID_TAKEN", ["input", "id"]))
 
@@ -417,7 +421,9 @@ class Oracle:
         if not 1 <= len(inputs) <= 100:
             return _payload([("LIMIT_EXCEEDED", ["inputs"])])
         ids = [_uuid(each["id"]) for each in inputs]
-        errors = [wrong for place, each in enumerate(inputs) for wrong in _problems(each, ["inputs", str(place)])]
+        errors = [
+            wrong for place, each in enumerate(inputs) for wrong in _problems(given(each), ["inputs", str(place)])
+        ]
         errors += [_taken(place) for place, task_id in enumerate(ids) if task_id in ids[:place]]
         errors += [("INVALID", ["inputs", str(place), "id"]) for place, key in enumerate(ids) if key == self.user_id]
         if errors:
@@ -433,7 +439,8 @@ class Oracle:
             return self._many([], [*errors, *self._all_refused(pairs)])
         if errors := self._all_refused(pairs):
             return self._many([], errors)
-        await self._insert([(key, content) for key, content in pairs if key not in present])
+        new = [(place, key, content) for place, (key, content) in enumerate(pairs) if key not in present]
+        await self._insert(new)
         return self._many([self.rows[task_id] for task_id in ids])
 
     async def update_tasks(self, _info: object, where: Json, input: Json, **limits: Any) -> Json:  # noqa: A002 - as above
@@ -481,16 +488,19 @@ class Oracle:
             chosen, missing = await self._matching(self.rows.values(), {**wanted, "trashed": kind == "restore"}), []
         return [self.rows[key] for key in sorted(chosen)], missing
 
-    async def _insert(self, tasks: list[tuple[UUID, Json]]) -> None:
-        """Insert new tasks, each at the end of the list."""
+    async def _insert(self, tasks: list[tuple[int, UUID, Json]]) -> None:
+        """Insert new tasks, each at the end of the list, and later than the write by its place in microseconds."""
         rows: list[Task] = []
-        for task_id, content in tasks:
+        for place, task_id, content in tasks:
             now, position = await self._time_of_write(task_id), await self._of_row(task_id, "position")
             assert all(row.position.encode() < position.encode() for row in [*self.rows.values(), *rows])
-            empty: Json = {"completed": False, "completed_at": None, "deleted_at": None, "created_at": now}
-            rows.append(Task(user_id=self.user_id, id=task_id, position=position, updated_at=now, **empty, **content))
+            done = bool(content.get("completed") or content.get("completed_at"))
+            decided: Json = {"created_at": now, "completed_at": now if done else None} | content | {"completed": done}
+            row = Task(user_id=self.user_id, id=task_id, position=position, updated_at=now, deleted_at=None, **decided)
+            rows.append(row)
+            assert now == rows[0].updated_at + timedelta(microseconds=place - tasks[0][0])
         if rows:
-            self._write(rows, rows[0].updated_at)
+            self._write(rows)
 
     async def _update(self, rows: list[Task], changes: Json) -> None:
         rows = [row for row in rows if not _is(row, changes)]
@@ -550,7 +560,6 @@ class Oracle:
         assert all(row.position.encode() < position.encode() for row in self.task_lists.values())
         made = TaskList(user_id=self.user_id, id=list_id, position=position, created_at=now, **content)
         made.deleted_at = None
-        await self._name(made)
         self._write([made], await self._time_of_write(list_id, TaskList))
         return self._unchanged(made)
 
@@ -571,12 +580,7 @@ class Oracle:
             return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
         if not _is(present, _stored(input)):
             self._write([present], await self._time_of_write(list_id, TaskList), **_stored(input))
-            await self._name(present)
         return self._unchanged(present)
-
-    async def _name(self, row: TaskList) -> None:
-        async with AsyncSession(self._engine) as session:
-            self._names[row.id] = await session.scalar(select(func.search_key(row.name))) or ""
 
     async def move_list(self, _info: object, id: str, to: Json) -> Json:  # noqa: A002 - as above
         return await self._move(self.task_lists, id, to)
@@ -612,11 +616,12 @@ class Oracle:
             self._write([present, *back], now, deleted_at=None)
         return self._unchanged(present)
 
-    def _write(self, rows: Sequence[Row], now: datetime, **values: Any) -> None:
-        """One write, which advances the user's clock."""
+    def _write(self, rows: Sequence[Row], now: datetime | None = None, **values: Any) -> None:
+        """One write, which advances the user's clock. New tasks have their times already."""
         self.clock += 1
+        at = {"updated_at": now} if now else {}
         for row in rows:
-            for name, value in {**values, "updated_at": now, "version": self.clock}.items():
+            for name, value in {**values, **at, "version": self.clock}.items():
                 setattr(row, name, value)
             if isinstance(row, Task):
                 self.rows[row.id] = row
@@ -684,10 +689,10 @@ def _schema() -> GraphQLSchema:
     day.coerce_output_value, day.coerce_input_value = date.isoformat, _parsed_day
     for name, value in priority.values.items():
         value.value = PRIORITIES.index(name)
-    user.fields["taskStats"].resolve = lambda _user, info: info.root_value.stats()
+    user.fields["taskStats"].resolve = lambda _user, info, **day: info.root_value.stats(**day)
     query.fields["list"].resolve = lambda oracle, info, **arguments: oracle.list_(info, **arguments)
     task.fields["list"].resolve = lambda row, info: info.root_value.task_lists.get(row.list_id)
-    task_list.fields["taskStats"].resolve = lambda one, info: info.root_value.stats(one.id)
+    task_list.fields["taskStats"].resolve = lambda one, info, **day: info.root_value.stats(one.id, **day)
     task_list.fields["tasks"].resolve = lambda one, info, **arguments: info.root_value.tasks_of(one, **arguments)
     return schema
 
@@ -712,6 +717,34 @@ def _resolve(source: Any, info: Any, **arguments: Any) -> Any:
         return source[info.field_name]
     value = getattr(source, snake(info.field_name))
     return value(info, **arguments) if callable(value) else value
+
+
+# Letters that sort beside others, although Unicode does not decompose them.
+BESIDE = str.maketrans(
+    {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
+    | {"ø": "o", "ł": "l", "đ": "d", "ħ": "h", "ŧ": "t", "ı": "i", "ð": "d", "ς": "σ"}  # noqa: RUF001
+)
+
+
+def title_key(title: str) -> str:
+    """The key by which titles are sorted: without case and accents, numbers by their value, then the title."""
+    plain = "".join(map(_folded, unicodedata.normalize("NFKD", title))).translate(BESIDE)
+    return re.sub(r"[0-9]+", lambda run: _number(run[0].lstrip("0")), plain)[:400] + "\1" + title
+
+
+def _folded(letter: str) -> str:
+    if "\u0300" <= letter <= "\u036f":
+        return ""
+    if unicodedata.category(letter) == "Nd" and letter < "\U00010000":
+        return str(unicodedata.decimal(letter))
+    has_case = letter < "\u0557" or "\u1c90" <= letter <= "\u1cbf" or letter == "ẞ"
+    return letter.lower() if has_case else letter
+
+
+def _number(digits: str) -> str:
+    """A number after its length, which has one digit, or a 9 and three digits."""
+    size = len(digits)
+    return (str(size) if size < 9 else f"9{size:03}") + digits
 
 
 def instant(value: datetime) -> str:
@@ -753,7 +786,21 @@ def _order(terms: Sequence[Json]) -> list[Term]:
     names = [term["field"] for term in terms]
     if len(set(names)) < len(names):
         raise BadUserInput("a field twice")
-    return [(term["field"], term["direction"] == "DESC") for term in terms]
+    return [_term(term) for term in terms]
+
+
+def _term(term: Json) -> Term:
+    """A term; its name says so if tasks without a value come before all others in ascending order."""
+    field, descending, nulls = term["field"], term["direction"] == "DESC", term.get("nulls")
+    if nulls and field not in NULLABLE:
+        raise BadUserInput("never null")
+    return field + (LOW if nulls == ("LAST" if descending else "FIRST") else ""), descending
+
+
+def _in_name(term: Term) -> str:
+    """A term in the name of an order, which cursors contain."""
+    (name, descending) = term
+    return ("-" if descending else "+") + name.replace(LOW, ":LAST" if descending else ":FIRST")
 
 
 def _total(order: Sequence[Term]) -> list[Term]:
@@ -868,8 +915,8 @@ def _stored(values: Json) -> Json:
 
 
 def _created(values: Json) -> Json:
-    """The content of a new task; omitted fields have their empty value."""
-    return _stored(dict.fromkeys(empty("CreateTaskInput")) | values)
+    """The content of a new task; omitted fields have their empty value, unless the server decides them."""
+    return _stored(dict.fromkeys(empty("CreateTaskInput")) | given(values))
 
 
 def _is(row: Row, content: Json) -> bool:
@@ -896,7 +943,13 @@ def _problems(values: Json, path: list[str]) -> list[Problem]:
         result.append(("TOO_LONG", [*path, "description"]))
     if "completed" in values and values["completed"] is None:
         result.append(("INVALID", [*path, "completed"]))
-    return result + _tag_problems([tag.strip() for tag in tags or []], [*path, "tags"])
+    result += _tag_problems([tag.strip() for tag in tags or []], [*path, "tags"])
+    for name in ("completedAt", "createdAt"):
+        if (values.get(name) or datetime.now(UTC)) > datetime.now(UTC) + timedelta(seconds=30):
+            result.append(("INVALID", [*path, name]))
+    if values.get("completedAt") and values.get("completed") is False:
+        result.append(("INVALID", [*path, "completedAt"]))
+    return result
 
 
 def _list_problems(values: Json) -> list[Problem]:
@@ -920,13 +973,6 @@ def _tag_problems(tags: list[str], path: list[str]) -> list[Problem]:
     few: list[Problem] = [] if len(set(tags)) <= 20 else [("LIMIT_EXCEEDED", path)]
     wrong = [(place, tag) for place, tag in enumerate(tags) if not 1 <= len(tag) <= 50]
     return few + [("TOO_LONG" if tag else "BLANK", [*path, str(place)]) for place, tag in wrong]
-
-
-def _in_cursor(value: Any) -> Any:
-    """A sort key as a cursor encodes it; a missing number sorts as the largest."""
-    if isinstance(value, datetime):
-        return instant(value)
-    return 2**31 - 1 if value is None else str(value) if isinstance(value, date | UUID) else value
 
 
 def _payload(errors: Sequence[Problem], **more: Any) -> Json:

@@ -343,8 +343,10 @@ async def test_the_postmaster_is_killed_under_load(postgres: Postgres, alice: Us
     working = [asyncio.create_task(work(query)) for query in (VIEWER, ADD) for _ in range(WORKERS)]
     await alice.data(VIEWER)
     postgres.kill()
-    await asyncio.to_thread(postgres.start)
     async with asyncio.timeout(PATIENCE_SECONDS):
+        while (503, "UNAVAILABLE") not in seen:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(postgres.start)
         while (await alice.post(VIEWER)).status_code != 200:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
     stopped.set()

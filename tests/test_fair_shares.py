@@ -196,6 +196,42 @@ async def test_filters_and_orders_have_a_cost(alice: User) -> None:
     assert await rows(alice, ORDERED, by={"field": "DUE_DATE"}) == 1
 
 
+FILTERED_AND_ORDERED = """
+    query ($filter: TaskFilter, $by: [TaskOrder!]) { tasks(first: 1, filter: $filter, orderBy: $by) { nodes { id } } }
+"""
+# An order, a filter beside it, and whether an index serves the order.
+NULLABLE_ORDERS: list[tuple[dict[str, Any], dict[str, Any] | None, bool]] = [
+    ({"field": "COMPLETED_AT"}, None, False),
+    ({"field": "COMPLETED_AT"}, {"completed": True}, False),
+    ({"field": "COMPLETED_AT"}, {"completedAt": {"gte": None}}, False),
+    ({"field": "COMPLETED_AT"}, {"and": [{"completedAt": {"gte": "2026-01-01T00:00:00Z"}}]}, False),
+    ({"field": "COMPLETED_AT"}, {"completedAt": {"gte": "2026-01-01T00:00:00Z"}}, True),
+    ({"field": "COMPLETED_AT", "nulls": "FIRST"}, {"completedAt": {"lt": "2026-01-01T00:00:00Z"}}, True),
+    ({"field": "DELETED_AT"}, {"trashed": False}, False),
+    ({"field": "DELETED_AT", "direction": "DESC"}, {"trashed": True}, True),
+    ({"field": "DUE_DATE", "nulls": "LAST"}, None, True),
+    ({"field": "DUE_DATE", "nulls": "FIRST"}, None, False),
+    ({"field": "DUE_DATE", "nulls": "FIRST", "direction": "DESC"}, None, True),
+    ({"field": "DUE_DATE", "nulls": "LAST", "direction": "DESC"}, {"due": {"isNull": False}}, False),
+    ({"field": "DUE_DATE", "nulls": "LAST", "direction": "DESC"}, {"due": {"lt": "2026-01-01"}}, True),
+]
+
+
+@pytest.mark.parametrize(("order", "beside", "has_index"), NULLABLE_ORDERS)
+async def test_orders_with_nulls_cost_a_sort_unless_an_index_serves_them(
+    alice: User, order: dict[str, Any], beside: dict[str, Any] | None, *, has_index: bool
+) -> None:
+    """A filter that excludes null gives them an index, as a variable beside the order and as a literal."""
+    filtering = await rows(alice, FILTERED, filter=beside)
+    expected = filtering + (0 if has_index else 100)
+    literal = ", ".join(f"{name}: {value}" for name, value in order.items())
+    given = f"first: 1, filter: $filter, orderBy: {{ {literal} }}"
+    fixed = f"query ($filter: TaskFilter) {{ tasks({given}) {{ nodes {{ id }} }} }}"
+
+    assert await rows(alice, FILTERED_AND_ORDERED, filter=beside, by=order) == expected
+    assert await rows(alice, fixed, filter=beside) == expected
+
+
 async def test_literals_cost_what_variables_cost(alice: User) -> None:
     """A condition costs the same as a literal and as a variable."""
     assert (

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from conftest import ALL_FIELDS, User
-from declared import condition, conditions, empty, inputs, leaves, samples, snake, values_of
+from declared import DECIDED, condition, conditions, empty, inputs, is_derived, leaves, samples, snake, values_of
 from sqlalchemy import ColumnElement, Date, Text, cast, select
 
 from app.database.statements import compiled, user_id
@@ -50,14 +50,14 @@ def test_the_schema_matches_the_declaration() -> None:
     """The schema has exactly the declared fields."""
     assert set(TASK.fields) == set(leaves("Task"))
     assert {snake(name) for name in CREATED} == {"id", *TASK.at_creation}
-    assert {snake(name) for name in UPDATED} == set(TASK.contents)
+    assert {snake(name) for name in UPDATED} == set(TASK.in_updates)
     assert set(values_of("TaskOrderField")) == set(TASK.sort_keys)
     assert {path for path, _ in conditions("TaskFilter")} == set(TASK.conditions)
 
 
 def test_the_table_matches_the_declaration() -> None:
-    """Each column of the table is a field, except the user and computed columns."""
-    columns = {column.name for column in TASKS.columns if column.name != "search"}
+    """Each column of the table is a field, except the user and those that the database derives from others."""
+    columns = {column.name for column in TASKS.columns if not is_derived(column)}
 
     assert {field.column.name for field in TASK.declared} == columns - {"user_id"}
 
@@ -73,7 +73,7 @@ def test_an_error_names_the_input_field() -> None:
         for field in TASK.declared
     )
     entity: Entity = replace(TASK, declared=declared)
-    _, wrong = taken(entity, dict.fromkeys(entity.contents), ("inputs", "7"))
+    _, wrong = taken(entity, dict.fromkeys(entity.in_updates), ("inputs", "7"))
 
     assert {problem.field for problem in wrong} == {("inputs", "7", name, "0") for name in UPDATED}
 
@@ -120,7 +120,7 @@ async def test_every_field_of_a_new_task_is_written(alice: User, mutation: str) 
 async def test_every_field_of_a_task_can_be_changed(alice: User, bob: User, mutation: str) -> None:
     """Each field alone, and all together, are changed, then cleared if nullable; no other field or user is affected."""
     await with_lists(alice, bob)
-    shared = {name: samples(type_)[0] for name, type_ in CREATED.items()} | {"id": str(uuid4())}
+    shared = {name: samples(type_)[0] for name, type_ in CREATED.items() if name not in DECIDED} | {"id": str(uuid4())}
     task = await written(alice, "createTask", shared, shared["id"])
     await written(bob, "createTask", shared, shared["id"])
     foreign = (await bob.data(TASKS_OF))["tasks"]["nodes"]
@@ -150,6 +150,7 @@ async def filled(user: User) -> set[str]:
     tasks = [
         await user.add("Some text", **{name: samples(CREATED[name])[place] for name in optional}) for place in (0, 1)
     ]
+    tasks += [await user.add("Imported", **{name: samples(CREATED[name])[0]}) for name in DECIDED]
     tasks += [await user.add("Other", **{name: samples(CREATED[name])[0]}) for name in optional]
     tasks.append(await user.add("Nothing"))
     await written(user, "updateTask", {"completed": True}, tasks[0]["id"])

@@ -201,6 +201,7 @@ async def test_callers_cannot_redirect_functions(migrated: Server) -> None:
         assert await admin.fetchval("SELECT public.position_between('a', 'c')") == "b"
         assert await admin.fetchval("SELECT public.search_key('GROẞ')") == "gross"
         assert await admin.fetchval("SELECT public.search_key('PLAIN')") == "plain"
+        assert await admin.fetchval("SELECT public.title_key('ÉØ ٣ 12')") == "eo 13 212\1ÉØ ٣ 12"
         assert len(await admin.fetch(CALLS["users"], UUID(int=0))) == 2
         await admin.execute("SELECT public.provision_user(pg_catalog.gen_random_uuid(), 'a@example.com', 'Name')")
         await admin.execute("SELECT public.user_with_email('a@example.com')")

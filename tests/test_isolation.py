@@ -23,7 +23,7 @@ from schema.engine.direct import core
 Case = Callable[[User, User, dict[str, Any]], Awaitable[None]]
 
 PAYLOAD = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}"
-VIEWER = "{ viewer { id email taskStats { total open completed overdue } } }"
+VIEWER = "{ viewer { id email taskStats { total open completed overdue dueToday } } }"
 TASK = f"query ($id: ID!) {{ task(id: $id) {{ {ALL_FIELDS} }} }}"
 NODE = "query ($id: ID!) { node(id: $id) { __typename id ... on User { email } ... on Task { title } } }"
 TASKS_PAGE = """
@@ -63,7 +63,7 @@ async def viewer(_alice: User, bob: User, _task: dict[str, Any]) -> None:
     assert seen == {
         "id": str(bob.id),
         "email": bob.email,
-        "taskStats": {"total": 0, "open": 0, "completed": 0, "overdue": 0},
+        "taskStats": {"total": 0, "open": 0, "completed": 0, "overdue": 0, "dueToday": 0},
     }
 
 

@@ -58,7 +58,7 @@ async def shape(url: str) -> list[tuple[Any, ...]]:
         UNION ALL SELECT 'index', tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
         UNION ALL SELECT 'policy', tablename, policyname, qual || with_check FROM pg_policies
         UNION ALL SELECT 'function', '', proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-        ORDER BY 1, 2, 3
+        ORDER BY 1, 2, 3, 4
     """)
     await connection.close()
     return [tuple(row) for row in rows]

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -10,7 +10,7 @@ import asyncpg
 import hypothesis
 import hypothesis.strategies as st
 from conftest import ALL_FIELDS, NEVER_CHECKED, User
-from declared import empty, inputs, strategy
+from declared import empty, given, inputs, strategy
 
 FIELDS = f"{ALL_FIELDS} list {{ id }}"
 ONE = f"{{ task {{ {FIELDS} }} userErrors {{ code field }} token }}"
@@ -53,7 +53,14 @@ STRANGER = "ffffffff-ffff-4fff-bfff-ffffffffffff"
 Task = dict[str, Any]
 Problem = tuple[str, list[str] | None]
 
-NOW = object()  # the time of the write, taken from the response
+
+class Later(NamedTuple):
+    """The time of the write, taken from the response, and some microseconds."""
+
+    microseconds: int
+
+
+NOW = Later(0)
 UNKNOWN = object()  # a generated id or position, taken from the response
 EMPTY: Task = {name: value for name, value in empty("CreateTaskInput").items() if name != "listId"} | {"list": None}
 OPEN: Task = {"completed": False, "completedAt": None, "deletedAt": None}
@@ -102,7 +109,7 @@ class Model:
     def create_task(self, *, input: Task) -> Outcome:  # noqa: A002 - the argument of the field
         if input.get("id") == self.account:
             return Outcome(problems=[("INVALID", ["input", "id"])], token=False)
-        if wrong := problems(input, "input"):
+        if wrong := problems(given(input), "input"):
             return Outcome(problems=wrong, token=False)
         there = self.find(input["id"]) if input.get("id") else None
         if there is None:
@@ -110,20 +117,20 @@ class Model:
                 return Outcome(problems=[refused])
             if input.get("id") and self.one_list(input["id"]):
                 return Outcome(problems=[("ID_TAKEN", ["input", "id"])])
-            return Outcome([self.created(input)])
+            return Outcome([self.created(input, NOW)])
         return Outcome([there], [] if is_like(there, input) else [("ID_TAKEN", ["input", "id"])])
 
     def create_tasks(self, *, inputs: list[Task]) -> Outcome:
         if not 1 <= len(inputs) <= 100:
             return Outcome(problems=[("LIMIT_EXCEEDED", ["inputs"])], token=False)
-        ids = [given["id"].lower() if given.get("id") else None for given in inputs]
-        wrong = [problem for place, given in enumerate(inputs) for problem in problems(given, "inputs", str(place))]
-        wrong += [taken(place) for place, given in enumerate(ids) if given and given in ids[:place]]
-        own = [place for place, given in enumerate(ids) if given == self.account]
+        ids = [new["id"].lower() if new.get("id") else None for new in inputs]
+        wrong = [wrong for place, new in enumerate(inputs) for wrong in problems(given(new), "inputs", str(place))]
+        wrong += [taken(place) for place, wanted in enumerate(ids) if wanted and wanted in ids[:place]]
+        own = [place for place, wanted in enumerate(ids) if wanted == self.account]
         wrong += [("INVALID", ["inputs", str(place), "id"]) for place in own]
         if wrong:
             return Outcome(problems=wrong, token=False)
-        there = [self.find(given) if given else None for given in ids]
+        there = [self.find(wanted) if wanted else None for wanted in ids]
         pairs = list(zip(there, inputs, strict=True))
         wrong = [
             taken(place)
@@ -134,7 +141,7 @@ class Model:
         wrong += sorted((one for one in refused if one), key=lambda one: one[0], reverse=True)
         if wrong:
             return Outcome(problems=wrong)
-        shown = [old or self.created(new) for old, new in pairs]
+        shown = [old or self.created(new, Later(place)) for place, (old, new) in enumerate(pairs)]
         return Outcome(shown, affected=len(shown))
 
     def update_task(self, *, id: str, input: Task, expectedVersion: int | None = None) -> Outcome:  # noqa: A002, N803
@@ -238,10 +245,19 @@ class Model:
 
     # Helpers of the mutations
 
-    def created(self, content: Task) -> Task:
-        task: Task = {"id": UNKNOWN, **EMPTY, **cleaned(content), **OPEN, "position": UNKNOWN}
+    def created(self, content: Task, at: Later) -> Task:
+        done = bool(content.get("completed") or content.get("completedAt"))
+        decided = {**OPEN, "createdAt": at, "completedAt": at if done else None}
+        task: Task = {
+            "id": UNKNOWN,
+            **EMPTY,
+            **decided,
+            **cleaned(given(content)),
+            "completed": done,
+            "position": UNKNOWN,
+        }
         task["id"] = content["id"].lower() if content.get("id") else UNKNOWN
-        task |= {"version": self.clock + 1, "createdAt": NOW, "updatedAt": NOW}
+        task |= {"version": self.clock + 1, "updatedAt": at}
         self.order.append(task)
         return task
 
@@ -315,10 +331,14 @@ class Model:
         single = [one for one in [done.get("task") or done.get("list")] if one]
         shown = done.get("tasks", single)
         stamps = {
-            answer[name] for task, answer in told_apart(outcome.shown, shown) for name in task if is_now(task, name)
+            datetime.fromisoformat(answer[name]) - timedelta(microseconds=value.microseconds)
+            for task, answer in told_apart(outcome.shown, shown)
+            for name, value in task.items()
+            if isinstance(value, Later)
         }
         for task, answer in told_apart(outcome.shown, shown):
-            task.update({name: answer[name] for name, value in task.items() if value is NOW or value is UNKNOWN})
+            unknown = [name for name, value in task.items() if isinstance(value, Later) or value is UNKNOWN]
+            task.update({name: answer[name] for name in unknown})
         assert shown == outcome.shown
         for task in self.along:
             (one,) = shown
@@ -333,12 +353,12 @@ class Model:
             assert len(set(self.tokens.values())) == len(self.tokens)
         self.check_order()
 
-    def tick(self, stamps: set[str]) -> None:
+    def tick(self, stamps: set[datetime]) -> None:
         """All changes of a write have the same time, later than all before."""
         if stamps:
             (stamp,) = stamps
-            assert datetime.fromisoformat(stamp) > self.latest
-            self.latest = datetime.fromisoformat(stamp)
+            assert stamp > self.latest
+            self.latest = stamp
             self.clock += 1
 
     def check_order(self) -> None:
@@ -351,10 +371,6 @@ class Model:
 def told_apart(expected: list[Task], shown: list[Task]) -> list[tuple[Task, Task]]:
     assert len(shown) == len(expected), (shown, expected)
     return list(zip(expected, shown, strict=True))
-
-
-def is_now(task: Task, name: str) -> bool:
-    return task[name] is NOW
 
 
 def told(task: Task | None, expected: int | None) -> Outcome:
@@ -383,7 +399,7 @@ def cleaned(content: Task) -> Task:
 
 def is_like(task: Task, content: Task) -> bool:
     """Whether this input would create such a task; omitted fields count as empty."""
-    return all(task[name] == value for name, value in (EMPTY | cleaned(content)).items())
+    return all(task[name] == value for name, value in (EMPTY | cleaned(given(content))).items())
 
 
 def problems(content: Task, *path: str) -> list[Problem]:
@@ -395,7 +411,10 @@ def problems(content: Task, *path: str) -> list[Problem]:
     if "completed" in content and content["completed"] is None:
         found.append(("INVALID", [*path, "completed"]))
     tags = enumerate(content.get("tags") or [])
-    return found + [("BLANK", [*path, "tags", str(place)]) for place, tag in tags if not tag.strip()]
+    found += [("BLANK", [*path, "tags", str(place)]) for place, tag in tags if not tag.strip()]
+    if content.get("completed") is False and content.get("completedAt"):
+        found.append(("INVALID", [*path, "completedAt"]))
+    return found
 
 
 def folded(text: str) -> str:
@@ -485,7 +504,13 @@ CONTENT = {name: strategy(type_) for name, type_ in inputs("CreateTaskInput").it
 }
 COMPLETED = st.sampled_from([True, False] * 5 + [None])
 PLAIN = st.fixed_dictionaries({"title": TITLES}, optional={"id": NEW_IDS})
-NEW = PLAIN | st.fixed_dictionaries({"title": TITLES}, optional={"id": NEW_IDS, **CONTENT})
+PAST = st.sampled_from([None, "2020-01-02T03:04:05.6+00:00", "2021-01-01T00:00:00+00:00"])
+IMPORTED = {"completed": COMPLETED, "completedAt": PAST, "createdAt": PAST}
+NEW = (
+    PLAIN
+    | st.fixed_dictionaries({"title": TITLES}, optional={"id": NEW_IDS, **CONTENT})
+    | st.fixed_dictionaries({"title": TITLES}, optional={"id": NEW_IDS, **IMPORTED})
+)
 CHANGES = st.fixed_dictionaries({}, optional={"title": TITLES, "completed": COMPLETED, **CONTENT})
 VERSIONS = st.sampled_from([None, Version(0), Version(0), Version(0), Version(-1), Version(1)])
 VERSIONED = {"expectedVersion": VERSIONS}

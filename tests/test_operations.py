@@ -49,8 +49,9 @@ PROGRAMS = embedded._binaries()  # noqa: SLF001 - psql and similar programs, in 
 TASKQL = Path(sys.executable).parent / "taskql"
 PASSWORD = "a password"
 DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { task { id } } }"
+CREATE_LIST = "mutation ($name: String!) { createList(input: { name: $name }) { list { id } } }"
 EVERYTHING = f"""{{
-    tasks(first: 100) {{ nodes {{ {ALL_FIELDS} }} }}
+    tasks(first: 100) {{ nodes {{ {ALL_FIELDS} list {{ id name version position }} }} }}
     trash: tasks(first: 100, filter: {{ trashed: true }}) {{ nodes {{ {ALL_FIELDS} }} }}
     tagged: tasks(first: 100, filter: {{ tagsAny: ["home"] }}) {{ nodes {{ id }} }}
 }}"""
@@ -216,11 +217,13 @@ async def shape(site: Site) -> list[tuple[Any, ...]]:
 
 
 async def fill(site: Site) -> list[Any]:
-    """Two users with all kinds of tasks; returns their ids."""
+    """Two users with all kinds of tasks, and a list; returns their ids."""
     ids = await new_ids(site, 2)
     async with users_of(site, *ids) as users:
         for user in users:
             await user.add("Plain")
+            home = (await user.data(CREATE_LIST, name="Home"))["createList"]["list"]["id"]
+            await user.add("In a list", listId=home)
             await user.add("Full", description="é\n\t\\ ☃", tags=["home", "a,b"], dueDate="2030-01-31", priority="HIGH")
             await user.data(DELETE, id=(await user.add("Gone", tags=["home"]))["id"])
     return ids
@@ -244,7 +247,14 @@ async def test_a_restore_brings_everything_back(site: Site, other_site: Site) ->
     assert await shape(other_site) == await shape(site)
     sums = [place.execute("checksums").splitlines() for place in (site, other_site)]
     assert sums[0] == sums[1]
-    assert {line.split("|")[0] for line in sums[0]} >= {"users", "tasks", "task_clocks", "task_tags", "alembic_version"}
+    assert {line.split("|")[0] for line in sums[0]} >= {
+        "users",
+        "tasks",
+        "task_clocks",
+        "task_tags",
+        "task_lists",
+        "alembic_version",
+    }
     assert not [line for line in sums[0] if line.split("|")[1] == "0"]
     for place in (site, other_site):
         place.execute("all that is no row")
@@ -538,7 +548,7 @@ def test_the_embedded_database_moves_to_new_data(checkout: Path, first_run: Serv
     with serving("--data-dir", checkout / ".taskql") as restored:
         assert titles(restored, first_run.token) == before
         said = run(checkout, "sh", "-euc", COMMANDS["after the embedded restore"])
-        assert "Advanced the clocks of 1 users, and gave 6 tasks new versions." in said
+        assert "Advanced the clocks of 1 users, and gave 8 tasks and lists new versions." in said
         assert titles(restored, first_run.token) == before
     assert "Kept" in before
     assert (checkout / "taskql.secret").read_text() == (checkout / ".taskql/secret").read_text()

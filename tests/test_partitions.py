@@ -38,7 +38,9 @@ MANY = f"{{ tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code message fi
 
 # $id and $other are two tasks of the user.
 READS = {
-    "viewer": "{ viewer { id email taskStats { total open completed overdue } } }",
+    "viewer": """{ viewer { id email
+        taskStats { total open completed overdue } ofDay: taskStats(today: "2026-11-29") { overdue dueToday }
+    } }""",
     "task": f"query ($id: ID!) {{ task(id: $id) {{ {ALL_FIELDS} }} }}",
     "node": "query ($id: ID!) { node(id: $id) { id ... on Task { title } ... on User { taskStats { total } } } }",
     "page": f"{{ tasks {CONNECTION} }}",

@@ -38,7 +38,12 @@ from app.entities.cursors import sync_token
 from app.models import PRIORITIES
 
 VIEWER = "{ viewer { id email } }"
-STATS = "{ viewer { email taskStats { total open completed overdue } } }"
+STATS = "{ viewer { email taskStats { total open completed overdue dueToday } } }"
+STATS_OF_DAYS = """
+    query ($today: Date) {
+        viewer { a: taskStats(today: $today) { overdue dueToday } b: taskStats(today: "2026-01-02") { overdue } }
+    }
+"""
 TASK = "query Task($id: ID!) { task(id: $id) { id title description } }"
 NODE = "query Node($id: ID!) { node(id: $id) { id ... on Task { description } ... on User { taskStats { total } } } }"
 PAGE = f"query Page({ARGUMENTS}) {{ {TASKS} {{ nodes {{ id }} }} }}"
@@ -149,7 +154,7 @@ def one(rows: list[Row]) -> str:
     return str(rows[4711]["id"])
 
 
-@pytest.mark.parametrize("query", [STATS, "{ tasks { totalCount } }"])
+@pytest.mark.parametrize("query", [STATS, STATS_OF_DAYS, "{ tasks { totalCount } }"])
 async def test_counts(
     many: Seeded,
     application: Application,
@@ -163,7 +168,8 @@ async def test_counts(
 
     read = [[node for node in nodes(plan) if node.get("Relation Name") == "tasks"] for plan in plans.values()]
     shown = [[(node["Node Type"], node["Index Name"]) for node in scans] for scans in read]
-    assert shown == [[("Index Only Scan", "ix_tasks_counts")]] * len(MODES)
+    scans = 2 if query == STATS_OF_DAYS else 1
+    assert shown == [[("Index Only Scan", "ix_tasks_counts")] * scans] * len(MODES)
 
 
 @pytest.mark.parametrize("name", ["viewer", "stats", "task", "no task", "node", "own node", "no node"])
@@ -174,7 +180,7 @@ async def test_single_objects(
     user, rows = many.user, many.rows
     done = sum(row["completed"] for row in rows)
     overdue = sum(not row["completed"] and row["due_date"] is not None for row in rows)
-    stats = {"total": MANY, "open": MANY - done, "completed": done, "overdue": overdue}
+    stats = {"total": MANY, "open": MANY - done, "completed": done, "overdue": overdue, "dueToday": 0}
     task = {"id": one(rows), "title": rows[4711]["title"], "description": user.email}
     query, arguments, expected = {
         "viewer": (VIEWER, {}, {"id": str(user.id), "email": user.email}),

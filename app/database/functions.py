@@ -19,6 +19,7 @@ QUALIFIED = (
     "begin_distributed_write(uuid, integer, integer)",
     "begin_distributed_write(uuid, integer)",
     "search_key(text)",
+    "title_key(text)",
     "derive_task()",
     CHECK_TASK,
     "is_distributed()",
@@ -43,7 +44,7 @@ FIRED = {
     "derive_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW", "derive_task()"),
     "derive_updated_task": (
         "tasks",
-        "BEFORE UPDATE OF title, description, search ON tasks FOR EACH ROW",
+        "BEFORE UPDATE OF title, description, search, title_key ON tasks FOR EACH ROW",
         "derive_task()",
     ),
     "stamp_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.version = 0)", "stamp_task()"),
@@ -104,4 +105,4 @@ ALL = (*QUALIFIED, *CONFIGURED)
 OF_TRIGGERS = ("tell(uuid, integer)", "derive_task()")
 FOR_THE_SERVER = tuple(name for name in ALL if name not in (*TRIGGERS, *OF_TRIGGERS))
 # A trigger and a constraint of `tasks` call them as the role that writes. They read only their arguments.
-FOR_EVERYBODY = ("search_key(text)", CHECK_TASK)
+FOR_EVERYBODY = ("search_key(text)", "title_key(text)", CHECK_TASK)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Integer,
+    Interval,
     TableValuedAlias,
     Text,
     Uuid,
@@ -38,7 +39,7 @@ from app.database.rendering import Selection, joined
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
 from app.entities import membership
 from app.entities.content import parameters
-from app.entities.entity import Contents, Entity, Shape
+from app.entities.entity import Content, Contents, Entity, Shape
 from app.entities.filters import condition
 from app.entities.writing import (
     NOW,
@@ -54,6 +55,7 @@ from app.entities.writing import (
 from app.models import CLOCKS
 
 # Lists are passed as text[]: for other list types, asyncpg needs a catalog lookup.
+_MICROSECOND = literal_column("interval '1 microsecond'", Interval)
 _IDS = cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid))
 
 
@@ -149,7 +151,7 @@ def _present(entity: Entity, given: CTE) -> CTE:
 
 def _taken(entity: Entity, given: CTE, present: CTE) -> CTE:
     """The indexes of ids that exist with other content, or of another entity's rows."""
-    changed = or_(*(present.c[name].is_distinct_from(given.c[name]) for name in entity.at_creation))
+    changed = or_(*(_differs(name, content, present, given) for name, content in entity.at_creation.items()))
     both = given.outerjoin(present, present.c.id == given.c.id)
     namesake = membership.is_namesake(entity, given.c.id)
     other = or_(and_(present.c.id.is_not(None), changed), and_(present.c.id.is_(None), namesake))
@@ -163,6 +165,11 @@ def _refused(entity: Entity, given: CTE, is_new: ColumnElement[bool]) -> dict[st
         name: select(given.c.place).where(is_new, condition).cte(name)
         for name, (condition, _) in zip(names, membership.refusals(entity, given.c), strict=False)
     }
+
+
+def _differs(name: str, content: Content, present: CTE, given: CTE) -> ColumnElement[bool]:
+    differs = present.c[name].is_distinct_from(given.c[name])
+    return and_(given.c[name].is_not(None), differs) if content.optional else differs
 
 
 def _places(taken: CTE) -> ColumnElement[Any]:
@@ -223,14 +230,18 @@ def _rows(entity: Entity) -> TableValuedAlias:
 
 
 def _inserted(entity: Entity, given: FromClause, now: FromClause) -> dict[str, ColumnElement[Any]]:
+    """The columns of new rows. Each row is a microsecond later than the one before, so that they keep their order."""
+    at = NOW + given.c.place * _MICROSECOND
+    content = {name: given.c[name] for name in entity.at_creation}
     return {
         "user_id": now.c.user_id,
         "id": given.c.id,
         "position": ranked_position(now.c.version, given.c.place),
         "version": now.c.version,
-        "created_at": NOW,
-        "updated_at": NOW,
-        **{name: given.c[name] for name in entity.at_creation},
+        "updated_at": at,
+        **content,
+        "created_at": func.coalesce(content["created_at"], at) if "created_at" in content else at,
+        **entity.following(content, None, at),
     }
 
 

@@ -27,7 +27,8 @@ def taken(
             found += _placed(wrong, *path, api_name(column))
         else:
             bound[column] = content.stored(value) if content.stored else value
-    return bound, found
+    conflicts = entity.conflicts(changes)
+    return bound, [*found, *_placed(conflicts, *path)] if conflicts else found
 
 
 def _placed(problems: Sequence[Problem], *path: str) -> list[Problem]:

@@ -37,8 +37,23 @@ class Content:
     cast: TypeEngine[Any] | None = None
     check: Check | None = None
     stored: Callable[[Any], Any] | None = None
-    # Whether creates accept the field too; otherwise only updates do.
+    # Whether creates and updates accept the field.
     at_creation: bool = True
+    in_updates: bool = True
+    # Whether creates tell apart a field that is given and one that is omitted: `following` sets what is omitted, and
+    # an existing row is compared only with what is given.
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Nulls:
+    """How else a nullable column can be sorted, whose sort key has null above all values."""
+
+    # The sort key with null below all values.
+    low: ColumnElement[Any]
+    # A sort key with an index, for rows that meet one of these conditions of a filter, which exclude null.
+    present: ColumnElement[Any]
+    excluded_by: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,8 @@ class SortKey:
     read: Callable[[Any], object]
     # Whether there is an index on the user and this key.
     indexed: bool = False
+    # For nullable columns.
+    nulls: Nulls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +166,10 @@ def _none_follow(_contents: Contents, _row: Columns | None, _at: ColumnElement[A
     return {}
 
 
+def _no_conflict(_changes: Mapping[str, Any]) -> Sequence[Problem]:
+    return ()
+
+
 def _no_few(_me: Reader, _filter: Shape) -> Few | None:
     return None
 
@@ -179,6 +200,8 @@ class Entity:
     # The entity whose rows contain these rows, and the entity whose rows are contained in these.
     member: Membership | None = None
     container: Membership | None = None
+    # The problems of an input whose fields contradict one another.
+    conflicts: Check = _no_conflict
     # For filters with a selective condition that has its own index.
     few: Callable[[Reader, Shape], Few | None] = _no_few
 
@@ -196,6 +219,16 @@ class Entity:
     def at_creation(self) -> Mapping[str, Content]:
         """The columns that creates accept."""
         return {name: content for name, content in self.contents.items() if content.at_creation}
+
+    @cached_property
+    def in_updates(self) -> Mapping[str, Content]:
+        """The columns that updates accept."""
+        return {name: content for name, content in self.contents.items() if content.in_updates}
+
+    @cached_property
+    def omitted(self) -> Mapping[str, None]:
+        """The content of a new row if its fields are omitted, without those that are optional."""
+        return dict.fromkeys(name for name, content in self.at_creation.items() if not content.optional)
 
     @cached_property
     def sort_keys(self) -> Mapping[str, SortKey]:

@@ -62,6 +62,12 @@ class Filter:
         return (name, parameter)
 
 
+def required(shape: Shape) -> frozenset[str]:
+    """The conditions that all rows meet, by their paths: those that are not nested."""
+    trashed, parts = shape
+    return frozenset([*(name for name, _ in parts if name not in _NO_CONDITIONS), *(["trashed"] if trashed else [])])
+
+
 def condition(entity: Entity, shape: Shape) -> ColumnElement[bool]:
     """The SQL of a filter's shape."""
     trashed, parts = shape

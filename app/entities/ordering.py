@@ -3,6 +3,9 @@
 import json
 import operator
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from copy import copy
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -20,11 +23,24 @@ from app.errors import BadUserInput
 Keys = Sequence[ColumnElement[Any]]
 
 
+FIRST, LAST = "FIRST", "LAST"
+
+
 class OrderBy(NamedTuple):
-    """One term of an order."""
+    """One term of an order. `nulls` is where null comes: by default LAST if ascending, and FIRST if descending."""
 
     field: str
     descending: bool
+    nulls: str | None = None
+
+    @property
+    def nulls_are_low(self) -> bool:
+        """Whether null comes before all values in ascending order."""
+        return self.nulls == (LAST if self.descending else FIRST)
+
+    def __str__(self) -> str:
+        placement = f":{self.nulls}" if self.nulls_are_low else ""
+        return ("-" if self.descending else "+") + self.field + placement
 
 
 @lru_cache(128)
@@ -42,8 +58,14 @@ class Order:
         terms = terms or (OrderBy(*entity.order),)
         self.terms = (*terms, OrderBy("ID", terms[-1].descending))
         # Part of each cursor, so that a cursor is rejected in another list or order.
-        self.name = " ".join([entity.many, *(("-" if term.descending else "+") + term.field for term in self.terms)])
-        self.keys = [entity.sort_keys[term.field] for term in terms] + [_id_key(entity)]
+        self.name = " ".join([entity.many, *map(str, self.terms)])
+        self.keys = [_key(entity, term) for term in terms] + [_id_key(entity)]
+
+    def among(self, conditions: AbstractSet[str]) -> "Order":
+        """The same order, for rows that meet these conditions of a filter: an index may serve it if none are null."""
+        made = copy(self)
+        made.keys = [_present(key, conditions) for key in self.keys]
+        return made
 
     @property
     def has_index(self) -> bool:
@@ -109,6 +131,21 @@ def _ahead(key: Any, bound: Any, *, falling: bool, inclusive: bool) -> ColumnEle
     compare = (operator.le if falling else operator.ge) if inclusive else (operator.lt if falling else operator.gt)
     result: ColumnElement[bool] = compare(key, bound)
     return result
+
+
+def _key(entity: Entity, term: OrderBy) -> SortKey:
+    key = entity.sort_keys[term.field]
+    if term.nulls is not None and key.nulls is None:
+        nullable = [name for name, each in entity.sort_keys.items() if each.nulls]
+        known = ", ".join(nullable) or "none of its fields"
+        raise BadUserInput(f"orderBy.nulls does not apply to {term.field}, which is never null, only to: {known}.")
+    return replace(key, expression=key.nulls.low, indexed=False) if key.nulls and term.nulls_are_low else key
+
+
+def _present(key: SortKey, conditions: AbstractSet[str]) -> SortKey:
+    if key.nulls is None or key.nulls.excluded_by.isdisjoint(conditions):
+        return key
+    return replace(key, expression=key.nulls.present, indexed=True)
 
 
 def _id_key(entity: Entity) -> SortKey:

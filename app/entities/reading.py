@@ -43,7 +43,7 @@ from app.database.rendering import (
 from app.database.statements import Reader, Statement, read, text_literal
 from app.entities import cursors
 from app.entities.entity import Entity, Few, Shape
-from app.entities.filters import condition
+from app.entities.filters import condition, required
 from app.entities.ordering import Keys, Order
 
 LARGEST_PAGE = 100
@@ -67,14 +67,31 @@ class Page(NamedTuple):
     prefix: str = ""
 
 
-Pages = Mapping[Field, Page]
+class Parameters(NamedTuple):
+    """A nested field without a page: its arguments are bound as parameters whose names begin with the prefix."""
+
+    prefix: str
+
+
+Pages = Mapping[Field, Page | Parameters]
 
 
 class View(NamedTuple):
-    """The user as whom a read acts, and the pages of its nested connections."""
+    """The user as whom a read acts, and the shapes of its nested fields with arguments."""
 
     me: Reader
     pages: Pages
+
+    def page(self, entry: Field) -> Page:
+        """The page of a nested connection."""
+        shape = self.pages[entry]
+        if not isinstance(shape, Page):
+            raise TypeError(f"{entry.name} is no connection")
+        return shape
+
+    def parameter(self, entry: Field, argument: str) -> str:
+        """The name of the parameter with an argument of a nested field."""
+        return self.pages[entry].prefix + argument
 
 
 def one(entity: Entity, selection: Selection, pages: Pages) -> Statement:
@@ -119,6 +136,7 @@ def many(entity: Entity, selection: Selection, pages: Pages) -> Statement:
 
 def page(entity: Entity, selection: Selection, shape: Page, pages: Pages) -> Statement:
     """A connection of rows."""
+    shape = shape._replace(order=shape.order.among(required(shape.filter)))
 
     def body(me: Reader) -> Select[Any]:
         view = View(me, pages)
@@ -136,7 +154,7 @@ def nested(  # noqa: PLR0913, PLR0917 - the parts of a connection
     few: Callable[[Reader, Shape, LateralFromClause], Few | None],
 ) -> ScalarSelect[Any]:
     """A connection below a row: of the rows that are `within` the owner's id."""
-    shape = view.pages[entry]
+    shape = view.page(entry)
     # Within the connection other rows have the name of those that contain the owner, so it gets a name of its own.
     own = select(owner.label("id")).correlate(owner.table).lateral(f"owner_{shape.prefix}")
     found = few(view.me, shape.filter, own)

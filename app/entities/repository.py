@@ -22,7 +22,7 @@ from app.entities.filters import Filter
 from app.entities.naming import api_name, words
 from app.entities.ordering import OrderBy, ordered
 from app.entities.problems import Problem
-from app.entities.reading import LARGEST_PAGE, Page
+from app.entities.reading import LARGEST_PAGE, Page, Pages, Parameters
 from app.errors import BadUserInput, FullSyncRequired, LimitExceeded
 from app.identifiers import identifier, uuid7
 from app.live.followers import Changes
@@ -57,6 +57,10 @@ class Wanted(NamedTuple):
     matching: Values
     order_by: Sequence[OrderBy]
     window: "Window"
+
+
+# What the operation gives the fields with arguments below its root fields: connections, or values to bind.
+Given = Mapping[Field, Wanted | Values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ class Repository:
         database: Database,
         owner: UUID,
         statements: Statements,
-        wanted: Mapping[Field, Wanted] = MappingProxyType({}),
+        wanted: Given = MappingProxyType({}),
     ) -> None:
         self._entity = entity
         self._database = database
@@ -261,12 +265,14 @@ class Repository:
             few = f"create{many[0].upper()}{many[1:]} takes 1 to {MOST_CREATED} {words(many)}; these are {len(given)}."
             return [], [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
         ids = [identifier(each["id"], "inputs.id") if "id" in each else None for each in given]
+        # In their order, so that rows without an id keep the order of the input wherever ids decide.
+        made = iter(sorted(uuid7() for wanted in ids if wanted is None))
         rows, found = list[dict[str, Any]](), list[Problem]()
         for place, each in enumerate(given):
-            content = {**dict.fromkeys(self._entity.at_creation), **each}
+            content = {**self._entity.omitted, **each}
             content.pop("id", None)
             bound, wrong = taken(self._entity, content, ("inputs", str(place)))
-            rows.append({**bound, "place": place, "id": str(ids[place] or uuid7())})
+            rows.append({**bound, "place": place, "id": str(ids[place] or next(made))})
             found += wrong
         found += [self._taken(place) for place, wanted in enumerate(ids) if wanted and wanted in ids[:place]]
         found += [_own_id("inputs", str(place)) for place, wanted in enumerate(ids) if wanted == self._owner]
@@ -397,9 +403,9 @@ class Repository:
 
 
 class Nested(NamedTuple):
-    """The connections below the rows of a selection: their shapes, as part of a statement's key, and their values."""
+    """The fields with arguments below a selection: their shapes, as part of a statement's key, and their values."""
 
-    pages: Mapping[Field, Page] = MappingProxyType({})
+    pages: Pages = MappingProxyType({})
     key: tuple[Hashable, ...] = ()
     values: Values = MappingProxyType({})
 
@@ -407,15 +413,22 @@ class Nested(NamedTuple):
 _NOTHING_NESTED = Nested()
 
 
-def nested(selection: Selection, wanted: Mapping[Field, Wanted], owner: UUID, number: int = 0) -> Nested:
-    """The connections below the rows of a selection, which has a number if a statement has several."""
+def nested(selection: Selection, wanted: Given, owner: UUID, number: int = 0) -> Nested:
+    """The fields with arguments below a selection, which has a number if a statement has several."""
     if not selection.nested:
         return _NOTHING_NESTED
-    pages, values = dict[Field, Page](), dict[str, Any]()
+    shapes, values = dict[Field, Page | Parameters](), dict[str, Any]()
     for place, entry in enumerate(selection.nested):
-        pages[entry], more = _page(wanted[entry], owner, f"n{number}_{place}_")
+        shapes[entry], more = _shape(wanted[entry], owner, f"n{number}_{place}_")
         values |= more
-    return Nested(pages, tuple((page.order.name, *page[1:]) for page in pages.values()), values)
+    key = tuple((page.order.name, *page[1:]) for page in shapes.values() if isinstance(page, Page))
+    return Nested(shapes, key, values)
+
+
+def _shape(wanted: Wanted | Values, owner: UUID, prefix: str) -> tuple[Page | Parameters, Values]:
+    if isinstance(wanted, Wanted):
+        return _page(wanted, owner, prefix)
+    return Parameters(prefix), {prefix + name: value for name, value in wanted.items()}
 
 
 def _page(wanted: Wanted, owner: UUID, prefix: str = "") -> tuple[Page, dict[str, Any]]:

@@ -144,6 +144,7 @@ def _is_same(entity: Entity, before: CTE, change: Change) -> ColumnElement[bool]
 
 def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElement[bool] | None = None) -> Insert:
     content = parameters(entity, change.columns)
+    # A field among the content replaces what it is by default.
     columns = {
         "user_id": now.c.user_id,
         "id": bindparam("id", type_=Uuid),

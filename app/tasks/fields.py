@@ -27,8 +27,17 @@ from sqlalchemy import (
 )
 
 from app.database.rendering import Columns, json_or_null, json_text, plain, quoted
-from app.entities.entity import Condition, Content, Contents, Entity, Field, Membership, SortKey
-from app.entities.kinds import TEXTS, fields_of_rows, moment, span, text_value
+from app.entities.entity import Condition, Content, Contents, Entity, Field, Membership, Nulls, SortKey
+from app.entities.kinds import (
+    ENDS,
+    TEXTS,
+    fields_of_rows,
+    moment,
+    optional_moment_field,
+    past_moment,
+    span,
+    text_value,
+)
 from app.entities.problems import Problem, storable, too_long
 from app.identifiers import identifier
 from app.models import (
@@ -114,7 +123,7 @@ def _ranks(_name: str, value: list[str]) -> list[str]:
 
 
 def _due(value: Any) -> str:
-    return value if value == "infinity" else date.fromisoformat(value).isoformat()
+    return str(value) if value in ENDS else date.fromisoformat(value).isoformat()
 
 
 def _is_due_since(bind: BindParameter[Any]) -> ColumnElement[bool]:
@@ -136,20 +145,34 @@ def _found(bind: BindParameter[Any]) -> ColumnElement[bool]:
 
 
 def _completion(content: Contents, row: Columns | None, at: ColumnElement[Any]) -> Contents:
-    """`completed_at` for `completed`: now, unless the task was completed before."""
-    if "completed" not in content:
+    """`completed_at` for `completed`: now, unless it is given or the task was completed before; and the reverse."""
+    if "completed" not in content and "completed_at" not in content:
         return {}
-    when = at if row is None else func.coalesce(row["completed_at"], at)
-    return {"completed_at": case((content["completed"], when), else_=null())}
+    if row is not None:
+        return {"completed_at": case((content["completed"], func.coalesce(row["completed_at"], at)), else_=null())}
+    done, when = content.get("completed", null()), content.get("completed_at", null())
+    return {
+        "completed": func.coalesce(done, when.is_not(None)),
+        "completed_at": func.coalesce(when, case((cast(done, Boolean), at), else_=null())),
+    }
+
+
+def _contradiction(changes: Mapping[str, Any]) -> Sequence[Problem]:
+    if changes.get("completed_at") is None or changes.get("completed") is not False:
+        return ()
+    text = "An open task has no completedAt; omit it, or omit completed."
+    return [Problem("INVALID", text, ("completedAt",))]
 
 
 _COMPLETED = Condition(lambda bind: TASKS.c.completed == cast(bind, Boolean), Boolean())
 _PRIORITY = Condition(lambda bind: TASKS.c.priority == any_(cast(bind, ARRAY(SmallInteger))), TEXTS, _ranks)
+_LOW_DUE = case((TASKS.c.due_date.is_(None), literal_column("'-infinity'::date")), else_=TASKS.c.due_date)
 _DUE: Mapping[str, Condition] = {
     **span("due", due_sort, Date(), Text(), moment),
     "due.gte": Condition(_is_due_since, Text(), moment),
     "due.isNull": Condition(lambda bind: TASKS.c.due_date.is_(None) == cast(bind, Boolean), Boolean()),
 }
+_DUE_NULLS = Nulls(_LOW_DUE, due_sort, frozenset(["due.gte", "due.lt"]))
 _TAG_CONDITIONS: Mapping[str, Condition] = {
     "tagsAll": Condition(lambda bind: TASKS.c.tags.contains(cast(bind, _TAGS)), TEXTS, _texts, met_by_empty=True),
     "tagsAny": Condition(lambda bind: TASKS.c.tags.overlap(cast(bind, _TAGS)), TEXTS, _texts),
@@ -179,21 +202,21 @@ TASK = Entity(
     table=TASKS,
     counter=CLOCKS.c.tasks,
     declared=(
-        *fields_of_rows(TASKS),
+        *fields_of_rows(TASKS, by_deletion=True, imported=True),
         Field(
             TASKS.c.title,
             json_text,
             Content(Text(), check=_title),
-            SortKey(func.lower(TASKS.c.title), Text(), text_value),
+            SortKey(TASKS.c.title_key, Text(collation="C"), text_value),
         ),
         Field(TASKS.c.description, json_or_null, Content(Text(), check=_description)),
         Field(
             TASKS.c.completed,
             plain,
-            Content(Boolean(), check=_completed, at_creation=False),
+            Content(Boolean(), check=_completed, optional=True),
             conditions={"completed": _COMPLETED},
         ),
-        Field(TASKS.c.completed_at, json_or_null),
+        optional_moment_field(TASKS.c.completed_at, content=past_moment("completedAt")),
         Field(
             TASKS.c.priority,
             _priority,
@@ -205,7 +228,7 @@ TASK = Entity(
             TASKS.c.due_date,
             json_or_null,
             Content(Text(), cast=Date(), stored=_day),
-            SortKey(due_sort, Date(), _due, indexed=True),
+            SortKey(due_sort, Date(), _due, indexed=True, nulls=_DUE_NULLS),
             _DUE,
         ),
         Field(
@@ -220,5 +243,6 @@ TASK = Entity(
     more_conditions={"search": Condition(_found, Text(), _text)},
     following=_completion,
     member=LISTED,
+    conflicts=_contradiction,
     few=lambda me, shape: tagged(me, shape) or listed(me, shape),
 )

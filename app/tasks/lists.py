@@ -48,7 +48,7 @@ def _tasks(view: View, entry: Entry, list_id: ColumnElement[Any]) -> ColumnEleme
 def _stats(view: View, entry: Entry, list_id: ColumnElement[Any]) -> ColumnElement[str]:
     """The counts of the tasks of a list."""
     outer = list_id.table
-    return stats(entry.inner, view.me, TASKS.c.list_id == list_id, outer=outer)
+    return stats(view, entry, TASKS.c.list_id == list_id, outer=outer)
 
 
 LIST = Entity(
@@ -64,7 +64,7 @@ LIST = Entity(
             json_text,
             Content(Text(), check=_name),
             # Ignores case and accents. A user has few lists, so it needs no index.
-            SortKey(collate(func.search_key(LISTS.c.name), "C"), Text(), text_value),
+            SortKey(collate(func.title_key(LISTS.c.name), "C"), Text(), text_value),
         ),
         Field(LISTS.c.icon, json_or_null, Content(Text(), check=_icon)),
     ),

@@ -1,6 +1,5 @@
 """Reads the user with the counts of tasks, and nodes by id."""
 
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -11,7 +10,7 @@ from app.database.compiling import Statements
 from app.database.rendering import Field, Selection, json_object, json_or_null, json_text, quoted
 from app.database.statements import Reader, Statement, read
 from app.entities.reading import Pages, View, by_id
-from app.entities.repository import Database, Wanted, nested
+from app.entities.repository import Database, Given, nested
 from app.errors import Unauthenticated
 from app.identifiers import identifier
 from app.models import USERS
@@ -28,7 +27,7 @@ class Viewer:
         database: Database,
         user_id: UUID,
         statements: Statements,
-        wanted: Mapping[Field, Wanted] = MappingProxyType({}),
+        wanted: Given = MappingProxyType({}),
     ) -> None:
         self._database = database
         self._user_id = user_id
@@ -37,10 +36,11 @@ class Viewer:
 
     async def account(self, selection: Selection) -> str:
         """The user as JSON. Raises Unauthenticated if the account no longer exists."""
+        inner = nested(selection, self._wanted, self._user_id)
         statement = selection.statements.get("viewer") or await self._statements.compiled(
-            self._user_id, selection, "viewer", lambda: viewer(selection)
+            self._user_id, selection, "viewer", lambda: viewer(selection, inner.pages)
         )
-        found = await self._database.read(self._user_id, statement, {"user_id": self._user_id})
+        found = await self._database.read(self._user_id, statement, {"user_id": self._user_id, **inner.values})
         if found is None:
             raise Unauthenticated("The account of this token no longer exists.")
         return found
@@ -48,7 +48,7 @@ class Viewer:
     async def node(self, task: Selection, task_list: Selection, user: Selection, node_id: str) -> str | None:
         """The task, list or user with this id, as JSON."""
         row_id = identifier(node_id, "id")
-        inner = [nested(one, self._wanted, self._user_id, place) for place, one in enumerate((task, task_list))]
+        inner = [nested(one, self._wanted, self._user_id, place) for place, one in enumerate((task, task_list, user))]
         key = "node", task_list, user, *(one.key for one in inner)
         pages = {entry: page for one in inner for entry, page in one.pages.items()}
         statement = task.statements.get(key) or await self._statements.compiled(
@@ -58,17 +58,17 @@ class Viewer:
         return await self._database.read(self._user_id, statement, {"user_id": self._user_id, "id": row_id, **values})
 
 
-def viewer(selection: Selection) -> Statement:
+def viewer(selection: Selection, pages: Pages) -> Statement:
     """The user's own row."""
-    return read(lambda me: _user(selection, me))
+    return read(lambda me: _user(selection, View(me, pages)))
 
 
 def node(task: Selection, task_list: Selection, user: Selection, pages: Pages) -> Statement:
     """A task, a list or the user by id, otherwise null."""
 
     def body(me: Reader) -> Select[Any]:
-        own = _user(user, me).where(USERS.c.id == bindparam("id", type_=Uuid))
         view = View(me, pages)
+        own = _user(user, view).where(USERS.c.id == bindparam("id", type_=Uuid))
         rows = [by_id(TASK, task, view), by_id(LIST, task_list, view), own]
         either = func.coalesce(*(_scalar(row, me) for row in rows), type_=Text)
         return select(either.label("body"))
@@ -76,17 +76,17 @@ def node(task: Selection, task_list: Selection, user: Selection, pages: Pages) -
     return read(body)
 
 
-def _user(selection: Selection, me: Reader) -> Select[Any]:
-    body = json_object(selection, lambda entry: _user_field(entry, me))
-    return select(body.label("body")).where(me.is_in(USERS))
+def _user(selection: Selection, view: View) -> Select[Any]:
+    body = json_object(selection, lambda entry: _user_field(entry, view))
+    return select(body.label("body")).where(view.me.is_in(USERS))
 
 
-def _user_field(entry: Field, me: Reader) -> ColumnElement[str]:
+def _user_field(entry: Field, view: View) -> ColumnElement[str]:
     match entry.name:
         case "id":
             return quoted(USERS.c.id)
         case "taskStats":
-            return stats(entry.inner, me)
+            return stats(view, entry)
         case "createdAt":
             return json_text(USERS.c.created_at)
     return json_or_null(USERS.c[entry.name])

@@ -15,9 +15,13 @@ class Arguments:
     text: str
     definition: GraphQLField = field(compare=False)
     node: FieldNode = field(compare=False)
+    # The values if they contain no variables.
+    fixed: Mapping[str, Any] | None = field(compare=False)
 
-    def values(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """The coerced values, by Python names. Raises GraphQLError for a required argument without a value."""
+        if self.fixed is not None:
+            return self.fixed
         return get_argument_values(self.definition, self.node, VariableValues({}, dict(variables)))
 
 
@@ -25,4 +29,6 @@ def arguments(definition: GraphQLField, node: FieldNode) -> Arguments | None:
     """The arguments of a field; None for a field that has none."""
     if not definition.args:
         return None
-    return Arguments(" ".join(sorted(map(print_ast, node.arguments or ()))), definition, node)
+    text = " ".join(sorted(map(print_ast, node.arguments or ())))
+    fixed = None if "$" in text else get_argument_values(definition, node)
+    return Arguments(text, definition, node, fixed)

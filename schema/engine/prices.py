@@ -21,6 +21,7 @@ from graphql import (
 )
 
 from app.entities.changes import LARGEST_CHANGE_PAGE
+from app.entities.ordering import FIRST, LAST
 from app.entities.reading import LARGEST_PAGE
 from app.entities.repository import (
     DEFAULT_CHANGE_PAGE,
@@ -58,6 +59,8 @@ ROWS_OF = {"search": 100, "tagsAll": 20, "tagsAny": 20, "list": 20, "or": 20}
 ROWS_OF_A_SORT = 100
 SORT_KEYS = [key for entity in ENTITIES for key in entity.sort_keys.items()]
 INDEXED = {name for name, key in SORT_KEYS if key.indexed} - {name for name, key in SORT_KEYS if not key.indexed}
+# The conditions of the outermost filter with which a nullable field has an index, wherever nulls are placed.
+EXCLUDING_NULLS = {name: key.nulls.excluded_by for name, key in SORT_KEYS if key.nulls}
 MOST_DIGITS = 10
 
 
@@ -76,13 +79,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """A filter or an order that contains variables."""
+    """A filter, or an order with the filter beside it, that contains variables."""
 
     name: str
     node: ValueNode
+    beside: ValueNode | None = None
 
     def rows(self, values: Mapping[str, Any]) -> int:
-        return _argument_rows(self.name, _literal(self.node, values))
+        return _argument_rows(self.name, _literal(self.node, values), _literal(self.beside, values))
 
 
 # Numbers of rows that depend on variables, to be multiplied: pages within pages.
@@ -128,12 +132,13 @@ def page(node: FieldNode, definition: GraphQLField) -> Page | int | None:
 def conditions(node: FieldNode) -> tuple[int, list[Argument]]:
     """The rows of a field's constant filters and orders, and the arguments that contain variables."""
     rows, open_ = 0, list[Argument]()
-    for argument in node.arguments or ():
-        if (name := argument.name.value) in FILTERS or name == ORDER:
-            if _has_variable(argument.value):
-                open_.append(Argument(name, argument.value))
-            else:
-                rows += _argument_rows(name, _literal(argument.value, {}))
+    given = {argument.name.value: argument.value for argument in node.arguments or ()}
+    for name in [name for name in (*FILTERS, ORDER) if name in given]:
+        argument = Argument(name, given[name], given.get("filter") if name == ORDER else None)
+        if _has_variable(argument.node) or (argument.rows({}) and argument.beside and _has_variable(argument.beside)):
+            open_.append(argument)
+        else:
+            rows += argument.rows({})
     return rows, open_
 
 
@@ -145,10 +150,10 @@ def _has_variable(node: ValueNode) -> bool:
     return isinstance(node, VariableNode)
 
 
-def _argument_rows(name: str, value: Any) -> int:
+def _argument_rows(name: str, value: Any, beside: Any) -> int:
     if name == "where":
         value = value.get("filter") if isinstance(value, dict) else None
-    return _order_rows(value) if name == ORDER else _filter_rows(value)
+    return _order_rows(value, beside) if name == ORDER else _filter_rows(value)
 
 
 def _filter_rows(tree: Any) -> int:
@@ -164,12 +169,27 @@ def _filter_rows(tree: Any) -> int:
     return rows
 
 
-def _order_rows(terms: Any) -> int:
-    listed = terms if isinstance(terms, list) else [terms]
-    fields = [term.get("field") for term in listed if isinstance(term, dict)]
-    unindexed = [field for field in fields if not isinstance(field, str) or field not in INDEXED]
+def _order_rows(terms: Any, tree: Any) -> int:
+    listed = [term for term in (terms if isinstance(terms, list) else [terms]) if isinstance(term, dict)]
     # Each index has one field, and the id.
-    return ROWS_OF_A_SORT if unindexed or len(fields) > 1 else 0
+    return ROWS_OF_A_SORT if len(listed) > 1 or not all(_has_index(term, tree) for term in listed) else 0
+
+
+def _has_index(term: Mapping[str, Any], tree: Any) -> bool:
+    field, nulls = term.get("field"), term.get("nulls")
+    if not isinstance(field, str):
+        return False
+    if any(_is_in(tree, path) for path in EXCLUDING_NULLS.get(field, ())):
+        return True
+    usual = FIRST if term.get("direction") == "DESC" else LAST
+    return field in INDEXED and (nulls is None or nulls == usual)
+
+
+def _is_in(tree: Any, path: str) -> bool:
+    """Whether a filter has a condition; false does not count, which is the default of `trashed`."""
+    for name in path.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree is not None and tree is not False
 
 
 def _omitted(definition: GraphQLField, names: Iterable[str]) -> int:
