@@ -13,18 +13,28 @@ QUALIFIED = (
     "act_as(uuid)",
     "begin_write(uuid)",
     "act_in_transaction(uuid)",
+    # The second one is called by servers of the version before lists.
+    "begin_distributed_write(uuid, integer, integer)",
     "begin_distributed_write(uuid, integer)",
     "search_key(text)",
     "is_distributed()",
     "tell(uuid, integer)",
 )
-# These run as their owner for any role that writes tasks or users. Firing a trigger needs no EXECUTE privilege.
-TRIGGERS = ("keep_task_tags()", "stamp_task()", "forget_tasks()", "begin_clock()")
+# These run as their owner for any role that writes tasks, lists or users. Firing a trigger needs no EXECUTE privilege.
+TRIGGERS = (
+    "keep_task_tags()",
+    "stamp_task()",
+    "forget_tasks()",
+    "stamp_list()",
+    "clear_list()",
+    "forget_lists()",
+    "begin_clock()",
+)
 # The server's operations across users. They run as their owner, to whom row-level security of `users` does not apply.
 ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "users_after(uuid, integer)")
 
 _TAGS_CHANGE = "WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags))"
-# The triggers of `tasks` and `users` by name. If one is missing or disabled, clocks and tags become wrong.
+# The triggers of `tasks`, `task_lists` and `users` by name. If one is missing or disabled, clocks and tags become wrong.
 FIRED = {
     "stamp_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.version = 0)", "stamp_task()"),
     "stamp_updated_task": (
@@ -52,6 +62,22 @@ FIRED = {
         "AFTER DELETE ON tasks FOR EACH ROW WHEN (OLD.tags <> '{}')",
         "keep_task_tags()",
     ),
+    "stamp_inserted_list": (
+        "task_lists",
+        "BEFORE INSERT ON task_lists FOR EACH ROW WHEN (NEW.version = 0)",
+        "stamp_list()",
+    ),
+    "stamp_updated_list": (
+        "task_lists",
+        "BEFORE UPDATE ON task_lists FOR EACH ROW WHEN (NEW.version = OLD.version)",
+        "stamp_list()",
+    ),
+    "clear_deleted_list": ("task_lists", "BEFORE DELETE ON task_lists FOR EACH ROW", "clear_list()"),
+    "forget_deleted_lists": (
+        "task_lists",
+        "AFTER DELETE ON task_lists REFERENCING OLD TABLE AS gone FOR EACH STATEMENT",
+        "forget_lists()",
+    ),
     "begin_clock_of_user": ("users", "AFTER INSERT ON users FOR EACH ROW", "begin_clock()"),
 }
 
@@ -59,8 +85,8 @@ DEFINERS = (*TRIGGERS, *ACROSS_USERS)
 CONFIGURED = {
     "position_between(text, text)": (SEARCH_PATH,),
     **dict.fromkeys(TRIGGERS, (SEARCH_PATH,)),
-    # Its lookup of an id must use the primary key, also in a cached plan from when the table was empty.
-    "stamp_task()": (SEARCH_PATH, "enable_seqscan=off"),
+    # Their lookups must use an index, also in a cached plan from when the table was empty.
+    **dict.fromkeys(("stamp_task()", "stamp_list()", "clear_list()"), (SEARCH_PATH, "enable_seqscan=off")),
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),
 }
 ALL = (*QUALIFIED, *CONFIGURED)
