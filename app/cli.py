@@ -344,7 +344,7 @@ async def _purged(settings: Settings, age: timedelta) -> tuple[int, int]:
 
 async def _restored(settings: Settings, *, nothing_lost: bool) -> str:
     await startup.refuse_failures(settings)
-    database = Database(owner_url(settings), pool_size=1, quota=settings.limit_tasks)
+    database = Database(owner_url(settings), pool_size=1, quotas=settings.quotas)
     done = restoring.Progress(0, 0, 0)
     try:
         if not nothing_lost:

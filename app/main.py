@@ -175,7 +175,7 @@ def _routes(root_path: str) -> list[BaseRoute]:
 
 def connect(settings: Settings, spend: Spend = for_free) -> Database:
     """The database for requests, not connected yet. `spend` is called with the time of each user's statements."""
-    return Database(server_url(settings), pool_size=settings.db_pool_size, quota=settings.limit_tasks, spend=spend)
+    return Database(server_url(settings), pool_size=settings.db_pool_size, quotas=settings.quotas, spend=spend)
 
 
 def executing(admission: Admission, authenticator: Authenticator, places: Places, services: Services) -> Recorded:

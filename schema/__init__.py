@@ -8,12 +8,13 @@ import this package.
 import strawberry
 
 from schema.engine.direct import direct
+from schema.lists import TaskList
 from schema.mutations import Mutation
 from schema.queries import Query
 from schema.subscriptions import Subscription
 from schema.types import CONFIG, Task, User
 
-schema = direct(strawberry.Schema(Query, Mutation, Subscription, types=[Task, User], config=CONFIG))
+schema = direct(strawberry.Schema(Query, Mutation, Subscription, types=[Task, TaskList, User], config=CONFIG))
 
 
 def sdl() -> str:

@@ -18,6 +18,7 @@ from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
 from app.sharing.preparing import Preparation
 from app.tasks.fields import TASK
+from app.tasks.lists import LIST
 from app.tasks.viewer import Viewer
 from schema.engine.execution import Operation
 
@@ -53,6 +54,10 @@ class Context:
     def tasks(self) -> Repository:
         """The caller's tasks, on compiled statements."""
         return Repository(TASK, self.services.database, self.principal.user_id, self.services.statements)
+
+    def lists(self) -> Repository:
+        """The caller's lists, on compiled statements."""
+        return Repository(LIST, self.services.database, self.principal.user_id, self.services.statements)
 
     def viewer(self) -> Viewer:
         """The caller's account, and the caller's objects by id."""

@@ -31,6 +31,14 @@ class DateTimeRange:
     lt: datetime | None = strawberry.field(description="Before this time.")
 
 
+@strawberry.input(description="The list of a task. Both conditions are optional.")
+class ListCondition:
+    ids: list[strawberry.ID] | None = strawberry.field(
+        description="The id of the list is one of these. An empty list matches no task."
+    )
+    is_null: bool | None = strawberry.field(description="true: no list, which is the inbox; false: any list.")
+
+
 @strawberry.input(
     description="Selects the tasks that meet all conditions. Omitted and null conditions are ignored. At most 50"
     " conditions, and 1,000 values per list; more get the error LIMIT_EXCEEDED."
@@ -55,6 +63,7 @@ class TaskFilter:
     due: DateRange | None = strawberry.field(
         description="The range of `dueDate`. Tasks without a due date match only `isNull: true`."
     )
+    list_: ListCondition | None = strawberry.field(name="list", description="The list that the task is in.")
     created: DateTimeRange | None = strawberry.field(description="The range of `createdAt`.")
     updated: DateTimeRange | None = strawberry.field(description="The range of `updatedAt`.")
     trashed: bool | None = strawberry.field(
@@ -125,6 +134,9 @@ class CreateTaskInput:
     tags: list[str] | None = strawberry.field(
         description="At most 20 tags of 1 to 50 characters. Surrounding white space and duplicates are removed."
     )
+    list_id: strawberry.ID | None = strawberry.field(
+        description="The list that the task is in, which must not be in the trash; null for the inbox."
+    )
 
     def content(self) -> dict[str, Any]:
         content = stored(vars(self))
@@ -145,6 +157,9 @@ class UpdateTaskInput:
     tags: Maybe[list[str] | None] = strawberry.field(
         description="Replaces all tags: at most 20 of 1 to 50 characters. Surrounding white space and duplicates are"
         " removed. Null removes all tags."
+    )
+    list_id: Maybe[strawberry.ID | None] = strawberry.field(
+        description="The list to move the task to, which must not be in the trash; null moves it to the inbox."
     )
 
     def changes(self) -> dict[str, Any]:
@@ -172,13 +187,15 @@ class TaskSelector:
 @strawberry.input(one_of=True, description="A place in the manual order. Set exactly one field.")
 class MoveTarget:
     before: strawberry.ID | None = strawberry.field(
-        default=UNSET, description="Directly before the task with this id, which must not be in the trash."
+        default=UNSET,
+        description="Directly before the task with this id, with `moveList` the list. It must not be in the trash.",
     )
     after: strawberry.ID | None = strawberry.field(
-        default=UNSET, description="Directly after the task with this id, which must not be in the trash."
+        default=UNSET,
+        description="Directly after the task with this id, with `moveList` the list. It must not be in the trash.",
     )
-    to_start: bool | None = strawberry.field(default=UNSET, description="Before all other tasks. Must be true.")
-    to_end: bool | None = strawberry.field(default=UNSET, description="After all other tasks. Must be true.")
+    to_start: bool | None = strawberry.field(default=UNSET, description="Before all others. Must be true.")
+    to_end: bool | None = strawberry.field(default=UNSET, description="After all others. Must be true.")
 
     def place(self) -> tuple[str, str | None]:
         """The kind of place, and the id of the adjacent task."""

@@ -83,7 +83,7 @@ class TaskPriority(Enum):
 @strawberry.interface(description="An object that `node` can fetch by id.")
 class Node:
     id: strawberry.ID = strawberry.field(
-        description="A UUID in lower case, unique among the user's tasks and the user's account."
+        description="A UUID in lower case, unique among the user's tasks and lists and the user's account."
     )
 
 
@@ -140,19 +140,19 @@ class Task(Node):
 @strawberry.type(description="Position of a page in its list.")
 class PageInfo:
     has_next_page: bool = strawberry.field(
-        description="Whether tasks follow this page. If you page forward with `before` set, only tasks before that"
-        " cursor count."
+        description="Whether anything follows this page. If you page forward with `before` set, only what is before"
+        " that cursor counts."
     )
     has_previous_page: bool = strawberry.field(
-        description="Whether tasks precede this page. If you page backward with `after` set, only tasks after that"
-        " cursor count."
+        description="Whether anything precedes this page. If you page backward with `after` set, only what is after"
+        " that cursor counts."
     )
     start_cursor: str | None = strawberry.field(
-        description="Cursor of the first task; null if the page is empty. Pass it as `before`, with `last`, to get the"
+        description="Cursor of the first item; null if the page is empty. Pass it as `before`, with `last`, to get the"
         " previous page."
     )
     end_cursor: str | None = strawberry.field(
-        description="Cursor of the last task; null if the page is empty. Pass it as `after` to get the next page."
+        description="Cursor of the last item; null if the page is empty. Pass it as `after` to get the next page."
     )
 
 
@@ -221,18 +221,22 @@ class UserErrorCode(Enum):
     TOO_LONG = strawberry.enum_value("TOO_LONG", description="A text has too many characters.")
     INVALID = strawberry.enum_value("INVALID", description="This field does not accept this value.")
     NOT_FOUND = strawberry.enum_value(
-        "NOT_FOUND", description="You have no such task, or it is in the trash: restore it first."
+        "NOT_FOUND",
+        description="You have no such task or list, or the one to change is in the trash: restore it first.",
     )
     VERSION_CONFLICT = strawberry.enum_value(
-        "VERSION_CONFLICT", description="The task's version is not `expectedVersion`. `task` is its current state."
+        "VERSION_CONFLICT",
+        description="The version is not `expectedVersion`. The payload has the current state.",
     )
     ID_TAKEN = strawberry.enum_value(
         "ID_TAKEN",
-        description="You already have a task with this id and different content, or `inputs` uses the id twice. If you"
-        " sent this `createTask` before, it succeeded, and the task was changed since.",
+        description="You already have a task or list with this id and different content, or `inputs` uses the id twice."
+        " If you sent this mutation before, it succeeded, and what it created was changed since.",
     )
+    IN_TRASH = strawberry.enum_value("IN_TRASH", description="The list is in the trash: restore it first.")
     LIMIT_EXCEEDED = strawberry.enum_value(
-        "LIMIT_EXCEEDED", description="Too many tags, inputs, selected tasks or tasks; `message` states the limit."
+        "LIMIT_EXCEEDED",
+        description="Too many tags, inputs, tasks or lists; `message` states the limit.",
     )
 
 

@@ -104,7 +104,7 @@ async def test_users_who_cannot_be_listed(empty: Server) -> None:
     admin = await connect(empty.owner_url)
     await admin.execute(f"CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}; GRANT SELECT ON users TO {role}")
     await admin.execute(f"ALTER FUNCTION users_after(uuid, integer) OWNER TO {role}")
-    database = Database(DatabaseURL(empty.app_url), pool_size=1, quota=100)
+    database = Database(DatabaseURL(empty.app_url), pool_size=1, quotas={"tasks": 100})
     with pytest.raises(StartupError, match=r"users cannot be listed.*row-level security"):
         [seen async for seen in purging.purge(database, timedelta(days=1))]
     await database.close()

@@ -319,7 +319,10 @@ async def test_it_runs_during_writes(before: Place, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(restored, "BATCH", 7)
     alice = await before.new_user()
     ids = [(await alice.add(str(number)))["id"] for number in range(30)]
-    copy, database = await caught_up(alice), Database(DatabaseURL(before.server.owner_url), pool_size=1, quota=100_000)
+    copy, database = (
+        await caught_up(alice),
+        Database(DatabaseURL(before.server.owner_url), pool_size=1, quotas={"tasks": 100_000}),
+    )
 
     async def jumped() -> list[restored.Progress]:
         return [progress async for progress in restored.jump(database)]
@@ -344,7 +347,7 @@ async def test_it_may_be_run_again(before: Place) -> None:
     alice = await before.new_user()
     await alice.add()
     copy = await caught_up(alice)
-    database = Database(DatabaseURL(before.server.owner_url), pool_size=1, quota=100_000)
+    database = Database(DatabaseURL(before.server.owner_url), pool_size=1, quotas={"tasks": 100_000})
     for number in range(20):
         progress = [progress async for progress in restored.jump(database)]
         assert progress[-1] == (1, 1 + number, 0)

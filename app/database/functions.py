@@ -34,7 +34,7 @@ TRIGGERS = (
 ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "users_after(uuid, integer)")
 
 _TAGS_CHANGE = "WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags))"
-# The triggers of `tasks`, `task_lists` and `users` by name. If one is missing or disabled, clocks and tags become wrong.
+# The triggers by name. If one is missing or disabled, clocks, counters, tags or the tasks of lists become wrong.
 FIRED = {
     "stamp_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.version = 0)", "stamp_task()"),
     "stamp_updated_task": (

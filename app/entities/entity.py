@@ -13,6 +13,7 @@ from sqlalchemy import BindParameter, Column, ColumnElement, FromClause, Table
 from sqlalchemy.types import TypeEngine
 
 from app.database.rendering import Columns, Selection, json_object
+from app.database.rendering import Field as Entry
 from app.database.statements import Reader
 from app.entities.naming import api_name
 from app.entities.problems import Problem
@@ -77,7 +78,8 @@ class Field:
     """
 
     column: Column[Any]
-    json: Callable[[ColumnElement[Any]], ColumnElement[str]]
+    # None for a column that is not shown.
+    json: Callable[[ColumnElement[Any]], ColumnElement[str]] | None
     content: Content | None = None
     sort: SortKey | None = None
     conditions: Mapping[str, Condition] = field(default_factory=dict)
@@ -85,6 +87,20 @@ class Field:
     @property
     def name(self) -> str:
         return api_name(self.column.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Rows that are members of a row of another entity, or of none: tasks of a list.
+
+    When the container goes to the trash, its live members go with it, and are marked. An id names one row of both.
+    """
+
+    members: Table
+    containers: Table
+    # The columns of members with the id of their container, and with the mark.
+    reference: Column[Any]
+    mark: Column[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +143,18 @@ class Entity:
     more_conditions: Mapping[str, Condition] = field(default_factory=dict)
     # Derived columns, computed from the columns written, the row before an update, and the time.
     following: Callable[[Contents, Columns | None, ColumnElement[Any]], Contents] = _none_follow
+    # The order of pages if the caller gives none: the name of a sort key, and whether it is descending.
+    order: tuple[str, bool] = ("CREATED_AT", True)
+    # The entity whose rows contain these rows, and the entity whose rows are contained in these.
+    member: Membership | None = None
+    container: Membership | None = None
     # For filters with a selective condition that has its own index.
     few: Callable[[Reader, Shape], Few | None] = _no_few
 
     @cached_property
     def fields(self) -> Mapping[str, Field]:
         """All fields by their names in the API."""
-        return {each.name: each for each in self.declared}
+        return {each.name: each for each in self.declared if each.json}
 
     @cached_property
     def contents(self) -> Mapping[str, Content]:
@@ -163,8 +184,9 @@ class Entity:
     def json(self, selection: Selection, row: Columns) -> ColumnElement[str]:
         """The SQL of a row's JSON."""
 
-        def shown(name: str) -> ColumnElement[str]:
-            declared = self.fields[name]
+        def shown(entry: Entry) -> ColumnElement[str]:
+            declared = self.fields[entry.name]
+            assert declared.json  # noqa: S101 - only these are among the fields
             return declared.json(row[declared.column.name])
 
-        return json_object(selection, lambda entry: shown(entry.name))
+        return json_object(selection, shown)

@@ -13,13 +13,13 @@ import orjson
 from app.database.compiling import Statements
 from app.database.rendering import Selection
 from app.database.statements import Statement
-from app.entities import bulk, changes, moving, reading, writing
+from app.entities import bulk, changes, membership, moving, reading, writing
 from app.entities.changes import LARGEST_CHANGE_PAGE
 from app.entities.content import taken
 from app.entities.cursors import BEGINNING, SyncPoint, sync_point
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
-from app.entities.naming import words
+from app.entities.naming import api_name, words
 from app.entities.ordering import OrderBy, ordered
 from app.entities.problems import Problem
 from app.entities.reading import LARGEST_PAGE, Page
@@ -39,11 +39,11 @@ Values = Mapping[str, Any]
 class Database(Protocol):
     """The database as repositories use it: a read in one round trip, and a write in a transaction of the user.
 
-    `quota` is the maximum number of rows of an entity that a user may own, including those in the trash.
+    `quotas` are the maximum numbers of rows that a user may own, including those in the trash, by the entity's `many`.
     """
 
     @property
-    def quota(self) -> int: ...
+    def quotas(self) -> Mapping[str, int]: ...
 
     async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None: ...
 
@@ -159,10 +159,10 @@ class Repository:
     async def create(self, payload: Selection, given: Values) -> Written:
         """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
         content = dict(given)
-        wanted, limits = content.pop("id", None), {"quota": self._database.quota, "made": 1}
-        if wanted is None:
+        wanted, limits = content.pop("id", None), self._limits(1)
+        if wanted is None and not self._is_contained(content):
             return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), **limits)
-        row_id = identifier(wanted, "input.id")
+        row_id = uuid7() if wanted is None else identifier(wanted, "input.id")
         if row_id == self._owner:
             return Written(problems=[_own_id("input")])
         return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
@@ -194,15 +194,17 @@ class Repository:
         rows, wrong = self._rows(given)
         if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
-        quota = self._database.quota
         statement = payload.statements.get("create many") or await self._compiled(
             payload, "create many", lambda: bulk.create(self._entity, payload)
         )
-        values = {"user_id": self._owner, "rows": _json(rows), "quota": quota, "made": len(rows)}
+        values = {"user_id": self._owner, "rows": _json(rows), **self._limits(len(rows))}
         row = await self._database.write(self._owner, statement, values)
         found = [self._taken(place) for place in row["places"]]
         if row["owned"] is not None:
             found.append(self._too_many(row["owned"], "inputs"))
+        if self._entity.member:
+            found += [self._not_contained(membership.NOT_FOUND, "inputs", place) for place in row["unknown"]]
+            found += [self._not_contained(membership.IN_TRASH, "inputs", place) for place in row["trashed"]]
         return self._many(payload, row, found)
 
     async def change_many(  # noqa: PLR0913 - the arguments of the field
@@ -265,6 +267,15 @@ class Repository:
         refusal = [self._refusal(row)] if row["code"] else []
         return Written(row["version"], shown, refusal)
 
+    def _is_contained(self, content: Values) -> bool:
+        """Whether the row is in a container, which must be looked up while the clock is locked."""
+        member = self._entity.member
+        return member is not None and content.get(member.reference.name) is not None
+
+    def _limits(self, made: int) -> dict[str, Any]:
+        """The values of a create of this many rows: the quota, and for a cluster the counter that they advance."""
+        return {"quota": self._database.quotas[self._entity.many], "made": made, "counter": self._entity.counter.name}
+
     def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
         """Compile a statement that the selection does not have yet."""
         return self._statements.compiled(self._owner, selection, key, build)
@@ -291,21 +302,35 @@ class Repository:
         if row["affected"] > at_most:
             text = f"{row['affected']} {words(self._entity.many)} match, and atMost is {at_most}; nothing was changed."
             return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
+        if row["code"]:
+            return [self._not_contained(row["code"], "input")]
         missing = refusal(self._entity, "NOT_FOUND")
         return [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
 
     def _refusal(self, row: Mapping[str, Any]) -> Problem:
         if row["code"] == "LIMIT_EXCEEDED":
             return self._too_many(row["owned"], "input")
+        if row["code"] in {membership.NOT_FOUND, membership.IN_TRASH}:
+            return self._not_contained(row["code"], "input")
         return refusal(self._entity, row["code"])
+
+    def _not_contained(self, code: str, *path: str) -> Problem:
+        """The problem of a container that does not exist or is in the trash, with the path of the object with it."""
+        assert self._entity.member  # noqa: S101 - only members are refused for this
+        column = self._entity.member.reference.name
+        what, field = words(api_name(column.removesuffix("_id"))), (*path, api_name(column))
+        if code == membership.NOT_FOUND:
+            return Problem("NOT_FOUND", f"There is no such {what}.", field)
+        return Problem("IN_TRASH", f"This {what} is in the trash; restore it first.", field)
 
     def _taken(self, place: int | str) -> Problem:
         return replace(refusal(self._entity, "ID_TAKEN"), field=("inputs", str(place), "id"))
 
     def _too_many(self, owned: int, field: str) -> Problem:
+        quota = self._database.quotas[self._entity.many]
         text = (
             f"You own {owned:,} {words(self._entity.many)}, including those in the trash, and may own"
-            f" {self._database.quota:,}. Nothing was created. Create fewer, or ask the operator of this server to empty"
+            f" {quota:,}. Nothing was created. Create fewer, or ask the operator of this server to empty"
             " the trash or to raise the limit."
         )
         return Problem("LIMIT_EXCEEDED", text, (field,))
@@ -323,7 +348,7 @@ def refusal(entity: Entity, code: str) -> Problem:
             "VERSION_CONFLICT", f"The {one} has changed since you read it; read it and try again.", ("expectedVersion",)
         ),
         "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one} to move to.", ("to",)),
-        "ID_TAKEN": Problem("ID_TAKEN", f"You already have another {one} with this id.", ("input", "id")),
+        "ID_TAKEN": Problem("ID_TAKEN", f"You already have a {one}, or something else, with this id.", ("input", "id")),
     }[code]
 
 

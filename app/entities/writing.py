@@ -5,7 +5,7 @@ snapshot contains all earlier writes of the user. If it changes nothing, it sets
 nothing, and does everything in one execution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from app.database import notices
 from app.database.rendering import Selection
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
+from app.entities import membership
 from app.entities.content import parameters
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
@@ -63,17 +64,22 @@ class Change(NamedTuple):
 def create(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Insert a row, unless the id exists. Then equal content succeeds without a write, and other content is rejected.
 
-    Rejected if the user has reached the quota; `owned` is the number of rows before.
+    Rejected if the user has reached the quota; `owned` is the number of rows before. Rejected if its container does not
+    exist or is in the trash.
     """
     before, now = present(entity), clock(entity.counter)
     count = now.c[entity.counter.name]
     has_room = count < QUOTA
-    inserted = _inserted(entity, change, now, has_room).on_conflict_do_nothing()
+    content, wanted = parameters(entity, change.columns), bindparam("id", type_=Uuid)
+    accepted = and_(not_(membership.is_namesake(entity, wanted)), membership.is_accepted(entity, content))
+    inserted = _inserted(entity, change, now, and_(has_room, accepted)).on_conflict_do_nothing()
     written = inserted.returning(*entity.table.c).cte("written")
     refusal = case(
         (is_there(written), null()),
         (_is_same(entity, before, change), null()),
-        (and_(before.c.id.is_(None), not_(has_room)), text_literal("LIMIT_EXCEEDED")),
+        (before.c.id.is_not(None), text_literal("ID_TAKEN")),
+        (not_(has_room), text_literal("LIMIT_EXCEEDED")),
+        *membership.refusals(entity, content),
         else_=text_literal("ID_TAKEN"),
     )
     made = outcome(entity, payload, now, before, written, refusal, owned=count.label("owned"))
@@ -106,12 +112,17 @@ def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
 def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
     """The equivalent of `create` on a cluster, where the clock has already counted the row."""
     now, before = clock(entity.counter), present(entity)
-    rows = _inserted(entity, change, CLOCKS, and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA))
+    content, wanted = parameters(entity, change.columns), bindparam("id", type_=Uuid)
+    accepted = and_(not_(membership.is_namesake(entity, wanted)), membership.is_accepted(entity, content))
+    has_room = entity.counter <= QUOTA
+    rows = _inserted(entity, change, CLOCKS, and_(CLOCKS.c.user_id == user_id(), has_room, accepted))
     shown = _shown(entity, payload, entity.table)
     insert_ = rows.on_conflict_do_nothing().returning(null().label("code"), entity.table.c.version, *shown)
     refusal = case(
-        (before.c.id.is_(None), text_literal("LIMIT_EXCEEDED")),
         (_is_same(entity, before, change), null()),
+        (before.c.id.is_not(None), text_literal("ID_TAKEN")),
+        (now.c[entity.counter.name] > QUOTA, text_literal("LIMIT_EXCEEDED")),
+        *membership.refusals(entity, content),
         else_=text_literal("ID_TAKEN"),
     )
     one: ColumnElement[int] = literal_column("1")
@@ -159,15 +170,15 @@ def update(entity: Entity, payload: Selection, change: Change) -> Statement:
 
 
 def delete(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Move a row to the trash. Changes nothing if it is already there."""
-    due = entity.table.c.deleted_at.is_(None)
-    return _changed(entity, payload, change, lambda at: {"deleted_at": at}, due, in_trash=True)
+    """Move a row to the trash, and with it what it contains. Changes nothing if it is already there."""
+    _, due = membership.deleted(entity, null())
+    return _changed(entity, payload, change, lambda at: membership.deleted(entity, at)[0], due, in_trash=True)
 
 
 def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Take a row out of the trash. Changes nothing if it is not there."""
-    due = entity.table.c.deleted_at.is_not(None)
-    return _changed(entity, payload, change, lambda _at: {"deleted_at": null()}, due, in_trash=True)
+    """Take a row out of the trash, and with it what went there with it. Changes nothing if it is not there."""
+    content, due = membership.restored(entity)
+    return _changed(entity, payload, change, lambda _at: content, due, in_trash=True)
 
 
 def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
@@ -206,19 +217,29 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
 ) -> Statement:
     """Set what `values` returns for the time of the write, if the row is `due`."""
     before, now, table = present(entity, in_trash=in_trash), clock(), entity.table
+    refused = membership.refusals(entity, parameters(entity, change.columns))
     written = (
         sql_update(table)
         .values(**values(now.c.at), version=now.c.version, updated_at=now.c.at)
         .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id)
         .where(table.c.id == bindparam("id", type_=Uuid), due, _is_expected(entity, change))
+        .where(*(not_(condition) for condition, _ in refused))
         .returning(*table.c)
         .cte("written")
     )
     stale = before.c.version != _EXPECTED if change.expects_version else false()
     refusal = case(
-        (before.c.id.is_(None), text_literal("NOT_FOUND")), (stale, text_literal("VERSION_CONFLICT")), else_=null()
+        (before.c.id.is_(None), text_literal("NOT_FOUND")),
+        (stale, text_literal("VERSION_CONFLICT")),
+        *refused,
+        else_=null(),
     )
-    other = outcome(entity, payload, now, before, written, refusal)
+    follow = entity.container if change.kind in {"delete", "restore"} else None
+    with_it = [membership.following(follow, written, now, change.kind).cte("following")] if follow else []
+    other = outcome(entity, payload, now, before, written, refusal, with_it=with_it)
+    # These read other rows, and the snapshot of a statement that locks the clock itself may be older than the lock.
+    if with_it or refused or (entity.member and change.kind == "restore"):
+        return other
     return replace(_changed_at_once(entity, payload, change, values, due), after_loss=other)
 
 
@@ -305,10 +326,11 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     refusal: ColumnElement[Any],
     *,
     owned: ColumnElement[int] | None = None,
+    with_it: Sequence[CTE] = (),
 ) -> Statement:
     """One row: the error code, the clock, and the JSON for each response key.
 
-    A statement that inserts a row also returns how many there were before, as `owned`.
+    A statement that inserts a row also returns how many there were before, as `owned`. `with_it` are further changes.
     """
     changed = is_there(written)
     current = union_all(select(written), select(before).where(not_(changed))).cte("current")
@@ -316,7 +338,7 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     rows = now.outerjoin(current, true()).outerjoin(before, true())
     columns = refusal.label("code"), version.label("version"), notice(now, changed), *_shown(entity, payload, current)
     if owned is None:
-        return write(select(*columns).select_from(rows), changed)
+        return write(select(*columns).select_from(rows).add_cte(*with_it), changed)
     return write(select(*columns, owned).select_from(rows), changed, count_after(entity, written))
 
 

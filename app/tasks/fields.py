@@ -15,6 +15,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Text,
+    Uuid,
     and_,
     any_,
     case,
@@ -26,12 +27,14 @@ from sqlalchemy import (
 )
 
 from app.database.rendering import Columns, json_or_null, json_text, plain, quoted
-from app.entities.entity import Condition, Content, Contents, Entity, Field, SortKey
+from app.entities.entity import Condition, Content, Contents, Entity, Field, Membership, SortKey
 from app.entities.kinds import TEXTS, fields_of_rows, moment, span, text_value
 from app.entities.problems import Problem, storable, too_long
+from app.identifiers import identifier
 from app.models import (
     CLOCKS,
     DESCRIPTION_LENGTH,
+    LISTS,
     MOST_TAGS,
     PRIORITIES,
     TAG_LENGTH,
@@ -151,6 +154,23 @@ _TAG_CONDITIONS: Mapping[str, Condition] = {
     "tagsAny": Condition(lambda bind: TASKS.c.tags.overlap(cast(bind, _TAGS)), TEXTS, _texts),
 }
 
+
+def _list_id(value: str | None) -> str | None:
+    return None if value is None else str(identifier(value, "listId"))
+
+
+def _list_ids(name: str, value: list[str]) -> list[str]:
+    return [str(identifier(item, name)) for item in value]
+
+
+_LIST: Mapping[str, Condition] = {
+    "list.ids": Condition(lambda bind: TASKS.c.list_id == any_(cast(bind, ARRAY(Uuid))), TEXTS, _list_ids),
+    "list.isNull": Condition(lambda bind: TASKS.c.list_id.is_(None) == cast(bind, Boolean), Boolean()),
+}
+
+# The tasks of a list.
+LISTED = Membership(TASKS, LISTS, TASKS.c.list_id, TASKS.c.trashed_with_list)
+
 TASK = Entity(
     type_name="Task",
     one="task",
@@ -193,8 +213,11 @@ TASK = Entity(
             Content(TEXTS, cast=_TAGS, check=_tags, stored=_trimmed),
             conditions=_TAG_CONDITIONS,
         ),
+        Field(TASKS.c.list_id, None, Content(Text(), cast=Uuid(), stored=_list_id), conditions=_LIST),
+        Field(TASKS.c.trashed_with_list, None),
     ),
     more_conditions={"search": Condition(_found, Text(), _text)},
     following=_completion,
+    member=LISTED,
     few=tagged,
 )

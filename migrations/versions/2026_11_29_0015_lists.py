@@ -18,13 +18,17 @@ NEW = (
     "forget_lists()",
     "begin_distributed_write(uuid, integer, integer)",
 )
-# Rows are found by the primary key or another index, also in a plan that was cached while the tables were empty.
+# The triggers must work for roles without privileges on the tables. They find rows by an index, also in a plan that was
+# cached while the tables were empty.
 DEFINER = "SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
-BY_INDEX = f"{DEFINER} SET enable_seqscan = off"
+ATTRIBUTES = {
+    **dict.fromkeys(("stamp_task()", "stamp_list()", "clear_list()"), f"{DEFINER} SET enable_seqscan = off"),
+    "forget_lists()": DEFINER,
+}
 
 # The clock's lock is held when the list is looked up, so the list cannot be moved to the trash meanwhile.
-STAMP_TASK = f"""
-    CREATE OR REPLACE FUNCTION stamp_task() RETURNS trigger LANGUAGE plpgsql {BY_INDEX} AS $$
+STAMP_TASK = """
+    CREATE OR REPLACE FUNCTION stamp_task() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
         caller CONSTANT text := current_setting('app.user_id', true);
         known uuid;
@@ -81,8 +85,8 @@ STAMP_TASK = f"""
     $$
 """
 # The tasks of a list go to the trash with it, and come back with it.
-STAMP_LIST = f"""
-    CREATE FUNCTION stamp_list() RETURNS trigger LANGUAGE plpgsql {BY_INDEX} AS $$
+STAMP_LIST = """
+    CREATE FUNCTION stamp_list() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
         caller CONSTANT text := current_setting('app.user_id', true);
         known uuid;
@@ -141,11 +145,11 @@ STAMP_LIST = f"""
     END
     $$
 """
-# A list that is deleted permanently leaves its tasks in the inbox or the trash. This is what ON DELETE SET NULL (list_id)
-# would do, which Citus lacks for keys with the user. All tasks get one version. A user who is being deleted may have no
-# clock any more; then any version that differs keeps the trigger of tasks from creating one.
-CLEAR_LIST = f"""
-    CREATE FUNCTION clear_list() RETURNS trigger LANGUAGE plpgsql {BY_INDEX} AS $$
+# Tasks stay when their list is deleted permanently. ON DELETE SET NULL (list_id) would do the same, but Citus lacks it
+# for keys with the user. All tasks get one version. A user who is being deleted may have no clock any more; then any
+# version that differs keeps the trigger of tasks from creating one.
+CLEAR_LIST = """
+    CREATE FUNCTION clear_list() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
         caller CONSTANT text := current_setting('app.user_id', true);
         moved_to integer;
@@ -169,8 +173,8 @@ CLEAR_LIST = f"""
     END
     $$
 """
-FORGET_LISTS = f"""
-    CREATE FUNCTION forget_lists() RETURNS trigger LANGUAGE plpgsql {DEFINER} AS $$
+FORGET_LISTS = """
+    CREATE FUNCTION forget_lists() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
         caller CONSTANT text := current_setting('app.user_id', true);
         removed record;
@@ -239,6 +243,8 @@ def upgrade() -> None:
     _tasks()
     for statement in (STAMP_TASK, STAMP_LIST, CLEAR_LIST, FORGET_LISTS, *TRIGGERS, BEGIN):
         op.execute(statement)
+    for function, attributes in ATTRIBUTES.items():
+        op.execute(f"ALTER FUNCTION {function} {attributes}")
     op.execute("""
         COMMENT ON FUNCTION begin_distributed_write(uuid, integer, integer) IS
         'Sets the user of this transaction on a cluster, and moves the user''s clock and counters on.'
