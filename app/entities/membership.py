@@ -103,6 +103,7 @@ def _live(member: Membership) -> ScalarSelect[Any]:
     """The id of the row's container, null if that is in the trash."""
     row = member.containers.c
     live = select(row.id).where(row.user_id == user_id(), row.id == member.reference, row.deleted_at.is_(None))
+    live = live.where(member.members.c.user_id == user_id())  # implied, but each table of a part is routed by its own
     return live.correlate_except(member.containers).scalar_subquery()
 
 
