@@ -12,7 +12,7 @@ from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import given, tree
 from schema.lists import ListsFilter, ListsOrder, TaskList, TaskListConnection
-from schema.types import Node, SyncToken, Task, TaskChangePage, TaskConnection, User
+from schema.types import ChangePage, Node, SyncToken, Task, TaskConnection, User
 
 Since = Annotated[
     SyncToken | None,
@@ -89,12 +89,12 @@ class Query:
         return _rendered(await info.context.lists().page(selection, tree(given(filter)) or {}, order, page))
 
     @strawberry.field(
-        graphql_type=TaskChangePage,
+        graphql_type=ChangePage,
         description="Changes of the user's tasks since a token, in pages, to bring a local copy up to date. Repeat"
-        " with the new `token` while `hasMore` is true. Then use the subscription `taskChanges`.",
+        " with the new `token` while `hasMore` is true. Then use the subscription `changes`.",
     )
-    async def task_changes(
+    async def changes(
         self, info: Info, since: Since = UNSET, first: FirstChanges = DEFAULT_CHANGE_PAGE
     ) -> Rendered | None:
-        selection = info.context.selection(info, "TaskChangePage")
+        selection = info.context.selection(info, "ChangePage")
         return _rendered(await info.context.tasks().changes(selection, given(since), first))

@@ -11,7 +11,7 @@ from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.engine.following import shown
 from schema.inputs import given
-from schema.types import SyncToken, TaskChange
+from schema.types import Change, SyncToken
 
 After = Annotated[
     SyncToken | None,
@@ -25,13 +25,13 @@ After = Annotated[
 @strawberry.type(description="Live updates, over WebSocket or server-sent events.")
 class Subscription:
     @strawberry.subscription(  # type: ignore[untyped-decorator]  # with graphql_type it is
-        graphql_type=TaskChange,
-        description="Each change of the user's tasks as it happens, starting from a token of the query `taskChanges`"
+        graphql_type=Change,
+        description="Each change of the user's tasks as it happens, starting from a token of the query `changes`"
         " or of an earlier change. The error FULL_SYNC_REQUIRED means that the token cannot be continued: run the query"
-        " `taskChanges` with it, which starts a full sync. LIMIT_EXCEEDED means that the user has too many"
+        " `changes` with it, which starts a full sync. LIMIT_EXCEEDED means that the user has too many"
         " subscriptions.",
     )
-    async def task_changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
+    async def changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
         members = {name: info.context.selection(info, name) for name in ("TaskUpserted", "TaskRemoved")}
         async with aclosing(info.context.follow(given(since))) as changes:
             async for change in changes:

@@ -191,18 +191,18 @@ class TaskRemoved:
     )
 
 
-TaskChange = Annotated[
+Change = Annotated[
     TaskUpserted | TaskRemoved,
     strawberry.union(
-        "TaskChange",
+        "Change",
         description="A change to apply to a local copy: insert or replace a task, or remove it.",
     ),
 ]
 
 
 @strawberry.type(description="A page of changes, in the order in which the tasks were last changed.")
-class TaskChangePage:
-    changes: list[TaskChange] = strawberry.field(description="Each changed task once, in its current state.")
+class ChangePage:
+    changes: list[Change] = strawberry.field(description="Each changed task once, in its current state.")
     token: SyncToken = strawberry.field(
         description="Position in the history after this page. Store it with your copy, and pass it as `since` next"
         " time."

@@ -16,7 +16,7 @@ MOST_PAGES = 1000
 CHANGE = f"__typename ... on TaskUpserted {{ task {{ {ALL_FIELDS} }} token }} ... on TaskRemoved {{ taskId token }}"
 CHANGES = f"""
     query Changes($since: SyncToken, $first: Int) {{
-        taskChanges(since: $since, first: $first) {{ changes {{ {CHANGE} }} token hasMore fullSync }}
+        changes(since: $since, first: $first) {{ changes {{ {CHANGE} }} token hasMore fullSync }}
     }}
 """
 # The expected content of a mirror, read from the tables instead of a response.
@@ -42,7 +42,7 @@ class Mirror:
 
     async def pull(self, first: int = 100) -> Json:
         """Fetch and apply one page."""
-        page: Json = (await self._user.data(CHANGES, since=self.token, first=first))["taskChanges"]
+        page: Json = (await self._user.data(CHANGES, since=self.token, first=first))["changes"]
         self.apply(page)
         return page
 

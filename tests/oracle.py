@@ -197,7 +197,7 @@ class Oracle:
             "totalCount": len(matching),
         }
 
-    async def task_changes(self, _info: object, *, since: str | None = None, first: int | None = None) -> Json:
+    async def changes(self, _info: object, *, since: str | None = None, first: int | None = None) -> Json:
         point = self._point(since)
         version, task_id, base = point or (0, None, 0)
         size = 100 if first is None else first

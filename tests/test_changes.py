@@ -173,10 +173,10 @@ async def test_the_default_page(alice: User) -> None:
     await filled(alice, 100)
     await alice.add()
     for query in (
-        "{ taskChanges { changes { __typename } } }",
-        "{ taskChanges(first: null) { changes { __typename } } }",
+        "{ changes { changes { __typename } } }",
+        "{ changes(first: null) { changes { __typename } } }",
     ):
-        assert len((await alice.data(query))["taskChanges"]["changes"]) == 100
+        assert len((await alice.data(query))["changes"]["changes"]) == 100
 
 
 async def test_what_changes_between_pages(alice: User, owner: "asyncpg.Connection[Any]") -> None:
@@ -205,7 +205,7 @@ async def test_any_change_token_continues_a_sync(alice: User, owner: "asyncpg.Co
     await before.catch_up()
     await done(alice, UPDATE_MANY, where={"filter": {}}, input={"title": "Other"})
     await done(alice, RESTORE_MANY, where={"filter": {}})
-    page = (await alice.data(CHANGES, since=before.token))["taskChanges"]
+    page = (await alice.data(CHANGES, since=before.token))["changes"]
 
     for place, change in enumerate(page["changes"], 1):
         mirror = Mirror(alice)
@@ -221,7 +221,7 @@ async def test_the_token_of_a_write(alice: User) -> None:
     """The token of a mutation's payload covers all writes up to and including that one."""
     task = await alice.add()
     payload = (await alice.data(UPDATE, id=task["id"], input={"title": "Other"}))["updateTask"]
-    assert (await alice.data(CHANGES, since=payload["token"]))["taskChanges"] == {
+    assert (await alice.data(CHANGES, since=payload["token"]))["changes"] == {
         "changes": [],
         "token": payload["token"],
         "hasMore": False,
@@ -230,7 +230,7 @@ async def test_the_token_of_a_write(alice: User) -> None:
 
     other = await alice.add()
 
-    assert told([(await alice.data(CHANGES, since=payload["token"]))["taskChanges"]]) == upserted(other["id"])
+    assert told([(await alice.data(CHANGES, since=payload["token"]))["changes"]]) == upserted(other["id"])
 
 
 async def test_a_user_without_tasks(alice: User) -> None:
@@ -447,14 +447,14 @@ async def refused(user: User, wire: Wire, name: str, **arguments: Any) -> None:
 
 async def begins_anew(user: User, token: str, count: int) -> None:
     """Such a token causes a full sync with all of the user's tasks."""
-    page = (await user.data(CHANGES, since=token))["taskChanges"]
+    page = (await user.data(CHANGES, since=token))["changes"]
     assert (page["fullSync"], page["hasMore"], len(page["changes"])) == (True, False, count), token
 
 
 async def test_invalid_tokens_cause_a_full_sync(alice: User, bob: User) -> None:
     """Another user's tokens, damaged tokens, cursors and garbage cause a full sync."""
     await filled(alice, 3)
-    complete, between = [(await alice.data(CHANGES, first=size))["taskChanges"]["token"] for size in (3, 1)]
+    complete, between = [(await alice.data(CHANGES, first=size))["changes"]["token"] for size in (3, 1)]
     await begins_anew(bob, complete, 0)
     await begins_anew(bob, between, 0)
     for token in (complete, between):
@@ -482,7 +482,7 @@ async def test_a_token_is_no_cursor(alice: User) -> None:
     """The token of a page of changes is rejected as a cursor."""
     await filled(alice, 2)
     for size in (1, 2):
-        token = (await alice.data(CHANGES, first=size))["taskChanges"]["token"]
+        token = (await alice.data(CHANGES, first=size))["changes"]["token"]
         answer = await alice.ask("query ($after: String) { tasks(after: $after) { totalCount } }", after=token)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
@@ -520,7 +520,7 @@ SELECTIONS = {
 }
 EXPECTED: dict[str, Any] = {
     "fragments": {
-        "kind": "TaskChangePage",
+        "kind": "ChangePage",
         "changes": [
             {"__typename": "TaskUpserted", "task": {"id": "$0", "title": "Task 0"}},
             {"__typename": "TaskRemoved", "taskId": "$1"},
@@ -534,7 +534,7 @@ EXPECTED: dict[str, Any] = {
     "no changes": {"token": "$end", "hasMore": False, "fullSync": False},
 }
 FRAGMENT = f"""
-    fragment Change on TaskChange {{
+    fragment Change on Change {{
         __typename ... on TaskUpserted {{ {TASK} }} ... on TaskRemoved {{ taskId }}
     }}
 """
@@ -543,7 +543,7 @@ FRAGMENT = f"""
 @pytest.mark.parametrize("name", SELECTIONS)
 async def test_selections(alice: User, name: str) -> None:
     """Exactly the selected fields are returned, whichever way the operation is executed."""
-    begun = (await alice.data(CHANGES))["taskChanges"]["token"]
+    begun = (await alice.data(CHANGES))["changes"]["token"]
     first, second = await filled(alice, 2)
     await done(alice, DELETE, id=second)
     text = json.dumps(EXPECTED[name]).replace("$0", first).replace("$1", second)
@@ -552,14 +552,14 @@ async def test_selections(alice: User, name: str) -> None:
     fragment = FRAGMENT if "...Change" in SELECTIONS[name] else ""
 
     queries = [
-        f"query ($since: SyncToken) {{ taskChanges(since: $since) {SELECTIONS[name]} }} {fragment}",
-        f"query ($since: SyncToken = null) {{ taskChanges(since: $since) {SELECTIONS[name]} }} {fragment}",
-        f'{{ taskChanges(since: "{begun}") {SELECTIONS[name]} }} {fragment}',
-        f'{{ ... on Query {{ taskChanges(since: "{begun}") {SELECTIONS[name]} }} }} {fragment}',
+        f"query ($since: SyncToken) {{ changes(since: $since) {SELECTIONS[name]} }} {fragment}",
+        f"query ($since: SyncToken = null) {{ changes(since: $since) {SELECTIONS[name]} }} {fragment}",
+        f'{{ changes(since: "{begun}") {SELECTIONS[name]} }} {fragment}',
+        f'{{ ... on Query {{ changes(since: "{begun}") {SELECTIONS[name]} }} }} {fragment}',
     ]
     for query in queries:
         variables = {"since": begun} if "$since" in query else {}
-        found = (await alice.data(query, **variables))["taskChanges"]
+        found = (await alice.data(query, **variables))["changes"]
         assert json.dumps(found) == text, query
 
 
@@ -568,22 +568,22 @@ async def test_conditions_of_variables(alice: User) -> None:
     await alice.add()
     query = """
         query ($title: Boolean!) {
-            taskChanges { changes { ... on TaskUpserted { task { version title @include(if: $title) } } } }
+            changes { changes { ... on TaskUpserted { task { version title @include(if: $title) } } } }
         }
     """
     for title in (True, False, True):
-        (change,) = (await alice.data(query, title=title))["taskChanges"]["changes"]
+        (change,) = (await alice.data(query, title=title))["changes"]["changes"]
         assert change["task"] == {"version": 1} | ({"title": "A task"} if title else {})
 
 
 async def test_what_changes_cost(alice: User) -> None:
     """The cost is one row for each change requested, up to the largest page; two of these exhaust a request's limit."""
-    page = "taskChanges(first: {}) {{ changes {{ ... on TaskUpserted {{ task {{ id }} }} }} }}"
+    page = "changes(first: {}) {{ changes {{ ... on TaskUpserted {{ task {{ id }} }} }} }}"
     large, small = page.format(1000), page.format(100)
     for query in (f"{{ a: {large} b: {large} }}", f"{{ a: {large} b: {small} c: {small} }}"):
         assert "errors" not in await alice.ask(query)
 
-    answer = await alice.ask(f"{{ a: {large} b: {large} c: taskChanges {{ token }} }}")
+    answer = await alice.ask(f"{{ a: {large} b: {large} c: changes {{ token }} }}")
 
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["LIMIT_EXCEEDED"]
 

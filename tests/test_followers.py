@@ -98,7 +98,7 @@ async def test_the_limit_counts_both_transports(narrow: Site, alice: User, bob: 
     first, second = await narrow.follow(alice, since=since), await narrow.stream(alice, since=since)
     task = await alice.add("Seen by both")
     assert (await first.change())["task"] == task
-    assert (await second.answer())["data"]["taskChanges"]["task"] == task
+    assert (await second.answer())["data"]["changes"]["task"] == task
 
     third, fourth = await narrow.follow(alice), await narrow.stream(alice)
     errors = [await third.error(), *(await fourth.answer())["errors"]]
@@ -109,7 +109,7 @@ async def test_the_limit_counts_both_transports(narrow: Site, alice: User, bob: 
     assert all("2 live subscriptions" in error["message"] and "end one" in error["message"] for error in errors)
     assert "data" in await third.client.data("{ viewer { id } }")
     assert (await first.change())["task"] == tasks[0]
-    assert (await second.answer())["data"]["taskChanges"]["task"] == tasks[0]
+    assert (await second.answer())["data"]["changes"]["task"] == tasks[0]
     assert (await his.change())["task"] == tasks[1]
 
 
@@ -546,7 +546,7 @@ VARIANTS = [
     "...Whole ... on TaskUpserted { task { only: version } }",
 ]
 WHOLE = (
-    f"fragment Whole on TaskChange {{ __typename ... on TaskUpserted {{ task {{ kind: __typename {ALL_FIELDS} }} }} }}"
+    f"fragment Whole on Change {{ __typename ... on TaskUpserted {{ task {{ kind: __typename {ALL_FIELDS} }} }} }}"
 )
 
 
@@ -564,11 +564,11 @@ async def test_each_subscription_gets_its_selection(site_of_all: Site, alice: Us
     unused = "@skip(if: $no) @include(if: $yes)"
     variables = {"since": since, "yes": True, "no": False}
     head = "($since: SyncToken, $yes: Boolean!, $no: Boolean!)"
-    query = f"query {head} {{ taskChanges(since: $since) {{ changes {{ {variant} }} token {unused} }} }} {fragment}"
-    shown = (await alice.data(query, **variables))["taskChanges"]["changes"]
+    query = f"query {head} {{ changes(since: $since) {{ changes {{ {variant} }} token {unused} }} }} {fragment}"
+    shown = (await alice.data(query, **variables))["changes"]["changes"]
 
-    follow = f"subscription {head} {{ taskChanges(since: $since) {{ {variant} ...Used }} }} {fragment}"
-    follow += f" fragment Used on TaskChange {{ ... on TaskRemoved {unused} {{ used: token }} }}"
+    follow = f"subscription {head} {{ changes(since: $since) {{ {variant} ...Used }} }} {fragment}"
+    follow += f" fragment Used on Change {{ ... on TaskRemoved {unused} {{ used: token }} }}"
     follower = await site_of_all.follow(alice, follow, **variables)
     found = [await follower.change() for _ in shown]
 

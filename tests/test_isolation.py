@@ -64,14 +64,14 @@ async def tasks(alice: User, bob: User, task: dict[str, Any]) -> None:
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def task_changes(alice: User, bob: User, task: dict[str, Any]) -> None:
-    hers = (await alice.data(CHANGES))["taskChanges"]
+async def changes(alice: User, bob: User, task: dict[str, Any]) -> None:
+    hers = (await alice.data(CHANGES))["changes"]
     assert [change["task"] for change in hers["changes"]] == [task]
-    assert (await bob.data(CHANGES))["taskChanges"]["changes"] == []
+    assert (await bob.data(CHANGES))["changes"]["changes"] == []
     await bob.add("Bob's")
-    assert [change["task"]["title"] for change in (await bob.data(CHANGES))["taskChanges"]["changes"]] == ["Bob's"]
+    assert [change["task"]["title"] for change in (await bob.data(CHANGES))["changes"]["changes"]] == ["Bob's"]
     for token in (hers["token"], hers["changes"][0]["token"]):
-        his = (await bob.data(CHANGES, since=token))["taskChanges"]
+        his = (await bob.data(CHANGES, since=token))["changes"]
         assert his["fullSync"] is True
         assert [change["task"]["title"] for change in his["changes"]] == ["Bob's"]
 
@@ -128,7 +128,7 @@ CASES: dict[str, Case] = {
     "node": reading_or_changing(NODE),
     "task": reading_or_changing(TASK),
     "tasks": tasks,
-    "taskChanges": task_changes,
+    "changes": changes,
     "createTask": create_task,
     "updateTask": reading_or_changing(UPDATE),
     "setTaskCompleted": reading_or_changing(COMPLETE),
@@ -182,7 +182,7 @@ async def test_without_the_first_wall_reads_leak_nothing(
     assert (await bob.data(TASK + "# unguarded", id=task["id"]))["task"] is None
     assert (await bob.data(NODE + "# unguarded", id=task["id"]))["node"] is None
     await viewer_with_one_task(bob)
-    changes = (await bob.data(CHANGES + "# unguarded"))["taskChanges"]["changes"]
+    changes = (await bob.data(CHANGES + "# unguarded"))["changes"]["changes"]
     assert [change["task"]["title"] for change in changes] == ["Bob's"]
 
 

@@ -180,9 +180,9 @@ COSTS = {
     "mutation { deleteTasks(where: { ids: [] }) { affectedCount } }": 100,
     "mutation { deleteTasks(where: { ids: [] }, atMost: null) { affectedCount } }": 100,
     "mutation { deleteTasks(where: { ids: [] }, atMost: 1000) { affectedCount } }": 1000,
-    "{ taskChanges { token } }": 100,
-    "subscription { taskChanges { ... on TaskUpserted { task { id } } } }": 100,
-    "subscription { taskChanges { ... on TaskRemoved { taskId } } }": 100,
+    "{ changes { token } }": 100,
+    "subscription { changes { ... on TaskUpserted { task { id } } } }": 100,
+    "subscription { changes { ... on TaskRemoved { taskId } } }": 100,
 }
 
 

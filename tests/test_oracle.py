@@ -345,9 +345,9 @@ ALSO = {
     "Node": ["Task", "User", "Node"],
     "Task": ["Task", "Node"],
     "User": ["User", "Node"],
-    "TaskChange": ["TaskUpserted", "TaskRemoved", "TaskChange"],
-    "TaskUpserted": ["TaskUpserted", "TaskChange"],
-    "TaskRemoved": ["TaskRemoved", "TaskChange"],
+    "Change": ["TaskUpserted", "TaskRemoved", "Change"],
+    "TaskUpserted": ["TaskUpserted", "Change"],
+    "TaskRemoved": ["TaskRemoved", "Change"],
 }
 # Fields that several types of one place have, or that have different types there.
 SHARED = {
@@ -472,9 +472,9 @@ ROOTS = {
     "node": "Node",
     "task": "Task",
     "tasks": "TaskConnection",
-    "taskChanges": "TaskChangePage",
+    "changes": "ChangePage",
 }
-FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "taskChanges": SYNCS}
+FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "changes": SYNCS}
 
 
 def repeats(text: str) -> int:
@@ -499,7 +499,7 @@ def cases(draw: st.DrawFn) -> Case:
     writer = Writer(draw)
     roots, used = [], set()
     for place in range(draw(st.integers(1, 3))):
-        name = writer.pick(["viewer", "node", "task", "tasks", "tasks", "tasks", "taskChanges"])
+        name = writer.pick(["viewer", "node", "task", "tasks", "tasks", "tasks", "changes"])
         arguments = writer.pick(FORMS_OF_ARGUMENTS.get(name, ["(id: $id#)"]))
         used |= {(variable, place) for variable in VARIABLES if f"${variable}#" in arguments}
         call = f"{writer.pick(['r', name])}{place}: {name}{arguments.replace('#', str(place))}"

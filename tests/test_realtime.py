@@ -41,7 +41,7 @@ from app.tasks.fields import TASK
 from app.web import sockets
 from migrations.run import migrate
 
-FOLLOW = f"subscription Follow($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
+FOLLOW = f"subscription Follow($since: SyncToken) {{ changes(since: $since) {{ {CHANGE} }} }}"
 # A user's advisory lock, and how many sessions share it.
 LOCK = f"SELECT abs(uuid_hash($1) % {LOCKS})"
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND mode = 'ShareLock' AND granted"
@@ -50,7 +50,7 @@ CREATE_MANY = "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $in
 # Events so large that the buffers between server and client hold few of them.
 WIDE = f"""
     subscription ($since: SyncToken) {{
-        taskChanges(since: $since) {{
+        changes(since: $since) {{
             ... on TaskUpserted {{ task {{ id {" ".join(f"d{n}: description" for n in range(20))} }} token }}
         }}
     }}
@@ -58,12 +58,12 @@ WIDE = f"""
 COMPLETE = "mutation ($id: ID!) { setTaskCompleted(id: $id, completed: true) { task { version } } }"
 BRIEF_SINCE = """
     subscription ($since: SyncToken) {
-        taskChanges(since: $since) { ... on TaskUpserted { task { id } } ... on TaskRemoved { taskId } }
+        changes(since: $since) { ... on TaskUpserted { task { id } } ... on TaskRemoved { taskId } }
     }
 """
 BRIEF = """
     subscription ($since: SyncToken) {
-        taskChanges(since: $since) { ... on TaskUpserted { task { id title } } ... on TaskRemoved { taskId } }
+        changes(since: $since) { ... on TaskUpserted { task { id title } } ... on TaskRemoved { taskId } }
     }
 """
 
@@ -77,7 +77,7 @@ class Follower:
     async def change(self) -> dict[str, Any]:
         message = await self.client.receive()
         assert message["type"] == "next", message
-        change: dict[str, Any] = message["payload"]["data"]["taskChanges"]
+        change: dict[str, Any] = message["payload"]["data"]["changes"]
         return change
 
     async def error(self) -> dict[str, Any]:
@@ -356,7 +356,7 @@ async def test_changes_arrive_over_event_streams(alice: User, bob: User, site: t
                 if line.startswith("data: "):
                     break
 
-    mirror.change(json.loads(line.removeprefix("data: "))["data"]["taskChanges"])
+    mirror.change(json.loads(line.removeprefix("data: "))["data"]["changes"])
     assert mirror.tasks == {task["id"]: task}
 
 
@@ -390,7 +390,7 @@ async def test_invalid_sync_tokens(alice: User, bob: User, follow: Open, kind: s
     error = await (await follow(alice, since=since)).error()
 
     assert error["extensions"]["code"] == "FULL_SYNC_REQUIRED"
-    assert "taskChanges" in error["message"]
+    assert "changes" in error["message"]
 
 
 async def test_a_token_from_before_a_purge(
@@ -405,7 +405,7 @@ async def test_a_token_from_before_a_purge(
 
     error = await (await follow(alice, since=mirror.token)).error()
     assert error["extensions"]["code"] == "FULL_SYNC_REQUIRED"
-    assert "taskChanges" in error["message"]
+    assert "changes" in error["message"]
     await mirror.catch_up()
     follower = await follow(alice, since=mirror.token)
     mirror_task = await alice.add("New")

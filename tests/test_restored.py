@@ -32,7 +32,7 @@ UPDATE = """
     }
 """
 DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { userErrors { code } } }"
-FOLLOW = "subscription ($since: SyncToken) { taskChanges(since: $since) { __typename } }"
+FOLLOW = "subscription ($since: SyncToken) { changes(since: $since) { __typename } }"
 LOCKS = "SELECT count(*) FROM pg_locks JOIN pg_database ON oid = database WHERE locktype = 'advisory' AND datname = $1"
 
 
@@ -450,7 +450,7 @@ async def test_one_response_for_all_invalid_sync_tokens(before: Place) -> None:
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
 
     for token in (old, foreign, future, foreign[1:], "", "garbage", "é", "\0"):
-        page = (await alice.data(CHANGES, since=token))["taskChanges"]
+        page = (await alice.data(CHANGES, since=token))["changes"]
         assert page["fullSync"] is True, token
         assert {change["task"]["title"] for change in page["changes"]} == {"A task"}
         body = {"query": FOLLOW, "variables": {"since": token}}

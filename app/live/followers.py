@@ -1,7 +1,7 @@
 """Live changes: followers of a user wait for a notification, and one read serves all followers with the same token.
 
 A follower is a running subscription. It holds a token, a position in the user's history, and reads from there as the
-query `taskChanges` does. Unread changes are not buffered anywhere. So nothing is lost while the listening connection is
+query `changes` does. Unread changes are not buffered anywhere. So nothing is lost while the listening connection is
 down, a burst of writes is read as one page, and a slow client gets the latest state of each changed row.
 
 What one user can take from others is bounded: by the number of followers, by a share of concurrent reads, by the user's

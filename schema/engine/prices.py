@@ -34,11 +34,9 @@ ENTITIES = (TASK,)
 # The arguments that determine how many rows a field touches, and their maxima. Fields reject larger values before they
 # touch any row.
 ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE, "inputs": MOST_CREATED}
-# The queries and subscriptions of changes. A query may request larger pages than other fields. A subscription reads
-# pages of a fixed size, and the first one is part of its cost.
-FEEDS = {f"{entity.one}Changes" for entity in ENTITIES}
-LARGER = {(feed, "first"): LARGEST_CHANGE_PAGE for feed in FEEDS}
-PAGES = dict.fromkeys(FEEDS, DEFAULT_CHANGE_PAGE)
+# The argument of the query and the subscription of changes. The query may request larger pages than other fields. The
+# subscription reads pages of a fixed size, and the first one is part of its cost.
+SINCE = "since"
 # Fields that count all tasks of a user, and the cost of counting.
 COUNTS = {"totalCount", "taskStats"}
 ROWS_OF_A_COUNT = 100
@@ -104,10 +102,10 @@ class Cost:
 
 def page(node: FieldNode, definition: GraphQLField) -> Page | int | None:
     """The page size of a field; None for a field without pages."""
-    names = definition.args.keys() & ARGUMENTS.keys()
+    names, is_feed = definition.args.keys() & ARGUMENTS.keys(), SINCE in definition.args
     if not names:
-        return PAGES.get(node.name.value)
-    most = max(LARGER.get((node.name.value, name), ARGUMENTS[name]) for name in names)
+        return DEFAULT_CHANGE_PAGE if is_feed else None
+    most = LARGEST_CHANGE_PAGE if is_feed else max(ARGUMENTS[name] for name in names)
     given = [argument.value for argument in node.arguments or () if argument.name.value in names]
     known = [_rows(_literal(value, {})) for value in given if not isinstance(value, VariableNode | NullValueNode)]
     variables = tuple(value.name.value for value in given if isinstance(value, VariableNode))

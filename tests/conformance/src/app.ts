@@ -21,7 +21,7 @@ export function created(task: Task, token: ResultOf<typeof CreateTaskDocument>['
 }
 
 // A copy of the tasks, kept by pages of changes.
-export function applied(copy: Map<string, Task>, page: ResultOf<typeof ChangesDocument>['taskChanges']): string {
+export function applied(copy: Map<string, Task>, page: ResultOf<typeof ChangesDocument>['changes']): string {
   if (page.fullSync) copy.clear();
   for (const change of page.changes) {
     if (change.__typename === 'TaskUpserted') copy.set(change.task.id, change.task);
