@@ -7,11 +7,12 @@ from typing import Annotated
 import strawberry
 from strawberry import UNSET
 
+from schema.changes import Change
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.engine.following import shown
 from schema.inputs import given
-from schema.types import Change, SyncToken
+from schema.types import SyncToken
 
 After = Annotated[
     SyncToken | None,
@@ -21,18 +22,20 @@ After = Annotated[
     ),
 ]
 
+MEMBERS = "ListUpserted", "ListRemoved", "TaskUpserted", "TaskRemoved"
+
 
 @strawberry.type(description="Live updates, over WebSocket or server-sent events.")
 class Subscription:
     @strawberry.subscription(  # type: ignore[untyped-decorator]  # with graphql_type it is
         graphql_type=Change,
-        description="Each change of the user's tasks as it happens, starting from a token of the query `changes`"
-        " or of an earlier change. The error FULL_SYNC_REQUIRED means that the token cannot be continued: run the query"
-        " `changes` with it, which starts a full sync. LIMIT_EXCEEDED means that the user has too many"
+        description="Each change of the user's lists and tasks as it happens, starting from a token of the query"
+        " `changes` or of an earlier change. The error FULL_SYNC_REQUIRED means that the token cannot be continued: run"
+        " the query `changes` with it, which starts a full sync. LIMIT_EXCEEDED means that the user has too many"
         " subscriptions.",
     )
     async def changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
-        members = {name: info.context.selection(info, name) for name in ("TaskUpserted", "TaskRemoved")}
+        members = {name: info.context.selection(info, name) for name in MEMBERS}
         async with aclosing(info.context.follow(given(since))) as changes:
             async for change in changes:
                 yield Rendered(shown(members, change))

@@ -545,9 +545,7 @@ VARIANTS = [
     "... on TaskUpserted @include(if: $no) { token } ... { ...Whole } ... on TaskRemoved { gone: taskId }",
     "...Whole ... on TaskUpserted { task { only: version } }",
 ]
-WHOLE = (
-    f"fragment Whole on Change {{ __typename ... on TaskUpserted {{ task {{ kind: __typename {ALL_FIELDS} }} }} }}"
-)
+WHOLE = f"fragment Whole on Change {{ __typename ... on TaskUpserted {{ task {{ kind: __typename {ALL_FIELDS} }} }} }}"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -3,32 +3,25 @@
 import json
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-import orjson
-
 from app.database.compiling import Statements
 from app.database.rendering import Selection
 from app.database.statements import Statement
-from app.entities import bulk, changes, membership, moving, reading, writing
-from app.entities.changes import LARGEST_CHANGE_PAGE
+from app.entities import bulk, membership, moving, reading, writing
 from app.entities.content import taken
-from app.entities.cursors import BEGINNING, SyncPoint, sync_point
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
 from app.entities.naming import api_name, words
 from app.entities.ordering import OrderBy, ordered
 from app.entities.problems import Problem
 from app.entities.reading import LARGEST_PAGE, Page
-from app.errors import BadUserInput, FullSyncRequired, LimitExceeded
+from app.errors import BadUserInput, LimitExceeded
 from app.identifiers import identifier, uuid7
-from app.live.followers import Changes
 
 DEFAULT_PAGE = 20
-DEFAULT_CHANGE_PAGE = 100
 MOST_CREATED = 100
 MOST_AT_ONCE = 1000
 NO_ROWS = "[]"
@@ -87,15 +80,6 @@ class Written(NamedTuple):
     absent: str = "null"
 
 
-_CLOCK = changes.clock()
-
-
-@cache
-def followed(entity: Entity) -> Statement:
-    """The statement that reads the changes of an entity for subscriptions."""
-    return changes.page(entity, changes.whole(entity))
-
-
 class Crowded(Exception):
     """The key of the new place would be too long."""
 
@@ -130,31 +114,6 @@ class Repository:
             selection, key, lambda: reading.page(self._entity, selection, Page(order, *shape))
         )
         return await self._read(statement, **values)
-
-    async def changes(self, selection: Selection, since: str | None, first: int | None) -> str | None:
-        """A page of changes since a sync token, or from the beginning, as JSON."""
-        point, size = sync_point(since, self._owner), DEFAULT_CHANGE_PAGE if first is None else first
-        if not 1 <= size <= LARGEST_CHANGE_PAGE:
-            raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
-        statement = selection.statements.get("changes") or await self._compiled(
-            selection, "changes", lambda: changes.page(self._entity, selection)
-        )
-        return await self._read(statement, **_from(point), size=size)
-
-    async def token(self, since: str | None) -> str:
-        """The given token, or the current one if None. Raises FullSyncRequired if the token is not this user's."""
-        if since is None:
-            return await self._read(_CLOCK) or ""
-        if sync_point(since, self._owner) == BEGINNING:
-            raise FullSyncRequired
-        return since
-
-    async def changes_since(self, token: str) -> Changes:
-        """A page of changes since a token, with all fields, for subscriptions."""
-        values = _from(sync_point(token, self._owner))
-        page = orjson.loads(await self._read(followed(self._entity), **values, size=DEFAULT_CHANGE_PAGE) or "")
-        clock = sync_point(page["token"], self._owner).version
-        return Changes(page["changes"], page["token"], clock, more=page["hasMore"], full=page["fullSync"])
 
     async def create(self, payload: Selection, given: Values) -> Written:
         """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
@@ -350,11 +309,6 @@ def refusal(entity: Entity, code: str) -> Problem:
         "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one} to move to.", ("to",)),
         "ID_TAKEN": Problem("ID_TAKEN", f"You already have a {one}, or something else, with this id.", ("input", "id")),
     }[code]
-
-
-def _from(point: SyncPoint) -> dict[str, Any]:
-    """The values for the start of a page of changes."""
-    return point._asdict() | {"safe": point.safe, "latest": point.latest}
 
 
 def _one(row_id: str, expected: int | None) -> dict[str, Any]:

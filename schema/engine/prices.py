@@ -20,9 +20,9 @@ from graphql import (
 )
 
 from app.entities.changes import LARGEST_CHANGE_PAGE
+from app.entities.feed import DEFAULT_CHANGE_PAGE
 from app.entities.reading import LARGEST_PAGE
 from app.entities.repository import (
-    DEFAULT_CHANGE_PAGE,
     DEFAULT_PAGE,
     MOST_AT_ONCE,
     MOST_CREATED,
