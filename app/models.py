@@ -7,7 +7,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
-    Computed,
     Date,
     DateTime,
     FetchedValue,
@@ -140,20 +139,15 @@ class Task(Owned, Base):
     list_id: Mapped[UUID | None] = mapped_column(Uuid)
     # Whether the task is in the trash because its list is: restoring the list restores the task.
     trashed_with_list: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
-    # A combining mark separates the two. Search keys contain none, so no match spans title and description.
-    search: Mapped[str | None] = mapped_column(
-        Text, Computed("search_key(title) || chr(768) || search_key(coalesce(description, ''))", persisted=True)
-    )
+    # The search keys of title and description, set by triggers. A combining mark separates the two. Search keys contain
+    # none, so no match spans title and description.
+    search: Mapped[str | None] = mapped_column(Text, FetchedValue(), server_onupdate=FetchedValue())
 
     # Updates, too, read back what triggers have set.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy has it
+    # A single check, because PostgreSQL prepares each anew in each write. The function's errors name the rule.
     __table_args__ = (
-        CheckConstraint(r"title ~ '\S'", "title_not_blank"),
-        CheckConstraint("priority between 0 and 4", "priority_known"),
-        CheckConstraint("completed = (completed_at is not null)", "completed_at_with_completed"),
-        CheckConstraint("isfinite(due_date)", "due_date_finite"),
-        CheckConstraint(f"cardinality(tags) <= {MOST_TAGS}", "tags_few"),
-        CheckConstraint("array_position(tags, null) is null", "tags_not_null"),
+        CheckConstraint("check_task(title, priority, completed, completed_at, due_date, tags)", "valid"),
         # A trigger on lists clears `list_id`: Citus has no ON DELETE SET NULL for keys with the user.
         ForeignKeyConstraint(["user_id", "list_id"], ["task_lists.user_id", "task_lists.id"]),
     )

@@ -8,14 +8,17 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection, TextClause, text
 
 from app.database.checks import FORCED
+from app.database.functions import CHECK_TASK
 from app.errors import StartupError
 
-# The functions that statements, policies and triggers call on workers.
+# The functions that statements, policies, constraints and triggers call on workers.
 FUNCTIONS = (
     "act_as(uuid)",
     "begin_write(uuid)",
     "position_between(text, text)",
     "search_key(text)",
+    "derive_task()",
+    CHECK_TASK,
     "keep_task_tags()",
     "stamp_task()",
     "forget_tasks()",

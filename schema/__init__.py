@@ -8,11 +8,10 @@ import this package.
 import strawberry
 
 from schema.engine.direct import direct
-from schema.lists import TaskList
 from schema.mutations import Mutation
 from schema.queries import Query
 from schema.subscriptions import Subscription
-from schema.types import CONFIG, Task, User
+from schema.types import CONFIG, Task, TaskList, User
 
 schema = direct(strawberry.Schema(Query, Mutation, Subscription, types=[Task, TaskList, User], config=CONFIG))
 

@@ -1,10 +1,15 @@
 """Arguments that several fields share."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import strawberry
 
-from schema.inputs import TaskFilter, TaskOrder
+from app.database.rendering import Field
+from app.entities.repository import Wanted, Window
+from app.tasks.fields import TASK
+from schema.engine.arguments import Arguments
+from schema.inputs import TaskFilter, TaskOrder, tree
 
 Id = Annotated[
     strawberry.ID,
@@ -37,3 +42,12 @@ Before = Annotated[
     str | None,
     strawberry.argument(description="Return only what precedes this cursor, which must be from the same `orderBy`."),
 ]
+
+
+def page_of_tasks(entry: Field, variables: Mapping[str, Any]) -> Wanted:
+    """What a connection of tasks below a root field asks for."""
+    assert isinstance(entry.arguments, Arguments)  # noqa: S101 - only such fields are nested
+    given = entry.arguments.values(variables)
+    window = Window(**{name: given.get(name) for name in ("first", "after", "last", "before")})
+    order = [term.term() for term in given.get("order_by") or ()]
+    return Wanted(TASK, tree(given.get("filter")) or {}, order, window)

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import strawberry
 
-from schema.lists import TaskList
-from schema.types import SyncToken, Task
+from schema.types import SyncToken, Task, TaskList
 
 RESUME = "Position in the history after this change. Store it, to resume here."
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.compiling import Statements
 from app.database.database import Database
-from app.database.rendering import Selection
+from app.database.rendering import Field, Selection
 from app.entities.feed import Feed, followed
-from app.entities.repository import Repository
+from app.entities.repository import Repository, Wanted
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
@@ -22,6 +22,7 @@ from app.tasks.feed import FEED
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
 from app.tasks.viewer import Viewer
+from schema.arguments import page_of_tasks
 from schema.engine.execution import Operation
 
 T = TypeVar("T")
@@ -45,6 +46,8 @@ class Context:
     payer: str
     operation: Operation
     services: Services
+    # The arguments of the connections below the root fields of this operation.
+    wanted: dict[Field, Wanted] = field(default_factory=dict)
 
     @property
     def principal(self) -> Principal:
@@ -55,19 +58,19 @@ class Context:
 
     def tasks(self) -> Repository:
         """The caller's tasks, on compiled statements."""
-        return Repository(TASK, self.services.database, self.principal.user_id, self.services.statements)
+        return Repository(TASK, self.services.database, self.principal.user_id, self.services.statements, self.wanted)
 
     def lists(self) -> Repository:
         """The caller's lists, on compiled statements."""
-        return Repository(LIST, self.services.database, self.principal.user_id, self.services.statements)
+        return Repository(LIST, self.services.database, self.principal.user_id, self.services.statements, self.wanted)
 
     def feed(self) -> Feed:
         """The changes of the caller's lists and tasks."""
-        return Feed(FEED, self.services.database, self.principal.user_id, self.services.statements)
+        return Feed(FEED, self.services.database, self.principal.user_id, self.services.statements, self.wanted)
 
     def viewer(self) -> Viewer:
         """The caller's account, and the caller's objects by id."""
-        return Viewer(self.services.database, self.principal.user_id, self.services.statements)
+        return Viewer(self.services.database, self.principal.user_id, self.services.statements, self.wanted)
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session of SQLAlchemy acting as the caller, in one transaction: `async with`; see docs/adding.md."""
@@ -85,7 +88,11 @@ class Context:
 
     def selection(self, info: "Info", type_name: str) -> Selection:
         """The fields of an object type that a root field selects."""
-        return self.operation.selection(info, type_name)
+        selection = self.operation.selection(info, type_name)
+        for entry in selection.nested:
+            if entry not in self.wanted:
+                self.wanted[entry] = page_of_tasks(entry, info.variable_values)
+        return selection
 
 
 Info = strawberry.Info[Context, None]

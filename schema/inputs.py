@@ -13,7 +13,7 @@ from app.entities.naming import api_name
 from app.entities.ordering import OrderBy
 from app.errors import BadUserInput
 from app.models import PRIORITIES
-from schema.types import TaskPriority
+from schema.enums import TaskPriority
 
 T = TypeVar("T")
 

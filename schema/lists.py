@@ -1,6 +1,5 @@
-"""The types and inputs of lists."""
+"""The inputs of lists."""
 
-from datetime import datetime
 from enum import Enum
 from typing import Annotated, Any
 
@@ -9,65 +8,6 @@ from strawberry import Maybe, Some
 
 from app.entities.ordering import OrderBy as Term
 from schema.inputs import DateTimeRange, OrderDirection
-from schema.types import Node, PageInfo, SyncToken, UserError
-
-
-@strawberry.type(description="A list of tasks. Each user sees only their own lists. A task is in one list or in none.")
-class TaskList(Node):
-    name: str = strawberry.field(description="1 to 100 characters on one line, not blank.")
-    icon: str | None = strawberry.field(
-        description="A color or an emoji, as a client wrote it: 1 to 32 characters on one line; null if there is none."
-    )
-    position: str = strawberry.field(
-        description="Sort key of the manual order of lists. Compare keys by character code (`<` in JavaScript), not by"
-        " locale. It can also change when another list is moved."
-    )
-    version: int = strawberry.field(
-        description="Increases with each change of the list itself, not always by 1. Pass it as `expectedVersion` to"
-        " detect concurrent changes."
-    )
-    created_at: datetime = strawberry.field(description="When the list was created.")
-    updated_at: datetime = strawberry.field(
-        description="When the list itself was last changed. Moving, deleting and restoring are changes, too."
-    )
-    deleted_at: datetime | None = strawberry.field(
-        description="When the list was moved to the trash; null if it is not in the trash."
-    )
-
-
-@strawberry.type(description="A list in a page, with its cursor.")
-class TaskListEdge:
-    cursor: str = strawberry.field(
-        description="Opaque position of the list in this order. Pass it as `after` or `before`."
-    )
-    node: TaskList = strawberry.field(description="The list.")
-
-
-@strawberry.type(description="A page of lists.")
-class TaskListConnection:
-    edges: list[TaskListEdge] = strawberry.field(description="The lists of this page, each with its cursor.")
-    nodes: list[TaskList] = strawberry.field(description="The lists of this page, without cursors.")
-    page_info: PageInfo = strawberry.field(description="Cursors for the pages before and after this one.")
-    total_count: int = strawberry.field(
-        description="Number of matching lists on all pages. Computed only if selected; adds 100 rows to the cost of the"
-        " operation."
-    )
-
-
-@strawberry.type(description="Result of a mutation of one list.")
-class ListPayload:
-    list_: TaskList | None = strawberry.field(
-        name="list",
-        description="The list after the mutation. If there are errors, the existing list, unchanged; null if there is"
-        " none, or if the input is invalid.",
-    )
-    user_errors: list[UserError] = strawberry.field(
-        description="Why nothing was changed; empty if the mutation succeeded."
-    )
-    token: SyncToken | None = strawberry.field(
-        description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"
-        " your copy may lack earlier changes by other clients."
-    )
 
 
 @strawberry.input(

@@ -9,9 +9,9 @@ from schema.arguments import Id
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import CreateTaskInput, MoveTarget, TaskSelector, UpdateTaskInput, given
-from schema.lists import CreateListInput, ListPayload, UpdateListInput
+from schema.lists import CreateListInput, UpdateListInput
 from schema.payloads import payload
-from schema.types import TaskPayload, TasksPayload
+from schema.types import ListPayload, TaskPayload, TasksPayload
 
 Expected = Annotated[
     int | None,

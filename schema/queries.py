@@ -13,8 +13,8 @@ from schema.changes import ChangePage
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import given, tree
-from schema.lists import ListsFilter, ListsOrder, TaskList, TaskListConnection
-from schema.types import Node, SyncToken, Task, TaskConnection, User
+from schema.lists import ListsFilter, ListsOrder
+from schema.types import Node, SyncToken, Task, TaskConnection, TaskList, TaskListConnection, User
 
 Since = Annotated[
     SyncToken | None,
@@ -41,8 +41,8 @@ class Query:
         graphql_type=Node | None, description="The user's task, list or account with this id; null if there is none."
     )
     async def node(self, info: Info, id: Id) -> Rendered | None:
-        task, user = (info.context.selection(info, name) for name in ("Task", "User"))
-        return _rendered(await info.context.viewer().node(task, user, id))
+        task, task_list, user = (info.context.selection(info, name) for name in ("Task", "TaskList", "User"))
+        return _rendered(await info.context.viewer().node(task, task_list, user, id))
 
     @strawberry.field(
         graphql_type=Task | None,

@@ -7,10 +7,11 @@ from typing import Annotated
 import strawberry
 from strawberry import UNSET
 
+from app.tasks.feed import FEED
 from schema.changes import Change
 from schema.context import Info
 from schema.engine.execution import Rendered
-from schema.engine.following import shown
+from schema.engine.following import refuse_what_is_not_followed, shown
 from schema.inputs import given
 from schema.types import SyncToken
 
@@ -36,6 +37,7 @@ class Subscription:
     )
     async def changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
         members = {name: info.context.selection(info, name) for name in MEMBERS}
+        refuse_what_is_not_followed(FEED, members)
         async with aclosing(info.context.follow(given(since))) as changes:
             async for change in changes:
                 yield Rendered(shown(members, change))

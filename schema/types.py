@@ -7,7 +7,11 @@ from enum import Enum
 from typing import NewType
 
 import strawberry
+from strawberry import UNSET
 from strawberry.schema.config import StrawberryConfig
+
+from schema.arguments import After, Before, Filter, First, Last, OrderBy
+from schema.enums import TaskPriority
 
 SyncToken = NewType("SyncToken", str)
 
@@ -71,15 +75,6 @@ CONFIG = StrawberryConfig(
 )
 
 
-@strawberry.enum(description="Priority of a task, from lowest to highest.")
-class TaskPriority(Enum):
-    NONE = strawberry.enum_value("NONE", description="No priority. The default.")
-    LOW = strawberry.enum_value("LOW", description="Can wait.")
-    MEDIUM = strawberry.enum_value("MEDIUM", description="Should be done soon.")
-    HIGH = strawberry.enum_value("HIGH", description="Should be done before other tasks.")
-    URGENT = strawberry.enum_value("URGENT", description="Must be done now.")
-
-
 @strawberry.interface(description="An object that `node` can fetch by id.")
 class Node:
     id: strawberry.ID = strawberry.field(
@@ -135,6 +130,9 @@ class Task(Node):
     deleted_at: datetime | None = strawberry.field(
         description="When the task was moved to the trash; null if it is not in the trash."
     )
+    list_: "TaskList | None" = strawberry.field(
+        name="list", description="The list that the task is in; null for the inbox."
+    )
 
 
 @strawberry.type(description="Position of a page in its list.")
@@ -171,6 +169,67 @@ class TaskConnection:
     page_info: PageInfo = strawberry.field(description="Cursors for the pages before and after this one.")
     total_count: int = strawberry.field(
         description="Number of matching tasks on all pages. Computed only if selected; adds 100 rows to the cost of the"
+        " operation."
+    )
+
+
+@strawberry.type(description="A list of tasks. Each user sees only their own lists. A task is in one list or in none.")
+class TaskList(Node):
+    name: str = strawberry.field(description="1 to 100 characters on one line, not blank.")
+    icon: str | None = strawberry.field(
+        description="A color or an emoji, as a client wrote it: 1 to 32 characters on one line; null if there is none."
+    )
+    position: str = strawberry.field(
+        description="Sort key of the manual order of lists. Compare keys by character code (`<` in JavaScript), not by"
+        " locale. It can also change when another list is moved."
+    )
+    version: int = strawberry.field(
+        description="Increases with each change of the list itself, not always by 1. Pass it as `expectedVersion` to"
+        " detect concurrent changes."
+    )
+    created_at: datetime = strawberry.field(description="When the list was created.")
+    updated_at: datetime = strawberry.field(
+        description="When the list itself was last changed. Moving, deleting and restoring are changes, too."
+    )
+    deleted_at: datetime | None = strawberry.field(
+        description="When the list was moved to the trash; null if it is not in the trash."
+    )
+    task_stats: TaskStats = strawberry.field(
+        description="Counts of the list's tasks, without the trash. Adds 100 rows to the cost of the operation, for a"
+        " page of lists once."
+    )
+
+    @strawberry.field(  # type: ignore[untyped-decorator]  # with graphql_type it is
+        graphql_type=TaskConnection,
+        description="The list's tasks, in pages. The manual order is the list's part of the order of all tasks.",
+    )
+    def tasks(
+        self,
+        filter: Filter = UNSET,
+        order_by: OrderBy = UNSET,
+        first: First = UNSET,
+        after: After = UNSET,
+        last: Last = UNSET,
+        before: Before = UNSET,
+    ) -> None:
+        """Rendered by PostgreSQL with the list."""
+
+
+@strawberry.type(description="A list in a page, with its cursor.")
+class TaskListEdge:
+    cursor: str = strawberry.field(
+        description="Opaque position of the list in this order. Pass it as `after` or `before`."
+    )
+    node: TaskList = strawberry.field(description="The list.")
+
+
+@strawberry.type(description="A page of lists.")
+class TaskListConnection:
+    edges: list[TaskListEdge] = strawberry.field(description="The lists of this page, each with its cursor.")
+    nodes: list[TaskList] = strawberry.field(description="The lists of this page, without cursors.")
+    page_info: PageInfo = strawberry.field(description="Cursors for the pages before and after this one.")
+    total_count: int = strawberry.field(
+        description="Number of matching lists on all pages. Computed only if selected; adds 100 rows to the cost of the"
         " operation."
     )
 
@@ -216,6 +275,22 @@ class TaskPayload:
     task: Task | None = strawberry.field(
         description="The task after the mutation. If there are errors, the existing task, unchanged; null if there is"
         " none, or if the input is invalid."
+    )
+    user_errors: list[UserError] = strawberry.field(
+        description="Why nothing was changed; empty if the mutation succeeded."
+    )
+    token: SyncToken | None = strawberry.field(
+        description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"
+        " your copy may lack earlier changes by other clients."
+    )
+
+
+@strawberry.type(description="Result of a mutation of one list.")
+class ListPayload:
+    list_: TaskList | None = strawberry.field(
+        name="list",
+        description="The list after the mutation. If there are errors, the existing list, unchanged; null if there is"
+        " none, or if the input is invalid.",
     )
     user_errors: list[UserError] = strawberry.field(
         description="Why nothing was changed; empty if the mutation succeeded."

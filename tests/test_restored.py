@@ -161,10 +161,15 @@ async def test_every_copy_becomes_what_the_database_has(before: Place, restores:
     copies = [moved(copy, there.user(user)) for copy, user in zip([*copies, between], owners, strict=True)]
     copies += [await caught_up(there.user(alice))]
 
+    query = "{ lists { nodes { id version } } }"
+    await there.user(alice).data('mutation { createList(input: { name: "Home" }) { token } }')
+    (before_it,) = (await there.user(alice).data(query))["lists"]["nodes"]
     said = await there.restored()
     await there.user(alice).add("Afterwards")
 
-    assert "Advanced the clocks of 2 users, and gave 9 tasks new versions." in said
+    assert "Advanced the clocks of 2 users, and gave 10 tasks and lists new versions." in said
+    (after_it,) = (await there.user(alice).data(query))["lists"]["nodes"]
+    assert after_it["version"] > before_it["version"] + 1000
     for copy, user in zip(copies, [*owners, alice], strict=True):
         pages = await copy.catch_up(2)
         assert [page["fullSync"] for page in pages] == [True, *[False] * (len(pages) - 1)]
@@ -411,7 +416,7 @@ async def test_an_owner_subject_to_row_level_security(before: Place) -> None:
         await user.add()
     role = f"owner_{uuid4().hex}"
     await before.owner.execute(f"CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA public TO {role}")
-    tables = ("users", "tasks", "task_clocks", "task_tags", "taskql_state", "alembic_version")
+    tables = ("users", "tasks", "task_clocks", "task_tags", "task_lists", "taskql_state", "alembic_version")
     for table in tables:
         await before.owner.execute(f"ALTER TABLE {table} OWNER TO {role}")
     for function in functions.ALL:
@@ -422,7 +427,7 @@ async def test_an_owner_subject_to_row_level_security(before: Place) -> None:
     await before.owner.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
 
     assert code == 0, said
-    assert "Advanced the clocks of 2 users, and gave 2 tasks new versions." in said
+    assert "Advanced the clocks of 2 users, and gave 2 tasks and lists new versions." in said
     assert min(await versions(before)) > restored.SMALLEST_JUMP
 
 

@@ -8,6 +8,8 @@ SEARCH_PATH = "search_path=pg_catalog, pg_temp"
 # If row-level security would hide rows from the function, PostgreSQL then raises an error.
 NO_ROW_SECURITY = "row_security=off"
 
+CHECK_TASK = "check_task(text, smallint, boolean, timestamp with time zone, date, text[])"
+
 # These qualify all names, because they run with every request, and a SET clause would cost 4 to 6 µs.
 QUALIFIED = (
     "act_as(uuid)",
@@ -17,6 +19,8 @@ QUALIFIED = (
     "begin_distributed_write(uuid, integer, integer)",
     "begin_distributed_write(uuid, integer)",
     "search_key(text)",
+    "derive_task()",
+    CHECK_TASK,
     "is_distributed()",
     "tell(uuid, integer)",
 )
@@ -36,6 +40,12 @@ ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "us
 _TAGS_CHANGE = "WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags))"
 # The triggers by name. If one is missing or disabled, clocks, counters, tags or the tasks of lists become wrong.
 FIRED = {
+    "derive_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW", "derive_task()"),
+    "derive_updated_task": (
+        "tasks",
+        "BEFORE UPDATE OF title, description, search ON tasks FOR EACH ROW",
+        "derive_task()",
+    ),
     "stamp_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.version = 0)", "stamp_task()"),
     "stamp_updated_task": (
         "tasks",
@@ -90,8 +100,8 @@ CONFIGURED = {
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),
 }
 ALL = (*QUALIFIED, *CONFIGURED)
-# Called only by triggers, which run as the owner.
-OF_TRIGGERS = ("tell(uuid, integer)",)
+# The first is called only by triggers, which run as the owner. The other is a trigger with the rights of its caller.
+OF_TRIGGERS = ("tell(uuid, integer)", "derive_task()")
 FOR_THE_SERVER = tuple(name for name in ALL if name not in (*TRIGGERS, *OF_TRIGGERS))
-# A generated column of `tasks` calls it as the role that writes. It reads only its argument.
-FOR_EVERYBODY = ("search_key(text)",)
+# A trigger and a constraint of `tasks` call them as the role that writes. They read only their arguments.
+FOR_EVERYBODY = ("search_key(text)", CHECK_TASK)

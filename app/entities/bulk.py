@@ -103,8 +103,8 @@ def _insert(entity: Entity) -> Statement:
     given, table = _rows(entity), entity.table
     columns = _inserted(entity, given, CLOCKS)
     has_room = and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA)
-    known = membership.is_accepted(entity, given.c)
-    rows = select(*columns.values()).select_from(CLOCKS.join(given, true())).where(has_room, known)
+    accepted = and_(membership.is_accepted(entity, given.c), not_(membership.is_namesake(entity, given.c.id)))
+    rows = select(*columns.values()).select_from(CLOCKS.join(given, true())).where(has_room, accepted)
     inserted = insert(table).from_select(list(columns), rows).on_conflict_do_nothing()
     return compiled(inserted.returning(table.c.id))
 

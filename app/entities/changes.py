@@ -9,8 +9,9 @@ such a row, the client must sync from the beginning. That is not the case for ro
 received, or that were removed before its sync began.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -54,6 +55,7 @@ from app.database.rendering import (
 from app.database.statements import Reader, Statement, read, text_literal
 from app.entities.cursors import SyncPoint, complete, sealed
 from app.entities.entity import Entity
+from app.entities.reading import Pages, View
 from app.models import CLOCKS
 
 LARGEST_CHANGE_PAGE = 1000
@@ -65,9 +67,9 @@ _FIRST_ID = literal_column(f"'{UUID(int=0)}'::uuid", Uuid)
 _LAST_ID = UUID(int=2**128 - 1)
 
 
-def page(entities: Sequence[Entity], selection: Selection) -> Statement:
+def page(entities: Sequence[Entity], selection: Selection, pages: Pages = MappingProxyType({})) -> Statement:
     """A page of at most `size` changes of these entities' rows after the point in `values`."""
-    return read(lambda me: _Page(entities, selection, me).body())
+    return read(lambda me: _Page(entities, selection, View(me, pages)).body())
 
 
 def values(entities: Sequence[Entity], point: SyncPoint) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def whole(entities: Sequence[Entity]) -> Selection:
 
 def _whole(entity: Entity) -> Sequence[Selection]:
     upserted, removed = _types(entity)
-    row = Selection(entity.type_name, _leaves(TYPE_NAME, *entity.fields))
+    row = Selection(entity.type_name, (*_leaves(TYPE_NAME, *entity.fields), *_shown(entity)))
     shown = Field(entity.one, entity.one, row)
     return (
         Selection(upserted, (*_leaves(TYPE_NAME, "token"), shown)),
@@ -103,6 +105,14 @@ def _types(entity: Entity) -> tuple[str, str]:
     """The types of a change of a row that exists, and of one that was removed."""
     name = entity.one.capitalize()
     return f"{name}Upserted", f"{name}Removed"
+
+
+def _shown(entity: Entity) -> Iterator[Field]:
+    """The objects that rows refer to, without what these show of other rows."""
+    for name, related in entity.related.items():
+        if related.shows is not None:
+            fields = _leaves(TYPE_NAME, *related.shows.fields)
+            yield Field(name, name, Selection(related.shows.type_name, fields))
 
 
 def _leaves(*names: str) -> tuple[Field, ...]:
@@ -122,11 +132,11 @@ def clock() -> Statement:
 class _Page:
     """The parts of a page's SQL. `start` is the point where it starts, `rows` has one row more than the page shows."""
 
-    def __init__(self, entities: Sequence[Entity], selection: Selection, me: Reader) -> None:
-        self.entities, self.selection, self.me = entities, selection, me
+    def __init__(self, entities: Sequence[Entity], selection: Selection, view: View) -> None:
+        self.entities, self.selection, self.view, self.me = entities, selection, view, view.me
         self.size = bindparam("size", type_=Integer)
         self.limit = self.size + literal_column("1")
-        self.start = _start(entities, me)
+        self.start = _start(entities, self.me)
         self.mixed = self._mixed()
         self.rows = numbered(self._either_way())
         self.shown = self.rows.c.place <= self.size
@@ -225,7 +235,9 @@ class _Page:
     def _change_field(self, entity: Entity, entry: Field) -> ColumnElement[str]:
         if entry.name == "token":
             return quoted(sealed(self._content(*(self.rows.c[name] for name in ("version", "kind", "id")))))
-        return quoted(self.rows.c.id) if entry.selection is None else entity.json(entry.inner, self.rows.c)
+        if entry.selection is None:
+            return quoted(self.rows.c.id)
+        return entity.json(entry.inner, self.rows.c, self.view)
 
     def _content(
         self, version: ColumnElement[int], kind: ColumnElement[int], row_id: ColumnElement[UUID]

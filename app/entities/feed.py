@@ -1,20 +1,20 @@
 """The feed of a user: what has changed in the rows of several entities, in one order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from types import MappingProxyType
 from uuid import UUID
 
 import orjson
 
 from app.database.compiling import Statements
-from app.database.rendering import Selection
+from app.database.rendering import Field, Selection
 from app.database.statements import Statement
 from app.entities import changes
 from app.entities.changes import LARGEST_CHANGE_PAGE
 from app.entities.cursors import BEGINNING, SyncPoint, sync_point
 from app.entities.entity import Entity
-from app.entities.repository import Database
+from app.entities.repository import Database, Values, Wanted, nested
 from app.errors import BadUserInput, FullSyncRequired
 from app.live.followers import Changes
 
@@ -31,21 +31,31 @@ def followed(entities: Sequence[Entity]) -> Statement:
 class Feed:
     """The changes of one user's rows of these entities. All statements are limited to that user."""
 
-    def __init__(self, entities: Sequence[Entity], database: Database, owner: UUID, statements: Statements) -> None:
+    def __init__(
+        self,
+        entities: Sequence[Entity],
+        database: Database,
+        owner: UUID,
+        statements: Statements,
+        wanted: Mapping[Field, Wanted] = MappingProxyType({}),
+    ) -> None:
         self._entities = entities
         self._database = database
         self._owner = owner
         self._statements = statements
+        self._wanted = wanted
 
     async def page(self, selection: Selection, since: str | None, first: int | None) -> str | None:
         """A page of changes since a sync token, or from the beginning, as JSON."""
         size = DEFAULT_CHANGE_PAGE if first is None else first
         if not 1 <= size <= LARGEST_CHANGE_PAGE:
             raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
-        statement = selection.statements.get("changes") or await self._statements.compiled(
-            self._owner, selection, "changes", lambda: changes.page(self._entities, selection)
+        inner = nested(selection, self._wanted, self._owner)
+        key = "changes", inner.key
+        statement = selection.statements.get(key) or await self._statements.compiled(
+            self._owner, selection, key, lambda: changes.page(self._entities, selection, inner.pages)
         )
-        return await self._read(statement, since, size)
+        return await self._read(statement, since, size, inner.values)
 
     async def token(self, since: str | None) -> str:
         """The given token, or the current one if None. Raises FullSyncRequired if the token is not this user's."""
@@ -67,6 +77,9 @@ class Feed:
         known = point.row is None or any(point.row[0] == entity.one for entity in self._entities)
         return point if known else BEGINNING
 
-    async def _read(self, statement: Statement, since: str | None, size: int) -> str | None:
-        values: dict[str, Any] = changes.values(self._entities, self._point(since))
-        return await self._database.read(self._owner, statement, {**values, "user_id": self._owner, "size": size})
+    async def _read(
+        self, statement: Statement, since: str | None, size: int, more: Values = MappingProxyType({})
+    ) -> str | None:
+        start = changes.values(self._entities, self._point(since))
+        values = {"user_id": self._owner, "size": size, **start, **more}
+        return await self._database.read(self._owner, statement, values)

@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
+import orjson
+
 from app.database.compiling import Statements
-from app.database.rendering import Selection
+from app.database.rendering import Field, Selection
 from app.database.statements import Statement
 from app.entities import bulk, membership, moving, reading, writing
 from app.entities.content import taken
@@ -41,6 +43,15 @@ class Database(Protocol):
     async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None: ...
 
     async def write(self, owner: UUID, statement: Statement, values: Values) -> Mapping[str, Any]: ...
+
+
+class Wanted(NamedTuple):
+    """A connection and its arguments: its entity, filter, order and window."""
+
+    entity: Entity
+    matching: Values
+    order_by: Sequence[OrderBy]
+    window: "Window"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,33 +98,51 @@ class Crowded(Exception):
 class Repository:
     """The rows of one entity and one user. All statements are limited to that user."""
 
-    def __init__(self, entity: Entity, database: Database, owner: UUID, statements: Statements) -> None:
+    def __init__(
+        self,
+        entity: Entity,
+        database: Database,
+        owner: UUID,
+        statements: Statements,
+        wanted: Mapping[Field, Wanted] = MappingProxyType({}),
+    ) -> None:
         self._entity = entity
         self._database = database
         self._owner = owner
         self._statements = statements
+        self._wanted = wanted
 
     async def find(self, selection: Selection, row_id: str) -> str | None:
         """One row as JSON, also from the trash."""
-        wanted = identifier(row_id, "id")
-        statement = selection.statements.get("one") or await self._compiled(
-            selection, "one", lambda: reading.one(self._entity, selection)
+        return await self._found(selection, identifier(row_id, "id"))
+
+    async def _found(self, selection: Selection, row_id: UUID) -> str | None:
+        inner = nested(selection, self._wanted, self._owner)
+        key = ("one", inner.key) if inner.key else "one"
+        statement = selection.statements.get(key) or await self._compiled(
+            selection, key, lambda: reading.one(self._entity, selection, inner.pages)
         )
-        return await self._read(statement, id=wanted)
+        return await self._read(statement, id=row_id, **inner.values)
+
+    async def _found_many(self, selection: Selection, ids: Sequence[str]) -> str | None:
+        inner = nested(selection, self._wanted, self._owner)
+        key = "many", inner.key
+        statement = selection.statements.get(key) or await self._compiled(
+            selection, key, lambda: reading.many(self._entity, selection, inner.pages)
+        )
+        return await self._read(statement, ids=ids, **inner.values)
 
     async def page(
         self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
     ) -> str | None:
         """A page as a connection's JSON."""
-        order, wanted = ordered(self._entity, tuple(order_by)), Filter(self._entity, matching)
-        values = wanted.values | {"size": window.size}
-        values |= order.bound("after", window.after, self._owner) | order.bound("before", window.before, self._owner)
-        shape = wanted.shape, window.backward, window.after is not None, window.before is not None
-        key = order.name, *shape
+        shape, values = _page(Wanted(self._entity, matching, order_by, window), self._owner)
+        inner = nested(selection, self._wanted, self._owner)
+        key = shape.order.name, *shape[1:], *inner.key
         statement = selection.statements.get(key) or await self._compiled(
-            selection, key, lambda: reading.page(self._entity, selection, Page(order, *shape))
+            selection, key, lambda: reading.page(self._entity, selection, shape, inner.pages)
         )
-        return await self._read(statement, **values)
+        return await self._read(statement, **values, **inner.values)
 
     async def create(self, payload: Selection, given: Values) -> Written:
         """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
@@ -154,7 +183,7 @@ class Repository:
         if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
         statement = payload.statements.get("create many") or await self._compiled(
-            payload, "create many", lambda: bulk.create(self._entity, payload)
+            payload, "create many", lambda: self._complete(payload, lambda shown: bulk.create(self._entity, shown))
         )
         values = {"user_id": self._owner, "rows": _json(rows), **self._limits(len(rows))}
         row = await self._database.write(self._owner, statement, values)
@@ -164,7 +193,7 @@ class Repository:
         if self._entity.member:
             found += [self._not_contained(membership.NOT_FOUND, "inputs", place) for place in row["unknown"]]
             found += [self._not_contained(membership.IN_TRASH, "inputs", place) for place in row["trashed"]]
-        return self._many(payload, row, found)
+        return await self._many(payload, statement, row, found)
 
     async def change_many(  # noqa: PLR0913 - the arguments of the field
         self, payload: Selection, kind: str, where: Values, changes: Values, *, at_most: int, dry_run: bool
@@ -178,11 +207,11 @@ class Repository:
         shape, selecting = self._selected(kind, where)
         many = bulk.Many(kind, tuple(content), shape)
         statement = payload.statements.get(many) or await self._compiled(
-            payload, many, lambda: bulk.change(self._entity, payload, many)
+            payload, many, lambda: self._complete(payload, lambda shown: bulk.change(self._entity, shown, many))
         )
         values = {"user_id": self._owner, "at_most": at_most, "dry_run": dry_run, **content, **selecting}
         row = await self._database.write(self._owner, statement, values)
-        return self._many(payload, row, self._bulk_problems(row, at_most))
+        return await self._many(payload, statement, row, self._bulk_problems(row, at_most))
 
     def _rows(self, given: Sequence[Values]) -> tuple[list[dict[str, Any]], list[Problem]]:
         """The rows to create, for the statement's JSON, and their problems, with the rows' indexes in the paths."""
@@ -216,13 +245,15 @@ class Repository:
             return Written(problems=wrong)
         change = writing.Change(kind, tuple(content), "expected" in values)
         statement = payload.statements.get(change) or await self._compiled(
-            payload, change, lambda: build(entity, payload, change)
+            payload, change, lambda: self._complete(payload, lambda shown: build(entity, shown, change))
         )
         row = await self._database.write(self._owner, statement, {"user_id": self._owner, **content, **values})
         if row["code"] == "CROWDED":
             raise Crowded
         one = entity.one
         shown = {entry.key: row[f"{one}_{place}"] for place, entry in enumerate(payload.entries(one))}
+        if statement.names_only:
+            shown = await self._shown_after(payload, shown)
         refusal = [self._refusal(row)] if row["code"] else []
         return Written(row["version"], shown, refusal)
 
@@ -234,6 +265,25 @@ class Repository:
     def _limits(self, made: int) -> dict[str, Any]:
         """The values of a create of this many rows: the quota, and for a cluster the counter that they advance."""
         return {"quota": self._database.quotas[self._entity.many], "made": made, "counter": self._entity.counter.name}
+
+    def _complete(self, payload: Selection, build: Callable[[Selection], Statement]) -> Statement:
+        """The writing statement of a payload. If that shows other rows, the statement only names the rows."""
+        entity = self._entity
+        names = {entity.one, entity.many}
+        rows = [entry for entry in payload.fields if entry.name in names]
+        if all(entity.knows(entry.inner) for entry in rows):
+            return build(payload)
+        only = Selection(entity.type_name, (Field("id", "id"),))
+        named = tuple(replace(entry, selection=only) if entry in rows else entry for entry in payload.fields)
+        return replace(build(Selection(payload.typename, named)), names_only=True)
+
+    async def _shown_after(self, payload: Selection, named: Mapping[str, str | None]) -> dict[str, str | None]:
+        """The rows that a write has named, read after it."""
+        shown = dict[str, str | None]()
+        for entry in payload.entries(self._entity.one):
+            name = named[entry.key]
+            shown[entry.key] = name and await self._found(entry.inner, UUID(orjson.loads(name)["id"]))
+        return shown
 
     def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
         """Compile a statement that the selection does not have yet."""
@@ -251,10 +301,17 @@ class Repository:
             raise BadUserInput(f"{many} in the trash can only be restored; omit trashed.")
         return (kind == "restore", *wanted.shape[1:]), wanted.values
 
-    def _many(self, payload: Selection, row: Mapping[str, Any], found: list[Problem]) -> Written:
+    async def _many(
+        self, payload: Selection, statement: Statement, row: Mapping[str, Any], found: list[Problem]
+    ) -> Written:
         many = self._entity.many
         shown = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(payload.entries(many))}
-        refused = any(problem.code != "NOT_FOUND" for problem in found)
+        if statement.names_only:
+            for entry in payload.entries(many):
+                ids = [each["id"] for each in orjson.loads(shown[entry.key])]
+                shown[entry.key] = await self._found_many(entry.inner, ids)
+        # Ids that are not found are skipped; anything else is a refusal.
+        refused = any(problem.field is None or problem.field[0] != "where" for problem in found)
         return Written(row["version"], shown, found, 0 if refused else row["affected"], NO_ROWS)
 
     def _bulk_problems(self, row: Mapping[str, Any], at_most: int) -> list[Problem]:
@@ -296,6 +353,38 @@ class Repository:
 
     def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
         return self._database.read(self._owner, statement, {"user_id": self._owner, **values})
+
+
+class Nested(NamedTuple):
+    """The connections below the rows of a selection: their shapes, as part of a statement's key, and their values."""
+
+    pages: Mapping[Field, Page] = MappingProxyType({})
+    key: tuple[Hashable, ...] = ()
+    values: Values = MappingProxyType({})
+
+
+_NOTHING_NESTED = Nested()
+
+
+def nested(selection: Selection, wanted: Mapping[Field, Wanted], owner: UUID, number: int = 0) -> Nested:
+    """The connections below the rows of a selection, which has a number if a statement has several."""
+    if not selection.nested:
+        return _NOTHING_NESTED
+    pages, values = dict[Field, Page](), dict[str, Any]()
+    for place, entry in enumerate(selection.nested):
+        pages[entry], more = _page(wanted[entry], owner, f"n{number}_{place}_")
+        values |= more
+    return Nested(pages, tuple((page.order.name, *page[1:]) for page in pages.values()), values)
+
+
+def _page(wanted: Wanted, owner: UUID, prefix: str = "") -> tuple[Page, dict[str, Any]]:
+    """The shape of a page, and its values."""
+    window, order = wanted.window, ordered(wanted.entity, tuple(wanted.order_by))
+    matching = Filter(wanted.entity, wanted.matching, prefix)
+    values = matching.values | {f"{prefix}size": window.size}
+    values |= order.bound(f"{prefix}after", window.after, owner) | order.bound(f"{prefix}before", window.before, owner)
+    has_after, has_before = window.after is not None, window.before is not None
+    return Page(order, matching.shape, window.backward, has_after, has_before, prefix), values
 
 
 def refusal(entity: Entity, code: str) -> Problem:

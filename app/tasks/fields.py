@@ -42,6 +42,7 @@ from app.models import (
     TITLE_LENGTH,
     due_sort,
 )
+from app.tasks.listed import listed
 from app.tasks.tags import tagged
 
 # Without a length: a cast to varchar(50) would truncate a longer tag.
@@ -219,5 +220,5 @@ TASK = Entity(
     more_conditions={"search": Condition(_found, Text(), _text)},
     following=_completion,
     member=LISTED,
-    few=tagged,
+    few=lambda me, shape: tagged(me, shape) or listed(me, shape),
 )
