@@ -207,8 +207,8 @@ async def test_the_limit_applies_before_any_read(server: Server, monkeypatch: py
         return "0"
 
     async with (
-        aclosing(live.follow(user, "tasks", start, idle)) as first,
-        aclosing(live.follow(user, "tasks", start, idle)) as second,
+        aclosing(live.follow(user, start, idle)) as first,
+        aclosing(live.follow(user, start, idle)) as second,
     ):
         waiting = asyncio.create_task(anext(first))
         while not begun:  # noqa: ASYNC110 - the first subscription waits for the listener
@@ -247,13 +247,11 @@ class Reads:
         return Changes([{"token": token}], token, int(token), more=False, full=False)
 
 
-def following(
-    live: Realtime, user: UUID, token: str, reads: Reads, feed: str = "tasks"
-) -> AsyncGenerator[Change, None]:
+def following(live: Realtime, user: UUID, token: str, reads: Reads) -> AsyncGenerator[Change, None]:
     async def start() -> str:
         return token
 
-    return live.follow(user, feed, start, reads.read)
+    return live.follow(user, start, reads.read)
 
 
 async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,22 +277,19 @@ async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.Monk
     await live.close()
 
 
-async def test_a_page_is_read_once_for_a_user_a_feed_and_a_token(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two subscriptions at the same token share a read; another user or another feed has its own."""
+async def test_a_page_is_read_once_for_a_user_and_a_token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two subscriptions at the same token share a read; another user has another."""
     monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live, reads = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 100), Reads()
     reads.may_go.set()
     one, other = uuid4(), uuid4()
     async with AsyncExitStack() as stack:
         opening = [following(live, user, "7", reads) for user in (one, one, other)]
-        opening.append(following(live, one, "7", reads, "lists"))
         opened = [await stack.enter_async_context(aclosing(follower)) for follower in opening]
         await asyncio.gather(*map(anext, opened))
     await live.close()
 
-    assert reads.begun == ["7", "7", "7"]
+    assert reads.begun == ["7", "7"]
 
 
 async def test_few_pages_are_kept(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +305,7 @@ async def test_few_pages_are_kept(server: Server, monkeypatch: pytest.MonkeyPatc
     async def start() -> str:
         return "0"
 
-    async with aclosing(live.follow(uuid4(), "tasks", start, read)) as changes:
+    async with aclosing(live.follow(uuid4(), start, read)) as changes:
         async for change in changes:
             if change["page"] == 5 * followers.MOST_KEPT:
                 break
@@ -521,7 +516,7 @@ async def test_a_long_page_does_not_block_the_loop(server: Server, monkeypatch: 
         ends += 1
 
     user = uuid4()
-    tasks = [asyncio.create_task(take(live.follow(user, "tasks", start, read))) for _ in range(20)]
+    tasks = [asyncio.create_task(take(live.follow(user, start, read))) for _ in range(20)]
     most, before = 0, 0
     while ends < 20:
         await asyncio.sleep(0)

@@ -10,9 +10,9 @@ import pytest
 from conftest import CREATION, Application, User, Wire, running
 
 from app.database.compiling import Statements
-from app.entities.repository import Repository
+from app.entities.feed import Feed
 from app.settings import Settings
-from app.tasks.fields import TASK as TASKS
+from app.tasks.feed import FEED
 
 Json = dict[str, Any]
 
@@ -593,8 +593,8 @@ async def test_changes_of_tasks_show_their_list(alice: User, application: Applic
     query = """{ changes(first: 5) { changes { ... on TaskUpserted { task {
         title list { name taskStats { open } tasks(first: 1) { nodes { title } } }
     } } } } }"""
-    (change,) = (await alice.data(query))["changes"]["changes"]
+    change = (await alice.data(query))["changes"]["changes"][-1]
     shown = {"name": "Home", "taskStats": {"open": 1}, "tasks": {"nodes": [{"title": "a"}]}}
     assert change["task"] == {"title": "a", "list": shown}
-    page = await Repository(TASKS, application.database, alice.id, Statements()).changes_since("")
-    assert page.items[0]["task"]["list"] == {"__typename": "TaskList", **home}
+    page = await Feed(FEED, application.database, alice.id, Statements()).since("")
+    assert page.items[-1]["task"]["list"] == {"__typename": "TaskList", **home}

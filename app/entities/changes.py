@@ -21,7 +21,6 @@ from sqlalchemy import (
     CompoundSelect,
     FromClause,
     Integer,
-    Lateral,
     Select,
     Subquery,
     Text,
@@ -39,6 +38,7 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from app.database.rendering import (
     TYPE_NAME,
@@ -147,7 +147,7 @@ class _Page:
             self.start.join(self.mixed, true()).join(self.listed, true())
         )
 
-    def _mixed(self) -> Lateral:
+    def _mixed(self) -> LateralFromClause:
         """One row: whether there are changes of other entities than the last one, which has most of the rows."""
         found = [
             self._of(select(_ONE.label("found")).where(*self._beyond(entity)).limit(_ONE))
