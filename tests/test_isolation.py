@@ -1,7 +1,7 @@
 """Isolation between users by the query filter and by row-level security."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -77,15 +77,22 @@ async def tasks(alice: User, bob: User, task: dict[str, Any]) -> None:
 
 
 async def changes(alice: User, bob: User, task: dict[str, Any]) -> None:
+    own = await made_list(alice)
     hers = (await alice.data(CHANGES))["changes"]
-    assert [change["task"] for change in hers["changes"]] == [task]
+    assert [*shown(hers)][:2] == [task["id"], own["id"]]
     assert (await bob.data(CHANGES))["changes"]["changes"] == []
-    await bob.add("Bob's")
-    assert [change["task"]["title"] for change in (await bob.data(CHANGES))["changes"]["changes"]] == ["Bob's"]
-    for token in (hers["token"], hers["changes"][0]["token"]):
+    his_own = [(await made_list(bob))["id"], (await bob.add("Bob's"))["id"]]
+    for token in (None, hers["token"], *(change["token"] for change in hers["changes"])):
         his = (await bob.data(CHANGES, since=token))["changes"]
         assert his["fullSync"] is True
-        assert [change["task"]["title"] for change in his["changes"]] == ["Bob's"]
+        assert [*shown(his)][::2] == his_own
+        assert len(his["changes"]) == 3
+
+
+def shown(page: dict[str, Any]) -> Iterator[str]:
+    """The ids of the rows that a page of changes shows."""
+    for change in page["changes"]:
+        yield change["task" if "task" in change else "list"]["id"]
 
 
 async def same_as_missing(query: str, alice: User, bob: User, task: dict[str, Any]) -> None:
@@ -259,7 +266,9 @@ async def test_without_the_first_wall_reads_leak_nothing(
     assert (await bob.data(ONE_LIST + "# unguarded", id=listed["id"]))["list"] is None
     await bob.data("mutation { deleteTasks(where: { filter: { list: { isNull: false } } }) { token } }")
     changes = (await bob.data(CHANGES + "# unguarded"))["changes"]["changes"]
-    assert [change["task"]["title"] for change in changes] == ["Bob's"]
+    assert [change["task"]["title"] for change in changes if "task" in change] == ["Bob's"]
+    assert [change["list"]["id"] for change in changes if "list" in change] == [own["id"]]
+    assert len(changes) == 2
 
 
 async def viewer_with_one_task(user: User) -> None:

@@ -287,17 +287,19 @@ def marks(order: list[Term]) -> st.SearchStrategy[Mark | None]:
 
 @dataclass(frozen=True)
 class Token:
-    """A sync token to generate: of a clock, of a task on a page that began at another clock, or an invalid one."""
+    """A sync token to generate: of a clock, of a row on a page that began at another clock, or an invalid one."""
 
-    task: UUID | None
+    row: UUID | None
     version: int
     base: int
     kind: str
 
     def text(self, own: Oracle, other: Oracle) -> str:
-        content = str(self.version)
-        if self.task:
-            content = f"{own.rows[self.task].version} {self.task} {self.base}"
+        content = f"{self.version} all"
+        if self.row in own.rows:
+            content = f"{own.rows[self.row].version} task {self.row} {self.base}"
+        elif self.row in own.task_lists:
+            content = f"{own.task_lists[self.row].version} list {self.row} {self.base}"
         good = own.sealed(content)
         return {
             "good": good,
@@ -311,7 +313,9 @@ class Token:
 
 TOKEN_KINDS = ["good"] * 20 + ["foreign", "cursor", "changed", "empty", "garbage"]
 CLOCKS = st.sampled_from([0, 1, 7, 15, 24, 29, 30, 31])
-TOKENS = st.builds(Token, st.none() | st.sampled_from(IDS), CLOCKS, CLOCKS, st.sampled_from(TOKEN_KINDS))
+TOKENS = st.builds(
+    Token, st.none() | st.sampled_from(IDS) | st.sampled_from(LIST_IDS), CLOCKS, CLOCKS, st.sampled_from(TOKEN_KINDS)
+)
 
 
 def spans(values: list[str], **more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -414,9 +418,8 @@ ALSO = {
     "Task": ["Task", "Node"],
     "TaskList": ["TaskList", "Node"],
     "User": ["User", "Node"],
-    "Change": ["TaskUpserted", "TaskRemoved", "Change"],
-    "TaskUpserted": ["TaskUpserted", "Change"],
-    "TaskRemoved": ["TaskRemoved", "Change"],
+    "Change": ["ListUpserted", "ListRemoved", "TaskUpserted", "TaskRemoved", "Change"],
+    **{name: [name, "Change"] for name in ("ListUpserted", "ListRemoved", "TaskUpserted", "TaskRemoved")},
 }
 # Fields that several types of one place have, or that have different types there.
 SHARED = {
@@ -435,6 +438,7 @@ SHARED = {
     "token": ["token", "mark"],
     "task": ["task", "it"],
     "taskId": ["taskId", "gone"],
+    "listId": ["listId", "lost"],
 }
 # The oracle words error messages differently.
 UNTOLD = {"message"}

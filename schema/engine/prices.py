@@ -42,7 +42,7 @@ SINCE = "since"
 # Fields that count all tasks of a user, and the cost of counting. The lists of a page have different tasks, so together
 # their counts, filters and orders cost as much as those of all tasks. The lists of the tasks of a page may be the same.
 COUNTS = {"totalCount", "taskStats"}
-REPEATED = {"list"}
+REPEATED = {("Task", "list")}
 ROWS_OF_A_COUNT = 100
 # The fixed cost of fields that change all tasks of a list, before the time that they take is charged.
 ROWS_OF_CHANGES = {"deleteList": 100, "restoreList": 100}
@@ -180,7 +180,7 @@ def is_known(node: FieldNode) -> bool:
     """Whether a field shows only the id of an object, which is part of the row that refers to it."""
     selections = node.selection_set.selections if node.selection_set else ()
     names = {one.name.value if isinstance(one, FieldNode) else "" for one in selections}
-    return node.name.value in REPEATED and names <= {"id", "__typename"}
+    return names <= {"id", "__typename"}
 
 
 def rows(shown: int, counts: int, values: int) -> int:
