@@ -15,6 +15,7 @@ import live
 import pytest
 from conftest import ALL_FIELDS, CREATE, Server, User
 from live import served
+from mirror import LIST_FIELDS
 from patience import PATIENCE_SECONDS
 from test_changes import purged
 from test_realtime import BRIEF, BRIEF_SINCE, CREATE_MANY, FOLLOW, Follower, now
@@ -539,8 +540,19 @@ VARIANTS = [
     "... on TaskUpserted { task { id title @include(if: $yes) tags @skip(if: $yes) } token @include(if: $no) }",
     "... on TaskUpserted @include(if: $no) { token } ... { ...Whole } ... on TaskRemoved { gone: taskId }",
     "...Whole ... on TaskUpserted { task { only: version } }",
+    "... on TaskUpserted { task { list { id name kind: __typename } } } ... on ListRemoved { gone: listId token }",
+    "... on ListUpserted { it: list { name id again: name icon } token } ... on TaskUpserted { task { title } }",
+    "... on TaskUpserted { of: task { list { id } } } ... on ListUpserted @include(if: $no) { token } ...Whole",
 ]
-WHOLE = f"fragment Whole on Change {{ __typename ... on TaskUpserted {{ task {{ kind: __typename {ALL_FIELDS} }} }} }}"
+WHOLE = f"""
+    fragment Whole on Change {{
+        __typename
+        ... on TaskUpserted {{ task {{ kind: __typename {ALL_FIELDS} }} }}
+        ... on ListUpserted {{ list {{ kind: __typename {LIST_FIELDS} }} }} ... on ListRemoved {{ lost: listId }}
+    }}
+"""
+CREATE_LIST = "mutation ($id: ID!, $name: String!) { createList(input: { id: $id, name: $name }) { token } }"
+DELETE_LIST = "mutation ($id: ID!) { deleteList(id: $id) { token } }"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -552,6 +564,11 @@ async def test_each_subscription_gets_its_selection(site_of_all: Site, alice: Us
     gone, done = [(await alice.add(title))["id"] for title in ("Gone", "Done")]
     await alice.data(DELETE, id=gone)
     await alice.data("mutation ($id: ID!) { setTaskCompleted(id: $id, completed: true) { token } }", id=done)
+    home, away = str(uuid4()), str(uuid4())
+    for list_id in (home, away):
+        await alice.data(CREATE_LIST, id=list_id, name='"quotes", \\, \U0001f600')
+        await alice.add("In a list", listId=list_id)
+    await alice.data(DELETE_LIST, id=away)
     await bob.add("His")
     fragment = WHOLE if "...Whole" in variant else ""
     unused = "@skip(if: $no) @include(if: $yes)"
@@ -567,7 +584,7 @@ async def test_each_subscription_gets_its_selection(site_of_all: Site, alice: Us
 
     for change in found:
         change.pop("used", None)
-    assert len(shown) == 3
+    assert len(shown) == 7
     assert [json.dumps(change) for change in found] == [json.dumps(change) for change in shown]
 
 

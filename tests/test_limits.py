@@ -184,7 +184,8 @@ COSTS = {
     "subscription { changes { ... on TaskUpserted { task { id } } } }": 100,
     "subscription { changes { ... on TaskRemoved { taskId } } }": 100,
     "subscription { changes { ... on ListUpserted { list { id } } ... on TaskUpserted { task { id } } } }": 100,
-    "{ changes { changes { __typename ... on ListUpserted { list { name } } ... on TaskUpserted { task { title } } } } }": 100,
+    "{ changes { changes { __typename ... on ListUpserted { list { name } } ... on TaskRemoved { taskId } ... on"
+    " TaskUpserted { task { title } } } } }": 100,
     "{ changes(first: 1000) { changes { ...C } } } fragment C on Change { ...L ...T ... on ListRemoved { listId } }"
     " fragment L on ListUpserted { list { name } } fragment T on TaskUpserted { task { title } }": 1000,
     "{ changes { changes { ... on TaskUpserted { task { title } again: task { id } } ... on ListUpserted { list"

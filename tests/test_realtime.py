@@ -182,6 +182,79 @@ async def test_every_kind_of_write_arrives(
     assert his.tasks == await stored(owner, bob)
 
 
+WRITES_OF_LISTS = {
+    'createList(input: { id: $id, name: "Home" }) { token }': ["ListUpserted"],
+    'updateList(id: $id, input: { name: "Work" }) { token }': ["ListUpserted"],
+    'createTasks(inputs: [{ title: "a", listId: $id }, { title: "b", listId: $id }]) { token }': ["TaskUpserted"] * 2,
+    "deleteList(id: $id) { token }": ["ListRemoved", *["TaskRemoved"] * 2],
+    "restoreList(id: $id) { token }": ["ListUpserted", *["TaskUpserted"] * 2],
+    "moveList(id: $id, to: { toStart: true }) { token }": ["ListUpserted"],
+    "updateTasks(where: { filter: {} }, input: { listId: null }) { token }": ["TaskUpserted"] * 2,
+}
+
+
+async def test_every_kind_of_write_of_lists_arrives(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open
+) -> None:
+    """A list arrives before the tasks of the same write, and only for its user."""
+    await alice.data('mutation { createList(input: { name: "Last" }) { token } }')
+    (mirror, follower), (his, other) = await following(alice, follow), await following(bob, follow)
+    list_id = str(uuid4())
+
+    for write, kinds in WRITES_OF_LISTS.items():
+        await alice.data(f"mutation ($id: ID!) {{ {write} }}", id=list_id)
+        found = [await follower.change() for _ in kinds]
+        assert [change["__typename"] for change in found] == kinds, write
+        for change in found:
+            mirror.change(change)
+        assert await mirror.is_exact(owner), write
+
+    await bob.data('mutation { createList(input: { name: "His" }) { token } }')
+    his.change(await other.change())
+    assert await his.is_exact(owner)
+
+
+async def test_a_subscription_continues_between_a_list_and_its_tasks(
+    alice: User, owner: "asyncpg.Connection[Any]", follow: Open
+) -> None:
+    """After a disconnect within one write a subscription continues with the next row of it."""
+    list_id = str(uuid4())
+    for write in list(WRITES_OF_LISTS)[:3]:
+        await alice.data(f"mutation ($id: ID!) {{ {write} }}", id=list_id)
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    await alice.data("mutation ($id: ID!) { deleteList(id: $id) { token } }", id=list_id)
+
+    kinds = []
+    for _ in range(3):
+        change = await (await follow(alice, since=mirror.token)).change()
+        kinds.append(change["__typename"])
+        mirror.change(change)
+
+    assert kinds == ["ListRemoved", "TaskRemoved", "TaskRemoved"]
+    assert await mirror.is_exact(owner)
+
+
+async def test_lists_written_with_sql_arrive(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
+    """Lists that other programs create, change and delete arrive with the tasks that change with them."""
+    mirror, follower = await following(alice, follow)
+    insert = "INSERT INTO task_lists (user_id, id, name) VALUES ($1, $2, 'Home')"
+    list_id = uuid4()
+    await owner.execute(insert, alice.id, list_id)
+    mirror.change(await follower.change())
+    await owner.execute(
+        "INSERT INTO tasks (user_id, id, title, list_id) VALUES ($1, gen_random_uuid(), 'a', $2)", alice.id, list_id
+    )
+    mirror.change(await follower.change())
+    assert await mirror.is_exact(owner)
+
+    await owner.execute("UPDATE task_lists SET deleted_at = now() WHERE user_id = $1", alice.id)
+    for _ in range(2):
+        mirror.change(await follower.change())
+
+    assert (mirror.lists, mirror.tasks) == ({}, {})
+
+
 async def test_many_at_once_arrive_one_by_one(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
     """A write of many tasks sends one change per task."""
     mirror, follower = await following(alice, follow)

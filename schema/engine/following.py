@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from app.database.rendering import Selection
+from app.database.rendering import Field, Selection
 from app.entities.entity import Entity
 from app.errors import BadUserInput
 from app.live.followers import Change
@@ -33,7 +33,8 @@ def _not_followed(entity: Entity, selection: Selection) -> Iterator[str]:
 
 
 def _selected(selection: Selection, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        entry.key: _selected(entry.selection, values[entry.name]) if entry.selection else values[entry.name]
-        for entry in selection.fields
-    }
+    return {entry.key: _shown(entry, values[entry.name]) for entry in selection.fields}
+
+
+def _shown(entry: Field, value: Any) -> Any:
+    return value if entry.selection is None or value is None else _selected(entry.selection, value)
