@@ -189,7 +189,7 @@ WRITES_OF_LISTS = {
     "deleteList(id: $id) { token }": ["ListRemoved", *["TaskRemoved"] * 2],
     "restoreList(id: $id) { token }": ["ListUpserted", *["TaskUpserted"] * 2],
     "moveList(id: $id, to: { toStart: true }) { token }": ["ListUpserted"],
-    "updateTasks(where: { filter: {} }, input: { listId: null }) { token }": ["TaskUpserted"] * 2,
+    "updateTasks(where: { filter: { list: { ids: [$id] } } }, input: { listId: null }) { token }": ["TaskUpserted"] * 2,
 }
 
 

@@ -78,6 +78,10 @@ LISTS = {
     }}""",
     "the inbox": "{ tasks(filter: { list: { isNull: true } }, orderBy: [{ field: TITLE }]) { nodes { id } } }",
     "changes with lists": "{ changes(first: 5) { changes { ... on TaskUpserted { task { list { name } } } } } }",
+    "changes of both": """{ changes(first: 5) { token hasMore fullSync changes {
+        ... on ListUpserted { list { name icon taskStats { open } tasks(first: 2) { nodes { id } } } token }
+        ... on ListRemoved { listId } ... on TaskUpserted { task { title list { name } } } ... on TaskRemoved { taskId }
+    } } }""",
     "delete a list": f'mutation {{ deleteList(id: "{LIST_ID}") {LIST} }}',
     "restore from a list": "mutation ($id: ID!) { restoreTask(id: $id) { task { list { name } } } }",
     "restore a list": f'mutation {{ restoreList(id: "{LIST_ID}") {LIST} }}',
