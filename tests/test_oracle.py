@@ -721,7 +721,7 @@ class Sense(Visitor):
         word = StringValueNode(value=self._draw(WORDS[name]))
         return ListValueNode(values=(word,)) if isinstance(value, ListValueNode) else word
 
-    def enter_field(self, node: FieldNode, _key: object, _parent: object, _path: object, ancestors: list[Any]) -> Any:
+    def leave_field(self, node: FieldNode, _key: object, _parent: object, _path: object, ancestors: list[Any]) -> Any:
         if node.name.value == "lists":
             return FieldNode(name=node.name, arguments=_arguments("{first: 2}"), selection_set=node.selection_set)
         if node.name.value != "tasks":

@@ -17,9 +17,10 @@ from test_partitions import READS, WRITES
 
 from app.database.compiling import Statements
 from app.database.statements import Statement, compiled, user_id
-from app.entities import moving
+from app.entities import changes, moving
 from app.models import CLOCKS, TAGS, TASKS
 from app.settings import Settings
+from app.tasks.feed import FEED
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST as LIST_OF_TASKS
 from app.tasks.purge import purge
@@ -167,6 +168,7 @@ async def test_all_statements_go_to_one_worker(
         assert [seen async for seen in recount(application.database)]
     moving.spread(TASK)
     moving.spread(LIST_OF_TASKS)
+    changes.page(FEED, changes.whole(FEED))
 
     of_users = {text: construct for text, construct in record.constructs.items() if text not in record.elsewhere}
     assert len(of_users) > len(READS) + len(WRITES)
