@@ -847,6 +847,13 @@ STORY_WRITES: dict[str, tuple[str, Callable[[Any, Any], dict[str, Any]]]] = {
     "delete list": (DELETE_LIST, lambda one, _: {"id": one}),
     "restore list": (RESTORE_LIST, lambda one, _: {"id": one}),
 }
+# Two lists of four tasks each, so that many sequences change several rows in one write.
+FILLED: list[Step] = [
+    ("create", IDS, "a"),
+    *[("create list", list_id, "a") for list_id in LIST_IDS[1:3]],
+    *[("put into a list", IDS[4 * n : 4 * n + 4], LIST_IDS[1 + n]) for n in range(2)],
+    *[("pull", mirror, 100) for mirror in range(2)],
+]
 # As app.tasks.purge does for one user, with the triggers of the tables.
 PURGE = "DELETE FROM {} WHERE user_id = $1 AND deleted_at IS NOT NULL"
 
@@ -883,13 +890,13 @@ async def carol(server: Server, application: Application) -> AsyncIterator[Story
 
 
 @hypothesis.settings(max_examples=200, phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink])
-@hypothesis.given(steps=st.lists(STEPS, min_size=8, max_size=50))
-async def test_mirrors_become_exact_after_any_sequence(carol: Story, steps: list[Step]) -> None:
+@hypothesis.given(begun=st.sampled_from([[], FILLED]), steps=st.lists(STEPS, min_size=8, max_size=50))
+async def test_mirrors_become_exact_after_any_sequence(carol: Story, begun: list[Step], steps: list[Step]) -> None:
     """After any writes, purges and pages of any size, a mirror without further pages is exact."""
     for table in ("tasks", "task_lists", "task_clocks"):
         await carol.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", carol.user.id)  # noqa: S608 - test tables
     story = Story(carol.user, carol.owner)
-    for step in steps:
+    for step in begun + steps:
         await story.step(*step)
     for mirror in story.mirrors:
         await mirror.catch_up(2)
