@@ -424,13 +424,16 @@ async def test_changes_arrive_over_event_streams(alice: User, bob: User, site: t
         headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {alice.token}"}
         async with http.stream("POST", "/graphql", json=body, headers=headers) as response:
             await bob.add("His")
+            await alice.data('mutation { createList(input: { name: "Home" }) { token } }')
             task = await alice.add("Hers")
             async for line in response.aiter_lines():
                 if line.startswith("data: "):
+                    mirror.change(json.loads(line.removeprefix("data: "))["data"]["changes"])
+                if mirror.tasks:
                     break
 
-    mirror.change(json.loads(line.removeprefix("data: "))["data"]["changes"])
     assert mirror.tasks == {task["id"]: task}
+    assert [one["name"] for one in mirror.lists.values()] == ["Home"]
 
 
 async def test_it_continues_with_a_new_access_token(
