@@ -118,7 +118,7 @@ class FullSyncRequired(RequestError):
     code = "FULL_SYNC_REQUIRED"
 
     def __init__(self) -> None:
-        super().__init__("The sync token cannot be continued; run the query taskChanges with it, for a full sync.")
+        super().__init__("The sync token cannot be continued; run the query changes with it, for a full sync.")
 
 
 class Unavailable(RequestError):

@@ -127,8 +127,8 @@ class Task(Owned, Base):
     priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     due_date: Mapped[date | None] = mapped_column(Date)
     tags: Mapped[list[str]] = mapped_column(ARRAY(String(TAG_LENGTH)), server_default=text("'{}'"))
-    # The key by which titles are sorted. A trigger computes it.
-    title_key: Mapped[str] = mapped_column(Text(collation="C"), FetchedValue(), server_onupdate=FetchedValue())
+    # The key by which titles are sorted. A trigger computes it, so that no server must write it.
+    title_key: Mapped[str | None] = mapped_column(Text(collation="C"), FetchedValue(), server_onupdate=FetchedValue())
     # Triggers set the position and the version if a write does not, and update `updated_at`.
     position: Mapped[str] = mapped_column(Text(collation="C"), server_default=text("''"))
     version: Mapped[int] = mapped_column(Integer, server_default=text("0"), server_onupdate=FetchedValue())

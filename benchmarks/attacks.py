@@ -110,7 +110,7 @@ async def documents(target: Target) -> None:
 
 
 CHANGE = f"__typename ... on TaskUpserted {{ task {{ {ALL} }} token }} ... on TaskRemoved {{ taskId token }}"
-FEED = f"subscription ($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
+FEED = f"subscription ($since: SyncToken) {{ changes(since: $since) {{ {CHANGE} }} }}"
 
 
 async def old_token(target: Target) -> None:
@@ -126,8 +126,8 @@ async def old_token(target: Target) -> None:
 
 async def _old_token(target: Target) -> str:
     connection = await wire.connected(target.port, target.tokens["big"])
-    answer = await connection.ask(wire.asked("{ taskChanges(first: 1) { token } }"))
-    token: str = orjson.loads(answer.body)["data"]["taskChanges"]["token"]
+    answer = await connection.ask(wire.asked("{ changes(first: 1) { token } }"))
+    token: str = orjson.loads(answer.body)["data"]["changes"]["token"]
     return token
 
 
@@ -165,7 +165,7 @@ async def _followed(target: Target, sockets: int, shown: Callable[[int], str]) -
 
     async def begin(connection: ClientConnection, place: int) -> None:
         target.sent += 1
-        await connection.send(wire.subscribe(str(place), f"subscription {{ taskChanges {{ {shown(place)} }} }}"))
+        await connection.send(wire.subscribe(str(place), f"subscription {{ changes {{ {shown(place)} }} }}"))
 
     async def follow(number: int) -> None:
         async with wire.socket(target.port, target.tokens["hostile"]) as connection:
@@ -184,7 +184,7 @@ async def event_streams(target: Target) -> None:
 
     async def hold(_: int) -> None:
         reader, writer = await wire.streams(target.port)
-        body = wire.asked("subscription { taskChanges { ... on TaskUpserted { token } } }")
+        body = wire.asked("subscription { changes { ... on TaskUpserted { token } } }")
         headers = wire.bearer(target.tokens["hostile"]) + b"Accept: text/event-stream\r\n"
         writer.write(wire.request(body, headers))
         target.sent += 1
@@ -483,7 +483,7 @@ async def churn(target: Target) -> None:
             reading = asyncio.ensure_future(_read(target, connection))
             try:
                 for place in count():
-                    text = f"subscription {{ taskChanges {{ ... on TaskUpserted {{ b{number}_{place}: token }} }} }}"
+                    text = f"subscription {{ changes {{ ... on TaskUpserted {{ b{number}_{place}: token }} }} }}"
                     await connection.send(wire.subscribe(str(place), text))
                     await connection.send(wire.message("complete", id=str(place)))
                     target.sent += 1

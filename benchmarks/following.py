@@ -20,8 +20,8 @@ from benchmarks import data
 
 FIELDS = "id title completed priority version updatedAt"
 CHANGE = f"... on TaskUpserted {{ task {{ {FIELDS} }} token }} ... on TaskRemoved {{ taskId token }}"
-PAGE = f"query ($since: SyncToken) {{ taskChanges(since: $since) {{ changes {{ {CHANGE} }} token hasMore fullSync }} }}"
-FOLLOW = f"subscription ($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
+PAGE = f"query ($since: SyncToken) {{ changes(since: $since) {{ changes {{ {CHANGE} }} token hasMore fullSync }} }}"
+FOLLOW = f"subscription ($since: SyncToken) {{ changes(since: $since) {{ {CHANGE} }} }}"
 BROKEN = (OSError, WebSocketException, TimeoutError, httpx.HTTPError, EOFError)
 PAUSE_SECONDS = 0.05
 COPIES_OF_AN_ADDRESS = 200  # an address may open 1,000 sockets in ten seconds
@@ -63,7 +63,7 @@ class Copy:
                 answer = (await http.post("/graphql", json=body, headers=self._headers)).json()
                 if "errors" in answer:
                     raise EOFError(answer["errors"])
-                page = answer["data"]["taskChanges"]
+                page = answer["data"]["changes"]
                 if page["fullSync"]:
                     self.tasks.clear()
                 for change in page["changes"]:
@@ -85,7 +85,7 @@ class Copy:
 
     def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "next":
-            change = message["payload"]["data"]["taskChanges"]
+            change = message["payload"]["data"]["changes"]
             if "task" in change:
                 written = datetime.fromisoformat(change["task"]["updatedAt"]).timestamp()
                 self.latencies.append(time.time() - written)

@@ -12,11 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database.compiling import Statements
 from app.database.database import Database
 from app.database.rendering import Field, Selection
-from app.entities.repository import Repository, Values, Wanted, followed
+from app.entities.feed import Feed, followed
+from app.entities.repository import Repository, Values, Wanted
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
 from app.sharing.preparing import Preparation
+from app.tasks.feed import FEED
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
 from app.tasks.viewer import Viewer
@@ -62,6 +64,10 @@ class Context:
         """The caller's lists, on compiled statements."""
         return Repository(LIST, self.services.database, self.principal.user_id, self.services.statements, self.wanted)
 
+    def feed(self) -> Feed:
+        """The changes of the caller's lists and tasks."""
+        return Feed(FEED, self.services.database, self.principal.user_id, self.services.statements, self.wanted)
+
     def viewer(self) -> Viewer:
         """The caller's account, and the caller's objects by id."""
         return Viewer(self.services.database, self.principal.user_id, self.services.statements, self.wanted)
@@ -76,9 +82,9 @@ class Context:
         return await self.services.preparation.run(self.payer, work, is_user=is_user)
 
     def follow(self, since: str | None) -> AsyncGenerator[Change, None]:
-        """Each change of the caller's tasks, with all fields, since a token or from now on."""
-        tasks, realtime = self.tasks(), self.services.realtime
-        return realtime.follow(self.principal.user_id, TASK.many, partial(tasks.token, since), tasks.changes_since)
+        """Each change of the caller's lists and tasks, with all fields, since a token or from now on."""
+        feed = self.feed()
+        return self.services.realtime.follow(self.principal.user_id, partial(feed.token, since), feed.since)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
         """The fields of an object type that a root field selects."""
@@ -92,4 +98,4 @@ class Context:
 Info = strawberry.Info[Context, None]
 
 # Compiled now, and not while the first subscriber waits.
-followed(TASK)
+followed(FEED)

@@ -6,13 +6,15 @@ import strawberry
 from orjson import Fragment
 from strawberry import UNSET
 
-from app.entities.repository import DEFAULT_CHANGE_PAGE, Window
+from app.entities.feed import DEFAULT_CHANGE_PAGE
+from app.entities.repository import Window
 from schema.arguments import After, Before, Filter, First, Id, Last, OrderBy
+from schema.changes import ChangePage
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import given, tree
 from schema.lists import ListsFilter, ListsOrder
-from schema.types import Node, SyncToken, Task, TaskChangePage, TaskConnection, TaskList, TaskListConnection, User
+from schema.types import Node, SyncToken, Task, TaskConnection, TaskList, TaskListConnection, User
 
 Since = Annotated[
     SyncToken | None,
@@ -89,12 +91,12 @@ class Query:
         return _rendered(await info.context.lists().page(selection, tree(given(filter)) or {}, order, page))
 
     @strawberry.field(
-        graphql_type=TaskChangePage,
-        description="Changes of the user's tasks since a token, in pages, to bring a local copy up to date. Repeat"
-        " with the new `token` while `hasMore` is true. Then use the subscription `taskChanges`.",
+        graphql_type=ChangePage,
+        description="Changes of the user's lists and tasks since a token, in pages, to bring a local copy up to"
+        " date. Repeat with the new `token` while `hasMore` is true. Then use the subscription `changes`.",
     )
-    async def task_changes(
+    async def changes(
         self, info: Info, since: Since = UNSET, first: FirstChanges = DEFAULT_CHANGE_PAGE
     ) -> Rendered | None:
-        selection = info.context.selection(info, "TaskChangePage")
-        return _rendered(await info.context.tasks().changes(selection, given(since), first))
+        selection = info.context.selection(info, "ChangePage")
+        return _rendered(await info.context.feed().page(selection, given(since), first))

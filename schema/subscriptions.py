@@ -7,12 +7,13 @@ from typing import Annotated
 import strawberry
 from strawberry import UNSET
 
-from app.tasks.fields import TASK
+from app.tasks.feed import FEED
+from schema.changes import Change
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.engine.following import refuse_what_is_not_followed, shown
 from schema.inputs import given
-from schema.types import SyncToken, TaskChange
+from schema.types import SyncToken
 
 After = Annotated[
     SyncToken | None,
@@ -22,19 +23,21 @@ After = Annotated[
     ),
 ]
 
+MEMBERS = "ListUpserted", "ListRemoved", "TaskUpserted", "TaskRemoved"
+
 
 @strawberry.type(description="Live updates, over WebSocket or server-sent events.")
 class Subscription:
     @strawberry.subscription(  # type: ignore[untyped-decorator]  # with graphql_type it is
-        graphql_type=TaskChange,
-        description="Each change of the user's tasks as it happens, starting from a token of the query `taskChanges`"
-        " or of an earlier change. The error FULL_SYNC_REQUIRED means that the token cannot be continued: run the query"
-        " `taskChanges` with it, which starts a full sync. LIMIT_EXCEEDED means that the user has too many"
+        graphql_type=Change,
+        description="Each change of the user's lists and tasks as it happens, starting from a token of the query"
+        " `changes` or of an earlier change. The error FULL_SYNC_REQUIRED means that the token cannot be continued: run"
+        " the query `changes` with it, which starts a full sync. LIMIT_EXCEEDED means that the user has too many"
         " subscriptions.",
     )
-    async def task_changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
-        members = {name: info.context.selection(info, name) for name in ("TaskUpserted", "TaskRemoved")}
-        refuse_what_is_not_followed(TASK, members["TaskUpserted"])
+    async def changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
+        members = {name: info.context.selection(info, name) for name in MEMBERS}
+        refuse_what_is_not_followed(FEED, members)
         async with aclosing(info.context.follow(given(since))) as changes:
             async for change in changes:
                 yield Rendered(shown(members, change))

@@ -253,46 +253,6 @@ class TaskListConnection:
     )
 
 
-@strawberry.type(description="A task was created, changed, or restored from the trash.")
-class TaskUpserted:
-    task: Task = strawberry.field(description="The task in its current state.")
-    token: SyncToken = strawberry.field(
-        description="Position in the history after this change. Store it, to resume here."
-    )
-
-
-@strawberry.type(description="A task was moved to the trash. It may have been deleted permanently since.")
-class TaskRemoved:
-    task_id: strawberry.ID = strawberry.field(description="The task's id. Your copy may not contain this task.")
-    token: SyncToken = strawberry.field(
-        description="Position in the history after this change. Store it, to resume here."
-    )
-
-
-TaskChange = Annotated[
-    TaskUpserted | TaskRemoved,
-    strawberry.union(
-        "TaskChange",
-        description="A change to apply to a local copy: insert or replace a task, or remove it.",
-    ),
-]
-
-
-@strawberry.type(description="A page of changes, in the order in which the tasks were last changed.")
-class TaskChangePage:
-    changes: list[TaskChange] = strawberry.field(description="Each changed task once, in its current state.")
-    token: SyncToken = strawberry.field(
-        description="Position in the history after this page. Store it with your copy, and pass it as `since` next"
-        " time."
-    )
-    has_more: bool = strawberry.field(description="Whether there are more changes. If true, query again with `token`.")
-    full_sync: bool = strawberry.field(
-        description="If true, drop your copy before you apply this page. True on the first page without `since`, and if"
-        " the token cannot be continued: tasks were deleted permanently since, the database was restored, or the token"
-        " is damaged or belongs to another user."
-    )
-
-
 @strawberry.enum(description="What is wrong with the input.")
 class UserErrorCode(Enum):
     BLANK = strawberry.enum_value("BLANK", description="A required text is null or blank.")

@@ -1,4 +1,4 @@
-"""A client's copy of its tasks, kept in sync as docs/realtime.md describes."""
+"""A client's copy of its lists and tasks, kept in sync as docs/realtime.md describes."""
 
 import json
 from typing import Any
@@ -13,10 +13,16 @@ Json = dict[str, Any]
 
 MOST_PAGES = 1000
 
-CHANGE = f"__typename ... on TaskUpserted {{ task {{ {ALL_FIELDS} }} token }} ... on TaskRemoved {{ taskId token }}"
+LIST_FIELDS = " ".join(leaves("TaskList"))
+CHANGE = f"""
+    __typename
+    ... on ListUpserted {{ list {{ {LIST_FIELDS} }} token }} ... on ListRemoved {{ listId token }}
+    ... on TaskUpserted {{ task {{ {ALL_FIELDS} }} within: task {{ list {{ id }} }} token }}
+    ... on TaskRemoved {{ taskId token }}
+"""
 CHANGES = f"""
     query Changes($since: SyncToken, $first: Int) {{
-        taskChanges(since: $since, first: $first) {{ changes {{ {CHANGE} }} token hasMore fullSync }}
+        changes(since: $since, first: $first) {{ changes {{ {CHANGE} }} token hasMore fullSync }}
     }}
 """
 # The expected content of a mirror, read from the tables instead of a response.
@@ -24,25 +30,45 @@ SHOWN = ", ".join(
     f"'{name}', " + (f"($2::text[])[{snake(name)} + 1]" if name == "priority" else snake(name))
     for name in leaves("Task")
 )
+SHOWN_OF_LISTS = ", ".join(f"'{name}', {snake(name)}" for name in leaves("TaskList"))
 STORED = f"SELECT id::text, json_build_object({SHOWN}) FROM tasks WHERE user_id = $1 AND deleted_at IS NULL"  # noqa: S608 - constants of this module
+STORED_LISTS = f"""
+    SELECT id::text, json_build_object({SHOWN_OF_LISTS}) FROM task_lists WHERE user_id = $1 AND deleted_at IS NULL
+"""  # noqa: S608 - constants of this module
+LISTED = "SELECT id::text, list_id::text FROM tasks WHERE user_id = $1 AND list_id IS NOT NULL AND deleted_at IS NULL"
 
 
 class Mirror:
-    """A user's tasks according to the pages and changes applied so far, and the token to continue from."""
+    """A user's lists and tasks according to the changes applied so far, and the token to continue from."""
 
     def __init__(self, user: User) -> None:
+        self.lists: dict[str, Json] = {}
         self.tasks: dict[str, Json] = {}
+        # The ids of the lists that tasks are in, by the tasks' ids.
+        self.listed: dict[str, str] = {}
         self.token: str | None = None
         self._user = user
 
     @property
     def version(self) -> int:
         """The highest version seen."""
-        return max((task["version"] for task in self.tasks.values()), default=0)
+        return max((row["version"] for row in (*self.lists.values(), *self.tasks.values())), default=0)
+
+    def copy_of(self, other: "Mirror") -> "Mirror":
+        """Start with what another mirror contains."""
+        self.lists, self.tasks, self.listed = dict(other.lists), dict(other.tasks), dict(other.listed)
+        self.token = other.token
+        return self
+
+    async def is_exact(self, owner: "asyncpg.Connection[Any]") -> bool:
+        """Whether it has the user's lists and tasks as the tables have them."""
+        tasks = await stored(owner, self._user)
+        lists, listed = [dict(await owner.fetch(query, self._user.id)) for query in (STORED_LISTS, LISTED)]
+        return (self.lists, self.tasks, self.listed) == (lists, tasks, listed)
 
     async def pull(self, first: int = 100) -> Json:
         """Fetch and apply one page."""
-        page: Json = (await self._user.data(CHANGES, since=self.token, first=first))["taskChanges"]
+        page: Json = (await self._user.data(CHANGES, since=self.token, first=first))["changes"]
         self.apply(page)
         return page
 
@@ -56,24 +82,40 @@ class Mirror:
 
     def apply(self, page: Json) -> None:
         if page["fullSync"]:
-            self.tasks.clear()
+            self.lists, self.tasks, self.listed = {}, {}, {}
         for change in page["changes"]:
             self.change(change)
         self.token = page["token"]
+        assert page["hasMore"] or set(self.listed.values()) <= set(self.lists), "a task's list is missing"
 
     def change(self, change: Json) -> None:
         """Apply one change, which must be newer than what is known."""
         self.token = change["token"]
-        if change["__typename"] == "TaskRemoved":
-            self.tasks.pop(change["taskId"], None)
-            return
-        task = change["task"]
-        known = self.tasks.get(task["id"])
-        assert known is None or known["version"] < task["version"], "a change came again"
-        self.tasks[task["id"]] = task
+        match change["__typename"]:
+            case "ListUpserted":
+                _replace(self.lists, change["list"])
+            case "ListRemoved":
+                self.lists.pop(change["listId"], None)
+            case "TaskUpserted":
+                _replace(self.tasks, change["task"])
+                self._put(change["task"]["id"], change["within"]["list"])
+            case "TaskRemoved":
+                self.tasks.pop(change["taskId"], None)
+                self._put(change["taskId"], None)
+
+    def _put(self, task_id: str, within: Json | None) -> None:
+        self.listed.pop(task_id, None)
+        if within:
+            self.listed[task_id] = within["id"]
+
+
+def _replace(rows: dict[str, Json], row: Json) -> None:
+    known = rows.get(row["id"])
+    assert known is None or known["version"] < row["version"], "a change came again"
+    rows[row["id"]] = row
 
 
 async def stored(owner: "asyncpg.Connection[Any]", user: User) -> dict[str, Json]:
-    """The expected content of an up-to-date mirror."""
+    """The tasks that an up-to-date mirror has."""
     await owner.set_type_codec("json", schema="pg_catalog", encoder=str, decoder=json.loads)
     return {row[0]: row[1] for row in await owner.fetch(STORED, user.id, list(PRIORITIES))}

@@ -219,41 +219,44 @@ class Oracle:
             "totalCount": len(matching),
         }
 
-    async def task_changes(self, _info: object, *, since: str | None = None, first: int | None = None) -> Json:
+    async def changes(self, _info: object, *, since: str | None = None, first: int | None = None) -> Json:
         point = self._point(since)
-        version, task_id, base = point or (0, None, 0)
+        version, last, base = point or (0, None, 0)
         size = 100 if first is None else first
         if not 1 <= size <= 1000:
             raise BadUserInput("no such page size")
-        # A token without a task covers its whole version.
-        seen = max(base, version if task_id is None else version - 1)
+        # A token without a row covers its whole version.
+        seen = max(base, version if last is None else version - 1)
         full = point is None or max(version, base) > self.clock or self.purged_through > seen
         if full:
-            version, task_id, base = 0, UUID(int=0), self.clock
-        rows = sorted(self.rows.values(), key=lambda row: (row.version, row.id))
-        rows = [
-            row for row in rows if row.version > version or (row.version == version and task_id and row.id > task_id)
-        ]
+            version, last, base = 0, None, self.clock
+        both: list[Row] = [*self.task_lists.values(), *self.rows.values()]
+        rows = sorted(both, key=_order_of)
+        rows = [row for row in rows if (row.version > version if last is None else _order_of(row) > (version, *last))]
         rows = [row for row in rows if row.deleted_at is None or row.version > base]
-        tokens = [self.sealed(f"{row.version} {row.id} {base}") for row in rows[:size]]
+        tokens = [self.sealed(f"{row.version} {_one(row)} {row.id} {base}") for row in rows[:size]]
         more = len(rows) > size
         return {
             "changes": [_change(row, token) for row, token in zip(rows, tokens, strict=False)],
-            "token": tokens[-1] if more else self.sealed(str(self.clock)),
+            "token": tokens[-1] if more else self.token(),
             "hasMore": more,
             "fullSync": full,
         }
 
-    def _point(self, token: str | None) -> tuple[int, UUID | None, int] | None:
-        """The token's version, the last task shown of it, and the version the sync began at; None for a full sync."""
+    def token(self) -> str:
+        """The sync token of the clock."""
+        return self.sealed(f"{self.clock} all")
+
+    def _point(self, token: str | None) -> tuple[int, tuple[str, UUID] | None, int] | None:
+        """The token's version, the last row shown of it, and the version the sync began at; None for a full sync."""
         content = None if token is None else _decoded(token)
         if content is None or self.sealed(content) != token:
             return None
         match content.split(" "):
-            case [version]:
+            case [version, "all"]:
                 return int(version), None, int(version)
-            case [version, task_id, base] if version.isdecimal():
-                return int(version), UUID(task_id), int(base)
+            case [version, "list" | "task" as one, row_id, base]:
+                return int(version), (one, UUID(row_id)), int(base)
         return None
 
     def stats(self, within: UUID | None = None, today: date | None = None) -> Json:
@@ -629,10 +632,10 @@ class Oracle:
                 self.task_lists[row.id] = row
 
     def _unchanged(self, row: Row | None, refusal: Problem | None = None) -> Json:
-        return _payload([refusal] if refusal else [], task=row, list=row, token=self.sealed(str(self.clock)))
+        return _payload([refusal] if refusal else [], task=row, list=row, token=self.token())
 
     def _many(self, rows: Sequence[Task], errors: Sequence[Problem] = ()) -> Json:
-        return _payload(errors, tasks=rows, affectedCount=len(rows), token=self.sealed(str(self.clock)))
+        return _payload(errors, tasks=rows, affectedCount=len(rows), token=self.token())
 
     async def _time_of_write(self, row_id: UUID, kind: type[Row] = Task) -> datetime:
         """The time at which the application, which ran first, wrote the row; it is later than every earlier write."""
@@ -697,10 +700,20 @@ def _schema() -> GraphQLSchema:
     return schema
 
 
-def _change(row: Task, token: str) -> Json:
+def _one(row: Row) -> str:
+    return "task" if isinstance(row, Task) else "list"
+
+
+def _order_of(row: Row) -> tuple[int, str, UUID]:
+    """The place of a row in the feed: by version, lists before tasks, and by id."""
+    return row.version, _one(row), row.id
+
+
+def _change(row: Row, token: str) -> Json:
+    one = _one(row)
     if row.deleted_at is None:
-        return {"kind": "TaskUpserted", "task": row, "token": token}
-    return {"kind": "TaskRemoved", "taskId": row.id, "token": token}
+        return {"kind": f"{one.capitalize()}Upserted", one: row, "token": token}
+    return {"kind": f"{one.capitalize()}Removed", f"{one}Id": row.id, "token": token}
 
 
 def _decoded(token: str) -> str | None:

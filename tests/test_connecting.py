@@ -28,7 +28,7 @@ VIEWER = "{ viewer { id } }"
 ADD = 'mutation { createTask(input: { title: "One" }) { token } }'
 UPDATE = 'mutation ($id: ID!) { updateTask(id: $id, input: { title: "Two" }) { userErrors { code } } }'
 FOLLOW = """
-    subscription ($since: SyncToken) { taskChanges(since: $since) { ... on TaskUpserted { task { title } } } }
+    subscription ($since: SyncToken) { changes(since: $since) { ... on TaskUpserted { task { title } } } }
 """
 UNAVAILABLE = {"code": "UNAVAILABLE", "retryAfter": 1}
 END = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = 'taskql_app'"
@@ -139,7 +139,7 @@ async def test_subscriptions_survive_refused_connections(
     ):
         alice = await new_user(postgres, http)
         await alice.add("Before")
-        token = (await alice.data("{ taskChanges { token } }"))["taskChanges"]["token"]
+        token = (await alice.data("{ changes { token } }"))["changes"]["token"]
         async with websocket(f"ws://{address}/graphql", subprotocols=PROTOCOLS) as connection:
             client = Client(connection)
             await client.initialise(alice)
@@ -155,7 +155,7 @@ async def test_subscriptions_survive_refused_connections(
             await alice.add("Second")
             second = await client.receive()
 
-    titles = [message["payload"]["data"]["taskChanges"]["task"]["title"] for message in (first, second)]
+    titles = [message["payload"]["data"]["changes"]["task"]["title"] for message in (first, second)]
     assert titles == ["First", "Second"]
     assert "listening for changes failed, retrying: InvalidAuthorizationSpecificationError" in caplog.text
 

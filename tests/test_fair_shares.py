@@ -67,7 +67,7 @@ async def test_a_flood_takes_a_third_of_the_connections(
     queries = {
         "reads": TITLES,
         "writes": 'mutation { createTask(input: { title: "Mine" }) { token } }',
-        "other lists": "{ a: tasks { totalCount } b: tasks(first: 3) { nodes { id } } c: taskChanges { token } }",
+        "other lists": "{ a: tasks { totalCount } b: tasks(first: 3) { nodes { id } } c: changes { token } }",
     }
     async with running(made_settings(server, db_pool_size=6)) as application:
         alice.http = bob.http = application.http

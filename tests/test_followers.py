@@ -15,6 +15,7 @@ import live
 import pytest
 from conftest import ALL_FIELDS, CREATE, Server, User
 from live import served
+from mirror import LIST_FIELDS
 from patience import PATIENCE_SECONDS
 from test_changes import purged
 from test_realtime import BRIEF, BRIEF_SINCE, CREATE_MANY, FOLLOW, Follower, now
@@ -98,7 +99,7 @@ async def test_the_limit_counts_both_transports(narrow: Site, alice: User, bob: 
     first, second = await narrow.follow(alice, since=since), await narrow.stream(alice, since=since)
     task = await alice.add("Seen by both")
     assert (await first.change())["task"] == task
-    assert (await second.answer())["data"]["taskChanges"]["task"] == task
+    assert (await second.answer())["data"]["changes"]["task"] == task
 
     third, fourth = await narrow.follow(alice), await narrow.stream(alice)
     errors = [await third.error(), *(await fourth.answer())["errors"]]
@@ -109,7 +110,7 @@ async def test_the_limit_counts_both_transports(narrow: Site, alice: User, bob: 
     assert all("2 live subscriptions" in error["message"] and "end one" in error["message"] for error in errors)
     assert "data" in await third.client.data("{ viewer { id } }")
     assert (await first.change())["task"] == tasks[0]
-    assert (await second.answer())["data"]["taskChanges"]["task"] == tasks[0]
+    assert (await second.answer())["data"]["changes"]["task"] == tasks[0]
     assert (await his.change())["task"] == tasks[1]
 
 
@@ -207,8 +208,8 @@ async def test_the_limit_applies_before_any_read(server: Server, monkeypatch: py
         return "0"
 
     async with (
-        aclosing(live.follow(user, "tasks", start, idle)) as first,
-        aclosing(live.follow(user, "tasks", start, idle)) as second,
+        aclosing(live.follow(user, start, idle)) as first,
+        aclosing(live.follow(user, start, idle)) as second,
     ):
         waiting = asyncio.create_task(anext(first))
         while not begun:  # noqa: ASYNC110 - the first subscription waits for the listener
@@ -247,13 +248,11 @@ class Reads:
         return Changes([{"token": token}], token, int(token), more=False, full=False)
 
 
-def following(
-    live: Realtime, user: UUID, token: str, reads: Reads, feed: str = "tasks"
-) -> AsyncGenerator[Change, None]:
+def following(live: Realtime, user: UUID, token: str, reads: Reads) -> AsyncGenerator[Change, None]:
     async def start() -> str:
         return token
 
-    return live.follow(user, feed, start, reads.read)
+    return live.follow(user, start, reads.read)
 
 
 async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,22 +278,19 @@ async def test_reads_take_turns_by_user(server: Server, monkeypatch: pytest.Monk
     await live.close()
 
 
-async def test_a_page_is_read_once_for_a_user_a_feed_and_a_token(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two subscriptions at the same token share a read; another user or another feed has its own."""
+async def test_a_page_is_read_once_for_a_user_and_a_token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two subscriptions at the same token share a read; another user has another."""
     monkeypatch.setattr(followers, "WATCHED_SECONDS", 0.0)
     live, reads = Realtime(DatabaseURL(server.app_url), nothing, NO_RATES, 100), Reads()
     reads.may_go.set()
     one, other = uuid4(), uuid4()
     async with AsyncExitStack() as stack:
         opening = [following(live, user, "7", reads) for user in (one, one, other)]
-        opening.append(following(live, one, "7", reads, "lists"))
         opened = [await stack.enter_async_context(aclosing(follower)) for follower in opening]
         await asyncio.gather(*map(anext, opened))
     await live.close()
 
-    assert reads.begun == ["7", "7", "7"]
+    assert reads.begun == ["7", "7"]
 
 
 async def test_few_pages_are_kept(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +306,7 @@ async def test_few_pages_are_kept(server: Server, monkeypatch: pytest.MonkeyPatc
     async def start() -> str:
         return "0"
 
-    async with aclosing(live.follow(uuid4(), "tasks", start, read)) as changes:
+    async with aclosing(live.follow(uuid4(), start, read)) as changes:
         async for change in changes:
             if change["page"] == 5 * followers.MOST_KEPT:
                 break
@@ -521,7 +517,7 @@ async def test_a_long_page_does_not_block_the_loop(server: Server, monkeypatch: 
         ends += 1
 
     user = uuid4()
-    tasks = [asyncio.create_task(take(live.follow(user, "tasks", start, read))) for _ in range(20)]
+    tasks = [asyncio.create_task(take(live.follow(user, start, read))) for _ in range(20)]
     most, before = 0, 0
     while ends < 20:
         await asyncio.sleep(0)
@@ -544,10 +540,19 @@ VARIANTS = [
     "... on TaskUpserted { task { id title @include(if: $yes) tags @skip(if: $yes) } token @include(if: $no) }",
     "... on TaskUpserted @include(if: $no) { token } ... { ...Whole } ... on TaskRemoved { gone: taskId }",
     "...Whole ... on TaskUpserted { task { only: version } }",
+    "... on TaskUpserted { task { list { id name kind: __typename } } } ... on ListRemoved { gone: listId token }",
+    "... on ListUpserted { it: list { name id again: name icon } token } ... on TaskUpserted { task { title } }",
+    "... on TaskUpserted { of: task { list { id } } } ... on ListUpserted @include(if: $no) { token } ...Whole",
 ]
-WHOLE = (
-    f"fragment Whole on TaskChange {{ __typename ... on TaskUpserted {{ task {{ kind: __typename {ALL_FIELDS} }} }} }}"
-)
+WHOLE = f"""
+    fragment Whole on Change {{
+        __typename
+        ... on TaskUpserted {{ task {{ kind: __typename {ALL_FIELDS} }} }}
+        ... on ListUpserted {{ list {{ kind: __typename {LIST_FIELDS} }} }} ... on ListRemoved {{ lost: listId }}
+    }}
+"""
+CREATE_LIST = "mutation ($id: ID!, $name: String!) { createList(input: { id: $id, name: $name }) { token } }"
+DELETE_LIST = "mutation ($id: ID!) { deleteList(id: $id) { token } }"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -559,22 +564,27 @@ async def test_each_subscription_gets_its_selection(site_of_all: Site, alice: Us
     gone, done = [(await alice.add(title))["id"] for title in ("Gone", "Done")]
     await alice.data(DELETE, id=gone)
     await alice.data("mutation ($id: ID!) { setTaskCompleted(id: $id, completed: true) { token } }", id=done)
+    home, away = str(uuid4()), str(uuid4())
+    for list_id in (home, away):
+        await alice.data(CREATE_LIST, id=list_id, name='"quotes", \\, \U0001f600')
+        await alice.add("In a list", listId=list_id)
+    await alice.data(DELETE_LIST, id=away)
     await bob.add("His")
     fragment = WHOLE if "...Whole" in variant else ""
     unused = "@skip(if: $no) @include(if: $yes)"
     variables = {"since": since, "yes": True, "no": False}
     head = "($since: SyncToken, $yes: Boolean!, $no: Boolean!)"
-    query = f"query {head} {{ taskChanges(since: $since) {{ changes {{ {variant} }} token {unused} }} }} {fragment}"
-    shown = (await alice.data(query, **variables))["taskChanges"]["changes"]
+    query = f"query {head} {{ changes(since: $since) {{ changes {{ {variant} }} token {unused} }} }} {fragment}"
+    shown = (await alice.data(query, **variables))["changes"]["changes"]
 
-    follow = f"subscription {head} {{ taskChanges(since: $since) {{ {variant} ...Used }} }} {fragment}"
-    follow += f" fragment Used on TaskChange {{ ... on TaskRemoved {unused} {{ used: token }} }}"
+    follow = f"subscription {head} {{ changes(since: $since) {{ {variant} ...Used }} }} {fragment}"
+    follow += f" fragment Used on Change {{ ... on TaskRemoved {unused} {{ used: token }} }}"
     follower = await site_of_all.follow(alice, follow, **variables)
     found = [await follower.change() for _ in shown]
 
     for change in found:
         change.pop("used", None)
-    assert len(shown) == 3
+    assert len(shown) == 7
     assert [json.dumps(change) for change in found] == [json.dumps(change) for change in shown]
 
 

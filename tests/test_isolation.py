@@ -1,7 +1,7 @@
 """Isolation between users by the query filter and by row-level security."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -76,16 +76,23 @@ async def tasks(alice: User, bob: User, task: dict[str, Any]) -> None:
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def task_changes(alice: User, bob: User, task: dict[str, Any]) -> None:
-    hers = (await alice.data(CHANGES))["taskChanges"]
-    assert [change["task"] for change in hers["changes"]] == [task]
-    assert (await bob.data(CHANGES))["taskChanges"]["changes"] == []
-    await bob.add("Bob's")
-    assert [change["task"]["title"] for change in (await bob.data(CHANGES))["taskChanges"]["changes"]] == ["Bob's"]
-    for token in (hers["token"], hers["changes"][0]["token"]):
-        his = (await bob.data(CHANGES, since=token))["taskChanges"]
+async def changes(alice: User, bob: User, task: dict[str, Any]) -> None:
+    own = await made_list(alice)
+    hers = (await alice.data(CHANGES))["changes"]
+    assert [*shown(hers)][:2] == [task["id"], own["id"]]
+    assert (await bob.data(CHANGES))["changes"]["changes"] == []
+    his_own = [(await made_list(bob))["id"], (await bob.add("Bob's"))["id"]]
+    for token in (None, hers["token"], *(change["token"] for change in hers["changes"])):
+        his = (await bob.data(CHANGES, since=token))["changes"]
         assert his["fullSync"] is True
-        assert [change["task"]["title"] for change in his["changes"]] == ["Bob's"]
+        assert [*shown(his)][::2] == his_own
+        assert len(his["changes"]) == 3
+
+
+def shown(page: dict[str, Any]) -> Iterator[str]:
+    """The ids of the rows that a page of changes shows."""
+    for change in page["changes"]:
+        yield change["task" if "task" in change else "list"]["id"]
 
 
 async def same_as_missing(query: str, alice: User, bob: User, task: dict[str, Any]) -> None:
@@ -199,7 +206,7 @@ CASES: dict[str, Case] = {
     "node": reading_or_changing(NODE),
     "task": reading_or_changing(TASK),
     "tasks": tasks,
-    "taskChanges": task_changes,
+    "changes": changes,
     "createTask": create_task,
     "updateTask": reading_or_changing(UPDATE),
     "setTaskCompleted": reading_or_changing(COMPLETE),
@@ -258,8 +265,10 @@ async def test_without_the_first_wall_reads_leak_nothing(
     assert [one["id"] for one in (await bob.data(LISTS + "# unguarded"))["lists"]["nodes"]] == [own["id"]]
     assert (await bob.data(ONE_LIST + "# unguarded", id=listed["id"]))["list"] is None
     await bob.data("mutation { deleteTasks(where: { filter: { list: { isNull: false } } }) { token } }")
-    changes = (await bob.data(CHANGES + "# unguarded"))["taskChanges"]["changes"]
-    assert [change["task"]["title"] for change in changes] == ["Bob's"]
+    changes = (await bob.data(CHANGES + "# unguarded"))["changes"]["changes"]
+    assert [change["task"]["title"] for change in changes if "task" in change] == ["Bob's"]
+    assert [change["list"]["id"] for change in changes if "list" in change] == [own["id"]]
+    assert len(changes) == 2
 
 
 async def viewer_with_one_task(user: User) -> None:

@@ -180,9 +180,23 @@ COSTS = {
     "mutation { deleteTasks(where: { ids: [] }) { affectedCount } }": 100,
     "mutation { deleteTasks(where: { ids: [] }, atMost: null) { affectedCount } }": 100,
     "mutation { deleteTasks(where: { ids: [] }, atMost: 1000) { affectedCount } }": 1000,
-    "{ taskChanges { token } }": 100,
-    "subscription { taskChanges { ... on TaskUpserted { task { id } } } }": 100,
-    "subscription { taskChanges { ... on TaskRemoved { taskId } } }": 100,
+    "{ changes { token } }": 100,
+    "subscription { changes { ... on TaskUpserted { task { id } } } }": 100,
+    "subscription { changes { ... on TaskRemoved { taskId } } }": 100,
+    "subscription { changes { ... on ListUpserted { list { id } } ... on TaskUpserted { task { id } } } }": 100,
+    "{ changes { changes { __typename ... on ListUpserted { list { name } } ... on TaskRemoved { taskId } ... on"
+    " TaskUpserted { task { title } } } } }": 100,
+    "{ changes(first: 1000) { changes { ...C } } } fragment C on Change { ...L ...T ... on ListRemoved { listId } }"
+    " fragment L on ListUpserted { list { name } } fragment T on TaskUpserted { task { title } }": 1000,
+    "{ changes { changes { ... on TaskUpserted { task { title } again: task { id } } ... on ListUpserted { list"
+    " { name } } } } }": 200,
+    "{ changes { changes { ... on TaskUpserted { task { title } } } more: changes { ... on ListUpserted { list"
+    " { name } } } } }": 200,
+    "{ changes { changes { ... on TaskUpserted { task { title list { id } } } } } }": 100,
+    "{ changes { changes { ... on TaskUpserted { task { title list { name } } } } } }": 200,
+    "{ changes(first: 10) { changes { ... on ListUpserted { list { name taskStats { open } } } } } }": 110,
+    "{ changes(first: 10) { changes { ... on ListUpserted { list { tasks(first: 5) { nodes { id } } } } } } }": 60,
+    "{ lists(first: 10) { nodes { tasks(first: 5) { nodes { id } } } } }": 60,
 }
 
 

@@ -1,12 +1,13 @@
-"""Pages and counts of lists among 10,000 tasks read few rows, with any plan."""
+"""Pages and counts of lists, and changes of both, among 10,000 tasks read few rows, with any plan."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from conftest import Application, Server
+from conftest import Application, Server, untold
 from test_pages import (
     EACH_WAY,
     INDEXED_EACH_WAY,
@@ -21,7 +22,9 @@ from test_pages import (
     sent,
 )
 from test_pages import serving as serving_
-from test_plans import faults, nodes
+from test_plans import all_sorts, faults, nodes, whole_scans
+
+from app.entities.cursors import sync_token
 
 PAGE = """
     query ($filter: TaskFilter, $order: [TaskOrder!], $first: Int, $last: Int, $after: String) {
@@ -36,15 +39,34 @@ BELOW = """
     }
 """
 SCREEN = "{ lists(first: 50) { nodes { id name taskStats { open overdue } } } }"
+CHANGES = """
+    query ($since: SyncToken) {
+        changes(since: $since, first: 100) {
+            changes { ... on ListUpserted { list { id name } token } ... on TaskUpserted { task { id title } token } }
+            token hasMore fullSync
+        }
+    }
+"""
+# 400 lists of the other user, of the same versions as every 20th of the first 8,000 tasks.
+MANY_LISTS = """
+    INSERT INTO task_lists (user_id, id, name, position, version)
+    SELECT $1, md5('list ' || n)::uuid, 'List ' || n, 'a' || lpad(to_hex(n), 8, '0') || 'V', n * 20
+    FROM generate_series(1, 400) AS n RETURNING id::text, version
+"""
+CLOCK = "INSERT INTO task_clocks (user_id, version) VALUES ($1, $2) ON CONFLICT (user_id) DO UPDATE SET version = $2"
 # Lists of a user by name, with the share of the tasks that they have. The rest is in the inbox.
 SIZES = {"tiny": 3, "small": 150, "large": 2000, "huge": 7800}
 
 
 class Listed:
-    """A user with 10,000 tasks in lists of different sizes, and the ids of these lists."""
+    """A user with 10,000 tasks in lists of different sizes, and the ids of these lists.
+
+    Another user has 400 lists without tasks; their ids and those of the tasks are in the order of changes.
+    """
 
     def __init__(self, seeded: Seeded) -> None:
-        self.user = seeded.user
+        self.user, self.other = seeded.user, seeded.other
+        self.changes: list[str] = []
         self.lists = {name: uuid4() for name in SIZES}
         self.rows: dict[str, list[Any]] = {}
 
@@ -62,6 +84,15 @@ class Listed:
                 self.user.id, list_id, ids,
             )  # fmt: skip
         self.rows["inbox"] = shuffled
+        await self._fill_other(connection, seeded)
+
+    async def _fill_other(self, connection: "asyncpg.Connection[Any]", seeded: Seeded) -> None:
+        async with untold(connection):
+            lists = await connection.fetch(MANY_LISTS, self.other.id)
+        await connection.execute(CLOCK, self.other.id, MANY)
+        rows = [(version, "list", row_id) for row_id, version in lists]
+        rows += [(row["version"], "task", str(row["id"])) for row in seeded.rows]
+        self.changes = [row_id for _, _, row_id in sorted(rows)]
 
     def filter(self, name: str) -> dict[str, Any]:
         return {"list": {"isNull": True} if name == "inbox" else {"ids": [str(self.lists[name])]}}
@@ -74,6 +105,7 @@ async def listed(server: Server, application: Application) -> Listed:
         listed = Listed(seeded)
         await listed.fill(connection, seeded)
         await connection.execute("VACUUM ANALYZE tasks")
+        await connection.execute("VACUUM ANALYZE task_lists")
     return listed
 
 
@@ -83,12 +115,12 @@ async def served(server: Server) -> AsyncIterator["asyncpg.Connection[Any]"]:
         yield connection
 
 
-def rows_read(plan: Mapping[str, Any]) -> int:
-    """The rows of tasks that a plan has read, those that it has filtered out included."""
+def rows_read(plan: Mapping[str, Any], table: str = "tasks") -> int:
+    """The rows of a table that a plan has read, those that it has filtered out included."""
     return sum(
         round((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"])
         for node in nodes(plan)
-        if node.get("Relation Name") == "tasks"
+        if node.get("Relation Name") == table
     )
 
 
@@ -148,3 +180,29 @@ async def test_counts_of_lists(listed: Listed, application: Application, served:
         assert scans == {("Index Only Scan", "ix_tasks_counts")}
         assert rows_read(plan) <= sum(SIZES.values())
         assert faults(plan) == []
+
+
+@pytest.mark.parametrize(("since", "passed"), [(None, 0), (1000, 1050), (7990, 8389), (8000, 8400), (MANY, MANY + 400)])
+async def test_changes_of_lists_and_tasks(
+    listed: Listed, application: Application, served: "asyncpg.Connection[Any]", since: int | None, passed: int
+) -> None:
+    """By any plan a page of 100 changes reads at most 101 rows of each kind by its index, and no more are sorted.
+
+    If only tasks have changed, nothing is sorted.
+    """
+    token = None if since is None else sync_token(since, listed.other.id)
+    statement = await sent(application, listed.other, CHANGES, since=token)
+    answer = json.loads(statement.answer or "")
+    found = [change["list" if "list" in change else "task"]["id"] for change in answer["changes"]]
+    assert found == listed.changes[passed : passed + 100]
+    assert (answer["hasMore"], answer["fullSync"]) == (since != MANY, since is None)
+    for mode in MODES:
+        plan = await explained(served, statement, mode, "ANALYZE,", runs=6)
+        lists = rows_read(plan, "task_lists")
+        assert faults(plan) == whole_scans(plan) == []
+        assert rows_read(plan) <= 101
+        # One of them is read to see whether there are any.
+        assert lists <= 101 + 1 if (since or 0) < 8000 else lists == 0
+        ran = [node for node in nodes(plan) if node["Actual Loops"]]
+        assert [node for node in ran if all_sorts({**node, "Plans": []})] == [] or lists
+        assert max((node["Actual Rows"] for node in ran), default=0) <= 202

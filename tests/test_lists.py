@@ -10,9 +10,9 @@ import pytest
 from conftest import CREATION, Application, User, Wire, running
 
 from app.database.compiling import Statements
-from app.entities.repository import Repository
+from app.entities.feed import Feed
 from app.settings import Settings
-from app.tasks.fields import TASK as TASKS
+from app.tasks.feed import FEED
 
 Json = dict[str, Any]
 
@@ -579,9 +579,7 @@ async def test_an_account_is_deleted_with_its_lists(alice: User, bob: User, owne
 
 async def test_what_a_subscription_cannot_show(alice: User) -> None:
     """What changes do not contain is refused before the subscription begins."""
-    query = (
-        "subscription { taskChanges { ... on TaskUpserted { task { list { tasks(first: 1) { nodes { id } } } } } } }"
-    )
+    query = "subscription { changes { ... on TaskUpserted { task { list { tasks(first: 1) { nodes { id } } } } } } }"
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
     response = await alice.http.post("/graphql", json={"query": query}, headers=headers)
     assert "BAD_USER_INPUT" in response.text
@@ -592,11 +590,11 @@ async def test_changes_of_tasks_show_their_list(alice: User, application: Applic
     """The list of a changed task is part of the feed, for queries and for subscribers."""
     home = await created(alice, "Home", icon="🏠")
     await added(alice, "a", home["id"])
-    query = """{ taskChanges(first: 5) { changes { ... on TaskUpserted { task {
+    query = """{ changes(first: 5) { changes { ... on TaskUpserted { task {
         title list { name taskStats { open } tasks(first: 1) { nodes { title } } }
     } } } } }"""
-    (change,) = (await alice.data(query))["taskChanges"]["changes"]
+    change = (await alice.data(query))["changes"]["changes"][-1]
     shown = {"name": "Home", "taskStats": {"open": 1}, "tasks": {"nodes": [{"title": "a"}]}}
     assert change["task"] == {"title": "a", "list": shown}
-    page = await Repository(TASKS, application.database, alice.id, Statements()).changes_since("")
-    assert page.items[0]["task"]["list"] == {"__typename": "TaskList", **home}
+    page = await Feed(FEED, application.database, alice.id, Statements()).since("")
+    assert page.items[-1]["task"]["list"] == {"__typename": "TaskList", **home}

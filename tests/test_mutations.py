@@ -319,9 +319,9 @@ async def test_malformed_input(alice: User, wire: Wire, variables: dict[str, Any
     [
         ('mutation { createTask(input: { title: "t", dueDate: "tomorrow" }) { token } }', "2026-01-31"),
         ("{ tasks(filter: { created: { gte: 5 } }) { totalCount } }", "T09:30:00Z"),
-        ("{ taskChanges(since: 5) { token } }", "SyncToken"),
-        ("query ($since: SyncToken = 5) { taskChanges(since: $since) { token } }", "SyncToken"),
-        ("subscription { taskChanges(since: 5) { __typename } }", "SyncToken"),
+        ("{ changes(since: 5) { token } }", "SyncToken"),
+        ("query ($since: SyncToken = 5) { changes(since: $since) { token } }", "SyncToken"),
+        ("subscription { changes(since: 5) { __typename } }", "SyncToken"),
     ],
 )
 async def test_invalid_literals(

@@ -556,7 +556,7 @@ def test_the_embedded_database_moves_to_new_data(checkout: Path, first_run: Serv
 
 CHANGES = """
     query ($since: SyncToken) {
-        taskChanges(since: $since) { token fullSync changes { ... on TaskUpserted { task { id title } } } }
+        changes(since: $since) { token fullSync changes { ... on TaskUpserted { task { id title } } } }
     }
 """
 
@@ -569,7 +569,7 @@ def test_a_copy_of_the_data_directory(checkout: Path, first_run: Serving) -> Non
     ownership = data.stat()
     with serving("--data-dir", checkout / ".taskql") as lost:
         lost.ask(CREATE)
-        token = lost.ask(CHANGES)["data"]["taskChanges"]["token"]
+        token = lost.ask(CHANGES)["data"]["changes"]["token"]
     shutil.rmtree(data)
     (checkout / "copy").rename(data)
     for path in (data, *data.rglob("*")):
@@ -579,7 +579,7 @@ def test_a_copy_of_the_data_directory(checkout: Path, first_run: Serving) -> Non
         run(checkout, "sh", "-euc", COMMANDS["after the embedded restore"])
         for _ in range(3):
             restored.ask(CREATE)
-        page = restored.ask(CHANGES, since=token)["data"]["taskChanges"]
+        page = restored.ask(CHANGES, since=token)["data"]["changes"]
         shown = sorted(change["task"]["title"] for change in page["changes"])
         assert page["fullSync"] is True
         assert shown == sorted(titles(restored, restored.token))

@@ -291,17 +291,19 @@ def marks(order: list[Term]) -> st.SearchStrategy[Mark | None]:
 
 @dataclass(frozen=True)
 class Token:
-    """A sync token to generate: of a clock, of a task on a page that began at another clock, or an invalid one."""
+    """A sync token to generate: of a clock, of a row on a page that began at another clock, or an invalid one."""
 
-    task: UUID | None
+    row: UUID | None
     version: int
     base: int
     kind: str
 
     def text(self, own: Oracle, other: Oracle) -> str:
-        content = str(self.version)
-        if self.task:
-            content = f"{own.rows[self.task].version} {self.task} {self.base}"
+        content = f"{self.version} all"
+        if self.row in own.rows:
+            content = f"{own.rows[self.row].version} task {self.row} {self.base}"
+        elif self.row in own.task_lists:
+            content = f"{own.task_lists[self.row].version} list {self.row} {self.base}"
         good = own.sealed(content)
         return {
             "good": good,
@@ -315,7 +317,9 @@ class Token:
 
 TOKEN_KINDS = ["good"] * 20 + ["foreign", "cursor", "changed", "empty", "garbage"]
 CLOCKS = st.sampled_from([0, 1, 7, 15, 24, 29, 30, 31])
-TOKENS = st.builds(Token, st.none() | st.sampled_from(IDS), CLOCKS, CLOCKS, st.sampled_from(TOKEN_KINDS))
+TOKENS = st.builds(
+    Token, st.none() | st.sampled_from(IDS) | st.sampled_from(LIST_IDS), CLOCKS, CLOCKS, st.sampled_from(TOKEN_KINDS)
+)
 
 
 def spans(values: list[str], **more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -431,9 +435,8 @@ ALSO = {
     "Task": ["Task", "Node"],
     "TaskList": ["TaskList", "Node"],
     "User": ["User", "Node"],
-    "TaskChange": ["TaskUpserted", "TaskRemoved", "TaskChange"],
-    "TaskUpserted": ["TaskUpserted", "TaskChange"],
-    "TaskRemoved": ["TaskRemoved", "TaskChange"],
+    "Change": ["ListUpserted", "ListRemoved", "TaskUpserted", "TaskRemoved", "Change"],
+    **{name: [name, "Change"] for name in ("ListUpserted", "ListRemoved", "TaskUpserted", "TaskRemoved")},
 }
 # Fields that several types of one place have, or that have different types there.
 SHARED = {
@@ -452,6 +455,7 @@ SHARED = {
     "token": ["token", "mark"],
     "task": ["task", "it"],
     "taskId": ["taskId", "gone"],
+    "listId": ["listId", "lost"],
 }
 # The oracle words error messages differently.
 UNTOLD = {"message"}
@@ -602,9 +606,9 @@ ROOTS = {
     "tasks": "TaskConnection",
     "list": "TaskList",
     "lists": "TaskListConnection",
-    "taskChanges": "TaskChangePage",
+    "changes": "ChangePage",
 }
-FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "lists": LIST_WINDOWS, "taskChanges": SYNCS}
+FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "lists": LIST_WINDOWS, "changes": SYNCS}
 
 
 def within_limits(text: str, *variables: dict[str, Any]) -> bool:
@@ -631,9 +635,7 @@ def cases(draw: st.DrawFn) -> Case:
     writer = Writer(draw)
     roots, used = [], set()
     for place in range(draw(st.integers(1, 3))):
-        name = writer.pick(
-            ["viewer", "node", "task", "list", "lists", "lists", "tasks", "tasks", "tasks", "taskChanges"]
-        )
+        name = writer.pick(["viewer", "node", "task", "list", "lists", "lists", "tasks", "tasks", "tasks", "changes"])
         arguments = writer.pick(FORMS_OF_ARGUMENTS.get(name, ["(id: $id#)"]))
         used |= {(variable, place) for variable in VARIABLES if f"${variable}#" in arguments}
         call = f"{writer.pick(['r', name])}{place}: {name}{arguments.replace('#', str(place))}"
@@ -742,7 +744,7 @@ class Sense(Visitor):
         word = StringValueNode(value=self._draw(WORDS[name]))
         return ListValueNode(values=(word,)) if isinstance(value, ListValueNode) else word
 
-    def enter_field(self, node: FieldNode, _key: object, _parent: object, _path: object, ancestors: list[Any]) -> Any:
+    def leave_field(self, node: FieldNode, _key: object, _parent: object, _path: object, ancestors: list[Any]) -> Any:
         if node.name.value == "lists":
             return FieldNode(name=node.name, arguments=_arguments("{first: 2}"), selection_set=node.selection_set)
         if node.name.value != "tasks":

@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from conftest import SECRET, Application, Server, User, Wire, connect
+from oracle import title_key
 
 from app.database.compiling import Statements
 from app.database.database import SESSION
@@ -81,7 +82,7 @@ SORT_KEYS: dict[str, Callable[[Row], Any]] = {
     "DUE_DATE": lambda row: (row["due_date"] is None, row["due_date"]),
     "PRIORITY": lambda row: row["priority"],
     "POSITION": lambda row: row["position"].encode(),
-    "TITLE": lambda row: row["title"].lower(),
+    "TITLE": lambda row: title_key(row["title"]),
 }
 
 # Half of the due dates are missing. All users have the same ids, and no column is in their order.
@@ -535,7 +536,6 @@ TIME = "2026-01-02T03:04:05+00:00"
         ("+CREATED_AT", ["today", ID]),
         ("+CREATED_AT", ["0001-01-01T00:00:00+01:00", ID]),
         ("+CREATED_AT", [TIME, 5]),
-        ("+DUE_DATE", ["-infinity", ID]),
         ("+DUE_DATE", [None, ID]),
         ("+PRIORITY", [2**15, ID]),
         ("+PRIORITY", [True, ID]),

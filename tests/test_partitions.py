@@ -44,7 +44,7 @@ READS = {
     "task": f"query ($id: ID!) {{ task(id: $id) {{ {ALL_FIELDS} }} }}",
     "node": "query ($id: ID!) { node(id: $id) { id ... on Task { title } ... on User { taskStats { total } } } }",
     "page": f"{{ tasks {CONNECTION} }}",
-    "changes": f"{{ taskChanges {{ changes {{ {CHANGE} }} token hasMore fullSync }} }}",
+    "changes": f"{{ changes {{ changes {{ {CHANGE} }} token hasMore fullSync }} }}",
     "last page": f"{{ tasks(last: 3) {CONNECTION} }}",
     "filtered": f"""query ($id: ID!) {{ tasks(filter: {{
         search: "task", completed: false, not: {{ ids: [$id] }}, or: [{{ priority: [NONE] }}, {{ tagsAny: ["x"] }}],

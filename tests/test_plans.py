@@ -200,7 +200,7 @@ async def test_single_objects(
 
 CHANGES = """
     query Changes($since: SyncToken, $first: Int) {
-        taskChanges(since: $since, first: $first) {
+        changes(since: $since, first: $first) {
             changes { ... on TaskUpserted { task { id title } token } ... on TaskRemoved { taskId } }
             token hasMore fullSync
         }
@@ -219,7 +219,7 @@ async def test_changes(
     """With any plan a page of changes is right, calls act_as first, and walks the index of versions."""
     clock = "INSERT INTO task_clocks VALUES ($1, $2, 0) ON CONFLICT (user_id) DO UPDATE SET version = $2"
     await owner.execute(clock, many.user.id, MANY)
-    begun = (await many.user.data(CHANGES, first=99))["taskChanges"]["token"]
+    begun = (await many.user.data(CHANGES, first=99))["changes"]["token"]
     since, passed = {
         "all": (None, 0),
         "between pages": (begun, 99),

@@ -41,7 +41,7 @@ from app.tasks.fields import TASK
 from app.web import sockets
 from migrations.run import migrate
 
-FOLLOW = f"subscription Follow($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
+FOLLOW = f"subscription Follow($since: SyncToken) {{ changes(since: $since) {{ {CHANGE} }} }}"
 # A user's advisory lock, and how many sessions share it.
 LOCK = f"SELECT abs(uuid_hash($1) % {LOCKS})"
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND mode = 'ShareLock' AND granted"
@@ -50,7 +50,7 @@ CREATE_MANY = "mutation ($inputs: [CreateTaskInput!]!) { createTasks(inputs: $in
 # Events so large that the buffers between server and client hold few of them.
 WIDE = f"""
     subscription ($since: SyncToken) {{
-        taskChanges(since: $since) {{
+        changes(since: $since) {{
             ... on TaskUpserted {{ task {{ id {" ".join(f"d{n}: description" for n in range(20))} }} token }}
         }}
     }}
@@ -58,12 +58,12 @@ WIDE = f"""
 COMPLETE = "mutation ($id: ID!) { setTaskCompleted(id: $id, completed: true) { task { version } } }"
 BRIEF_SINCE = """
     subscription ($since: SyncToken) {
-        taskChanges(since: $since) { ... on TaskUpserted { task { id } } ... on TaskRemoved { taskId } }
+        changes(since: $since) { ... on TaskUpserted { task { id } } ... on TaskRemoved { taskId } }
     }
 """
 BRIEF = """
     subscription ($since: SyncToken) {
-        taskChanges(since: $since) { ... on TaskUpserted { task { id title } } ... on TaskRemoved { taskId } }
+        changes(since: $since) { ... on TaskUpserted { task { id title } } ... on TaskRemoved { taskId } }
     }
 """
 
@@ -77,7 +77,7 @@ class Follower:
     async def change(self) -> dict[str, Any]:
         message = await self.client.receive()
         assert message["type"] == "next", message
-        change: dict[str, Any] = message["payload"]["data"]["taskChanges"]
+        change: dict[str, Any] = message["payload"]["data"]["changes"]
         return change
 
     async def error(self) -> dict[str, Any]:
@@ -180,6 +180,79 @@ async def test_every_kind_of_write_arrives(
     await bob.add("His")
     his.change(await other.change())
     assert his.tasks == await stored(owner, bob)
+
+
+WRITES_OF_LISTS = {
+    'createList(input: { id: $id, name: "Home" }) { token }': ["ListUpserted"],
+    'updateList(id: $id, input: { name: "Work" }) { token }': ["ListUpserted"],
+    'createTasks(inputs: [{ title: "a", listId: $id }, { title: "b", listId: $id }]) { token }': ["TaskUpserted"] * 2,
+    "deleteList(id: $id) { token }": ["ListRemoved", *["TaskRemoved"] * 2],
+    "restoreList(id: $id) { token }": ["ListUpserted", *["TaskUpserted"] * 2],
+    "moveList(id: $id, to: { toStart: true }) { token }": ["ListUpserted"],
+    "updateTasks(where: { filter: { list: { ids: [$id] } } }, input: { listId: null }) { token }": ["TaskUpserted"] * 2,
+}
+
+
+async def test_every_kind_of_write_of_lists_arrives(
+    alice: User, bob: User, owner: "asyncpg.Connection[Any]", follow: Open
+) -> None:
+    """A list arrives before the tasks of the same write, and only for its user."""
+    await alice.data('mutation { createList(input: { name: "Last" }) { token } }')
+    (mirror, follower), (his, other) = await following(alice, follow), await following(bob, follow)
+    list_id = str(uuid4())
+
+    for write, kinds in WRITES_OF_LISTS.items():
+        await alice.data(f"mutation ($id: ID!) {{ {write} }}", id=list_id)
+        found = [await follower.change() for _ in kinds]
+        assert [change["__typename"] for change in found] == kinds, write
+        for change in found:
+            mirror.change(change)
+        assert await mirror.is_exact(owner), write
+
+    await bob.data('mutation { createList(input: { name: "His" }) { token } }')
+    his.change(await other.change())
+    assert await his.is_exact(owner)
+
+
+async def test_a_subscription_continues_between_a_list_and_its_tasks(
+    alice: User, owner: "asyncpg.Connection[Any]", follow: Open
+) -> None:
+    """After a disconnect within one write a subscription continues with the next row of it."""
+    list_id = str(uuid4())
+    for write in list(WRITES_OF_LISTS)[:3]:
+        await alice.data(f"mutation ($id: ID!) {{ {write} }}", id=list_id)
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    await alice.data("mutation ($id: ID!) { deleteList(id: $id) { token } }", id=list_id)
+
+    kinds = []
+    for _ in range(3):
+        change = await (await follow(alice, since=mirror.token)).change()
+        kinds.append(change["__typename"])
+        mirror.change(change)
+
+    assert kinds == ["ListRemoved", "TaskRemoved", "TaskRemoved"]
+    assert await mirror.is_exact(owner)
+
+
+async def test_lists_written_with_sql_arrive(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
+    """Lists that other programs create, change and delete arrive with the tasks that change with them."""
+    mirror, follower = await following(alice, follow)
+    insert = "INSERT INTO task_lists (user_id, id, name) VALUES ($1, $2, 'Home')"
+    list_id = uuid4()
+    await owner.execute(insert, alice.id, list_id)
+    mirror.change(await follower.change())
+    await owner.execute(
+        "INSERT INTO tasks (user_id, id, title, list_id) VALUES ($1, gen_random_uuid(), 'a', $2)", alice.id, list_id
+    )
+    mirror.change(await follower.change())
+    assert await mirror.is_exact(owner)
+
+    await owner.execute("UPDATE task_lists SET deleted_at = now() WHERE user_id = $1", alice.id)
+    for _ in range(2):
+        mirror.change(await follower.change())
+
+    assert (mirror.lists, mirror.tasks) == ({}, {})
 
 
 async def test_many_at_once_arrive_one_by_one(alice: User, owner: "asyncpg.Connection[Any]", follow: Open) -> None:
@@ -351,13 +424,16 @@ async def test_changes_arrive_over_event_streams(alice: User, bob: User, site: t
         headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {alice.token}"}
         async with http.stream("POST", "/graphql", json=body, headers=headers) as response:
             await bob.add("His")
+            await alice.data('mutation { createList(input: { name: "Home" }) { token } }')
             task = await alice.add("Hers")
             async for line in response.aiter_lines():
                 if line.startswith("data: "):
+                    mirror.change(json.loads(line.removeprefix("data: "))["data"]["changes"])
+                if mirror.tasks:
                     break
 
-    mirror.change(json.loads(line.removeprefix("data: "))["data"]["taskChanges"])
     assert mirror.tasks == {task["id"]: task}
+    assert [one["name"] for one in mirror.lists.values()] == ["Home"]
 
 
 async def test_it_continues_with_a_new_access_token(
@@ -390,7 +466,7 @@ async def test_invalid_sync_tokens(alice: User, bob: User, follow: Open, kind: s
     error = await (await follow(alice, since=since)).error()
 
     assert error["extensions"]["code"] == "FULL_SYNC_REQUIRED"
-    assert "taskChanges" in error["message"]
+    assert "changes" in error["message"]
 
 
 async def test_a_token_from_before_a_purge(
@@ -405,7 +481,7 @@ async def test_a_token_from_before_a_purge(
 
     error = await (await follow(alice, since=mirror.token)).error()
     assert error["extensions"]["code"] == "FULL_SYNC_REQUIRED"
-    assert "taskChanges" in error["message"]
+    assert "changes" in error["message"]
     await mirror.catch_up()
     follower = await follow(alice, since=mirror.token)
     mirror_task = await alice.add("New")

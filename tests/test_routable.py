@@ -17,9 +17,10 @@ from test_partitions import READS, WRITES
 
 from app.database.compiling import Statements
 from app.database.statements import Statement, compiled, user_id
-from app.entities import moving
+from app.entities import changes, moving
 from app.models import CLOCKS, TAGS, TASKS
 from app.settings import Settings
+from app.tasks.feed import FEED
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST as LIST_OF_TASKS
 from app.tasks.purge import purge
@@ -77,7 +78,11 @@ LISTS = {
         tasks(filter: {{ list: {{ ids: ["{LIST_ID}"] }} }}) {{ totalCount nodes {{ list {{ icon }} }} }}
     }}""",
     "the inbox": "{ tasks(filter: { list: { isNull: true } }, orderBy: [{ field: TITLE }]) { nodes { id } } }",
-    "changes with lists": "{ taskChanges(first: 5) { changes { ... on TaskUpserted { task { list { name } } } } } }",
+    "changes with lists": "{ changes(first: 5) { changes { ... on TaskUpserted { task { list { name } } } } } }",
+    "changes of both": """{ changes(first: 5) { token hasMore fullSync changes {
+        ... on ListUpserted { list { name icon taskStats { open } tasks(first: 2) { nodes { id } } } token }
+        ... on ListRemoved { listId } ... on TaskUpserted { task { title list { name } } } ... on TaskRemoved { taskId }
+    } } }""",
     "delete a list": f'mutation {{ deleteList(id: "{LIST_ID}") {LIST} }}',
     "restore from a list": "mutation ($id: ID!) { restoreTask(id: $id) { task { list { name } } } }",
     "restore a list": f'mutation {{ restoreList(id: "{LIST_ID}") {LIST} }}',
@@ -163,6 +168,7 @@ async def test_all_statements_go_to_one_worker(
         assert [seen async for seen in recount(application.database)]
     moving.spread(TASK)
     moving.spread(LIST_OF_TASKS)
+    changes.page(FEED, changes.whole(FEED))
 
     of_users = {text: construct for text, construct in record.constructs.items() if text not in record.elsewhere}
     assert len(of_users) > len(READS) + len(WRITES)

@@ -29,7 +29,7 @@ DOCUMENTS = {
     "ID!": "query Q($v: ID!) { task(id: $v) { id } }",
     "Int": "query Q($v: Int) { tasks(first: $v) { totalCount } }",
     "String": "query Q($v: String) { tasks(after: $v) { totalCount } }",
-    "SyncToken": "query Q($v: SyncToken) { taskChanges(since: $v) { token } }",
+    "SyncToken": "query Q($v: SyncToken) { changes(since: $v) { token } }",
     "Boolean!": "query Q($v: Boolean!) { viewer @include(if: $v) { id } }",
     "TaskFilter": "query Q($v: TaskFilter) { tasks(filter: $v) { totalCount } }",
     "[TaskOrder!]": "query Q($v: [TaskOrder!]) { tasks(orderBy: $v) { totalCount } }",
@@ -60,7 +60,7 @@ FIELDS = [
     "query Q {{ tasks(first: {}) {{ totalCount }} }}",
     "query Q {{ tasks(filter: {}) {{ totalCount }} }}",
     "query Q {{ tasks(orderBy: {}) {{ totalCount }} }}",
-    "query Q {{ taskChanges(since: {}) {{ token }} }}",
+    "query Q {{ changes(since: {}) {{ token }} }}",
     "query Q {{ viewer @include(if: {}) {{ id }} }}",
     "query Q($v: TaskPriority = {}) {{ __typename }}",
     "query Q($v: [Int!]! = {}) {{ __typename }}",
@@ -215,7 +215,7 @@ ECHOED: dict[str, dict[str, Any]] = {
         "a number": f"{{ tasks(first: {NINES}) {{ totalCount }} }}",
         "an id": f'{{ task(id: "{LONG}") {{ id }} }}',
         "a cursor": f'{{ tasks(after: "{LONG}") {{ totalCount }} }}',
-        "a token": f'{{ taskChanges(since: "{LONG}") {{ token }} }}',
+        "a token": f'{{ changes(since: "{LONG}") {{ token }} }}',
         "a date": f'{{ tasks(filter: {{ due: {{ lt: "{LONG}" }} }}) {{ totalCount }} }}',
         "a name where none may be": f"{{ __typename }} {LONG}",
         "a string where none may be": f'{{ "{LONG}" }}',
@@ -246,7 +246,7 @@ async def test_long_input_is_truncated_in_messages(alice: User, kind: str) -> No
         assert "x" * 101 not in error["message"]
         assert "9" * 101 not in error["message"]
         assert not re.search("x{100}|9{100}", error["message"]) or "…" in error["message"]
-    assert "errors" in answer or answer["data"] in ({"task": None}, {"taskChanges": answer["data"].get("taskChanges")})
+    assert "errors" in answer or answer["data"] in ({"task": None}, {"changes": answer["data"].get("changes")})
 
 
 async def test_a_value_that_looks_like_python(http: httpx.AsyncClient) -> None:

@@ -2,20 +2,23 @@
 
 A row's `version` is the user's clock at its last write, and a user's writes commit in clock order: a snapshot with
 the clock at N contains all writes up to N. A row that is written again moves to the end. One write may set the version
-of many rows, and a page may end between them, so they are also ordered by id.
+of many rows of several entities, and a page may end between them, so they are also ordered by entity and id.
 
 A purge deletes rows in the trash, and with them the information that they were removed. If a client's copy may contain
 such a row, the client must sync from the beginning. That is not the case for rows whose removal it has already
 received, or that were removed before its sync began.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
+    CompoundSelect,
     FromClause,
     Integer,
     Select,
@@ -27,11 +30,15 @@ from sqlalchemy import (
     cast,
     func,
     literal_column,
+    not_,
+    null,
     or_,
     select,
     true,
     tuple_,
+    union_all,
 )
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from app.database.rendering import (
     TYPE_NAME,
@@ -46,7 +53,7 @@ from app.database.rendering import (
     quoted,
 )
 from app.database.statements import Reader, Statement, read, text_literal
-from app.entities.cursors import sealed
+from app.entities.cursors import SyncPoint, complete, sealed
 from app.entities.entity import Entity
 from app.entities.reading import Pages, View
 from app.models import CLOCKS
@@ -55,23 +62,49 @@ LARGEST_CHANGE_PAGE = 1000
 
 # A page reads one row more than it shows.
 _MOST: ColumnElement[int] = literal_column(str(LARGEST_CHANGE_PAGE + 1), Integer)
-_ZERO: ColumnElement[int] = literal_column("0")
-_NIL = literal_column(f"'{UUID(int=0)}'::uuid", Uuid)
+_ZERO, _ONE = (literal_column(number, Integer) for number in "01")
+_FIRST_ID = literal_column(f"'{UUID(int=0)}'::uuid", Uuid)
+_LAST_ID = UUID(int=2**128 - 1)
 
 
-def page(entity: Entity, selection: Selection, pages: Pages = MappingProxyType({})) -> Statement:
-    """A page of at most `size` changes after the point `version`, `row_id`, `base`; see `cursors.SyncPoint`."""
-    return read(lambda me: _Page(entity, selection, View(me, pages)).body())
+def page(entities: Sequence[Entity], selection: Selection, pages: Pages = MappingProxyType({})) -> Statement:
+    """A page of at most `size` changes of these entities' rows after the point in `values`."""
+    return read(lambda me: _Page(entities, selection, View(me, pages)).body())
 
 
-def whole(entity: Entity) -> Selection:
+def values(entities: Sequence[Entity], point: SyncPoint) -> dict[str, Any]:
+    """The values to bind for the start of a page: for each entity, the version and id of the last row passed."""
+    bound: dict[str, Any] = {"base": point.base, "safe": point.safe, "latest": point.latest}
+    has_passed, kind = True, point.row and point.row[0]
+    for entity in entities:
+        version, row_id = (point.version if has_passed else point.version - 1), _LAST_ID
+        if point.row and entity.one == kind:
+            has_passed, row_id = False, point.row[1]
+        bound |= {f"{entity.one}_version": version, f"{entity.one}_id": row_id}
+    return bound
+
+
+def whole(entities: Sequence[Entity]) -> Selection:
     """A selection of everything that subscribers can request of a page, so that one read serves all of them."""
-    name, one = entity.type_name, entity.one
-    row = Selection(name, (*_leaves(TYPE_NAME, *entity.fields), *_shown(entity)))
-    upserted = Selection(f"{name}Upserted", (*_leaves(TYPE_NAME, "token"), Field(one, one, row)))
-    removed = Selection(f"{name}Removed", _leaves(TYPE_NAME, "token", f"{one}Id"))
-    changes = Field("changes", "changes", None, (upserted, removed))
-    return Selection(f"{name}ChangePage", (*_leaves("token", "hasMore", "fullSync"), changes))
+    members = tuple(member for entity in entities for member in _whole(entity))
+    changes = Field("changes", "changes", None, members)
+    return Selection("ChangePage", (*_leaves("token", "hasMore", "fullSync"), changes))
+
+
+def _whole(entity: Entity) -> Sequence[Selection]:
+    upserted, removed = _types(entity)
+    row = Selection(entity.type_name, (*_leaves(TYPE_NAME, *entity.fields), *_shown(entity)))
+    shown = Field(entity.one, entity.one, row)
+    return (
+        Selection(upserted, (*_leaves(TYPE_NAME, "token"), shown)),
+        Selection(removed, _leaves(TYPE_NAME, "token", f"{entity.one}Id")),
+    )
+
+
+def _types(entity: Entity) -> tuple[str, str]:
+    """The types of a change of a row that exists, and of one that was removed."""
+    name = entity.one.capitalize()
+    return f"{name}Upserted", f"{name}Removed"
 
 
 def _shown(entity: Entity) -> Iterator[Field]:
@@ -91,7 +124,7 @@ def clock() -> Statement:
 
     def body(me: Reader) -> Select[Any]:
         version = func.coalesce(func.max(CLOCKS.c.version), _ZERO)
-        return select(sealed(cast(version, Text)).label("token")).where(me.owns(CLOCKS)).correlate(me.row)
+        return select(sealed(complete(version)).label("token")).where(me.owns(CLOCKS)).correlate(me.row)
 
     return read(body)
 
@@ -99,70 +132,119 @@ def clock() -> Statement:
 class _Page:
     """The parts of a page's SQL. `start` is the point where it starts, `rows` has one row more than the page shows."""
 
-    def __init__(self, entity: Entity, selection: Selection, view: View) -> None:
-        self.entity, self.selection, self.view, me = entity, selection, view, view.me
+    def __init__(self, entities: Sequence[Entity], selection: Selection, view: View) -> None:
+        self.entities, self.selection, self.view, self.me = entities, selection, view, view.me
         self.size = bindparam("size", type_=Integer)
-        self.start = _start(me)
-        self.rows = self._rows(me)
+        self.limit = self.size + literal_column("1")
+        self.start = _start(entities, self.me)
+        self.mixed = self._mixed()
+        self.rows = numbered(self._either_way())
         self.shown = self.rows.c.place <= self.size
-        self.listed = self._listed(me)
+        self.listed = self._listed()
 
     def body(self) -> Select[Any]:
         return select(json_object(self.selection, self._field).label("body")).select_from(
-            self.start.join(self.listed, true())
+            self.start.join(self.mixed, true()).join(self.listed, true())
         )
 
-    def _rows(self, me: Reader) -> Subquery:
-        """The page in the order of the index. More than one LIMIT is for the planner, as in app.entities.reading."""
-        table = self.entity.table
-        order = (table.c.version, table.c.id)
-        beyond = tuple_(*order) > tuple_(self.start.c.version, self.start.c.row_id)
-        known = or_(table.c.deleted_at.is_(None), table.c.version > self.start.c.base)
-        walk = select(*self._needed()).where(me.owns(table), beyond, known).order_by(*order).limit(_MOST)
-        rows = walk.correlate(me.row, self.start).subquery("walk")
-        within = select(*rows.c).limit(self.size + literal_column("1")).subquery("within")
-        return numbered(select(*within.c).limit(self.size + literal_column("1")))
+    def _mixed(self) -> LateralFromClause:
+        """One row: whether there are changes of other entities than the last one, which has most of the rows."""
+        found = [
+            self._of(select(_ONE.label("found")).where(*self._beyond(entity)).limit(_ONE))
+            for entity in self.entities[:-1]
+        ]
+        others = union_all(*(select(*one.c) for one in found)).subquery("others")
+        return select((func.count() > _ZERO).label("mixed")).select_from(others).lateral("mixed")
 
-    def _needed(self) -> list[ColumnElement[Any]]:
-        """The selected columns and those of the page itself."""
-        table, members = self.entity.table, [member for entry in self._entries() for member in self._members(entry)]
-        rows = [entry.inner for member in members for entry in member.fields if entry.selection is not None]
+    def _either_way(self) -> CompoundSelect[Any]:
+        """The page in order. If only the last entity has changes, its index has this order, and nothing is sorted.
+
+        PostgreSQL runs only one of the two: the condition `mixed` is evaluated before the first row.
+        """
+        alone, mixed = self._walk(self.entities[-1]), self.mixed.c.mixed
+        walks = union_all(*(select(*self._walk(entity).c) for entity in self.entities)).subquery("walks")
+        order = walks.c.version, walks.c.kind, walks.c.id
+        merged = select(*walks.c).order_by(*order).limit(self.limit).subquery("merged")
+        either = select(*alone.c).where(not_(mixed)), select(*merged.c).where(mixed)
+        return union_all(*(one.correlate(self.mixed) for one in either))
+
+    def _walk(self, entity: Entity) -> Subquery:
+        """The page of one entity in the order of its index. More than one LIMIT is for the planner, as in reading."""
+        table = entity.table
+        known = or_(table.c.deleted_at.is_(None), table.c.version > self.start.c.base)
+        walk = select(*self._columns(entity)).where(*self._beyond(entity), known)
+        rows = self._of(walk.order_by(table.c.version, table.c.id).limit(_MOST))
+        within = select(*rows.c).limit(self.limit).subquery("within")
+        return select(*within.c).limit(self.limit).subquery("walk")
+
+    def _beyond(self, entity: Entity) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+        """The user's rows after the start."""
+        row, start = entity.table.c, self.start.c
+        passed = tuple_(start[f"{entity.one}_version"], start[f"{entity.one}_id"])
+        return self.me.owns(entity.table), tuple_(row.version, row.id) > passed
+
+    def _of(self, rows: Select[Any]) -> Subquery:
+        return rows.correlate(self.me.row, self.start).subquery("rows")
+
+    def _columns(self, entity: Entity) -> list[ColumnElement[Any]]:
+        """The place of the entity, and the columns of the page: null where this entity does not need one.
+
+        Entities share columns of the same name.
+        """
+        names = {column.name: column for one in self.entities for column in self._needed(one)}
+        needed = {column.name: column for column in self._needed(entity)}
+        kind = literal_column(str(self.entities.index(entity)), Integer).label("kind")
+        return [kind, *(needed.get(name, cast(null(), column.type).label(name)) for name, column in names.items())]
+
+    def _needed(self, entity: Entity) -> list[Column[Any]]:
+        """The selected columns of an entity and those of the page itself."""
+        table, members = entity.table, [member for entry in self._entries() for member in _members(entity, entry)]
+        rows = [field.inner for member in members for field in member.fields if field.selection is not None]
         columns = {table.c.id, table.c.version, table.c.deleted_at}
-        columns |= {column for row in rows for column in self.entity.columns(row)}
+        columns |= {column for row in rows for column in entity.columns(row)}
         return [column for column in table.c if column in columns]
 
-    def _listed(self, me: Reader) -> FromClause:
+    def _listed(self) -> FromClause:
         """The list for each selected entry, the number of rows found, and the sync point after the last row shown."""
         lists = [self._list(entry).label(f"changes_{at}") for at, entry in enumerate(self._entries())]
-        last = self._content(
-            *(gathered(column, self.shown)[self.size] for column in (self.rows.c.version, self.rows.c.id))
-        )
+        is_last = self.rows.c.place == self.size
+        last = self._content(*(gathered(self.rows.c[name], is_last)[_ONE] for name in ("version", "kind", "id")))
         listed = select(*lists, func.count().label("found"), last.label("last")).select_from(self.rows)
-        return listed.correlate(me.row, self.start).lateral("listed")
+        return listed.correlate(self.me.row, self.start, self.mixed).lateral("listed")
 
     def _entries(self) -> list[Field]:
         return self.selection.entries("changes")
 
-    def _members(self, entry: Field) -> list[Selection]:
-        """The selections for a row that exists and for one that was removed."""
-        return [entry.member(f"{self.entity.type_name}{what}") for what in ("Upserted", "Removed")]
-
     def _list(self, entry: Field) -> ColumnElement[str]:
-        upserted, removed = (json_object(member, self._change_field) for member in self._members(entry))
-        change = case((self.rows.c.deleted_at.is_(None), upserted), else_=removed)
-        return json_list(change, self.shown)
+        return json_list(self._of_kind(self.rows.c.kind, lambda entity: self._change(entity, entry)), self.shown)
 
-    def _change_field(self, entry: Field) -> ColumnElement[str]:
+    def _of_kind(self, kind: ColumnElement[int], render: Callable[[Entity], ColumnElement[str]]) -> ColumnElement[str]:
+        """The text for the entity of a row; first it is compared with the last entity, which has most of the rows."""
+        *others, most = [
+            (kind == literal_column(str(place)), render(entity)) for place, entity in enumerate(self.entities)
+        ]
+        *conditions, (_, rest) = [most, *others]
+        return case(*conditions, else_=rest)
+
+    def _change(self, entity: Entity, entry: Field) -> ColumnElement[str]:
+        """The JSON of a change of an entity's row."""
+        shown = partial(self._change_field, entity)
+        upserted, removed = (json_object(member, shown) for member in _members(entity, entry))
+        return case((self.rows.c.deleted_at.is_(None), upserted), else_=removed)
+
+    def _change_field(self, entity: Entity, entry: Field) -> ColumnElement[str]:
         if entry.name == "token":
-            return quoted(sealed(self._content(self.rows.c.version, self.rows.c.id)))
-        return (
-            quoted(self.rows.c.id) if entry.selection is None else self.entity.json(entry.inner, self.rows.c, self.view)
-        )
+            return quoted(sealed(self._content(*(self.rows.c[name] for name in ("version", "kind", "id")))))
+        if entry.selection is None:
+            return quoted(self.rows.c.id)
+        return entity.json(entry.inner, self.rows.c, self.view)
 
-    def _content(self, version: ColumnElement[int], row_id: ColumnElement[UUID]) -> ColumnElement[str]:
+    def _content(
+        self, version: ColumnElement[int], kind: ColumnElement[int], row_id: ColumnElement[UUID]
+    ) -> ColumnElement[str]:
         """The content of a token that continues after a row."""
-        space = text_literal(" ")
-        return joined([cast(version, Text), space, cast(row_id, Text), space, cast(self.start.c.base, Text)])
+        name = self._of_kind(kind, lambda entity: text_literal(f" {entity.one} "))
+        return joined([cast(version, Text), name, cast(row_id, Text), text_literal(" "), cast(self.start.c.base, Text)])
 
     def _field(self, entry: Field) -> ColumnElement[str]:
         more = self.listed.c.found > self.size
@@ -173,23 +255,32 @@ class _Page:
                 return plain(more)
             case "fullSync":
                 return plain(self.start.c.full)
-        return quoted(sealed(case((more, self.listed.c.last), else_=cast(self.start.c.clock, Text))))
+        return quoted(sealed(case((more, self.listed.c.last), else_=complete(self.start.c.clock))))
 
 
-def _start(me: Reader) -> Subquery:
+def _members(entity: Entity, entry: Field) -> list[Selection]:
+    """The selections for a row that exists and for one that was removed."""
+    return [entry.member(name) for name in _types(entity)]
+
+
+def _start(entities: Sequence[Entity], me: Reader) -> Subquery:
     """The point where the page starts: the requested one, or the beginning if a full sync is required."""
     version, purged = (func.coalesce(func.max(column), _ZERO) for column in (CLOCKS.c.version, CLOCKS.c.purged_through))
     clock = select(version.label("version"), purged.label("purged")).where(me.owns(CLOCKS)).correlate(me.row)
     now = clock.subquery("clock")
     # If the clock is behind the token, the database was restored from an earlier backup.
     lost = or_(now.c.purged > _number("safe"), now.c.version < _number("latest"))
-    return select(
-        now.c.version.label("clock"),
-        lost.label("full"),
-        case((lost, _ZERO), else_=_number("version")).label("version"),
-        case((lost, _NIL), else_=bindparam("row_id", type_=Uuid)).label("row_id"),
-        case((lost, now.c.version), else_=_number("base")).label("base"),
-    ).subquery("start")
+    passed = [column for entity in entities for column in _passed(entity, lost)]
+    base = case((lost, now.c.version), else_=_number("base")).label("base")
+    return select(now.c.version.label("clock"), lost.label("full"), *passed, base).subquery("start")
+
+
+def _passed(entity: Entity, lost: ColumnElement[bool]) -> Sequence[ColumnElement[Any]]:
+    version, row_id = f"{entity.one}_version", f"{entity.one}_id"
+    return (
+        case((lost, _ZERO), else_=_number(version)).label(version),
+        case((lost, _FIRST_ID), else_=bindparam(row_id, type_=Uuid)).label(row_id),
+    )
 
 
 def _number(name: str) -> ColumnElement[int]:

@@ -1,8 +1,8 @@
 """Opaque cursors and sync tokens: positions among a user's rows, checked before any SQL.
 
 Both are base64url of a checksum, which is six bytes of SHA-256, followed by their content. A cursor contains a JSON
-array: the name of the list and its order, then the sort keys. A sync token contains a clock; between the pages of one
-sync, it contains the version of a row, its id, and the base.
+array: the name of the list and its order, then the sort keys. A sync token contains a clock and the word `all`; between
+the pages of one sync, it contains the version of a row, its kind, its id, and the base.
 
 The hash covers the user's id: a cursor that is damaged or belongs to another user is rejected, and such a token starts
 from the beginning. The hash is not a secret: with a forged cursor or token, a caller still reads only their own rows.
@@ -18,32 +18,32 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, LargeBinary, Text, func, literal_column
+from sqlalchemy import ColumnElement, LargeBinary, Text, cast, func, literal_column
 
 from app.database.statements import text_literal, user_id
 from app.errors import BadUserInput
 
 SEAL_BYTES = 6
-LAST_ID = UUID(int=2**128 - 1)
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
-_POINT = re.compile(r"(\d{1,10})(?: ([0-9a-f-]{36}) (\d{1,10}))?", re.ASCII)
+_POINT = re.compile(r"(\d{1,10}) (?:all|([a-z]{1,20}) ([0-9a-f-]{36}) (\d{1,10}))", re.ASCII)
 
 
 class SyncPoint(NamedTuple):
-    """The progress of a client's copy: it contains all writes up to `version`, and within that version up to `row_id`.
+    """The progress of a client's copy: it contains all writes up to `version`.
 
-    It contains no rows that were in the trash when the clock was at `base`.
+    Of the rows of that version, it contains those up to a row of this kind and id, or all of them if `row` is None. It
+    contains no rows that were in the trash when the clock was at `base`.
     """
 
     version: int
-    row_id: UUID
+    row: tuple[str, UUID] | None
     base: int
 
     @property
     def safe(self) -> int:
         """The clock up to which purges are harmless: the copy contains no row that was removed before that."""
-        return max(self.base, self.version if self.row_id == LAST_ID else self.version - 1)
+        return max(self.base, self.version if self.row is None else self.version - 1)
 
     @property
     def latest(self) -> int:
@@ -51,7 +51,12 @@ class SyncPoint(NamedTuple):
         return max(self.base, self.version)
 
 
-BEGINNING = SyncPoint(-1, UUID(int=0), -1)
+BEGINNING = SyncPoint(-1, None, -1)
+
+
+def complete(version: ColumnElement[int]) -> ColumnElement[str]:
+    """The SQL of the content of a token for all writes up to a version."""
+    return cast(version, Text).concat(text_literal(" all"))
 
 
 def sealed(content: ColumnElement[str]) -> ColumnElement[str]:
@@ -87,7 +92,7 @@ def _of_another(name: str, order: str) -> BadUserInput:
 
 def sync_token(version: int, owner: UUID) -> str:
     """A user's clock as an opaque sync token."""
-    return _encoded(str(version).encode(), owner)
+    return _encoded(b"%d all" % version, owner)
 
 
 def sync_point(token: str | None, owner: UUID) -> SyncPoint:
@@ -96,8 +101,8 @@ def sync_point(token: str | None, owner: UUID) -> SyncPoint:
         found = token is not None and _POINT.fullmatch(_opened(token, owner).decode())
         if not found:
             return BEGINNING
-        version, row, base = found.groups()
-        return SyncPoint(_clock(version), UUID(row) if row else LAST_ID, _clock(base or version))
+        version, kind, row_id, base = found.groups()
+        return SyncPoint(_clock(version), (kind, UUID(row_id)) if kind else None, _clock(base or version))
     except ValueError:
         return BEGINNING
 

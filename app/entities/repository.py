@@ -3,7 +3,6 @@
 import json
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -13,22 +12,18 @@ import orjson
 from app.database.compiling import Statements
 from app.database.rendering import Field, Selection
 from app.database.statements import Statement
-from app.entities import bulk, changes, membership, moving, reading, writing
-from app.entities.changes import LARGEST_CHANGE_PAGE
+from app.entities import bulk, membership, moving, reading, writing
 from app.entities.content import taken
-from app.entities.cursors import BEGINNING, SyncPoint, sync_point
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
 from app.entities.naming import api_name, words
 from app.entities.ordering import OrderBy, ordered
 from app.entities.problems import Problem
 from app.entities.reading import LARGEST_PAGE, Page, Pages, Parameters
-from app.errors import BadUserInput, FullSyncRequired, LimitExceeded
+from app.errors import BadUserInput, LimitExceeded
 from app.identifiers import identifier, uuid7
-from app.live.followers import Changes
 
 DEFAULT_PAGE = 20
-DEFAULT_CHANGE_PAGE = 100
 MOST_CREATED = 100
 MOST_AT_ONCE = 1000
 NO_ROWS = "[]"
@@ -100,15 +95,6 @@ class Written(NamedTuple):
     absent: str = "null"
 
 
-_CLOCK = changes.clock()
-
-
-@cache
-def followed(entity: Entity) -> Statement:
-    """The statement that reads the changes of an entity for subscriptions."""
-    return changes.page(entity, changes.whole(entity))
-
-
 class Crowded(Exception):
     """The key of the new place would be too long."""
 
@@ -161,33 +147,6 @@ class Repository:
             selection, key, lambda: reading.page(self._entity, selection, shape, inner.pages)
         )
         return await self._read(statement, **values, **inner.values)
-
-    async def changes(self, selection: Selection, since: str | None, first: int | None) -> str | None:
-        """A page of changes since a sync token, or from the beginning, as JSON."""
-        point, size = sync_point(since, self._owner), DEFAULT_CHANGE_PAGE if first is None else first
-        if not 1 <= size <= LARGEST_CHANGE_PAGE:
-            raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
-        inner = nested(selection, self._wanted, self._owner)
-        key = "changes", inner.key
-        statement = selection.statements.get(key) or await self._compiled(
-            selection, key, lambda: changes.page(self._entity, selection, inner.pages)
-        )
-        return await self._read(statement, **_from(point), size=size, **inner.values)
-
-    async def token(self, since: str | None) -> str:
-        """The given token, or the current one if None. Raises FullSyncRequired if the token is not this user's."""
-        if since is None:
-            return await self._read(_CLOCK) or ""
-        if sync_point(since, self._owner) == BEGINNING:
-            raise FullSyncRequired
-        return since
-
-    async def changes_since(self, token: str) -> Changes:
-        """A page of changes since a token, with all fields, for subscriptions."""
-        values = _from(sync_point(token, self._owner))
-        page = orjson.loads(await self._read(followed(self._entity), **values, size=DEFAULT_CHANGE_PAGE) or "")
-        clock = sync_point(page["token"], self._owner).version
-        return Changes(page["changes"], page["token"], clock, more=page["hasMore"], full=page["fullSync"])
 
     async def create(self, payload: Selection, given: Values) -> Written:
         """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
@@ -452,11 +411,6 @@ def refusal(entity: Entity, code: str) -> Problem:
         "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one} to move to.", ("to",)),
         "ID_TAKEN": Problem("ID_TAKEN", f"You already have a {one}, or something else, with this id.", ("input", "id")),
     }[code]
-
-
-def _from(point: SyncPoint) -> dict[str, Any]:
-    """The values for the start of a page of changes."""
-    return point._asdict() | {"safe": point.safe, "latest": point.latest}
 
 
 def _one(row_id: str, expected: int | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Live changes: followers of a user wait for a notification, and one read serves all followers with the same token.
 
 A follower is a running subscription. It holds a token, a position in the user's history, and reads from there as the
-query `taskChanges` does. Unread changes are not buffered anywhere. So nothing is lost while the listening connection is
+query `changes` does. Unread changes are not buffered anywhere. So nothing is lost while the listening connection is
 down, a burst of writes is read as one page, and a slow client gets the latest state of each changed row.
 
 What one user can take from others is bounded: by the number of followers, by a share of concurrent reads, by the user's
@@ -75,12 +75,10 @@ class Realtime:
         self._resting: asyncio.TimerHandle | None = None
         self._turns = Turns[UUID](MOST_READS, READS_OF_A_USER)
 
-    async def follow(
-        self, user: UUID, feed: str, start: Callable[[], Awaitable[str]], read: Read
-    ) -> AsyncGenerator[Change, None]:
-        """Yield each change in a feed of a user after the token that `start` returns, as soon as it is known.
+    async def follow(self, user: UUID, start: Callable[[], Awaitable[str]], read: Read) -> AsyncGenerator[Change, None]:
+        """Yield each change of a user's rows after the token that `start` returns, as soon as it is known.
 
-        `read` must return the same for all followers of this user and feed. Each page is charged to the user's rate and
+        `read` must return the same for all followers of this user. Each page is charged to the user's rate and
         waits for it, except the first, which is part of the subscription's cost.
 
         Raises FullSyncRequired if the token is no longer usable, LimitExceeded if the user has too many followers, and
@@ -89,7 +87,7 @@ class Realtime:
         with self._followed(user) as followed:
             await followed.watched()
             token = await start()
-            seen, changes = followed.seen, _leading_on(await followed.read(feed, token, read))
+            seen, changes = followed.seen, _leading_on(await followed.read(token, read))
             while True:
                 for change in changes.items:
                     await followed.steps.step()
@@ -98,7 +96,7 @@ class Realtime:
                 changes = replace(changes, items=[])
                 if not changes.more:
                     await followed.news(seen, changes.clock)
-                seen, changes = followed.seen, _leading_on(await followed.read_patiently(feed, changes.token, read))
+                seen, changes = followed.seen, _leading_on(await followed.read_patiently(changes.token, read))
                 await self._rates.pace(str(user), max(1, len(changes.items)), is_behind=changes.more)
 
     @contextmanager
@@ -161,8 +159,8 @@ class _Followed:
         self._clock = -1
         self._user, self._turns = user, turns
         self._watched, self._stirred = asyncio.Event(), asyncio.Event()
-        # Reads that are running or just finished, by feed and token, oldest first.
-        self._reads: dict[tuple[str, str], asyncio.Task[Changes]] = {}
+        # Reads that are running or just finished, by token, oldest first.
+        self._reads: dict[str, asyncio.Task[Changes]] = {}
         self._waiting: Counter[asyncio.Task[Changes]] = Counter()
 
     def heard(self, version: int) -> None:
@@ -192,11 +190,11 @@ class _Followed:
         while self.seen[1] == doubts and (self.seen[0] == heard or self._clock <= clock):
             await self._stirred.wait()
 
-    async def read(self, feed: str, token: str, read: Read) -> Changes:
+    async def read(self, token: str, read: Read) -> Changes:
         """The page after a token. Read once for all followers that ask for it before the next notification."""
-        known = self._reads.get((feed, token))
+        known = self._reads.get(token)
         if known is None:
-            known = self._reads[feed, token] = asyncio.create_task(self._in_turn(read, token))
+            known = self._reads[token] = asyncio.create_task(self._in_turn(read, token))
             known.add_done_callback(self._was_read)
         self._waiting[known] += 1
         try:
@@ -205,11 +203,11 @@ class _Followed:
         finally:
             self._leave(known)
 
-    async def read_patiently(self, feed: str, token: str, read: Read) -> Changes:
+    async def read_patiently(self, token: str, read: Read) -> Changes:
         """The same, retried until it succeeds: followers survive an outage of the database."""
         while True:
             try:
-                return await self.read(feed, token, read)
+                return await self.read(token, read)
             except Unavailable:
                 await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter keeps no secret
 

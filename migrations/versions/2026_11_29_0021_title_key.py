@@ -28,9 +28,7 @@ def upgrade() -> None:
     _title_key()
     # A generated column is computed in one pass, which fires no triggers. PostgreSQL would recompute it with each
     # update, also of other columns, so a trigger maintains the column from now on.
-    key = sa.Column(
-        "title_key", sa.Text(collation="C"), sa.Computed("title_key(title)", persisted=True), nullable=False
-    )
+    key = sa.Column("title_key", sa.Text(collation="C"), sa.Computed("title_key(title)", persisted=True), nullable=True)
     op.add_column("tasks", key)
     op.execute("-- squawk-ignore ban-drop-generated-expression\nALTER TABLE tasks ALTER title_key DROP EXPRESSION")
     _derive("NEW.title_key := public.title_key(NEW.title);", f"{UPDATED}, title_key")

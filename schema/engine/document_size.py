@@ -23,6 +23,7 @@ from graphql import (
     is_interface_type,
     is_introspection_type,
     is_object_type,
+    is_union_type,
 )
 from graphql.type import SchemaMetaFieldDef, TypeMetaFieldDef
 
@@ -112,11 +113,26 @@ class Sizes:
         return self._known[name]
 
     def _selected(self, selections: SelectionSetNode, on: GraphQLNamedType | None, keys: set[str]) -> Size:
-        size = Size()
+        size, members = Size(), dict[str | None, int]()
         for node in selections.selections:
-            size.add(self._selection(node, on, keys))
+            one = self._selection(node, on, keys)
+            size.add(one)
             size.directives += len(node.directives or ())
+            if is_union_type(on):
+                member = self._condition(node)
+                members[member] = members.get(member, 0) + one.rows
+        # An object is of one member of the union: what the others select touches no rows.
+        of_members = [rows for member, rows in members.items() if member not in {None, getattr(on, "name", None)}]
+        size.rows += max(of_members, default=0) - sum(of_members)
         return size
+
+    def _condition(self, node: SelectionNode) -> str | None:
+        """The type that a fragment applies to."""
+        if isinstance(node, FragmentSpreadNode):
+            fragment = self._fragments.get(node.name.value)
+            return fragment.type_condition.name.value if fragment else None
+        condition = node.type_condition if isinstance(node, InlineFragmentNode) else None
+        return condition.name.value if condition else None
 
     def _selection(self, node: SelectionNode, on: GraphQLNamedType | None, keys: set[str]) -> Size:
         if isinstance(node, FragmentSpreadNode):
@@ -141,7 +157,7 @@ class Sizes:
         keys.add(key)
         self._nest(size, node, on)
         if definition is not None:
-            _price(size, node, definition, inner)
+            _price(size, node, definition, inner, on)
         if on in self._roots and not size.pages:
             size.rows = max(size.rows, 1)
         return size
@@ -162,12 +178,13 @@ def _definition(node: FieldNode, on: GraphQLNamedType | None) -> GraphQLField | 
     return None
 
 
-def _price(size: Size, node: FieldNode, definition: GraphQLField, inner: Any) -> None:
+def _price(size: Size, node: FieldNode, definition: GraphQLField, inner: Any, on: GraphQLNamedType | None) -> None:
     """Set the rows of a field: the rows of its selection set, times its page size."""
     is_row = "Node" in {inner.name, *(one.name for one in getattr(inner, "interfaces", ()))}
-    size.rows += is_row and not prices.is_known(node)
+    is_repeated = on is not None and (on.name, node.name.value) in prices.REPEATED
+    size.rows += is_row and not (is_repeated and prices.is_known(node))
     size.counts += node.name.value in prices.COUNTS
-    if node.name.value in prices.REPEATED:
+    if is_repeated:
         size.repeat()
     page = prices.page(node, definition)
     if page is not None:

@@ -1,9 +1,10 @@
 """Applies a subscriber's selection to a change, which was read once for all subscribers of the user."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
-from app.database.rendering import Selection
+from app.database.rendering import Field, Selection
 from app.entities.entity import Entity
 from app.errors import BadUserInput
 from app.live.followers import Change
@@ -14,11 +15,12 @@ def shown(members: Mapping[str, Selection], change: Change) -> dict[str, Any]:
     return _selected(members[change["__typename"]], change)
 
 
-def refuse_what_is_not_followed(entity: Entity, member: Selection) -> None:
+def refuse_what_is_not_followed(entities: Iterable[Entity], members: Mapping[str, Selection]) -> None:
     """Raise BadUserInput if a subscriber selects what changes do not contain: what rows show of other rows."""
-    for entry in member.entries(entity.one):
-        for name in _not_followed(entity, entry.inner):
-            raise BadUserInput(f"`{name}` is not available in a subscription; query it after the change.")
+    for entity, member in product(entities, members.values()):
+        for entry in member.entries(entity.one):
+            for name in _not_followed(entity, entry.inner):
+                raise BadUserInput(f"`{name}` is not available in a subscription; query it after the change.")
 
 
 def _not_followed(entity: Entity, selection: Selection) -> Iterator[str]:
@@ -31,7 +33,8 @@ def _not_followed(entity: Entity, selection: Selection) -> Iterator[str]:
 
 
 def _selected(selection: Selection, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        entry.key: _selected(entry.selection, values[entry.name]) if entry.selection else values[entry.name]
-        for entry in selection.fields
-    }
+    return {entry.key: _shown(entry, values[entry.name]) for entry in selection.fields}
+
+
+def _shown(entry: Field, value: Any) -> Any:
+    return value if entry.selection is None or value is None else _selected(entry.selection, value)

@@ -21,10 +21,10 @@ from graphql import (
 )
 
 from app.entities.changes import LARGEST_CHANGE_PAGE
+from app.entities.feed import DEFAULT_CHANGE_PAGE
 from app.entities.ordering import FIRST, LAST
 from app.entities.reading import LARGEST_PAGE
 from app.entities.repository import (
-    DEFAULT_CHANGE_PAGE,
     DEFAULT_PAGE,
     MOST_AT_ONCE,
     MOST_CREATED,
@@ -37,15 +37,13 @@ ENTITIES = (TASK, LIST)
 # The arguments that determine how many rows a field touches, and their maxima. Fields reject larger values before they
 # touch any row.
 ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE, "inputs": MOST_CREATED}
-# The queries and subscriptions of changes. A query may request larger pages than other fields. A subscription reads
-# pages of a fixed size, and the first one is part of its cost.
-FEEDS = {f"{TASK.one}Changes"}
-LARGER = {(feed, "first"): LARGEST_CHANGE_PAGE for feed in FEEDS}
-PAGES = dict.fromkeys(FEEDS, DEFAULT_CHANGE_PAGE)
+# The argument of the query and the subscription of changes. The query may request larger pages than other fields. The
+# subscription reads pages of a fixed size, and the first one is part of its cost.
+SINCE = "since"
 # Fields that count all tasks of a user, and the cost of counting. The lists of a page have different tasks, so together
 # their counts, filters and orders cost as much as those of all tasks. The lists of the tasks of a page may be the same.
 COUNTS = {"totalCount", "taskStats"}
-REPEATED = {"list"}
+REPEATED = {("Task", "list")}
 ROWS_OF_A_COUNT = 100
 # The fixed cost of fields that change all tasks of a list, before the time that they take is charged.
 ROWS_OF_CHANGES = {"deleteList": 100, "restoreList": 100}
@@ -118,10 +116,10 @@ class Cost:
 
 def page(node: FieldNode, definition: GraphQLField) -> Page | int | None:
     """The page size of a field; None for a field without pages."""
-    names = definition.args.keys() & ARGUMENTS.keys()
+    names, is_feed = definition.args.keys() & ARGUMENTS.keys(), SINCE in definition.args
     if not names:
-        return PAGES.get(node.name.value)
-    most = max(LARGER.get((node.name.value, name), ARGUMENTS[name]) for name in names)
+        return DEFAULT_CHANGE_PAGE if is_feed else None
+    most = LARGEST_CHANGE_PAGE if is_feed else max(ARGUMENTS[name] for name in names)
     given = [argument.value for argument in node.arguments or () if argument.name.value in names]
     known = [_rows(_literal(value, {})) for value in given if not isinstance(value, VariableNode | NullValueNode)]
     variables = tuple(value.name.value for value in given if isinstance(value, VariableNode))
@@ -202,7 +200,7 @@ def is_known(node: FieldNode) -> bool:
     """Whether a field shows only the id of an object, which is part of the row that refers to it."""
     selections = node.selection_set.selections if node.selection_set else ()
     names = {one.name.value if isinstance(one, FieldNode) else "" for one in selections}
-    return node.name.value in REPEATED and names <= {"id", "__typename"}
+    return names <= {"id", "__typename"}
 
 
 def rows(shown: int, counts: int, values: int) -> int:

@@ -25,9 +25,9 @@ async def main() -> None:
     assert [edge.node.title for edge in listed.tasks.edges] == ["Ariadne"]
     assert (await his.tasks()).tasks.edges == []
 
-    page = (await hers.changes()).task_changes
+    page = (await hers.changes()).changes
     assert [change.task.title for change in page.changes if change.typename__ == "TaskUpserted"] == ["Ariadne"]
-    assert (await hers.changes(since=page.token)).task_changes.changes == []
+    assert (await hers.changes(since=page.token)).changes.changes == []
 
     refused = await his.move_task(task.id, MoveTarget(to_start=True))
     assert [error.code for error in refused.move_task.user_errors] == ["NOT_FOUND"]

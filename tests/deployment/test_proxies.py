@@ -23,8 +23,8 @@ from app.settings import Settings
 
 HOST = "tasks.example.com"
 VIEWER = "{ viewer { id } }"
-TOKEN = "{ taskChanges { token } }"
-CHANGES = "subscription ($since: SyncToken) { taskChanges(since: $since) { __typename } }"
+TOKEN = "{ changes { token } }"
+CHANGES = "subscription ($since: SyncToken) { changes(since: $since) { __typename } }"
 PROTOCOLS: Any = ["graphql-transport-ws"]
 # In place of KEEP_ALIVE_SECONDS and of the recipes' shorter times, so that idle connections end within the test.
 SERVER_IDLE, PROXY_IDLE = 4, 2
@@ -239,7 +239,7 @@ def test_web_sockets(proxy: Proxy, alice: User) -> None:
 async def test_event_streams_are_not_held_back(proxy: Proxy, alice: User) -> None:
     """An event arrives while its stream stays open."""
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
-    since = (await alice.data(TOKEN))["taskChanges"]["token"]
+    since = (await alice.data(TOKEN))["changes"]["token"]
     body = {"query": CHANGES, "variables": {"since": since}}
     async with (
         httpx.AsyncClient(verify=insecure(), timeout=PATIENCE_SECONDS) as client,

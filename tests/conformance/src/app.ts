@@ -20,12 +20,34 @@ export function created(task: Task, token: ResultOf<typeof CreateTaskDocument>['
   return [task.createdAt, due, ...tags, text, made, day, number].join();
 }
 
-// A copy of the tasks, kept by pages of changes.
-export function applied(copy: Map<string, Task>, page: ResultOf<typeof ChangesDocument>['taskChanges']): string {
-  if (page.fullSync) copy.clear();
+// A copy of the lists and tasks, kept by pages of changes.
+type Page = ResultOf<typeof ChangesDocument>['changes'];
+type List = Extract<Page['changes'][number], { __typename: 'ListUpserted' }>['list'];
+type Copy = { lists: Map<string, List>; tasks: Map<string, Task>; listed: Map<string, string | undefined> };
+
+export function applied(copy: Copy, page: Page): string {
+  if (page.fullSync) for (const rows of [copy.lists, copy.tasks, copy.listed]) rows.clear();
   for (const change of page.changes) {
-    if (change.__typename === 'TaskUpserted') copy.set(change.task.id, change.task);
-    else copy.delete(change.taskId);
+    switch (change.__typename) {
+      case 'ListUpserted':
+        copy.lists.set(change.list.id, change.list);
+        // @ts-expect-error a change of a list has no task
+        change.task;
+        break;
+      case 'ListRemoved':
+        copy.lists.delete(change.listId);
+        // @ts-expect-error an id is a string
+        copy.lists.delete(change.listId * 1);
+        break;
+      case 'TaskUpserted':
+        copy.tasks.set(change.task.id, change.task);
+        copy.listed.set(change.task.id, change.task.list?.id);
+        // @ts-expect-error a task may be in no list
+        change.task.list.id;
+        break;
+      default:
+        copy.tasks.delete(change.taskId);
+    }
     // @ts-expect-error not each change has a task
     change.task;
   }
