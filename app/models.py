@@ -31,6 +31,8 @@ TITLE_LENGTH = 200
 DESCRIPTION_LENGTH = 1000
 TAG_LENGTH = 50
 MOST_TAGS = 20
+# As the function name_task_tags() has it.
+MOST_TAGS_OF_USER = 1000
 PRIORITIES = ("NONE", "LOW", "MEDIUM", "HIGH", "URGENT")
 
 
@@ -121,12 +123,29 @@ class Task(Owned, Base):
 
 
 class TaskTag(Owned, Base):
-    """Index of tasks by tag: one row for each tag of a task. Maintained by triggers on `tasks`."""
+    """Index of tasks by tag: one row for each tag of a task. Maintained by triggers on `tasks`.
+
+    `tag` is the key of the tag. `open` is null for a task in the trash, otherwise whether the task is not completed.
+    """
 
     __tablename__ = "task_tags"
 
     tag: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     task_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    # The index of the primary key includes it, so that counts of tags need not read the table.
+    open: Mapped[bool | None] = mapped_column(Boolean)
+
+
+class UserTag(Owned, Base):
+    """The tags of a user, also those that no task has. `tasks.tags` contains their names.
+
+    Triggers on `tasks` add a tag when a task first has it; the name that it had then is kept until it is renamed.
+    """
+
+    __tablename__ = "user_tags"
+
+    key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(TAG_LENGTH))
 
 
 class State(Base):
@@ -145,6 +164,7 @@ class State(Base):
 
 # Statements use the tables directly: mapped attributes take the compiler half as much time again.
 USERS, CLOCKS, TASKS, TAGS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks", "task_tags"))
+USER_TAGS = Base.metadata.tables["user_tags"]
 STATE = Base.metadata.tables["taskql_state"]
 
 # A missing due date sorts after every date. This is a CASE instead of coalesce() because row-level security lets the

@@ -18,6 +18,7 @@ from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
 from app.sharing.preparing import Preparation
 from app.tasks.fields import TASK
+from app.tasks.user_tags import UserTags
 from app.tasks.viewer import Viewer
 from schema.engine.execution import Operation
 
@@ -57,6 +58,10 @@ class Context:
     def viewer(self) -> Viewer:
         """The caller's account, and the caller's objects by id."""
         return Viewer(self.services.database, self.principal.user_id, self.services.statements)
+
+    def tags(self) -> UserTags:
+        """The caller's tags."""
+        return UserTags(self.services.database, self.principal.user_id, self.services.statements)
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session of SQLAlchemy acting as the caller, in one transaction: `async with`; see docs/adding.md."""

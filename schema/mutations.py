@@ -10,7 +10,7 @@ from schema.engine.execution import Rendered
 from schema.inputs import CreateTaskInput, MoveTarget, TaskSelector, UpdateTaskInput, given
 from schema.payloads import payload
 from schema.queries import Id
-from schema.types import TaskPayload, TasksPayload
+from schema.types import TagPayload, TaskPayload, TasksPayload
 
 Expected = Annotated[
     int | None,
@@ -37,6 +37,12 @@ DryRun = Annotated[
     bool | None, strawberry.argument(description="true: change nothing, only report what would be changed.")
 ]
 Target = Annotated[MoveTarget, strawberry.argument(description="The new place in the manual order.")]
+From = Annotated[str, strawberry.argument(name="from", description="The tag to rename. Case makes no difference.")]
+To = Annotated[
+    str,
+    strawberry.argument(description="The new name: 1 to 50 characters. It may differ by case alone."),
+]
+TagName = Annotated[str, strawberry.argument(description="The tag to delete. Case makes no difference.")]
 Completed = Annotated[bool, strawberry.argument(description="true: the task is done; false: it is open.")]
 
 
@@ -141,6 +147,27 @@ class Mutation:
         self, info: Info, where: Selector, at_most: AtMost = 100, dry_run: DryRun = False
     ) -> Rendered:
         return await _change_many(info, "restore", where, {}, at_most, dry_run)
+
+    @strawberry.mutation(
+        graphql_type=TagPayload,
+        description="Rename a tag of all tasks, also of those in the trash. If another tag has the new name already,"
+        " the two become one, which keeps its name. Costs 100 rows. Safe to retry: if only the tag with the new name"
+        " exists, nothing is changed.",
+    )
+    async def rename_tag(self, info: Info, from_: From, to: To) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "TagPayload")
+        written = await context.tags().rename(selection, from_, to)
+        return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=TagPayload,
+        description="Remove a tag from all tasks, also from those in the trash, and from the list of tags. Costs 100"
+        " rows. Safe to retry: if there is no such tag, nothing is changed.",
+    )
+    async def delete_tag(self, info: Info, name: TagName) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "TagPayload")
+        written = await context.tags().delete(selection, name)
+        return payload(selection, written, context.principal.user_id)
 
 
 async def _change_many(

@@ -7,10 +7,11 @@ from orjson import Fragment
 from strawberry import UNSET
 
 from app.entities.repository import DEFAULT_CHANGE_PAGE, Window
+from app.tasks.user_tags import DEFAULT_TAGS
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import TaskFilter, TaskOrder, given, tree
-from schema.types import Node, SyncToken, Task, TaskChangePage, TaskConnection, User
+from schema.types import Node, SyncToken, Tag, Task, TaskChangePage, TaskConnection, User
 
 Id = Annotated[
     strawberry.ID,
@@ -49,6 +50,15 @@ Since = Annotated[
     strawberry.argument(description="The token that you stored. Omit it, or send null, to start with an empty copy."),
 ]
 FirstChanges = Annotated[int | None, strawberry.argument(description="Maximum number of changes: 1 to 1,000.")]
+
+FirstTags = Annotated[
+    int | None,
+    strawberry.argument(description="Maximum number of tags: 1 to 1,000, which is all that a user can have."),
+]
+AfterTag = Annotated[
+    str | None,
+    strawberry.argument(description="Return only tags after this name, such as the last one of the page before."),
+]
 
 
 def _rendered(text: str | None) -> Rendered | None:
@@ -94,6 +104,14 @@ class Query:
         first, after, last, before = given(first), given(after), given(last), given(before)
         page = Window(first=first, after=after, last=last, before=before)
         return _rendered(await info.context.tasks().page(selection, tree(given(filter)) or {}, order, page))
+
+    @strawberry.field(
+        graphql_type=list[Tag],
+        description="The user's tags in the order of their names, regardless of case, with counts of their tasks.",
+    )
+    async def tags(self, info: Info, first: FirstTags = DEFAULT_TAGS, after: AfterTag = UNSET) -> Rendered | None:
+        selection = info.context.selection(info, "Tag")
+        return _rendered(await info.context.tags().page(selection, first, given(after)))
 
     @strawberry.field(
         graphql_type=TaskChangePage,

@@ -15,15 +15,26 @@ QUALIFIED = (
     "act_in_transaction(uuid)",
     "begin_distributed_write(uuid, integer)",
     "search_key(text)",
+    "tag_name(text)",
+    "tag_key(text)",
+    "tag_keys(text[])",
+    "retagged(text[], text[], text[])",
     "is_distributed()",
     "tell(uuid, integer)",
 )
 # These run as their owner for any role that writes tasks or users. Firing a trigger needs no EXECUTE privilege.
-TRIGGERS = ("keep_task_tags()", "stamp_task()", "forget_tasks()", "begin_clock()")
+TRIGGERS = ("name_task_tags()", "keep_task_tags()", "stamp_task()", "forget_tasks()", "begin_clock()")
 # The server's operations across users. They run as their owner, to whom row-level security of `users` does not apply.
 ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "users_after(uuid, integer)")
 
-_TAGS_CHANGE = "WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags))"
+_NOT_KEPT = "current_setting('app.tags_kept', true) IS DISTINCT FROM 'yes'"
+_NAMES_CHANGE = f"WHEN (NEW.tags <> '{{}}' AND (OLD.user_id, OLD.tags) <> (NEW.user_id, NEW.tags) AND {_NOT_KEPT})"
+_TAGS_CHANGE = (
+    "WHEN ((OLD.tags <> '{}' OR NEW.tags <> '{}')"
+    " AND (OLD.user_id, OLD.id, OLD.tags, OLD.completed, OLD.deleted_at IS NULL)"
+    " <> (NEW.user_id, NEW.id, NEW.tags, NEW.completed, NEW.deleted_at IS NULL)"
+    f" AND {_NOT_KEPT})"
+)
 # The triggers of `tasks` and `users` by name. If one is missing or disabled, clocks and tags become wrong.
 FIRED = {
     "stamp_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.version = 0)", "stamp_task()"),
@@ -37,6 +48,16 @@ FIRED = {
         "AFTER DELETE ON tasks REFERENCING OLD TABLE AS gone FOR EACH STATEMENT",
         "forget_tasks()",
     ),
+    "tag_inserted_task": (
+        "tasks",
+        "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.tags <> '{}')",
+        "name_task_tags()",
+    ),
+    "tag_updated_task": (
+        "tasks",
+        f"BEFORE UPDATE OF user_id, tags ON tasks FOR EACH ROW {_NAMES_CHANGE}",
+        "name_task_tags()",
+    ),
     "keep_task_tags_on_insert": (
         "tasks",
         "AFTER INSERT ON tasks FOR EACH ROW WHEN (NEW.tags <> '{}')",
@@ -44,7 +65,7 @@ FIRED = {
     ),
     "keep_task_tags_on_update": (
         "tasks",
-        f"AFTER UPDATE OF user_id, id, tags ON tasks FOR EACH ROW {_TAGS_CHANGE}",
+        f"AFTER UPDATE OF user_id, id, tags, completed, deleted_at ON tasks FOR EACH ROW {_TAGS_CHANGE}",
         "keep_task_tags()",
     ),
     "keep_task_tags_on_delete": (
@@ -59,8 +80,10 @@ DEFINERS = (*TRIGGERS, *ACROSS_USERS)
 CONFIGURED = {
     "position_between(text, text)": (SEARCH_PATH,),
     **dict.fromkeys(TRIGGERS, (SEARCH_PATH,)),
-    # Its lookup of an id must use the primary key, also in a cached plan from when the table was empty.
+    # Their lookups must use the primary key, also in a cached plan from when the table was empty.
     "stamp_task()": (SEARCH_PATH, "enable_seqscan=off"),
+    "name_task_tags()": (SEARCH_PATH, "enable_seqscan=off"),
+    "keep_task_tags()": (SEARCH_PATH, "enable_seqscan=off"),
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),
 }
 ALL = (*QUALIFIED, *CONFIGURED)

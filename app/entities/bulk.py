@@ -35,7 +35,7 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.database.rendering import Selection, joined
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
-from app.entities.content import parameters
+from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity, Shape
 from app.entities.filters import condition
 from app.entities.writing import (
@@ -140,7 +140,7 @@ def _present(entity: Entity, given: CTE) -> CTE:
 
 def _taken(entity: Entity, given: CTE, present: CTE) -> CTE:
     """The indexes of ids that exist with other content."""
-    changed = or_(*(present.c[name].is_distinct_from(given.c[name]) for name in entity.at_creation))
+    changed = or_(*(differ(entity, name, present.c[name], given.c[name]) for name in entity.at_creation))
     return select(given.c.place).join(present, present.c.id == given.c.id).where(changed).cte("taken")
 
 
@@ -156,19 +156,32 @@ def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
     matched = select(table).where(table.c.user_id == user_id(), selected, live).cte("matched")
     within = select(func.count() <= bindparam("at_most", type_=Integer)).select_from(matched).scalar_subquery()
     values, due = _values(entity, shape, now.c.at)
+    refused = _refused(entity, shape, matched)
+    free = within if refused is None else and_(within, refused.is_(None))
     written = (
         sql_update(table)
         .values(**values, version=now.c.version, updated_at=now.c.at)
         .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id, _is_among(table.c.id, matched), due)
-        .where(within, not_(bindparam("dry_run", type_=Boolean)))
+        .where(free, not_(bindparam("dry_run", type_=Boolean)))
         .returning(*table.c)
         .cte("written")
     )
     untouched = select(matched).where(matched.c.id.not_in(select(written.c.id)))
     current = union_all(select(written), untouched).cte("current")
-    lists = _lists(entity, payload, current, current, current.c.id, within)
+    lists = _lists(entity, payload, current, current, current.c.id, free)
     total = select(func.count()).select_from(matched).scalar_subquery()
-    return _many(entity, now, written, lists, total, _missing(matched) if by_ids else null())
+    code = null() if refused is None else refused
+    return _many(entity, now, written, [code.label("code"), *lists], total, _missing(matched) if by_ids else null())
+
+
+def _refused(entity: Entity, shape: Many, matched: CTE) -> ColumnElement[Any] | None:
+    """The error code if an update is rejected for any of the rows, otherwise null; None if it cannot be."""
+    refused = entity.refused(parameters(entity, shape.columns), matched.c)
+    if not refused:
+        return None
+    return case(
+        *((exists(select(matched.c.id).where(condition)), text_literal(code)) for code, condition in refused.items())
+    )
 
 
 def _excess(count: ColumnElement[int], more: ColumnElement[int]) -> CTE:
@@ -216,7 +229,7 @@ def _values(entity: Entity, shape: Many, at: ColumnElement[Any]) -> tuple[Conten
         return {"deleted_at": at}, row.deleted_at.is_(None)
     if shape.kind == "restore":
         return {"deleted_at": null()}, row.deleted_at.is_not(None)
-    content = parameters(entity, shape.columns)
+    content = entity.merged(parameters(entity, shape.columns), row)
     return {**content, **entity.following(content, row, at)}, differs(entity, content)
 
 

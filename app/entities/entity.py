@@ -38,6 +38,8 @@ class Content:
     stored: Callable[[Any], Any] | None = None
     # Whether creates accept the field too; otherwise only updates do.
     at_creation: bool = True
+    # What makes two values the same, if not every difference counts.
+    compared: Callable[[ColumnElement[Any]], ColumnElement[Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,14 @@ def _none_follow(_contents: Contents, _row: Columns | None, _at: ColumnElement[A
     return {}
 
 
+def _as_given(contents: Contents, _row: Columns) -> Contents:
+    return contents
+
+
+def _no_refusal(_contents: Contents, _row: Columns) -> Mapping[str, ColumnElement[bool]]:
+    return {}
+
+
 def _no_few(_me: Reader, _filter: Shape) -> Few | None:
     return None
 
@@ -127,6 +137,13 @@ class Entity:
     more_conditions: Mapping[str, Condition] = field(default_factory=dict)
     # Derived columns, computed from the columns written, the row before an update, and the time.
     following: Callable[[Contents, Columns | None, ColumnElement[Any]], Contents] = _none_follow
+    # What updates accept besides columns, and the columns that follow from it and from the row before.
+    more_contents: Mapping[str, Content] = field(default_factory=dict)
+    merged: Callable[[Contents, Columns], Contents] = _as_given
+    # When an update of a row is rejected because of what the row contains, by the error code.
+    refused: Callable[[Contents, Columns], Mapping[str, ColumnElement[bool]]] = _no_refusal
+    # The problems of these codes.
+    refusals: Mapping[str, Problem] = field(default_factory=dict)
     # For filters with a selective condition that has its own index.
     few: Callable[[Reader, Shape], Few | None] = _no_few
 
@@ -137,8 +154,11 @@ class Entity:
 
     @cached_property
     def contents(self) -> Mapping[str, Content]:
-        """The columns that callers may write."""
-        return {each.column.name: each.content for each in self.declared if each.content}
+        """What callers may write: columns, and more."""
+        return {
+            **{each.column.name: each.content for each in self.declared if each.content},
+            **self.more_contents,
+        }
 
     @cached_property
     def at_creation(self) -> Mapping[str, Content]:

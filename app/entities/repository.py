@@ -23,7 +23,7 @@ from app.entities.naming import words
 from app.entities.ordering import OrderBy, ordered
 from app.entities.problems import Problem
 from app.entities.reading import LARGEST_PAGE, Page
-from app.errors import BadUserInput, FullSyncRequired, LimitExceeded
+from app.errors import BadUserInput, FullSyncRequired, LimitExceeded, TooManyTags
 from app.identifiers import identifier, uuid7
 from app.live.followers import Changes
 
@@ -160,16 +160,26 @@ class Repository:
         """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
         content = dict(given)
         wanted, limits = content.pop("id", None), {"quota": self._database.quota, "made": 1}
-        if wanted is None:
-            return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), **limits)
-        row_id = identifier(wanted, "input.id")
-        if row_id == self._owner:
-            return Written(problems=[_own_id("input")])
-        return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
+        try:
+            if wanted is None:
+                return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), **limits)
+            row_id = identifier(wanted, "input.id")
+            if row_id == self._owner:
+                return Written(problems=[_own_id("input")])
+            return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
+        except TooManyTags as error:
+            return Written(problems=[_too_many_tags(error, "input", "tags")])
 
     async def update(self, payload: Selection, row_id: str, changes: Values, expected: int | None) -> Written:
         """Change the given fields. Writes nothing if the row already has these values."""
-        return await self._write(payload, writing.update, "update", changes, **_one(row_id, expected))
+        wanted = _one(row_id, expected)
+        try:
+            return await self._write(payload, writing.update, "update", changes, **wanted)
+        except TooManyTags as error:
+            # An update without changes returns the row as it is, or says why the row cannot be changed at all.
+            kept = await self._write(payload, writing.update, "update", {}, **wanted)
+            why = kept.problems or [_too_many_tags(error, "input", _tags_in(changes))]
+            return kept._replace(problems=why)
 
     async def delete(self, payload: Selection, row_id: str, expected: int | None) -> Written:
         """Move a row to the trash."""
@@ -199,7 +209,10 @@ class Repository:
             payload, "create many", lambda: bulk.create(self._entity, payload)
         )
         values = {"user_id": self._owner, "rows": _json(rows), "quota": quota, "made": len(rows)}
-        row = await self._database.write(self._owner, statement, values)
+        try:
+            row = await self._database.write(self._owner, statement, values)
+        except TooManyTags as error:
+            return Written(problems=[_too_many_tags(error, "inputs")], absent=NO_ROWS)
         found = [self._taken(place) for place in row["places"]]
         if row["owned"] is not None:
             found.append(self._too_many(row["owned"], "inputs"))
@@ -220,7 +233,10 @@ class Repository:
             payload, many, lambda: bulk.change(self._entity, payload, many)
         )
         values = {"user_id": self._owner, "at_most": at_most, "dry_run": dry_run, **content, **selecting}
-        row = await self._database.write(self._owner, statement, values)
+        try:
+            row = await self._database.write(self._owner, statement, values)
+        except TooManyTags as error:
+            return Written(problems=[_too_many_tags(error, "input", _tags_in(changes))], absent=NO_ROWS)
         return self._many(payload, row, self._bulk_problems(row, at_most))
 
     def _rows(self, given: Sequence[Values]) -> tuple[list[dict[str, Any]], list[Problem]]:
@@ -291,6 +307,8 @@ class Repository:
         if row["affected"] > at_most:
             text = f"{row['affected']} {words(self._entity.many)} match, and atMost is {at_most}; nothing was changed."
             return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
+        if row["code"]:
+            return [refusal(self._entity, row["code"])]
         missing = refusal(self._entity, "NOT_FOUND")
         return [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
 
@@ -324,7 +342,17 @@ def refusal(entity: Entity, code: str) -> Problem:
         ),
         "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one} to move to.", ("to",)),
         "ID_TAKEN": Problem("ID_TAKEN", f"You already have another {one} with this id.", ("input", "id")),
+        **entity.refusals,
     }[code]
+
+
+def _too_many_tags(error: TooManyTags, *path: str) -> Problem:
+    return Problem("LIMIT_EXCEEDED", str(error), path)
+
+
+def _tags_in(changes: Values) -> str:
+    """The input field with new tags."""
+    return "addTags" if "add_tags" in changes else "tags"
 
 
 def _from(point: SyncPoint) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from app.database import notices
 from app.database.rendering import Selection
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
-from app.entities.content import parameters
+from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
 
@@ -128,7 +128,7 @@ def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
 def _is_same(entity: Entity, before: CTE, change: Change) -> ColumnElement[bool]:
     """Whether the existing row has the content of the row to create."""
     given = parameters(entity, change.columns)
-    return and_(*(before.c[name].is_not_distinct_from(value) for name, value in given.items()))
+    return and_(*(~differ(entity, name, before.c[name], value) for name, value in given.items()))
 
 
 def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElement[bool] | None = None) -> Insert:
@@ -149,8 +149,10 @@ def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElem
 
 def update(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Update columns of a row that is not in the trash."""
-    content, row = parameters(entity, change.columns), entity.table.c
-    due = and_(row.deleted_at.is_(None), differs(entity, content))
+    given, row = parameters(entity, change.columns), entity.table.c
+    content = entity.merged(given, row)
+    refused = entity.refused(given, row).values()
+    due = and_(row.deleted_at.is_(None), differs(entity, content), *map(not_, refused))
 
     def values(at: ColumnElement[Any]) -> Contents:
         return {**content, **entity.following(content, row, at)}
@@ -192,7 +194,8 @@ def _hexadecimal(number: ColumnElement[Any], digits: int) -> ColumnElement[str]:
 
 def differs(entity: Entity, content: Contents) -> ColumnElement[bool]:
     """Whether a row differs from the content."""
-    return or_(false(), *(entity.table.c[name].is_distinct_from(value) for name, value in content.items()))
+    row = entity.table.c
+    return or_(false(), *(differ(entity, name, row[name], value) for name, value in content.items()))
 
 
 def _changed(  # noqa: PLR0913 - the parts of a statement
@@ -215,8 +218,12 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
         .cte("written")
     )
     stale = before.c.version != _EXPECTED if change.expects_version else false()
+    refused = entity.refused(parameters(entity, change.columns), before.c).items()
     refusal = case(
-        (before.c.id.is_(None), text_literal("NOT_FOUND")), (stale, text_literal("VERSION_CONFLICT")), else_=null()
+        (before.c.id.is_(None), text_literal("NOT_FOUND")),
+        (stale, text_literal("VERSION_CONFLICT")),
+        *((condition, text_literal(code)) for code, condition in refused),
+        else_=null(),
     )
     other = outcome(entity, payload, now, before, written, refusal)
     return replace(_changed_at_once(entity, payload, change, values, due), after_loss=other)

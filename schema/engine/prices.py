@@ -27,6 +27,7 @@ from app.entities.repository import (
     MOST_AT_ONCE,
     MOST_CREATED,
 )
+from app.models import MOST_TAGS_OF_USER
 from app.tasks.fields import TASK
 
 ENTITIES = (TASK,)
@@ -37,10 +38,10 @@ ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE
 # The queries and subscriptions of changes. A query may request larger pages than other fields. A subscription reads
 # pages of a fixed size, and the first one is part of its cost.
 FEEDS = {f"{entity.one}Changes" for entity in ENTITIES}
-LARGER = {(feed, "first"): LARGEST_CHANGE_PAGE for feed in FEEDS}
+LARGER = {**{(feed, "first"): LARGEST_CHANGE_PAGE for feed in FEEDS}, ("tags", "first"): MOST_TAGS_OF_USER}
 PAGES = dict.fromkeys(FEEDS, DEFAULT_CHANGE_PAGE)
-# Fields that count all tasks of a user, and the cost of counting.
-COUNTS = {"totalCount", "taskStats"}
+# Fields that count all tasks of a user, or write all tasks with a tag, and their cost.
+COUNTS = {"totalCount", "taskStats", "renameTag", "deleteTag"}
 ROWS_OF_A_COUNT = 100
 # Introspection costs one row for this many values, because its result is cached.
 VALUES_OF_A_ROW = 1000
