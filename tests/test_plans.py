@@ -374,7 +374,7 @@ async def test_the_fence_is_what_orders_a_read(many: Seeded, served: "asyncpg.Co
     assert wrong["beside"] != []
 
 
-@pytest.mark.parametrize("table", ["tasks", "task_clocks", "task_tags"])
+@pytest.mark.parametrize("table", ["tasks", "task_clocks", "task_tags", "user_tags"])
 async def test_nothing_is_visible_without_a_user(
     many: Seeded, owner: "asyncpg.Connection[Any]", server: Server, table: str
 ) -> None:

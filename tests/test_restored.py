@@ -408,7 +408,7 @@ async def test_an_owner_subject_to_row_level_security(before: Place) -> None:
         await user.add()
     role = f"owner_{uuid4().hex}"
     await before.owner.execute(f"CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA public TO {role}")
-    tables = ("users", "tasks", "task_clocks", "task_tags", "taskql_state", "alembic_version")
+    tables = ("users", "tasks", "task_clocks", "task_tags", "user_tags", "taskql_state", "alembic_version")
     for table in tables:
         await before.owner.execute(f"ALTER TABLE {table} OWNER TO {role}")
     for function in functions.ALL:
