@@ -37,7 +37,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from app.database.url import DatabaseURL
 from app.errors import BadUserInput, LimitExceeded
-from app.models import PRIORITIES, Task, TaskClock, User
+from app.models import PRIORITIES, Task, TaskClock, User, UserTag
+from app.tag_names import tag_key, tag_name, tag_names
 from schema import sdl
 
 Json = dict[str, Any]
@@ -87,6 +88,8 @@ class Oracle:
         self._engine = sessions
         self.user: User
         self.rows: dict[UUID, Task] = {}
+        # The names of the user's tags, by their keys.
+        self.names: dict[str, str] = {}
         self.clock = 0
         self.purged_through = 0
         self._lowered: dict[UUID, str] = {}
@@ -113,17 +116,23 @@ class Oracle:
             self.user = await session.get_one(User, self.user_id)
             clock = await session.get(TaskClock, self.user_id)
             found = (await session.execute(tasks)).all()
+            names = await session.execute(select(UserTag.key, UserTag.name).where(UserTag.user_id == self.user_id))
+            self.names = {row.key: row.name for row in names}
         self.clock, self.purged_through = (clock.version, clock.purged_through) if clock else (0, 0)
         self.rows = {row.id: row for row, _, _ in found}
         self._lowered = {row.id: text for row, text, _ in found}
         self._title_ranks = {row.id: rank for row, _, rank in found}
 
-    def state(self) -> tuple[int, Json]:
-        """The clock, and every column of every task."""
-        return self.clock, {
-            str(row.id): {column.name: getattr(row, column.name) for column in STORED}
-            for row in self.sorted(self.rows.values(), MANUALLY)
-        }
+    def state(self) -> tuple[int, Json, Json]:
+        """The clock, the names of tags, and every column of every task."""
+        return (
+            self.clock,
+            self.names,
+            {
+                str(row.id): {column.name: getattr(row, column.name) for column in STORED}
+                for row in self.sorted(self.rows.values(), MANUALLY)
+            },
+        )
 
     async def answer(self, query: str, variables: Json | None = None, operation_name: str | None = None) -> Answer:
         """Execute an operation; returns the expected response."""
@@ -244,6 +253,18 @@ class Oracle:
             "overdue": sum(not row.completed and row.due_date is not None and row.due_date < today for row in live),
         }
 
+    def tags(self, _info: object, *, first: int | None = None, after: str | None = None) -> list[Json]:
+        size = 100 if first is None else first
+        if not 1 <= size <= 1000:
+            raise BadUserInput("no such page size")
+        start = tag_key(_text(after or "")).encode()
+        keys = sorted((key for key in self.names if key.encode() > start), key=str.encode)
+        return [self._tag(key) for key in keys[:size]]
+
+    def _tag(self, key: str) -> Json:
+        live = [row for row in self.rows.values() if row.deleted_at is None and key in _keys(row.tags)]
+        return {"name": self.names[key], "open": sum(not row.completed for row in live), "total": len(live)}
+
     # Orders and cursors
 
     def sorted(self, rows: Iterable[Task], order: list[Term]) -> list[Task]:
@@ -311,6 +332,7 @@ class Oracle:
         input: Json,  # noqa: A002 - as above
         expectedVersion: int | None = None,  # noqa: N803 - as above
     ) -> Json:
+        _check_tags(input)
         task_id = _uuid(id)
         if errors := _problems(input, ["input"]):
             return _payload(errors)
@@ -319,6 +341,8 @@ class Oracle:
             return self._unchanged(None, ("NOT_FOUND", ["id"]))
         if expectedVersion not in {None, present.version}:
             return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
+        if _is_overfull(present, changes):
+            return self._unchanged(present, ("LIMIT_EXCEEDED", ["input", "addTags"]))
         await self._update([present], changes)
         return self._unchanged(present)
 
@@ -401,6 +425,41 @@ class Oracle:
     async def restore_tasks(self, _info: object, where: Json, **limits: Any) -> Json:
         return await self._of_many("restore", where, {}, **limits)
 
+    async def rename_tag(self, _info: object, **names: str) -> Json:
+        source, target, new = tag_key(_text(names["from"])), tag_key(_text(names["to"])), tag_name(names["to"])
+        if errors := _tag_problems([names["to"]], ["to"]):
+            return _payload([(code, ["to"]) for code, _ in errors])
+        if not {source, target} & self.names.keys():
+            return self._of_tag(None, [], ("NOT_FOUND", ["from"]))
+        rows = [row for row in self.rows.values() if source in _keys(row.tags)]
+        if source not in self.names or (source == target and self.names[source] == new):
+            rows = []
+        else:
+            del self.names[source]
+        self.names.setdefault(target, new)
+        await self._retag(rows, source, self.names[target])
+        return self._of_tag(self._tag(target), rows)
+
+    async def delete_tag(self, _info: object, name: str) -> Json:
+        key = tag_key(_text(name))
+        rows = [row for row in self.rows.values() if key in _keys(row.tags)]
+        self.names.pop(key, None)
+        await self._retag(rows, key, None)
+        return self._of_tag(None, rows)
+
+    async def _retag(self, rows: list[Task], key: str, name: str | None) -> None:
+        """Replace a tag of these tasks, or remove it if there is no new name, or if they have the new one, too."""
+        if rows:
+            now = await self._time_of_write(rows[0].id)
+            for row in rows:
+                kept = None if name in row.tags else name
+                tags = [kept if tag_key(tag) == key else tag for tag in row.tags]
+                row.tags = [tag for tag in tags if tag is not None]
+            self._write(rows, now)
+
+    def _of_tag(self, tag: Json | None, rows: list[Task], *errors: Problem) -> Json:
+        return _payload(errors, tag=tag, affectedCount=len(rows), token=self.sealed(str(self.clock)))
+
     async def _of_many(
         self,
         kind: str,
@@ -409,6 +468,7 @@ class Oracle:
         atMost: int | None,  # noqa: N803 - as above
         dryRun: bool | None,  # noqa: N803, FBT001 - as above
     ) -> Json:
+        _check_tags(changes)
         most = 100 if atMost is None else atMost
         if not 1 <= most <= 1000:
             raise BadUserInput("no such limit")
@@ -417,6 +477,8 @@ class Oracle:
         rows, missing = await self._selected(kind, where)
         if len(rows) > most:
             return self._many([], [("LIMIT_EXCEEDED", ["atMost"])])
+        if any(_is_overfull(row, _stored(changes)) for row in rows):
+            return self._many([], [("LIMIT_EXCEEDED", ["input", "addTags"])])
         if not dryRun:
             await (self._update(rows, _stored(changes)) if kind == "update" else self._trash(rows, kind == "delete"))
         return self._many(rows, [("NOT_FOUND", ["where", "ids", str(place)]) for place in missing])
@@ -442,17 +504,24 @@ class Oracle:
             now, position = await self._time_of_write(task_id), await self._of_row(task_id, "position")
             assert all(row.position.encode() < position.encode() for row in [*self.rows.values(), *rows])
             empty: Json = {"completed": False, "completed_at": None, "deleted_at": None, "created_at": now}
-            rows.append(Task(user_id=self.user_id, id=task_id, position=position, updated_at=now, **empty, **content))
+            filled = {**empty, **content, "tags": self._named(content["tags"])}
+            rows.append(Task(user_id=self.user_id, id=task_id, position=position, updated_at=now, **filled))
         if rows:
             self._write(rows, rows[0].updated_at)
 
     async def _update(self, rows: list[Task], changes: Json) -> None:
-        rows = [row for row in rows if not _is(row, changes)]
+        rows = [row for row in rows if not _is(row, _merged(row, changes))]
         if rows:
             now = await self._time_of_write(rows[0].id)
             for row in rows if "completed" in changes else []:
                 row.completed_at = (row.completed_at or now) if changes["completed"] else None
-            self._write(rows, now, **changes)
+            for row in rows:
+                row.tags = self._named(_merged(row, changes).get("tags", row.tags))
+            self._write(rows, now, **{name: value for name, value in changes.items() if "tags" not in name})
+
+    def _named(self, tags: Iterable[str]) -> list[str]:
+        """Tags by the names that they had first."""
+        return [self.names.setdefault(tag_key(tag), tag) for tag in tags]
 
     async def _trash(self, rows: list[Task], trashed: bool) -> None:  # noqa: FBT001 - a state of the tasks
         rows = [row for row in rows if (row.deleted_at is not None) != trashed]
@@ -660,8 +729,8 @@ def _holds(row: Task, name: str, value: Any, found: Mapping[str, set[UUID]]) -> 
         "completed": lambda: row.completed == value,
         "search": lambda: row.id in found[value],
         "priority": lambda: row.priority in value,
-        "tagsAll": lambda: set(value) <= set(row.tags),
-        "tagsAny": lambda: bool(set(value) & set(row.tags)),
+        "tagsAll": lambda: _keys(value) <= _keys(row.tags),
+        "tagsAny": lambda: bool(_keys(value) & _keys(row.tags)),
         "due": lambda: _within(row.due_date, value),
         "created": lambda: _within(row.created_at, value),
         "updated": lambda: _within(row.updated_at, value),
@@ -685,8 +754,8 @@ def _within(value: Any, span: Json) -> bool:
 def _stored(values: Json) -> Json:
     """Input values in the types of the columns."""
     result = {snake(name): value for name, value in values.items() if name != "id"}
-    if "tags" in result:
-        result["tags"] = list(dict.fromkeys(tag.strip() for tag in result["tags"] or []))
+    for name in {"tags", "add_tags", "remove_tags"} & result.keys():
+        result[name] = tag_names(result[name] or [])
     if "priority" in result:
         result["priority"] = result["priority"] or 0
     return result
@@ -698,7 +767,34 @@ def _created(values: Json) -> Json:
 
 
 def _is(row: Task, content: Json) -> bool:
-    return all(getattr(row, name) == value for name, value in content.items())
+    return all(
+        [*map(tag_key, row.tags)] == [*map(tag_key, value)] if name == "tags" else getattr(row, name) == value
+        for name, value in content.items()
+    )
+
+
+def _keys(tags: Iterable[str]) -> set[str]:
+    return set(map(tag_key, tags))
+
+
+def _merged(row: Task, changes: Json) -> Json:
+    """The columns to change, with the tags after additions and removals."""
+    rest = {name: value for name, value in changes.items() if name not in {"add_tags", "remove_tags"}}
+    if len(rest) == len(changes):
+        return rest
+    added, removed = changes.get("add_tags", []), changes.get("remove_tags", [])
+    kept = [tag for tag in row.tags if tag_key(tag) not in _keys(removed) - _keys(added)]
+    return {**rest, "tags": kept + [tag for tag in added if tag_key(tag) not in _keys(kept)]}
+
+
+def _is_overfull(row: Task, changes: Json) -> bool:
+    return bool(changes.get("add_tags")) and len(_merged(row, changes)["tags"]) > 20
+
+
+def _check_tags(changes: Json) -> None:
+    """Reject new tags together with changes of tags."""
+    if "tags" in changes and any(changes.get(name) is not None for name in ("addTags", "removeTags")):
+        raise BadUserInput("tags twice")
 
 
 def _taken(place: int) -> Problem:
@@ -708,8 +804,9 @@ def _taken(place: int) -> Problem:
 def _problems(values: Json, path: list[str]) -> list[Problem]:
     """The user errors of an input, in the order of its fields."""
     result: list[Problem] = []
-    title, description, tags = values.get("title"), values.get("description"), values.get("tags")
-    for text in (title, description, *(tags or [])):
+    title, description = values.get("title"), values.get("description")
+    lists = {name: values[name] for name in ("tags", "addTags", "removeTags") if values.get(name)}
+    for text in (title, description, *(tag for tags in lists.values() for tag in tags)):
         _text(text or "")
     if "title" in values and not (title or "").strip():
         result.append(("BLANK", [*path, "title"]))
@@ -719,13 +816,13 @@ def _problems(values: Json, path: list[str]) -> list[Problem]:
         result.append(("TOO_LONG", [*path, "description"]))
     if "completed" in values and values["completed"] is None:
         result.append(("INVALID", [*path, "completed"]))
-    return result + _tag_problems([tag.strip() for tag in tags or []], [*path, "tags"])
+    return result + [problem for name, tags in lists.items() for problem in _tag_problems(tags, [*path, name])]
 
 
 def _tag_problems(tags: list[str], path: list[str]) -> list[Problem]:
-    few: list[Problem] = [] if len(set(tags)) <= 20 else [("LIMIT_EXCEEDED", path)]
-    wrong = [(place, tag) for place, tag in enumerate(tags) if not 1 <= len(tag) <= 50]
-    return few + [("TOO_LONG" if tag else "BLANK", [*path, str(place)]) for place, tag in wrong]
+    few: list[Problem] = [] if len(_keys(tags)) <= 20 or path[-1] == "removeTags" else [("LIMIT_EXCEEDED", path)]
+    wrong = [(place, tag) for place, tag in enumerate(tags) if not tag_key(tag) or len(tag_name(tag)) > 50]
+    return few + [("TOO_LONG" if tag_key(tag) else "BLANK", [*path, str(place)]) for place, tag in wrong]
 
 
 def _in_cursor(value: Any) -> Any:
@@ -738,7 +835,7 @@ def _in_cursor(value: Any) -> Any:
 def _payload(errors: Sequence[Problem], **more: Any) -> Json:
     """A payload of a single or bulk mutation; it has no token unless the write was attempted."""
     told = [{"code": code, "field": field} for code, field in errors]
-    return {"task": None, "tasks": [], "affectedCount": 0, "token": None, "userErrors": told, **more}
+    return {"task": None, "tasks": [], "tag": None, "affectedCount": 0, "token": None, "userErrors": told, **more}
 
 
 SCHEMA = _schema()

@@ -244,7 +244,14 @@ async def test_a_restore_brings_everything_back(site: Site, other_site: Site) ->
     assert await shape(other_site) == await shape(site)
     sums = [place.execute("checksums").splitlines() for place in (site, other_site)]
     assert sums[0] == sums[1]
-    assert {line.split("|")[0] for line in sums[0]} >= {"users", "tasks", "task_clocks", "task_tags", "user_tags", "alembic_version"}
+    assert {line.split("|")[0] for line in sums[0]} >= {
+        "users",
+        "tasks",
+        "task_clocks",
+        "task_tags",
+        "user_tags",
+        "alembic_version",
+    }
     assert not [line for line in sums[0] if line.split("|")[1] == "0"]
     for place in (site, other_site):
         place.execute("all that is no row")

@@ -183,7 +183,7 @@ class Person:
 
     async def begin(self, rows: list[dict[str, Any]]) -> None:
         """Replace the user's tasks with exactly these."""
-        for table in ("tasks", "task_clocks"):
+        for table in ("tasks", "task_clocks", "user_tags"):
             await self.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", self.user.id)  # noqa: S608 - fixed names
         # As JSON, because the driver would write the maximum date as infinity.
         columns = ", ".join(rows[0])
@@ -466,15 +466,18 @@ VARIABLES = {
     "trashed": "Boolean = true",
     "search": "String",
     "field": "TaskOrderField!",
+    "tag": "String",
 }
 ROOTS = {
     "viewer": "User",
     "node": "Node",
     "task": "Task",
     "tasks": "TaskConnection",
+    "tags": "Tag",
     "taskChanges": "TaskChangePage",
 }
-FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "taskChanges": SYNCS}
+PARTS_OF_TAGS = ["", "(first: $first#)", "(after: $tag#)", "(first: $first#, after: $tag#)"]
+FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "tags": PARTS_OF_TAGS, "taskChanges": SYNCS}
 
 
 def repeats(text: str) -> int:
@@ -499,7 +502,7 @@ def cases(draw: st.DrawFn) -> Case:
     writer = Writer(draw)
     roots, used = [], set()
     for place in range(draw(st.integers(1, 3))):
-        name = writer.pick(["viewer", "node", "task", "tasks", "tasks", "tasks", "taskChanges"])
+        name = writer.pick(["viewer", "node", "task", "tasks", "tasks", "tasks", "tags", "taskChanges"])
         arguments = writer.pick(FORMS_OF_ARGUMENTS.get(name, ["(id: $id#)"]))
         used |= {(variable, place) for variable in VARIABLES if f"${variable}#" in arguments}
         call = f"{writer.pick(['r', name])}{place}: {name}{arguments.replace('#', str(place))}"
@@ -530,6 +533,7 @@ def values(draw: st.DrawFn, used: set[tuple[str, int]], text: str) -> dict[str, 
             "trashed": st.none() | st.booleans(),
             "search": st.none() | st.sampled_from(SNIPPETS),
             "field": st.sampled_from(ORDER_FIELDS),
+            "tag": st.none() | st.sampled_from([*TAGS, *TAGS, "", "\0"]),
         }
         for name in sorted(name for name, where in used if where == place):
             value = draw(strategies[name])
@@ -657,8 +661,14 @@ MANY = {
     "deleteTasks": "(where: $where, atMost: $most, dryRun: $dry)",
     "restoreTasks": "(where: $where, dryRun: $dry)",
 }
+OF_A_TAG = {"renameTag": "(from: $from, to: $name)", "deleteTag": "(name: $name)"}
+CALLS = {
+    **{name: (arguments, "TaskPayload") for name, arguments in ONE.items()},
+    **{name: (arguments, "TasksPayload") for name, arguments in MANY.items()},
+    **{name: (arguments, "TagPayload") for name, arguments in OF_A_TAG.items()},
+}
 # The most interesting ones.
-OFTEN = ["updateTask"] * 4 + ["restoreTask", "moveTask", "createTasks"]
+OFTEN = ["updateTask"] * 4 + ["renameTag", "restoreTask", "moveTask", "createTasks"]
 TYPES = {
     "create": "CreateTaskInput!",
     "inputs": "[CreateTaskInput!]!",
@@ -670,6 +680,8 @@ TYPES = {
     "where": "TaskSelector!",
     "most": "Int",
     "dry": "Boolean",
+    "from": "String!",
+    "name": "String!",
 }
 LONG_AGO = {name: datetime(2000, 1, 1, tzinfo=UTC) for name in ("created_at", "updated_at")}
 # A completed task, an open one and a trashed one; and two more ids.
@@ -684,6 +696,10 @@ TEXTS = {name: strategy(type_) for name, type_ in inputs("CreateTaskInput").item
     "tags": st.none() | st.lists(st.sampled_from([*TAGS * 4, " home", "Home ", "", "t" * 51]), max_size=4),
 }
 DONE = st.sampled_from([True, True, False])
+TAG_CHANGES = {
+    name: st.none() | st.lists(st.sampled_from([*TAGS * 4, "HOME", "", "t" * 51]), max_size=4)
+    for name in ("addTags", "removeTags")
+}
 # Null clears optional fields, but not required ones.
 CLEARED = st.sampled_from([*TEXTS, "title", "completed"]).map(lambda name: {name: None})
 CREATE = st.fixed_dictionaries({"id": MINE, "title": TITLE}, optional=TEXTS)
@@ -694,6 +710,8 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     "update": st.fixed_dictionaries({"title": TITLE}, optional={"completed": DONE})
     | st.fixed_dictionaries({"completed": DONE}, optional=TEXTS)
     | st.fixed_dictionaries({}, optional=TEXTS)
+    | st.fixed_dictionaries({}, optional={"title": TITLE, **TAG_CHANGES})
+    | st.fixed_dictionaries({}, optional={"tags": TEXTS["tags"], **TAG_CHANGES})
     | CLEARED,
     "id": MINE,
     "version": st.sampled_from([*[None] * 8, 1, 2, 5, 6, 7]),
@@ -705,6 +723,8 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     | st.fixed_dictionaries({"filter": filters() | st.just({})}),
     "most": st.sampled_from([*[None] * 6, 1, 2, 1000, 0, 1001]),
     "dry": st.sampled_from([None, False, False, True]),
+    "from": st.sampled_from([*TAGS * 3, "", "\0", "unknown"]),
+    "name": st.sampled_from([*TAGS * 3, "", "\0", "t" * 51, "New", "new ", "HOME"]),
 }
 
 
@@ -712,9 +732,14 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
 def writes(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A mutation with its variables."""
     writer = Writer(draw)
-    name = draw(st.sampled_from([*OFTEN, *ONE, *MANY]))
-    call, payload = (f"{name}{ONE[name]}", "TaskPayload") if name in ONE else (f"{name}{MANY[name]}", "TasksPayload")
-    used = {variable: type_ for variable, type_ in TYPES.items() if f"${variable}" in call}
+    name = draw(st.sampled_from([*OFTEN, *CALLS]))
+    arguments, payload = CALLS[name]
+    call = f"{name}{arguments}"
+    used = {
+        variable: type_
+        for variable, type_ in TYPES.items()
+        if f"${variable}" in call.replace(",", " ").replace(")", " ").split()
+    }
     switches = {variable: draw(st.booleans()) for variable in SWITCHES}
     text = writer.document("mutation", used, f"{call} {writer.directive()} {writer.selection(payload)}")
     return text, switches | {variable: draw(ARGUMENTS[variable]) for variable in used}

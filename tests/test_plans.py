@@ -166,6 +166,24 @@ async def test_counts(
     assert shown == [[("Index Only Scan", "ix_tasks_counts")]] * len(MODES)
 
 
+@pytest.mark.parametrize("query", ["{ tags { name open total } }", "{ tags(first: 2) { name total } }"])
+async def test_tags(
+    many: Seeded,
+    application: Application,
+    served: "asyncpg.Connection[Any]",
+    owner: "asyncpg.Connection[Any]",
+    query: str,
+) -> None:
+    """Counting the tasks of all tags of a user is one index-only scan, with any plan."""
+    await owner.execute("VACUUM ANALYZE task_tags")
+    plans = await same_on_every_plan(served, await sent(application, many.user, query))
+
+    read = [[node for node in nodes(plan) if node.get("Relation Name") == "task_tags"] for plan in plans.values()]
+    shown = [[(node["Node Type"], node["Index Name"]) for node in scans] for scans in read]
+    assert shown == [[("Index Only Scan", "pk_task_tags")]] * len(MODES)
+    assert [whole_scans(plan) for plan in plans.values()] == [[]] * len(MODES)
+
+
 @pytest.mark.parametrize("name", ["viewer", "stats", "task", "no task", "node", "own node", "no node"])
 async def test_single_objects(
     many: Seeded, application: Application, served: "asyncpg.Connection[Any]", name: str

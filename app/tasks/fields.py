@@ -38,7 +38,7 @@ from app.models import (
     TITLE_LENGTH,
     due_sort,
 )
-from app.tasks.tag_names import tag_names
+from app.tag_names import tag_names
 from app.tasks.tags import REFUSALS, TAG_LIST, merged, overfull, shown, tag_problems, tagged
 
 # Checks

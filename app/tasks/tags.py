@@ -33,7 +33,7 @@ from app.database.statements import Reader, user_id
 from app.entities.entity import Contents, Few, Shape
 from app.entities.problems import Problem, storable, too_long
 from app.models import MOST_TAGS, TAG_LENGTH, TAGS, TASKS, USER_TAGS
-from app.tasks.tag_names import tag_key, tag_name
+from app.tag_names import tag_key, tag_name
 
 FEW = 200
 # Without a length: a cast to varchar(50) would truncate a longer tag.

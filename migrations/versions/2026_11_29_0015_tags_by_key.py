@@ -5,7 +5,7 @@ from importlib import import_module
 import sqlalchemy as sa
 from alembic import op
 
-from app.tasks.tag_names import FOLDS, INVISIBLE, JOINING, LONG_FOLDS, WHITE_SPACE
+from app.tag_names import FOLDS, INVISIBLE, JOINING, LONG_FOLDS, WHITE_SPACE
 
 revision = "0015"
 down_revision = "0014"
