@@ -237,3 +237,39 @@ async def test_tags_go_with_their_user(empty: Server, held: DatabaseURL, revisio
     assert await superuser.fetchval("SELECT count(*) FROM task_tags") == 2
     assert await superuser.fetch(ASTRAY) == []
     await superuser.close()
+
+
+OF_TWO_CASES = """
+    WITH made AS (INSERT INTO users (email) VALUES ('a@example.com'), ('b@example.com') RETURNING id)
+    INSERT INTO tasks (user_id, id, title, position, created_at, tags, completed, completed_at, deleted_at)
+    SELECT made.id, gen_random_uuid(), task.title, 'a', task.made_at::timestamptz, task.tags::text[],
+        task.title = 'Done', CASE WHEN task.title = 'Done' THEN now() END, CASE WHEN task.title = 'Gone' THEN now() END
+    FROM made, (VALUES
+        ('Newer', '2026-02-02', '{HOME,x,home}'), ('Older', '2026-01-01', '{Home}'), ('Done', '2026-03-03', '{X," "}'),
+        ('Gone', '2026-03-03', '{home}'), ('Blank', '2026-03-03', '{" "}'), ('None', '2026-03-03', '{}')
+    ) AS task (title, made_at, tags)
+"""
+SHOWN = "SELECT DISTINCT title, tags FROM tasks ORDER BY title"
+
+
+async def test_existing_tags_are_converted(empty: Server, held: DatabaseURL) -> None:
+    """A migration merges tags that differ by case alone, under the oldest name, and changed tasks get new versions."""
+    superuser = await connect(empty.owner_url)
+    await migrate(held, None, "0014")
+    await superuser.execute(OF_TWO_CASES)
+    versions = await superuser.fetch("SELECT id, version FROM tasks WHERE title IN ('Older', 'None')")
+    clocks = await superuser.fetchval("SELECT min(version) FROM task_clocks")
+    await migrate(held, None)
+
+    assert [tuple(row) for row in await superuser.fetch(SHOWN)] == [
+        ("Blank", []),
+        ("Done", ["x"]),
+        ("Gone", ["Home"]),
+        ("Newer", ["Home", "x"]),
+        ("None", []),
+        ("Older", ["Home"]),
+    ]
+    assert await superuser.fetch(ASTRAY) == []
+    assert await superuser.fetch("SELECT id, version FROM tasks WHERE title IN ('Older', 'None')") == versions
+    assert await superuser.fetchval("SELECT min(version) FROM tasks WHERE title IN ('Newer', 'Done', 'Gone')") > clocks
+    await superuser.close()

@@ -98,7 +98,9 @@ def _insert(entity: Entity) -> Statement:
     given, table = _rows(entity), entity.table
     columns = _inserted(entity, given, CLOCKS)
     has_room = and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA)
-    rows = select(*columns.values()).select_from(CLOCKS.join(given, true())).where(has_room)
+    known = select(table.c.id).where(table.c.user_id == user_id())
+    is_new = ~exists(known.where(table.c.id == given.c.id))
+    rows = select(*columns.values()).select_from(CLOCKS.join(given, true())).where(has_room, is_new)
     inserted = insert(table).from_select(list(columns), rows).on_conflict_do_nothing()
     return compiled(inserted.returning(table.c.id))
 

@@ -68,7 +68,9 @@ def create(entity: Entity, payload: Selection, change: Change) -> Statement:
     before, now = present(entity), clock(entity.counter)
     count = now.c[entity.counter.name]
     has_room = count < QUOTA
-    inserted = _inserted(entity, change, now, has_room).on_conflict_do_nothing()
+    # Not left to the conflict alone: triggers run before it is found, and would note the tags of a task that is rejected.
+    is_new = not_(is_there(before))
+    inserted = _inserted(entity, change, now, and_(has_room, is_new)).on_conflict_do_nothing()
     written = inserted.returning(*entity.table.c).cte("written")
     refusal = case(
         (is_there(written), null()),
@@ -106,7 +108,9 @@ def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
 def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
     """The equivalent of `create` on a cluster, where the clock has already counted the row."""
     now, before = clock(entity.counter), present(entity)
-    rows = _inserted(entity, change, CLOCKS, and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA))
+    mine, row = and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA), entity.table.c
+    same = exists(select(row.id).where(row.user_id == user_id(), row.id == bindparam("id", type_=Uuid)))
+    rows = _inserted(entity, change, CLOCKS, and_(mine, ~same))
     shown = _shown(entity, payload, entity.table)
     insert_ = rows.on_conflict_do_nothing().returning(null().label("code"), entity.table.c.version, *shown)
     refusal = case(
