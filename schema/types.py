@@ -232,7 +232,7 @@ class UserErrorCode(Enum):
     TOO_LONG = strawberry.enum_value("TOO_LONG", description="A text has too many characters.")
     INVALID = strawberry.enum_value("INVALID", description="This field does not accept this value.")
     NOT_FOUND = strawberry.enum_value(
-        "NOT_FOUND", description="You have no such task, or it is in the trash: restore it first."
+        "NOT_FOUND", description="You have no such task or tag, or the task is in the trash: restore it first."
     )
     VERSION_CONFLICT = strawberry.enum_value(
         "VERSION_CONFLICT", description="The task's version is not `expectedVersion`. `task` is its current state."

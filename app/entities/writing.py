@@ -68,7 +68,7 @@ def create(entity: Entity, payload: Selection, change: Change) -> Statement:
     before, now = present(entity), clock(entity.counter)
     count = now.c[entity.counter.name]
     has_room = count < QUOTA
-    # Not left to the conflict alone: triggers run before it is found, and would note the tags of a task that is rejected.
+    # Not left to the conflict alone: triggers run before it is found, and would keep the tags of a rejected task.
     is_new = not_(is_there(before))
     inserted = _inserted(entity, change, now, and_(has_room, is_new)).on_conflict_do_nothing()
     written = inserted.returning(*entity.table.c).cte("written")
