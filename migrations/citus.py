@@ -22,6 +22,7 @@ FUNCTIONS = (
     "retagged(text[], text[], text[])",
     "name_task_tags()",
     "keep_task_tags()",
+    "mark_task_tags()",
     "stamp_task()",
     "forget_tasks()",
     "is_distributed()",

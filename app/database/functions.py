@@ -23,18 +23,20 @@ QUALIFIED = (
     "tell(uuid, integer)",
 )
 # These run as their owner for any role that writes tasks or users. Firing a trigger needs no EXECUTE privilege.
-TRIGGERS = ("name_task_tags()", "keep_task_tags()", "stamp_task()", "forget_tasks()", "begin_clock()")
+TRIGGERS = (
+    "name_task_tags()",
+    "keep_task_tags()",
+    "mark_task_tags()",
+    "stamp_task()",
+    "forget_tasks()",
+    "begin_clock()",
+)
 # The server's operations across users. They run as their owner, to whom row-level security of `users` does not apply.
 ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "users_after(uuid, integer)")
 
 _NOT_KEPT = "current_setting('app.tags_kept', true) IS DISTINCT FROM 'yes'"
 _NAMES_CHANGE = f"WHEN (NEW.tags <> '{{}}' AND (OLD.user_id, OLD.tags) <> (NEW.user_id, NEW.tags) AND {_NOT_KEPT})"
-_TAGS_CHANGE = (
-    "WHEN ((OLD.tags <> '{}' OR NEW.tags <> '{}')"
-    " AND (OLD.user_id, OLD.id, OLD.tags, OLD.completed, OLD.deleted_at IS NULL)"
-    " <> (NEW.user_id, NEW.id, NEW.tags, NEW.completed, NEW.deleted_at IS NULL)"
-    f" AND {_NOT_KEPT})"
-)
+_TAGS_CHANGE = f"WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags) AND {_NOT_KEPT})"
 # The triggers of `tasks` and `users` by name. If one is missing or disabled, clocks and tags become wrong.
 FIRED = {
     "stamp_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.version = 0)", "stamp_task()"),
@@ -65,8 +67,13 @@ FIRED = {
     ),
     "keep_task_tags_on_update": (
         "tasks",
-        f"AFTER UPDATE OF user_id, id, tags, completed, deleted_at ON tasks FOR EACH ROW {_TAGS_CHANGE}",
+        f"AFTER UPDATE OF user_id, id, tags ON tasks FOR EACH ROW {_TAGS_CHANGE}",
         "keep_task_tags()",
+    ),
+    "mark_task_tags_on_update": (
+        "tasks",
+        "AFTER UPDATE OF completed, deleted_at ON tasks FOR EACH ROW WHEN (NEW.tags <> '{}')",
+        "mark_task_tags()",
     ),
     "keep_task_tags_on_delete": (
         "tasks",
@@ -84,6 +91,7 @@ CONFIGURED = {
     "stamp_task()": (SEARCH_PATH, "enable_seqscan=off"),
     "name_task_tags()": (SEARCH_PATH, "enable_seqscan=off"),
     "keep_task_tags()": (SEARCH_PATH, "enable_seqscan=off"),
+    "mark_task_tags()": (SEARCH_PATH, "enable_seqscan=off"),
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),
 }
 ALL = (*QUALIFIED, *CONFIGURED)

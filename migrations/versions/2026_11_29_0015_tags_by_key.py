@@ -23,15 +23,11 @@ NEW = (
     "tag_keys(text[])",
     "retagged(text[], text[], text[])",
     "name_task_tags()",
+    "mark_task_tags()",
 )
 # A statement that changes a tag of many tasks maintains the other tables itself, and sets `app.tags_kept` to say so.
 NOT_KEPT = "current_setting('app.tags_kept', true) IS DISTINCT FROM 'yes'"
-CHANGED = f"""
-    (OLD.tags <> '{{}}' OR NEW.tags <> '{{}}')
-    AND (OLD.user_id, OLD.id, OLD.tags, OLD.completed, OLD.deleted_at IS NULL)
-    <> (NEW.user_id, NEW.id, NEW.tags, NEW.completed, NEW.deleted_at IS NULL)
-    AND {NOT_KEPT}
-"""
+CHANGED = "(OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags)"
 # Each has a tag's name and key as they are in a task, and the task.
 TAGS_OF_TASKS = """
     tasks CROSS JOIN LATERAL unnest(tasks.tags) WITH ORDINALITY AS given (tag, place)
@@ -70,8 +66,8 @@ def upgrade() -> None:
     op.execute("ALTER TABLE user_tags FORCE ROW LEVEL SECURITY")
     op.execute(f"CREATE POLICY user_tags_of_user ON user_tags USING ({MINE}) WITH CHECK ({MINE})")
     _keep_task_tags()
-    _add_triggers(", completed, deleted_at", CHANGED)
-    _name_tags()
+    _add_triggers(f"{CHANGED} AND {NOT_KEPT}")
+    _add_new_triggers()
 
 
 def _functions() -> None:
@@ -80,6 +76,7 @@ def _functions() -> None:
     _tag_keys()
     _retagged()
     _name_task_tags()
+    _mark_task_tags()
     for function in NEW:
         op.execute(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
 
@@ -138,9 +135,9 @@ def _tag_keys() -> None:
     op.execute(f"""
         CREATE FUNCTION tag_keys(names text[]) RETURNS text[] {PURE} AS $$
         DECLARE
-            name text;
-            key text;
-            keys text[] := '{{}}';
+            name pg_catalog.text;
+            key pg_catalog.text;
+            keys pg_catalog.text[] := '{{}}';
         BEGIN
             FOREACH name IN ARRAY names LOOP
                 key := public.tag_key(name);
@@ -159,12 +156,12 @@ def _retagged() -> None:
     op.execute(f"""
         CREATE FUNCTION retagged(names text[], added text[], removed text[]) RETURNS text[] {PURE} AS $$
         DECLARE
-            name text;
-            key text;
-            wanted CONSTANT text[] := public.tag_keys(added);
-            unwanted CONSTANT text[] := public.tag_keys(removed);
-            kept text[] := '{{}}';
-            keys text[] := '{{}}';
+            name pg_catalog.text;
+            key pg_catalog.text;
+            wanted CONSTANT pg_catalog.text[] := public.tag_keys(added);
+            unwanted CONSTANT pg_catalog.text[] := public.tag_keys(removed);
+            kept pg_catalog.text[] := '{{}}';
+            keys pg_catalog.text[] := '{{}}';
         BEGIN
             FOREACH name IN ARRAY names LOOP
                 key := public.tag_key(name);
@@ -237,44 +234,62 @@ def _name_task_tags() -> None:
 
 
 def _keep_task_tags() -> None:
-    # Its statements must use the primary key as well.
+    # One statement for each key: for a condition on an array, PostgreSQL would plan anew each time, which takes longer
+    # than the statement. The plans must use the primary key as well.
     op.execute("""
         CREATE OR REPLACE FUNCTION keep_task_tags() RETURNS trigger LANGUAGE plpgsql
         SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
         DECLARE
             caller CONSTANT text := current_setting('app.user_id', true);
-            old_keys CONSTANT text[] := coalesce(public.tag_keys(OLD.tags), '{}');
-            new_keys text[] := coalesce(public.tag_keys(NEW.tags), '{}');
+            is_same CONSTANT boolean := TG_OP = 'UPDATE' AND (OLD.user_id, OLD.id) = (NEW.user_id, NEW.id);
             is_open CONSTANT boolean := CASE WHEN NEW.deleted_at IS NULL THEN NOT NEW.completed END;
-            was_open CONSTANT boolean := CASE WHEN OLD.deleted_at IS NULL THEN NOT OLD.completed END;
+            new_keys CONSTANT text[] := coalesce(public.tag_keys(NEW.tags), '{}');
+            key text;
         BEGIN
-            IF TG_OP = 'UPDATE' AND (OLD.user_id, OLD.id) = (NEW.user_id, NEW.id) THEN
-                PERFORM set_config('app.user_id', NEW.user_id::text, true);
-                IF old_keys <> new_keys THEN
-                    DELETE FROM public.task_tags
-                    WHERE user_id = OLD.user_id AND tag = ANY (old_keys) AND tag <> ALL (new_keys) AND task_id = OLD.id;
-                END IF;
-                IF was_open IS DISTINCT FROM is_open THEN
-                    UPDATE public.task_tags SET open = is_open
-                    WHERE user_id = NEW.user_id AND tag = ANY (new_keys) AND task_id = NEW.id;
-                END IF;
-                new_keys := ARRAY(SELECT key FROM unnest(new_keys) AS key WHERE key <> ALL (old_keys));
-            ELSIF TG_OP <> 'INSERT' THEN
+            IF TG_OP <> 'INSERT' THEN
                 PERFORM set_config('app.user_id', OLD.user_id::text, true);
-                DELETE FROM public.task_tags
-                WHERE user_id = OLD.user_id AND tag = ANY (old_keys) AND task_id = OLD.id;
+                FOREACH key IN ARRAY public.tag_keys(OLD.tags) LOOP
+                    CONTINUE WHEN is_same AND key = ANY (new_keys);
+                    DELETE FROM public.task_tags WHERE user_id = OLD.user_id AND tag = key AND task_id = OLD.id;
+                END LOOP;
             END IF;
-            IF new_keys <> '{}' THEN
+            IF TG_OP <> 'DELETE' THEN
                 PERFORM set_config('app.user_id', NEW.user_id::text, true);
-                INSERT INTO public.task_tags (user_id, tag, task_id, open)
-                SELECT NEW.user_id, key, NEW.id, is_open FROM unnest(new_keys) AS key
-                ON CONFLICT DO NOTHING;
+                FOREACH key IN ARRAY new_keys LOOP
+                    INSERT INTO public.task_tags AS entry (user_id, tag, task_id, open)
+                    VALUES (NEW.user_id, key, NEW.id, is_open)
+                    ON CONFLICT (user_id, tag, task_id) DO UPDATE SET open = excluded.open
+                    WHERE entry.open IS DISTINCT FROM excluded.open;
+                END LOOP;
             END IF;
             PERFORM set_config('app.user_id', caller, true);
             RETURN NULL;
         END
         $$
     """)
+
+
+def _mark_task_tags() -> None:
+    op.execute(f"""
+        CREATE FUNCTION mark_task_tags() {TRIGGER} SET enable_seqscan = off AS $$
+        DECLARE
+            caller CONSTANT text := current_setting('app.user_id', true);
+            is_open CONSTANT boolean := CASE WHEN NEW.deleted_at IS NULL THEN NOT NEW.completed END;
+            was_open CONSTANT boolean := CASE WHEN OLD.deleted_at IS NULL THEN NOT OLD.completed END;
+            key text;
+        BEGIN
+            IF is_open IS DISTINCT FROM was_open THEN
+                PERFORM set_config('app.user_id', NEW.user_id::text, true);
+                FOREACH key IN ARRAY public.tag_keys(NEW.tags) LOOP
+                    UPDATE public.task_tags SET open = is_open
+                    WHERE user_id = NEW.user_id AND tag = key AND task_id = NEW.id;
+                END LOOP;
+                PERFORM set_config('app.user_id', caller, true);
+            END IF;
+            RETURN NULL;
+        END
+        $$
+    """)  # noqa: S608 - constants of this module
 
 
 def _convert() -> None:
@@ -304,11 +319,11 @@ def _drop_triggers() -> None:
         op.execute(f"DROP TRIGGER keep_task_tags_on_{name} ON tasks")
 
 
-def _add_triggers(more: str, updated: str) -> None:
+def _add_triggers(updated: str) -> None:
     """Add the triggers that keep the index. They do not fire for tasks without tags."""
     for name, event, changed in (
         ("insert", "INSERT", "NEW.tags <> '{}'"),
-        ("update", f"UPDATE OF user_id, id, tags{more}", updated),
+        ("update", "UPDATE OF user_id, id, tags", updated),
         ("delete", "DELETE", "OLD.tags <> '{}'"),
     ):
         op.execute(
@@ -326,7 +341,12 @@ def _key(included: str) -> None:
     """)
 
 
-def _name_tags() -> None:
+def _add_new_triggers() -> None:
+    # Short, because PostgreSQL parses the condition for each statement that completes a task, also one without tags.
+    op.execute("""
+        CREATE TRIGGER mark_task_tags_on_update AFTER UPDATE OF completed, deleted_at ON tasks
+        FOR EACH ROW WHEN (NEW.tags <> '{}') EXECUTE FUNCTION mark_task_tags()
+    """)
     # By their names, these fire after the triggers that take the lock of the user's clock. In the opposite order two
     # writes could block one another.
     for name, event, changed in (
@@ -343,8 +363,8 @@ def _name_tags() -> None:
 
 
 def downgrade() -> None:
-    for name in ("inserted", "updated"):
-        op.execute(f"DROP TRIGGER tag_{name}_task ON tasks")
+    for name in ("tag_inserted_task", "tag_updated_task", "mark_task_tags_on_update"):
+        op.execute(f"DROP TRIGGER {name} ON tasks")
     _drop_triggers()
     for table in ("tasks", "task_tags"):
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
@@ -356,7 +376,7 @@ def downgrade() -> None:
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
     import_module("migrations.versions.2026_11_28_0012_second_wall_of_users").keep_task_tags()
     op.execute("ALTER FUNCTION keep_task_tags() SECURITY DEFINER SET search_path = pg_catalog, pg_temp")
-    _add_triggers("", "(OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags)")
+    _add_triggers(CHANGED)
     for function in reversed(NEW):
         op.execute(f"DROP FUNCTION {function}")
     op.drop_table("user_tags")
