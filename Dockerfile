@@ -11,13 +11,16 @@ FROM python:3.13.16-slim-bookworm@sha256:a1165e272e578941b84abc79e4ab38a0305cd12
 WORKDIR /srv/taskql
 COPY requirements/server.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/server.txt && useradd --system --uid 10001 taskql
-COPY alembic.ini pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY app/ app/
 COPY schema/ schema/
 COPY migrations/ migrations/
 COPY --from=explorer /build/dist/ app/web/static/explorer/
 # Compiled here: the server may write nothing but temporary files.
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . && python -m compileall -q app schema migrations
+LABEL org.opencontainers.image.title="TaskQL" \
+    org.opencontainers.image.description="A GraphQL server for tasks, on PostgreSQL" \
+    org.opencontainers.image.licenses="Apache-2.0"
 USER 10001
 ENV HOST=0.0.0.0 PORT=8000
 EXPOSE 8000

@@ -46,7 +46,7 @@ class Proxies:
 
 
 def headers_of(scope: Any) -> Mapping[bytes, bytes]:
-    """The headers of an ASGI scope by name, the last line of each. `app.web.protocols` stores them in the scope."""
+    """The headers of an ASGI scope by name, the last line of each. `app.web.http_protocol` stores them in the scope."""
     try:
         known: Mapping[bytes, bytes] = scope["state"]["headers"]
     except KeyError:

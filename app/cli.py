@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import platform
 import re
 import signal
 import socket
@@ -36,7 +37,10 @@ from app.settings import Settings
 from app.sharing import garbage
 from app.tasks import purge as purging
 from app.tasks import restored as restoring
-from app.web.protocols import BoundedRequests, BoundedSockets, Connections
+from app.version import VERSION
+from app.web.connections import Connections
+from app.web.http_protocol import BoundedRequests
+from app.web.socket_protocol import BoundedSockets
 from schema import sdl
 
 log = logging.getLogger(__name__)
@@ -54,7 +58,7 @@ UNREAD_MILLISECONDS = 30_000
 # ws_max_size exceeds the application's limit, so that the application can report messages that are too long.
 WEB_SOCKETS: Mapping[str, Any] = {
     "ws": BoundedSockets,
-    "ws_max_size": 400_000,
+    "ws_max_size": 200_000,
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,
     "ws_per_message_deflate": False,
@@ -86,7 +90,7 @@ data_dir = click.option(
 
 
 @click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="taskql")
+@click.version_option(VERSION)
 def main() -> None:
     """A GraphQL server for tasks, on PostgreSQL.
 
@@ -118,6 +122,7 @@ def serve(*, migrate: bool, **options: object) -> None:
         startup.database_settings(given) as settings,
     ):
         demo = asyncio.run(_prepared(settings, embedded=given.database_url is None, migrate=migrate))
+        log.info("TaskQL %s on Python %s", VERSION, platform.python_version())
         run = _server(settings, listener, metrics_listener)
         if not stop.asked:
             _announce(settings, listener, metrics_listener, demo)
@@ -174,18 +179,18 @@ def schema(check: bool, against: Path | None) -> None:  # noqa: FBT001 - a flag 
 
 
 @main.command()
-@click.option("--older-than", default="30d", show_default=True, help="Minimum time in the trash: 12h, 30d.")
+@click.option("--older-than", default="30d", show_default=True, help="Minimum time in the trash: 12h, 30d; 0d for all.")
 @data_dir
 def purge(older_than: str, data_dir: Path | None) -> None:
-    """Permanently delete tasks that have been in the trash for some time.
+    """Permanently delete tasks and lists that have been in the trash for some time.
 
     It works in batches, and can be interrupted and run again at any time. Clients with older sync tokens then do a full
     sync.
     """
-    age = _duration(older_than, "--older-than")
+    age = _duration(older_than, "--older-than", least=0)
     with startup.database_settings(_settings(data_dir=data_dir)) as settings:
-        users, removed = asyncio.run(_purged(settings, age))
-    click.echo(f"Deleted {removed} tasks of {users} users.")
+        done = asyncio.run(_purged(settings, age))
+    click.echo(f"Deleted {done.tasks} tasks and {done.lists} lists of {done.users} users.")
 
 
 @main.command()
@@ -198,9 +203,9 @@ def purge(older_than: str, data_dir: Path | None) -> None:
 def restored(nothing_lost: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a flag of the command line
     """Make all clients sync again, after the database was restored to an earlier state.
 
-    It advances every user's clock by a large step and gives every task a new version, in batches, as the role of
-    DATABASE_OWNER_URL. Servers can keep running, and it can be interrupted and run again. Clocks have room for at least
-    20 runs.
+    It advances every user's clock by a large step and gives every task and list a new version, in batches, as the role
+    of DATABASE_OWNER_URL. Servers can keep running, and it can be interrupted and run again. Clocks have room for at
+    least 20 runs.
     """
     with startup.database_settings(_settings(data_dir=data_dir)) as settings:
         click.echo(asyncio.run(_restored(settings, nothing_lost=nothing_lost)))
@@ -330,27 +335,27 @@ async def _user(settings: Settings, email: str) -> UUID:
         await database.close()
 
 
-async def _purged(settings: Settings, age: timedelta) -> tuple[int, int]:
+async def _purged(settings: Settings, age: timedelta) -> purging.Progress:
     await startup.refuse_failures(settings)
-    database, users, removed = connect(settings), 0, 0
+    database, done = connect(settings), purging.Progress(0, 0, 0)
     try:
-        async for users, removed in purging.purge(database, age):
-            if users % PROGRESS_EVERY == 0:
-                click.echo(f"{users} users, {removed} tasks deleted", err=True)
+        async for done in purging.purge(database, age):
+            if done.users % PROGRESS_EVERY == 0:
+                click.echo(f"{done.users} users, {done.tasks} tasks and {done.lists} lists deleted", err=True)
     finally:
         await database.close()
-    return users, removed
+    return done
 
 
 async def _restored(settings: Settings, *, nothing_lost: bool) -> str:
     await startup.refuse_failures(settings)
-    database = Database(owner_url(settings), pool_size=1, quota=settings.limit_tasks)
+    database = Database(owner_url(settings), pool_size=1, quotas=settings.quotas)
     done = restoring.Progress(0, 0, 0)
     try:
         if not nothing_lost:
             async for done in restoring.jump(database):
                 if done.users % PROGRESS_EVERY == 0:
-                    click.echo(f"{done.users} users, {done.tasks} tasks", err=True)
+                    click.echo(f"{done.users} users, {done.rows} tasks and lists", err=True)
         if done.full:
             raise StartupError(
                 f"The clocks of {done.full} of {done.users} users cannot be advanced further; see docs/operations.md."
@@ -360,7 +365,7 @@ async def _restored(settings: Settings, *, nothing_lost: bool) -> str:
         await database.close()
     if nothing_lost:
         return "Recorded this database as the current one."
-    return f"Advanced the clocks of {done.users} users, and gave {done.tasks} tasks new versions."
+    return f"Advanced the clocks of {done.users} users, and gave {done.rows} tasks and lists new versions."
 
 
 def _announce(
@@ -450,9 +455,9 @@ class _Workers(Multiprocess):
             super().handle_hup()
 
 
-def _duration(text: str, option: str) -> timedelta:
+def _duration(text: str, option: str, least: int = 1) -> timedelta:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    if text[-1:] not in units or not text[:-1].isdecimal() or not 0 < int(text[:-1]) < 10**6:
+    if text[-1:] not in units or not text[:-1].isdecimal() or not least <= int(text[:-1]) < 10**6:
         raise StartupError(f"{option} must be a number with the unit s, m, h or d, such as 15m; it is {text!r}.")
     return timedelta(seconds=int(text[:-1]) * units[text[-1]])
 

@@ -34,9 +34,10 @@ from app.sharing.preparing import Preparation
 from app.sharing.rate_limits import OtherRequests, Rates, SharedCounters, Windows, network
 from app.web import explorer, health, metrics_port
 from app.web.cors import CrossOrigin
-from app.web.endpoint import ExplorerFiles, GraphQLEndpoint, handlers, limited
+from app.web.endpoint import ExplorerFiles, GraphQLEndpoint, handlers
 from app.web.event_streams import EventStreams
 from app.web.health import Readiness
+from app.web.other_requests import is_charged, limited
 from app.web.probe import Probe
 from app.web.refusals import no_address
 from app.web.sockets import SocketEndpoint
@@ -131,9 +132,10 @@ class Application(Starlette):
 
     def place(self, graphql: ASGIApp, sockets: ASGIApp, origins: Origins, root_path: str) -> None:
         """Route GraphQL requests to `graphql` and `sockets`, with and without `root_path`; allow `origins`."""
-        self.graphql = CrossOrigin(graphql, origins) if origins else graphql
+        self._requests = requests = OtherRequests()
+        self.graphql = CrossOrigin(graphql, origins, requests) if origins else graphql
         self._sockets, self._origins = sockets, origins
-        self._others = CrossOrigin(limited(super().__call__, OtherRequests(), health.PATHS), origins)
+        self._others = CrossOrigin(limited(super().__call__, requests, health.PATHS), origins, requests)
         self._root_path, self._addresses = root_path, {GRAPHQL, root_path + GRAPHQL}
         # Such redirects contain the Host header, which a proxy may have changed.
         self.router.redirect_slashes = False
@@ -149,9 +151,11 @@ class Application(Starlette):
             await self._others(_below(self._root_path, scope), receive, send)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cors = self._origins.headers_for(headers_of(scope).get(b"origin"))
+        if not await is_charged(self._requests, scope, send, cors):
+            return None
         if scope["path"] in self._addresses:
             return await self._sockets(scope, receive, send)
-        cors = self._origins.headers_for(headers_of(scope).get(b"origin"))
         return await no_address(self._root_path + GRAPHQL).send(scope, send, cors)
 
 
@@ -175,7 +179,7 @@ def _routes(root_path: str) -> list[BaseRoute]:
 
 def connect(settings: Settings, spend: Spend = for_free) -> Database:
     """The database for requests, not connected yet. `spend` is called with the time of each user's statements."""
-    return Database(server_url(settings), pool_size=settings.db_pool_size, quota=settings.limit_tasks, spend=spend)
+    return Database(server_url(settings), pool_size=settings.db_pool_size, quotas=settings.quotas, spend=spend)
 
 
 def executing(admission: Admission, authenticator: Authenticator, places: Places, services: Services) -> Recorded:
@@ -288,6 +292,6 @@ def _tracing(settings: Settings) -> "Tracing | None":
     try:
         from app.observability.tracing import Tracing  # noqa: PLC0415 - not installed everywhere
     except ImportError:
-        log.warning("tracing is on, but OpenTelemetry is not installed; run: pip install -e '.[otel]'")
+        log.warning("tracing is on, but OpenTelemetry is not installed; install taskql[otel]")
         return None
     return Tracing(settings)

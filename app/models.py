@@ -7,11 +7,11 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
-    Computed,
     Date,
     DateTime,
     FetchedValue,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -33,7 +33,11 @@ TAG_LENGTH = 50
 MOST_TAGS = 20
 # As the function name_task_tags() has it.
 MOST_TAGS_OF_USER = 1000
+LIST_NAME_LENGTH = 100
+ICON_LENGTH = 32
 PRIORITIES = ("NONE", "LOW", "MEDIUM", "HIGH", "URGENT")
+# Control characters and line breaks, as a class in PostgreSQL's regular expressions.
+CONTROL = r"\u0001-\u001f\u007f-\u009f\u2028\u2029"
 
 
 class Base(DeclarativeBase):
@@ -72,9 +76,10 @@ class Owned:
 
 
 class TaskClock(Owned, Base):
-    """One row per user. `version` increases with each write of the user's tasks; `tasks` counts the user's tasks.
+    """One row per user. `version` increases with each write of the user's tasks and lists.
 
-    `tasks.version` is the clock's version at the task's last write.
+    `tasks.version` and `task_lists.version` are the clock's version at the row's last write. `tasks` and `lists` count
+    the user's rows, including those in the trash.
     """
 
     __tablename__ = "task_clocks"
@@ -82,6 +87,33 @@ class TaskClock(Owned, Base):
     version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     purged_through: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     tasks: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    lists: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+
+class TaskList(Owned, Base):
+    """A list of tasks of one user; deleting sets `deleted_at`, and moves its tasks to the trash with it."""
+
+    __tablename__ = "task_lists"
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    name: Mapped[str] = mapped_column(String(LIST_NAME_LENGTH))
+    icon: Mapped[str | None] = mapped_column(String(ICON_LENGTH))
+    # Triggers maintain these as those of tasks.
+    position: Mapped[str] = mapped_column(Text(collation="C"), server_default=text("''"))
+    version: Mapped[int] = mapped_column(Integer, server_default=text("0"), server_onupdate=FetchedValue())
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), server_onupdate=FetchedValue()
+    )
+    deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy has it
+    __table_args__ = (
+        CheckConstraint(r"name ~ '\S'", "name_not_blank"),
+        CheckConstraint(rf"name !~ '[{CONTROL}]'", "name_one_line"),
+        CheckConstraint(r"icon ~ '\S'", "icon_not_blank"),
+        CheckConstraint(rf"icon !~ '[{CONTROL}]'", "icon_one_line"),
+    )
 
 
 class Task(Owned, Base):
@@ -105,20 +137,21 @@ class Task(Owned, Base):
         DateTime(timezone=True), server_default=func.now(), server_onupdate=FetchedValue()
     )
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    # A combining mark separates the two. Search keys contain none, so no match spans title and description.
-    search: Mapped[str | None] = mapped_column(
-        Text, Computed("search_key(title) || chr(768) || search_key(coalesce(description, ''))", persisted=True)
-    )
+    # Null in the inbox. No live task is in a list in the trash.
+    list_id: Mapped[UUID | None] = mapped_column(Uuid)
+    # Whether the task is in the trash because its list is: restoring the list restores the task.
+    trashed_with_list: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    # The search keys of title and description, set by triggers. A combining mark separates the two. Search keys contain
+    # none, so no match spans title and description.
+    search: Mapped[str | None] = mapped_column(Text, FetchedValue(), server_onupdate=FetchedValue())
 
     # Updates, too, read back what triggers have set.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy has it
+    # A single check, because PostgreSQL prepares each anew in each write. The function's errors name the rule.
     __table_args__ = (
-        CheckConstraint(r"title ~ '\S'", "title_not_blank"),
-        CheckConstraint("priority between 0 and 4", "priority_known"),
-        CheckConstraint("completed = (completed_at is not null)", "completed_at_with_completed"),
-        CheckConstraint("isfinite(due_date)", "due_date_finite"),
-        CheckConstraint(f"cardinality(tags) <= {MOST_TAGS}", "tags_few"),
-        CheckConstraint("array_position(tags, null) is null", "tags_not_null"),
+        CheckConstraint("check_task(title, priority, completed, completed_at, due_date, tags)", "valid"),
+        # A trigger on lists clears `list_id`: Citus has no ON DELETE SET NULL for keys with the user.
+        ForeignKeyConstraint(["user_id", "list_id"], ["task_lists.user_id", "task_lists.id"]),
     )
 
 
@@ -164,7 +197,7 @@ class State(Base):
 
 # Statements use the tables directly: mapped attributes take the compiler half as much time again.
 USERS, CLOCKS, TASKS, TAGS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks", "task_tags"))
-USER_TAGS = Base.metadata.tables["user_tags"]
+USER_TAGS, LISTS = (Base.metadata.tables[name] for name in ("user_tags", "task_lists"))
 STATE = Base.metadata.tables["taskql_state"]
 
 # A missing due date sorts after every date. This is a CASE instead of coalesce() because row-level security lets the
@@ -181,12 +214,16 @@ Index("ix_tasks_updated", TASKS.c.user_id, TASKS.c.updated_at, TASKS.c.id)
 Index("ix_tasks_due", TASKS.c.user_id, text(_DUE_SORT_IN_CATALOG), TASKS.c.id)
 Index("ix_tasks_position", TASKS.c.user_id, TASKS.c.position, TASKS.c.id)
 Index("ix_tasks_version", TASKS.c.user_id, TASKS.c.version, TASKS.c.id)
-# Covers counting: PostgreSQL can use an index-only scan for vacuumed pages.
+# Covers counting all tasks and those of a list: PostgreSQL can use an index-only scan for vacuumed pages. It also finds
+# the tasks of a list.
 Index(
     "ix_tasks_counts",
     TASKS.c.user_id,
+    TASKS.c.list_id,
     TASKS.c.completed,
     TASKS.c.due_date,
     postgresql_where=TASKS.c.deleted_at.is_(None),
 )
 Index("ix_tasks_trash", TASKS.c.user_id, TASKS.c.deleted_at, postgresql_where=TASKS.c.deleted_at.is_not(None))
+Index("ix_task_lists_position", LISTS.c.user_id, LISTS.c.position, LISTS.c.id)
+Index("ix_task_lists_version", LISTS.c.user_id, LISTS.c.version, LISTS.c.id)

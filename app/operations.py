@@ -21,7 +21,7 @@ class GraphQLRequest:
 
     address: The client's, empty if unknown.
     safe: Whether the HTTP method is safe (GET), so that mutations are rejected.
-    size: Bytes of the request, if known. It cannot have more values than bytes.
+    size: Bytes of the request, if known, with more for lists and objects. It cannot have more values than this.
     payer: The key that is charged: a user's id, or the network of an anonymous caller.
     is_large: Whether the variables have many values.
     places, large_places: Where the request occupies a place until its response is complete; in `large_places` only if
@@ -44,11 +44,11 @@ class GraphQLRequest:
     large_places: Places | None = None
 
     def leave(self) -> None:
-        """Release the places of a request, and its variables.
+        """Release the places of a request, its text and its variables.
 
         The tracebacks of errors form cycles, and can keep the request alive until the next garbage collection.
         """
-        self.variables = None
+        self.query = self.variables = self.extensions = None
         if self.places is not None:
             self.places.give(self.payer)
             self.places = None

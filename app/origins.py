@@ -12,6 +12,8 @@ ALL = "*"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # Rejected origins that are logged, each once. Bounded, because anybody can send any origin.
 MOST_LOGGED = 100
+# Longer ones are not valid. This bounds the cache.
+LONGEST = 300
 
 Header = tuple[bytes, bytes]
 
@@ -20,9 +22,13 @@ _EXPOSED: Header = (b"access-control-expose-headers", b"x-request-id, retry-afte
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:,*\[\]]{1,255})(?::(\d{1,5}))?", re.IGNORECASE | re.ASCII)
 
 
-@lru_cache(1000)
 def normalized(origin: str) -> str | None:
     """The normalized form of an origin; None if it is not an origin of http or https."""
+    return _normalized(origin) if len(origin) <= LONGEST else None
+
+
+@lru_cache(1000)
+def _normalized(origin: str) -> str | None:
     found = _ORIGIN.fullmatch(origin)
     if found is None:
         return None

@@ -132,6 +132,7 @@ class Settings(BaseSettings):
     )
     limit_sockets: int = Field(default=100, ge=1, description="Open WebSockets per user and process.")
     limit_tasks: int = Field(default=100_000, ge=1, le=MOST_COUNTED, description="Tasks per user, including the trash.")
+    limit_lists: int = Field(default=500, ge=1, le=MOST_COUNTED, description="Lists per user, including the trash.")
     limit_subscriptions: int = Field(
         default=100,
         ge=1,
@@ -240,6 +241,11 @@ class Settings(BaseSettings):
         if not one:
             raise ValueError(f"write it like 1000/minute or 50/second, or {OFF}.")
         return given
+
+    @property
+    def quotas(self) -> dict[str, int]:
+        """The numbers of rows that a user may own, including the trash, by the plural name of their kind."""
+        return {"tasks": self.limit_tasks, "lists": self.limit_lists}
 
     @property
     def has_metrics(self) -> bool:

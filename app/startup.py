@@ -135,7 +135,7 @@ async def _database(settings: Settings, progress: Progress | None) -> list[Findi
 
 async def _counters(settings: Settings, progress: Progress | None) -> Finding:
     """Check the task counters, and correct wrong ones."""
-    database = Database(server_url(settings), pool_size=1, quota=settings.limit_tasks)
+    database = Database(server_url(settings), pool_size=1, quotas=settings.quotas)
     loop = asyncio.get_running_loop()
     users, wrong, whole, deadline = 0, 0, True, loop.time() + RECOUNT_SECONDS
     try:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from benchmarks import (
     extra,
     floor,
     load,
+    mercurius,
     neighbours,
     picture,
     pythons,
@@ -29,8 +30,8 @@ from benchmarks import (
 from benchmarks import instructions as counting
 from benchmarks import kills as killing
 from benchmarks.attacks import ATTACKS
-from benchmarks.measure import CONNECTIONS, interleaved
-from benchmarks.servers import ROOT, Server
+from benchmarks.measure import CONNECTIONS, Loaded, interleaved
+from benchmarks.servers import ROOT, Kind, Server
 from benchmarks.workloads import Workload
 
 BUILD = ROOT / "build" / "bench"
@@ -101,7 +102,7 @@ def main(  # noqa: PLR0913, PLR0917 - the options of the command line
     python: Path | None,
     name: str | None,
 ) -> None:
-    """Measure TaskQL next to a plain server with the same API."""
+    """Measure TaskQL next to a strong peer and a plain server with the same API."""
     used = Path(sys.executable) if python is None else pythons.environment(BUILD, python)
     if largest is not None:
         _scaled(largest, used, name)
@@ -114,16 +115,27 @@ def main(  # noqa: PLR0913, PLR0917 - the options of the command line
     elif hostile:
         _hostile(used, name, only or list(ATTACKS), seconds, timed=steps)
     else:
-        _beside_plain(QUICK if quick else FULL, used, name)
+        _beside_others(QUICK if quick else FULL, used, name)
 
 
-def _beside_plain(effort: Effort, python: Path, name: str | None) -> None:
+def _beside_others(effort: Effort, python: Path, name: str | None) -> None:
     with data.site(BUILD / "database") as site:
         uvloop.run(data.prepare(site))
+        kinds = [servers.taskql(site.app_url), *_peers(site), servers.plain(site.plain_url)]
         servers.pin(site.postmaster, [servers.LOAD_CORE])
-        results = _measured(site, effort, python)
+        results = _measured(site, kinds, effort, python)
     results["machine"] = report.machine(pythons.description(python))
     _keep(name, "results", results, _tables(results), picture.costs(results["workloads"], _titles()))
+
+
+def _peers(site: data.Site) -> list[Kind]:
+    """The strong peer, if Node.js is installed."""
+    if not mercurius.is_possible():
+        _say("Node.js or npm is not installed, so Mercurius is not measured")
+        return []
+    program = mercurius.install(BUILD / "peers")
+    uvloop.run(data.execute(site, mercurius.TABLES, "VACUUM (ANALYZE) peer.tasks"))
+    return [mercurius.kind(site.plain_url, program)]
 
 
 def _tables(results: dict[str, Any]) -> str:
@@ -131,6 +143,7 @@ def _tables(results: dict[str, Any]) -> str:
     parts = [
         report.costs(results["workloads"], _titles()),
         report.speeds(results["workloads"], _titles()),
+        report.loads(results["workloads"], _titles()),
         report.others(results["more"], _titles()),
         report.memory(results),
         report.workers(results["workers"]),
@@ -191,27 +204,28 @@ def _keep(name: str | None, default: str, results: dict[str, Any], tables: str, 
         report.keep(ROOT / "benchmarks" / "results", name, results, tables, drawn)
 
 
-def _measured(site: data.Site, effort: Effort, python: Path) -> dict[str, Any]:
-    works = workloads.standard()
+def _measured(site: data.Site, kinds: Sequence[Kind], effort: Effort, python: Path) -> dict[str, Any]:
     os.sched_setaffinity(0, [servers.LOAD_CORE])
-    kinds = [servers.taskql(site.app_url), servers.plain(site.plain_url)]
     with ExitStack() as stack:
-        both = [stack.enter_context(servers.running(kind, python)) for kind in kinds]
-        calls = uvloop.run(_calls(site, both, works))
+        running = [stack.enter_context(servers.running(kind, python)) for kind in kinds]
+        loads, more_loads = _loads(running, workloads.standard), _loads(running, workloads.extra)
+        calls = uvloop.run(_calls(site, loads))
         _say("Measuring with 8 connections")
-        rounds = uvloop.run(interleaved(both, works, effort.rounds, effort.seconds, CONNECTIONS, site.postmaster))
+        rounds = uvloop.run(interleaved(loads, effort.rounds, effort.seconds, CONNECTIONS, site.postmaster))
+        few, short = effort.alone_rounds, effort.alone_seconds
         _say("Measuring with one connection")
-        alone = uvloop.run(interleaved(both, works, effort.alone_rounds, effort.alone_seconds, 1, site.postmaster))
+        alone = uvloop.run(interleaved(loads, few, short, 1, site.postmaster))
         _say("Measuring the rest")
-        more = uvloop.run(
-            interleaved(
-                both, workloads.extra(), effort.alone_rounds, effort.alone_seconds, CONNECTIONS, site.postmaster
-            )
-        )
-        memory = {server.name: server.memory() for server in both}
+        more = uvloop.run(interleaved(more_loads, few, short, CONNECTIONS, site.postmaster))
+        memory = {server.name: server.memory() for server in running}
     rest = uvloop.run(_rest(site, python, effort))
     compared = report.compared(rounds, alone, _floors(site, effort), calls)
     return {"workloads": compared, "more": report.costs_of(more), "memory_after_load": memory, **rest}
+
+
+def _loads(running: Sequence[Server], works: Callable[[], Sequence[Workload]]) -> list[Loaded]:
+    shared = works()
+    return [(server, works() if server.name == mercurius.NAME else shared) for server in running]
 
 
 async def _rest(site: data.Site, python: Path, effort: Effort) -> dict[str, Any]:
@@ -222,14 +236,14 @@ async def _rest(site: data.Site, python: Path, effort: Effort) -> dict[str, Any]
     return {"different_operations": found, "workers": await extra.workers(site, python, effort.seconds)}
 
 
-async def _calls(site: data.Site, both: Sequence[Server], works: Sequence[Workload]) -> dict[str, dict[str, float]]:
+async def _calls(site: data.Site, loads: Sequence[Loaded]) -> dict[str, dict[str, float]]:
     """Statements per request, as PostgreSQL counts them, including BEGIN and COMMIT."""
     connection = await asyncpg.connect(site.owner_url)
-    found: dict[str, dict[str, float]] = {work.name: {} for work in works}
+    found: dict[str, dict[str, float]] = {work.name: {} for work in loads[0][1]}
     try:
         await data.count_statements(connection, on=True)
-        for work in works:
-            for server in both:
+        for server, works in loads:
+            for work in works:
                 await load.run(server.port, load.Load(work.requests, COUNTED_SECONDS), 1)
                 await connection.execute("SELECT pg_stat_statements_reset()")
                 asked = await load.run(server.port, load.Load(work.requests, COUNTED_SECONDS), 1)

@@ -537,13 +537,14 @@ async def malformed(target: Target) -> None:
 
 
 def _unused() -> Iterator[bytes]:
-    """Undeclared variables, whose lists and objects take thirty times their size in memory."""
-    lists, objects = b",".join([b"[]"] * 31_000), b",".join([b'{"a":1}'] * 11_000)
+    """Undeclared variables, whose lists and objects take thirty times their size in memory, up to all limits."""
+    lists, objects, texts = [b"[]"] * 31_000, [b'{"a":1}'] * 11_000, [b'"ab"'] * 4000
+    many = (lists, objects, lists[:11_999], objects[:11_999])
+    allowed = (objects[:980] + texts, objects[:980] + texts[:1500], lists[:980] + texts[:1500])
     while True:
-        for values in (lists, objects):
-            yield b'{"query":"{ tasks(first: 1) { nodes { id } } }","variables":{"unused":[%b]}}' % values
-        for values in (lists[:11_999], objects[:11_999]):
-            yield b'{"query":"{ tasks(first: 1) { nodes { id } } }","variables":{"unused":[%b]}}' % values
+        for values in (*many, *allowed, *allowed):
+            joined = b",".join(values)
+            yield b'{"query":"{ tasks(first: 1) { nodes { id } } }","variables":{"unused":[%b]}}' % joined
 
 
 async def unused_variables(target: Target) -> None:

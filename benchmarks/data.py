@@ -29,7 +29,8 @@ BUSY, BUSY_TASKS = 1001, 10_000
 WORDY, WORDY_TASKS = 1002, 20
 SPAN = 50
 
-# The role of the plain server: without row-level security, but not a superuser.
+# The role of the servers to compare with: without row-level security, but not a superuser.
+PLAIN_ROLE_NAME = "plain"
 PLAIN_ROLE = """
     DO $$ BEGIN
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'plain') THEN
@@ -135,6 +136,16 @@ async def prepare(site: Site) -> None:
         for table in ("users", "tasks", "task_clocks", "task_tags", "user_tags"):
             await connection.execute(f"VACUUM (ANALYZE) {table}")
         await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
+
+
+async def execute(site: Site, *statements: str) -> None:
+    """Execute statements as the owner, each in a transaction of its own."""
+    connection = await asyncpg.connect(site.owner_url)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
     finally:
         await connection.close()
 

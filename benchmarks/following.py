@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,8 @@ PAGE = f"query ($since: SyncToken) {{ taskChanges(since: $since) {{ changes {{ {
 FOLLOW = f"subscription ($since: SyncToken) {{ taskChanges(since: $since) {{ {CHANGE} }} }}"
 BROKEN = (OSError, WebSocketException, TimeoutError, httpx.HTTPError, EOFError)
 PAUSE_SECONDS = 0.05
+COPIES_OF_AN_ADDRESS = 200  # an address may open 1,000 sockets in ten seconds
+_copies = count()
 
 
 class Copy:
@@ -37,6 +40,7 @@ class Copy:
         self.began_anew = 0
         self.connection: ClientConnection | None = None
         self.following = asyncio.Event()
+        self._source = f"127.2.0.{1 + next(_copies) // COPIES_OF_AN_ADDRESS}"
         self._headers = {"Authorization": f"Bearer {data.token(user)}"}
 
     async def keep(self) -> None:
@@ -68,7 +72,8 @@ class Copy:
 
     async def _follow(self, port: int) -> None:
         address = f"ws://127.0.0.1:{port}/graphql"
-        async with connect(address, subprotocols=[Subprotocol("graphql-transport-ws")], compression=None) as connection:
+        options: Any = {"compression": None, "local_addr": (self._source, 0)}
+        async with connect(address, subprotocols=[Subprotocol("graphql-transport-ws")], **options) as connection:
             self.connection = connection
             await connection.send(orjson.dumps({"type": "connection_init", "payload": self._headers}).decode())
             await connection.recv()

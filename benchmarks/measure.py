@@ -15,6 +15,9 @@ from benchmarks.workloads import Workload
 CONNECTIONS = 8
 WARM_SECONDS = 0.3
 
+# A server and its workloads. Servers with the same tables share these, so that each continues the writes of the other.
+Loaded = tuple[Server, Sequence[Workload]]
+
 
 @dataclass(frozen=True, slots=True)
 class Round:
@@ -36,6 +39,15 @@ class Round:
     def cost(self) -> float:
         """CPU time of the server per request, in milliseconds."""
         return self.server_cpu / self.requests * 1000
+
+    @property
+    def database_cost(self) -> float:
+        """CPU time of PostgreSQL per request, in milliseconds."""
+        return self.database_cpu / self.requests * 1000
+
+    @property
+    def total_cost(self) -> float:
+        return self.cost + self.database_cost
 
 
 async def measured(server: Server, work: Workload, seconds: float, connections: int, postmaster: int) -> Round:
@@ -64,13 +76,15 @@ def database_cpu(postmaster: int) -> float:
     return total
 
 
-async def interleaved(  # noqa: PLR0913, PLR0917 - what a series is made of
-    servers: Sequence[Server], works: Sequence[Workload], rounds: int, seconds: float, connections: int, postmaster: int
+async def interleaved(
+    loads: Sequence[Loaded], rounds: int, seconds: float, connections: int, postmaster: int
 ) -> dict[str, dict[str, list[Round]]]:
     """The rounds for each workload and server. Which server goes first alternates."""
-    found: dict[str, dict[str, list[Round]]] = {work.name: {server.name: [] for server in servers} for work in works}
+    names = [work.name for work in loads[0][1]]
+    found: dict[str, dict[str, list[Round]]] = {name: {server.name: [] for server, _ in loads} for name in names}
     for number in range(rounds):
-        for work in works:
-            for server in servers if number % 2 == 0 else reversed(servers):
-                found[work.name][server.name].append(await measured(server, work, seconds, connections, postmaster))
+        for place, name in enumerate(names):
+            for server, works in loads if number % 2 == 0 else reversed(loads):
+                seen = await measured(server, works[place], seconds, connections, postmaster)
+                found[name][server.name].append(seen)
     return found

@@ -4,22 +4,24 @@ from collections.abc import Mapping, Sequence
 from math import log10
 from typing import Any
 
-COLOURS = {"plain": "#b8b8b8", "TaskQL": "#2f6fde"}
+COLOURS = {"TaskQL": "#2f6fde", "Mercurius": "#2e8b57", "plain": "#8a8a8a"}
 LEFT, BAR, GAP, WIDTH = 250, 13, 12, 430
 LINES = ("#2f6fde", "#d1495b", "#2e8b57", "#e09f3e", "#6f4e9c", "#00798c", "#7a7a7a")
 HEIGHT, STEP = 220, 200
 
 
 def costs(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """CPU time of a request: two bars for each workload."""
-    most = max(found["plain"]["cpu"]["median"] for found in workloads.values())
-    parts, top = [_text(LEFT, 30, "CPU of the server for a request: Strawberry with SQLAlchemy's ORM, and TaskQL")], 46
+    """CPU time of a request: for each workload a bar for each server, PostgreSQL's part lighter."""
+    most = max(side["total"]["median"] for found in workloads.values() for side in found["servers"].values())
+    parts, top = [_text(LEFT, 30, "CPU of a request, ms: the server, and PostgreSQL (lighter)")], 46
     for name, found in workloads.items():
-        parts.append(_text(LEFT - 10, top + BAR + 4, f"{name} {titles[name]}", "end"))
-        for server in ("plain", "TaskQL"):
-            cost = found[server]["cpu"]["median"]
-            times = f": {found['ratio']['cpu']['median']:.1f} times less" if server == "TaskQL" else ""
-            parts += _bar(top, max(cost / most * WIDTH, 1), COLOURS[server], f"{cost:.2f} ms{times}")
+        middle = top + BAR * (len(found["servers"]) + 1) / 2
+        parts.append(_text(10, middle, f"{name} {titles[name]}"))
+        for server, side in found["servers"].items():
+            own, both = side["server"]["median"] / most * WIDTH, side["total"]["median"] / most * WIDTH
+            parts.append(_rectangle(LEFT, top, max(own, 1), COLOURS[server]))
+            parts.append(_rectangle(LEFT + own, top, max(both - own, 1), COLOURS[server], opacity=0.5))
+            parts.append(_text(LEFT + both + 6, top + BAR - 2, f"{side['total']['median']:.2f} {server}"))
             top += BAR
         top += GAP
     return _svg(LEFT + WIDTH + 130, top + 4, parts)
@@ -78,9 +80,9 @@ def _apart(heights: Sequence[float]) -> list[float]:
     return list(result.values())
 
 
-def _bar(top: int, width: float, colour: str, label: str) -> list[str]:
-    shape = f'<rect x="{LEFT}" y="{top}" width="{width:.1f}" height="{BAR}" fill="{colour}"/>'
-    return [shape, _text(LEFT + width + 6, top + BAR - 2, label)]
+def _rectangle(left: float, top: int, width: float, colour: str, opacity: float = 1) -> str:
+    size = f'x="{left:.1f}" y="{top}" width="{width:.1f}" height="{BAR}"'
+    return f'<rect {size} fill="{colour}" fill-opacity="{opacity}"/>'
 
 
 def _text(x: float, y: float, words: str, anchor: str = "start") -> str:

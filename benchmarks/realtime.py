@@ -7,6 +7,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def run(site: data.Site, python: Path) -> dict[str, Any]:
     """Measure one server process."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     kind = servers.taskql(site.app_url)
-    kind = servers.Kind(kind.name, kind.role, kind.module, {**kind.settings, **SETTINGS})
+    kind = replace(kind, settings={**kind.settings, **SETTINGS})
     with servers.running(kind, python) as server:
         return uvloop.run(_measured(server.port, server.process))
 

@@ -5,6 +5,7 @@ import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ import orjson
 from benchmarks.measure import Round
 
 Rounds = Mapping[str, Mapping[str, Sequence[Round]]]
+
+OURS = "TaskQL"
+# CPU time of a request, in milliseconds.
+COSTS: Mapping[str, Callable[[Round], float]] = {
+    "server": lambda part: part.cost,
+    "database": lambda part: part.database_cost,
+    "total": lambda part: part.total_cost,
+}
+RATE: Callable[[Round], float] = attrgetter("rate")
 
 
 def machine(python: str) -> dict[str, Any]:
@@ -32,38 +42,36 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def compared(
     rounds: Rounds, single: Rounds, floors: Mapping[str, Mapping[str, float]], calls: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """The figures of each server for each workload, and their ratios by round."""
+    """The figures of each server for each workload, and those of the others relative to TaskQL's, by round."""
     return {
         name: {
-            **{
+            "servers": {
                 server: _server(seen, single[name][server]) | {"statements": calls[name][server]}
-                for server, seen in both.items()
+                for server, seen in found.items()
             },
-            "ratio": {
-                "cpu": spread(_ratios(both, lambda seen: seen.cost)),
-                "rate": spread([1 / value for value in _ratios(both, lambda seen: seen.rate)]),
-            },
+            "ratio": {other: _ratios(found[OURS], seen) for other, seen in found.items() if other != OURS},
             "pgbench": floors.get(name),
         }
-        for name, both in rounds.items()
+        for name, found in rounds.items()
     }
 
 
 def costs_of(rounds: Rounds) -> dict[str, Any]:
     """Only the cost and rate of each server for each workload."""
+    figures = {"total": COSTS["total"], "rate": RATE}
     return {
         name: {
-            server: {"cpu": spread([part.cost for part in seen]), "rate": spread([part.rate for part in seen])}
-            for server, seen in both.items()
+            server: {title: spread([figure(part) for part in seen]) for title, figure in figures.items()}
+            for server, seen in found.items()
         }
-        for name, both in rounds.items()
+        for name, found in rounds.items()
     }
 
 
 def _server(seen: Sequence[Round], alone: Sequence[Round]) -> dict[str, Any]:
     figures: dict[str, Callable[[Round], float]] = {
-        "cpu": lambda part: part.cost,
-        "rate": lambda part: part.rate,
+        **COSTS,
+        "rate": RATE,
         "p50": lambda part: part.median * 1000,
         "p99": lambda part: part.high * 1000,
         "server_core": lambda part: part.server_cpu / part.seconds,
@@ -71,67 +79,85 @@ def _server(seen: Sequence[Round], alone: Sequence[Round]) -> dict[str, Any]:
         "database_core": lambda part: part.database_cpu / part.seconds,
     }
     result: dict[str, Any] = {name: spread([figure(part) for part in seen]) for name, figure in figures.items()}
-    return result | {"alone": {name: spread([figures[name](part) for part in alone]) for name in ("cpu", "p50", "p99")}}
+    alone_figures = (*COSTS, "p50", "p99")
+    return result | {"alone": {name: spread([figures[name](part) for part in alone]) for name in alone_figures}}
 
 
-def _ratios(both: Mapping[str, Sequence[Round]], figure: Callable[[Round], float]) -> list[float]:
-    return [figure(plain) / figure(ours) for ours, plain in zip(both["TaskQL"], both["plain"], strict=True)]
-
-
-COST = """| | CPU of a request, ms | plain | ratio (min to max) | of its core, % | plain | statements | plain |
-|---|---|---|---|---|---|---|---|
-"""
-MORE = """| | CPU of a request, ms | plain | requests/s | plain |
-|---|---|---|---|---|
-"""
-SPEED = """| | requests/s | plain | pgbench | p50 and p99, ms | plain | alone | plain |
-|---|---|---|---|---|---|---|---|
-"""
+def _ratios(ours: Sequence[Round], theirs: Sequence[Round]) -> dict[str, Any]:
+    pairs = list(zip(ours, theirs, strict=True))
+    figures = {**COSTS, "rate": RATE}
+    return {name: spread([figure(their) / figure(our) for our, their in pairs]) for name, figure in figures.items()}
 
 
 def costs(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """A Markdown table of the costs of requests."""
-    return COST + "".join(_row(f"{name} {titles[name]}", _cost(found)) for name, found in workloads.items())
+    """A Markdown table of the CPU time of requests."""
+    servers = _servers(workloads)
+    heads = [f"{server}, ms" for server in servers] + [f"{server}, total relative to TaskQL" for server in servers[1:]]
+    return _table(heads, {f"{name} {titles[name]}": _cost(found) for name, found in workloads.items()})
 
 
 def speeds(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """A Markdown table of rates and latencies, under load and with one connection."""
-    return SPEED + "".join(_row(f"{name} {titles[name]}", _speed(found)) for name, found in workloads.items())
+    servers = _servers(workloads)
+    heads = [f"{server}, requests/s" for server in servers] + ["pgbench"]
+    heads += [f"{server}, p50 and p99, ms" for server in servers] + [f"{server}, alone" for server in servers]
+    return _table(heads, {f"{name} {titles[name]}": _speed(found) for name, found in workloads.items()})
+
+
+def loads(workloads: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """A Markdown table of how busy the servers' core was, and of the statements per request."""
+    servers = _servers(workloads)
+    heads = [f"{server}, core busy, %" for server in servers] + [f"{server}, statements" for server in servers]
+    return _table(heads, {f"{name} {titles[name]}": _load(found) for name, found in workloads.items()})
 
 
 def others(more: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """A Markdown table of cost and rate of the other workloads."""
-    return MORE + "".join(_row(titles[name], _other(found)) for name, found in more.items())
+    servers = list(next(iter(more.values())))
+    heads = [f"{server}, total ms" for server in servers] + [f"{server}, requests/s" for server in servers]
+    return _table(heads, {titles[name]: _other(found) for name, found in more.items()})
+
+
+def _servers(workloads: Mapping[str, Any]) -> list[str]:
+    return list(next(iter(workloads.values()))["servers"])
+
+
+def _cost(found: Mapping[str, Any]) -> list[str]:
+    costs = [
+        f"{side['server']['median']:.3f} + {side['database']['median']:.3f} = **{side['total']['median']:.3f}**"
+        for side in found["servers"].values()
+    ]
+    ratios = [other["total"] for other in found["ratio"].values()]
+    return costs + [f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})" for ratio in ratios]
+
+
+def _speed(found: Mapping[str, Any]) -> list[str]:
+    sides = list(found["servers"].values())
+    floor = f"{found['pgbench']['rate']:,.0f}" if found["pgbench"] else ""
+    latencies = [*sides, *(side["alone"] for side in sides)]
+    rates = [f"{side['rate']['median']:,.0f}" for side in sides]
+    return [*rates, floor, *(f"{side['p50']['median']:.2f}, {side['p99']['median']:.2f}" for side in latencies)]
+
+
+def _load(found: Mapping[str, Any]) -> list[str]:
+    sides = found["servers"].values()
+    busy = [f"{side['server_core']['median']:.0%}".rstrip("%") for side in sides]
+    return busy + [f"{side['statements']:.1f}" for side in sides]
 
 
 def _other(found: Mapping[str, Any]) -> list[str]:
-    ours, plain = found["TaskQL"], found["plain"]
-    costs = [f"{side['cpu']['median']:.2f}" for side in (ours, plain)]
-    return [*costs, *(f"{side['rate']['median']:,.0f}" for side in (ours, plain))]
+    costs = [f"{side['total']['median']:.2f}" for side in found.values()]
+    return costs + [f"{side['rate']['median']:,.0f}" for side in found.values()]
+
+
+def _table(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    ruler = "|---" * (len(heads) + 1) + "|\n"
+    return _row("", heads) + ruler + "".join(_row(title, cells) for title, cells in rows.items())
 
 
 def text(results: Mapping[str, Any]) -> str:
     """Tables of all other results."""
     return orjson.dumps(_rounded(results), option=orjson.OPT_INDENT_2).decode()
-
-
-def _cost(found: Mapping[str, Any]) -> list[str]:
-    ours, plain, ratio = found["TaskQL"], found["plain"], found["ratio"]["cpu"]
-    return [
-        f"{ours['cpu']['median']:.3f}",
-        f"{plain['cpu']['median']:.2f}",
-        f"{ratio['median']:.1f} ({ratio['min']:.1f} to {ratio['max']:.1f})",
-        *(f"{side['server_core']['median']:.0%}".rstrip("%") for side in (ours, plain)),
-        *(f"{side['statements']:.1f}" for side in (ours, plain)),
-    ]
-
-
-def _speed(found: Mapping[str, Any]) -> list[str]:
-    both = (found["TaskQL"], found["plain"])
-    floor = f"{found['pgbench']['rate']:,.0f}" if found["pgbench"] else ""
-    alone = [side["alone"] for side in both]
-    rates = [f"{side['rate']['median']:,.0f}" for side in both]
-    return [*rates, floor, *(f"{side['p50']['median']:.2f}, {side['p99']['median']:.2f}" for side in (*both, *alone))]
 
 
 def _row(title: str, cells: Sequence[str]) -> str:

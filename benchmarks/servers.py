@@ -42,22 +42,27 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How to start a server: its name, its database role, the arguments of `python -m`, and its settings."""
+    """How to start a server: its name, its database role, its command, and its settings.
+
+    The command contains {python}, {port} and {workers}.
+    """
 
     name: str
     role: str
-    module: str
+    command: Sequence[str]
     settings: Mapping[str, str]
 
 
 def taskql(app_url: str) -> Kind:
     """TaskQL as `taskql serve` starts it."""
-    return Kind("TaskQL", "taskql_app", "app serve --port {port} --workers {workers}", {"DATABASE_URL": app_url})
+    command = ["{python}", "-m", "app", "serve", "--port", "{port}", "--workers", "{workers}"]
+    return Kind("TaskQL", "taskql_app", command, {"DATABASE_URL": app_url})
 
 
 def plain(plain_url: str) -> Kind:
     """The baseline."""
-    return Kind("plain", "plain", "benchmarks.plain {port} {workers}", {"PLAIN_DATABASE_URL": plain_url})
+    command = ["{python}", "-m", "benchmarks.plain", "{port}", "{workers}"]
+    return Kind("plain", "plain", command, {"PLAIN_DATABASE_URL": plain_url})
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def running(
 ) -> Iterator[Server]:
     """Within the block, run a server. Raises RuntimeError if it does not start. `before` is a prefix of its command."""
     port = _free_port()
-    command = [*before, str(python), "-m", *kind.module.format(port=port, workers=workers).split()]
+    command = [*before, *(part.format(python=python, port=port, workers=workers) for part in kind.command)]
     # Rates are counted, but the load of one user must not be rejected. No request log, as the plain server has none.
     settings = {"AUTH_SECRET": SECRET, "RATE_LIMIT": "1000000000/minute", "LOG_LEVEL": "warning", **kind.settings}
     environment = {"PATH": os.environ["PATH"], **settings}

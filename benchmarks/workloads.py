@@ -7,6 +7,7 @@ users.
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count, cycle
 from typing import Any
 from uuid import UUID
@@ -70,13 +71,13 @@ def request(owner: UUID, query: str, variables: dict[str, Any], holds: Check) ->
 
 def page(user: int, size: int, tasks: int = data.TASKS_EACH, query: str = PAGE) -> Request:
     """The newest tasks of a user."""
-    nodes = [data.shown(user, task) for task in range(tasks, tasks - size, -1)]
+    nodes = [_read(data.shown(user, task)) for task in range(tasks, tasks - size, -1)]
 
     def holds(answer: dict[str, Any]) -> bool:
         info, edges = answer["tasks"]["pageInfo"], answer["tasks"].get("edges", [])
         shown = [edge["node"] for edge in edges if edge["cursor"]] if edges else answer["tasks"]["nodes"]
         more: bool = info["hasNextPage"]
-        return bool(shown == nodes and more == (tasks > size) and info["endCursor"])
+        return bool(list(map(_read, shown)) == nodes and more == (tasks > size) and info["endCursor"])
 
     return request(data.user_id(user), query, {"first": size}, holds)
 
@@ -93,8 +94,8 @@ def wordy_page() -> Request:
 
 
 def find(user: int, task: int) -> Request:
-    expected = data.shown(user, task)
-    return request(data.user_id(user), FIND, {"id": expected["id"]}, lambda answer: answer["task"] == expected)
+    expected = _read(data.shown(user, task))
+    return request(data.user_id(user), FIND, {"id": expected["id"]}, lambda answer: _read(answer["task"]) == expected)
 
 
 def create(user: int, number: int) -> Request:
@@ -112,13 +113,13 @@ def create(user: int, number: int) -> Request:
 
 
 def complete(user: int, task: int, *, completed: bool) -> Request:
-    expected = {**data.shown(user, task), "completed": completed}
-    return request(
-        data.user_id(user),
-        COMPLETE,
-        {"id": expected["id"], "completed": completed},
-        lambda answer: answer["setTaskCompleted"] == {"task": expected, "userErrors": []},
-    )
+    expected = {**_read(data.shown(user, task)), "completed": completed}
+
+    def holds(answer: dict[str, Any]) -> bool:
+        payload = answer["setTaskCompleted"]
+        return bool(payload["userErrors"] == [] and _read(payload["task"]) == expected)
+
+    return request(data.user_id(user), COMPLETE, {"id": expected["id"], "completed": completed}, holds)
 
 
 def counts(user: int, tasks: int = data.TASKS_EACH) -> Request:
@@ -127,6 +128,11 @@ def counts(user: int, tasks: int = data.TASKS_EACH) -> Request:
     overdue = sum(number % 4 == 0 and number % 3 != 0 for number in numbers)
     expected = {"total": tasks, "open": tasks - done, "completed": done, "overdue": overdue}
     return request(data.user_id(user), COUNTS, {}, lambda answer: answer["viewer"]["taskStats"] == expected)
+
+
+def _read(task: dict[str, Any]) -> dict[str, Any]:
+    """A task with its time as a datetime, because servers write the same time differently."""
+    return {**task, "createdAt": datetime.fromisoformat(task["createdAt"])}
 
 
 def standard() -> list[Workload]:

@@ -5,12 +5,13 @@ Statements filter every table by user, so that Citus can route each statement to
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from app.database.checks import FORCED
+from app.database.functions import CHECK_TASK
 from app.errors import StartupError
 
-# The functions that statements, policies and triggers call on workers.
+# The functions that statements, policies, constraints and triggers call on workers.
 FUNCTIONS = (
     "act_as(uuid)",
     "begin_write(uuid)",
@@ -21,10 +22,15 @@ FUNCTIONS = (
     "tag_keys(text[])",
     "retagged(text[], text[], text[])",
     "name_task_tags()",
+    "derive_task()",
+    CHECK_TASK,
     "keep_task_tags()",
     "mark_task_tags()",
     "stamp_task()",
     "forget_tasks()",
+    "stamp_list()",
+    "clear_list()",
+    "forget_lists()",
     "is_distributed()",
     "tell(uuid, integer)",
 )
@@ -35,6 +41,10 @@ SETTINGS = {"citus.multi_shard_modify_mode": "sequential", "citus.enable_unsafe_
 
 _HAS_CITUS = text("SELECT 1 FROM pg_extension WHERE extname = 'citus'")
 _KNOWN = text("SELECT 1 FROM pg_dist_partition WHERE logicalrelid = to_regclass(:table)")
+_REFERENCES = text("""
+    SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE conrelid = to_regclass(:table) AND contype = 'f' AND confrelid <> to_regclass('users')
+""")
 _TRIGGERS = text("""
     SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = to_regclass(:table) AND NOT tgisinternal
 """)
@@ -66,8 +76,13 @@ def _known(connection: Connection, table: str) -> bool:
 
 
 def _statements(connection: Connection, tables: Sequence[str]) -> Iterator[str]:
-    """The statements that distribute the tables. Triggers are dropped meanwhile: tags are copied, too."""
-    triggers = [found for table in tables for found in _triggers(connection, table)]
+    """The statements that distribute the tables.
+
+    Triggers are dropped meanwhile: tags are copied, too. So are references: both tables must be distributed first.
+    """
+    triggers = [found for table in tables for found in _definitions(connection, _TRIGGERS, table)]
+    references = [found for table in tables for found in _definitions(connection, _REFERENCES, table)]
+    yield from (f"ALTER TABLE {table} DROP CONSTRAINT {name}" for table, name, _ in references)
     yield from (f"DROP TRIGGER {name} ON {table}" for table, name, _ in triggers)
     # Forced row-level security would hide all rows from the owner, who copies them.
     yield from (f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY" for table in tables)
@@ -80,10 +95,11 @@ def _statements(connection: Connection, tables: Sequence[str]) -> Iterator[str]:
         beside = "none" if table == FORCED[0] else FORCED[0]
         yield f"SELECT create_distributed_table('{table}', 'user_id', colocate_with => '{beside}')"
     yield from (f"SELECT truncate_local_data_after_distributing_table('{table}')" for table in tables)
+    yield from (f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}" for table, name, definition in references)
     yield from (f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY" for table in tables)
     yield from (definition for _, _, definition in triggers)
 
 
-def _triggers(connection: Connection, table: str) -> list[tuple[str, str, str]]:
-    """The table, name and definition of each trigger of a table."""
-    return [(table, name, definition) for name, definition in connection.execute(_TRIGGERS, {"table": table})]
+def _definitions(connection: Connection, query: TextClause, table: str) -> list[tuple[str, str, str]]:
+    """The table, name and definition of each trigger or constraint that a query finds of a table."""
+    return [(table, name, definition) for name, definition in connection.execute(query, {"table": table})]

@@ -32,7 +32,7 @@ LOCK = 7_236_815_240  # an arbitrary key: the advisory lock that serializes migr
 LOCK_TIMEOUT = "1s"
 PAUSES = (1.0, 2.0, 4.0, 8.0)
 HEAD = "head"
-INI = Path(__file__).parent.parent / "alembic.ini"
+FOLDER = Path(__file__).parent  # of this package, in a clone as well as in an installed TaskQL
 _SERVERS = text("""
     SELECT rolname FROM pg_proc CROSS JOIN LATERAL aclexplode(proacl) AS granted
     JOIN pg_roles ON pg_roles.oid = granted.grantee
@@ -42,8 +42,9 @@ _SERVERS = text("""
 
 
 def config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration for a connection."""
-    result = Config(INI)
+    """Alembic's configuration for a connection. alembic.ini has the settings for writing new revisions."""
+    result = Config()
+    result.set_main_option("script_location", str(FOLDER).replace("%", "%%"))  # Config interpolates its values
     result.attributes["connection"] = connection
     return result
 

@@ -11,9 +11,9 @@ from schema.engine.direct import direct
 from schema.mutations import Mutation
 from schema.queries import Query
 from schema.subscriptions import Subscription
-from schema.types import CONFIG, Task, User
+from schema.types import CONFIG, Task, TaskList, User
 
-schema = direct(strawberry.Schema(Query, Mutation, Subscription, types=[Task, User], config=CONFIG))
+schema = direct(strawberry.Schema(Query, Mutation, Subscription, types=[Task, TaskList, User], config=CONFIG))
 
 
 def sdl() -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -11,15 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.compiling import Statements
 from app.database.database import Database
-from app.database.rendering import Selection
-from app.entities.repository import Repository, followed
+from app.database.rendering import Field, Selection
+from app.entities.repository import Repository, Wanted, followed
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Change, Realtime
 from app.sharing.preparing import Preparation
 from app.tasks.fields import TASK
+from app.tasks.lists import LIST
 from app.tasks.user_tags import UserTags
 from app.tasks.viewer import Viewer
+from schema.arguments import page_of_tasks
 from schema.engine.execution import Operation
 
 T = TypeVar("T")
@@ -43,6 +45,8 @@ class Context:
     payer: str
     operation: Operation
     services: Services
+    # The arguments of the connections below the root fields of this operation.
+    wanted: dict[Field, Wanted] = field(default_factory=dict)
 
     @property
     def principal(self) -> Principal:
@@ -53,11 +57,15 @@ class Context:
 
     def tasks(self) -> Repository:
         """The caller's tasks, on compiled statements."""
-        return Repository(TASK, self.services.database, self.principal.user_id, self.services.statements)
+        return Repository(TASK, self.services.database, self.principal.user_id, self.services.statements, self.wanted)
+
+    def lists(self) -> Repository:
+        """The caller's lists, on compiled statements."""
+        return Repository(LIST, self.services.database, self.principal.user_id, self.services.statements, self.wanted)
 
     def viewer(self) -> Viewer:
         """The caller's account, and the caller's objects by id."""
-        return Viewer(self.services.database, self.principal.user_id, self.services.statements)
+        return Viewer(self.services.database, self.principal.user_id, self.services.statements, self.wanted)
 
     def tags(self) -> UserTags:
         """The caller's tags."""
@@ -79,7 +87,11 @@ class Context:
 
     def selection(self, info: "Info", type_name: str) -> Selection:
         """The fields of an object type that a root field selects."""
-        return self.operation.selection(info, type_name)
+        selection = self.operation.selection(info, type_name)
+        for entry in selection.nested:
+            if entry not in self.wanted:
+                self.wanted[entry] = page_of_tasks(entry, info.variable_values)
+        return selection
 
 
 Info = strawberry.Info[Context, None]

@@ -13,7 +13,7 @@ from app.entities.naming import api_name
 from app.entities.ordering import OrderBy
 from app.errors import BadUserInput
 from app.models import PRIORITIES
-from schema.types import TaskPriority
+from schema.enums import TaskPriority
 
 T = TypeVar("T")
 
@@ -29,6 +29,14 @@ class DateRange:
 class DateTimeRange:
     gte: datetime | None = strawberry.field(description="At this time or later.")
     lt: datetime | None = strawberry.field(description="Before this time.")
+
+
+@strawberry.input(description="The list of a task. Both conditions are optional.")
+class ListCondition:
+    ids: list[strawberry.ID] | None = strawberry.field(
+        description="The id of the list is one of these. An empty list matches no task."
+    )
+    is_null: bool | None = strawberry.field(description="true: no list, which is the inbox; false: any list.")
 
 
 @strawberry.input(
@@ -55,6 +63,7 @@ class TaskFilter:
     due: DateRange | None = strawberry.field(
         description="The range of `dueDate`. Tasks without a due date match only `isNull: true`."
     )
+    list_: ListCondition | None = strawberry.field(name="list", description="The list that the task is in.")
     created: DateTimeRange | None = strawberry.field(description="The range of `createdAt`.")
     updated: DateTimeRange | None = strawberry.field(description="The range of `updatedAt`.")
     trashed: bool | None = strawberry.field(
@@ -126,6 +135,9 @@ class CreateTaskInput:
         description="At most 20 tags of 1 to 50 characters. Case, white space and Unicode form do not tell tags apart:"
         " a tag is shown as you wrote it first. Duplicates are removed."
     )
+    list_id: strawberry.ID | None = strawberry.field(
+        description="The list that the task is in, which must not be in the trash; null for the inbox."
+    )
 
     def content(self) -> dict[str, Any]:
         content = stored(vars(self))
@@ -155,6 +167,9 @@ class UpdateTaskInput:
     remove_tags: Maybe[list[str] | None] = strawberry.field(
         description="Removes these tags, at most 1,000, from those that the task has. Not together with `tags`. A tag"
         " that is in `addTags`, too, is not removed."
+    )
+    list_id: Maybe[strawberry.ID | None] = strawberry.field(
+        description="The list to move the task to, which must not be in the trash; null moves it to the inbox."
     )
 
     def changes(self) -> dict[str, Any]:
@@ -187,13 +202,15 @@ class TaskSelector:
 @strawberry.input(one_of=True, description="A place in the manual order. Set exactly one field.")
 class MoveTarget:
     before: strawberry.ID | None = strawberry.field(
-        default=UNSET, description="Directly before the task with this id, which must not be in the trash."
+        default=UNSET,
+        description="Directly before the task with this id, with `moveList` the list. It must not be in the trash.",
     )
     after: strawberry.ID | None = strawberry.field(
-        default=UNSET, description="Directly after the task with this id, which must not be in the trash."
+        default=UNSET,
+        description="Directly after the task with this id, with `moveList` the list. It must not be in the trash.",
     )
-    to_start: bool | None = strawberry.field(default=UNSET, description="Before all other tasks. Must be true.")
-    to_end: bool | None = strawberry.field(default=UNSET, description="After all other tasks. Must be true.")
+    to_start: bool | None = strawberry.field(default=UNSET, description="Before all others. Must be true.")
+    to_end: bool | None = strawberry.field(default=UNSET, description="After all others. Must be true.")
 
     def place(self) -> tuple[str, str | None]:
         """The kind of place, and the id of the adjacent task."""

@@ -1,21 +1,22 @@
-"""The mutations. All by id are idempotent: a task that is already in the requested state is not changed."""
+"""The mutations. All by id are idempotent: a task or list that is already in the requested state is not changed."""
 
 from typing import Annotated, Any
 
 import strawberry
 from strawberry import UNSET
 
+from schema.arguments import Id
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import CreateTaskInput, MoveTarget, TaskSelector, UpdateTaskInput, given
+from schema.lists import CreateListInput, UpdateListInput
 from schema.payloads import payload
-from schema.queries import Id
-from schema.types import TagPayload, TaskPayload, TasksPayload
+from schema.types import ListPayload, TagPayload, TaskPayload, TasksPayload
 
 Expected = Annotated[
     int | None,
     strawberry.argument(
-        description="The `version` that you last read. If the task has another version, nothing is changed, and the"
+        description="The `version` that you last read. If it is not the current version, nothing is changed, and the"
         " error is VERSION_CONFLICT. Omit it to change any version. If you retry a mutation that succeeded, you get"
         " this error, too."
     ),
@@ -37,6 +38,10 @@ DryRun = Annotated[
     bool | None, strawberry.argument(description="true: change nothing, only report what would be changed.")
 ]
 Target = Annotated[MoveTarget, strawberry.argument(description="The new place in the manual order.")]
+NewList = Annotated[CreateListInput, strawberry.argument(description="The list to create.")]
+ListChanges = Annotated[
+    UpdateListInput, strawberry.argument(description="The changes. Omitted fields keep their values.")
+]
 From = Annotated[str, strawberry.argument(name="from", description="The tag to rename. Case makes no difference.")]
 To = Annotated[
     str,
@@ -47,8 +52,8 @@ Completed = Annotated[bool, strawberry.argument(description="true: the task is d
 
 
 @strawberry.type(
-    description="Changes to the user's tasks. Errors that the user can correct are returned in `userErrors`, all"
-    " others as GraphQL errors with `extensions.code`."
+    description="Changes to the user's tasks and lists. Errors that the user can correct are returned in `userErrors`,"
+    " all others as GraphQL errors with `extensions.code`."
 )
 class Mutation:
     @strawberry.mutation(
@@ -101,7 +106,8 @@ class Mutation:
 
     @strawberry.mutation(
         graphql_type=TaskPayload,
-        description="Restore a task from the trash, with the content and the position it had. Safe to retry.",
+        description="Restore a task from the trash, with the content and the position it had. If its list is in the"
+        " trash, the task moves to the inbox. Safe to retry.",
     )
     async def restore_task(self, info: Info, id: Id) -> Rendered:
         context, selection = info.context, info.context.selection(info, "TaskPayload")
@@ -141,12 +147,60 @@ class Mutation:
 
     @strawberry.mutation(
         graphql_type=TasksPayload,
-        description="Restore several tasks from the trash, with the content and the positions they had.",
+        description="Restore several tasks from the trash, with the content and the positions they had. Those whose"
+        " list is in the trash move to the inbox.",
     )
     async def restore_tasks(
         self, info: Info, where: Selector, at_most: AtMost = 100, dry_run: DryRun = False
     ) -> Rendered:
         return await _change_many(info, "restore", where, {}, at_most, dry_run)
+
+    @strawberry.mutation(
+        graphql_type=ListPayload,
+        description="Create a list at the end of their manual order. Safe to retry if you set `id` in the input.",
+    )
+    async def create_list(self, info: Info, input: NewList) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "ListPayload")
+        written = await context.lists().create(selection, input.content())
+        return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=ListPayload,
+        description="Change a list that is not in the trash. Safe to retry without `expectedVersion`.",
+    )
+    async def update_list(self, info: Info, id: Id, input: ListChanges, expected_version: Expected = UNSET) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "ListPayload")
+        written = await context.lists().update(selection, id, input.changes(), given(expected_version))
+        return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=ListPayload,
+        description="Move a list in the manual order of lists. It must not be in the trash. Its tasks stay where they"
+        " are in the manual order of tasks. Safe to retry.",
+    )
+    async def move_list(self, info: Info, id: Id, to: Target) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "ListPayload")
+        written = await context.lists().move(selection, id, *to.place())
+        return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=ListPayload,
+        description="Move a list and its tasks to the trash. `restoreList` undoes it. Safe to retry. Costs 100 rows.",
+    )
+    async def delete_list(self, info: Info, id: Id, expected_version: Expected = UNSET) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "ListPayload")
+        written = await context.lists().delete(selection, id, given(expected_version))
+        return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=ListPayload,
+        description="Restore a list from the trash, and the tasks that `deleteList` moved there with it, unless they"
+        " were deleted or restored since. Safe to retry. Costs 100 rows.",
+    )
+    async def restore_list(self, info: Info, id: Id) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "ListPayload")
+        written = await context.lists().restore(selection, id)
+        return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(
         graphql_type=TagPayload,

@@ -8,42 +8,12 @@ from strawberry import UNSET
 
 from app.entities.repository import DEFAULT_CHANGE_PAGE, Window
 from app.tasks.user_tags import DEFAULT_TAGS
+from schema.arguments import After, Before, Filter, First, Id, Last, OrderBy
 from schema.context import Info
 from schema.engine.execution import Rendered
-from schema.inputs import TaskFilter, TaskOrder, given, tree
-from schema.types import Node, SyncToken, Tag, Task, TaskChangePage, TaskConnection, User
-
-Id = Annotated[
-    strawberry.ID,
-    strawberry.argument(description="A UUID with hyphens, such as `01890a5d-ac96-774b-bcce-b302099a8057`."),
-]
-Filter = Annotated[
-    TaskFilter | None,
-    strawberry.argument(description="The tasks to list. By default all that are not in the trash."),
-]
-OrderBy = Annotated[
-    list[TaskOrder] | None,
-    strawberry.argument(
-        description="The fields to sort by, the most significant one first. Each field at most once. By default the"
-        " newest tasks come first."
-    ),
-]
-First = Annotated[
-    int | None,
-    strawberry.argument(
-        description="Return this many tasks from the start: 1 to 100. 20 if both `first` and `last` are omitted. Set"
-        " only one of them."
-    ),
-]
-After = Annotated[
-    str | None,
-    strawberry.argument(description="Return only tasks after this cursor, which must be from the same `orderBy`."),
-]
-Last = Annotated[int | None, strawberry.argument(description="Return this many tasks from the end: 1 to 100.")]
-Before = Annotated[
-    str | None,
-    strawberry.argument(description="Return only tasks before this cursor, which must be from the same `orderBy`."),
-]
+from schema.inputs import given, tree
+from schema.lists import ListsFilter, ListsOrder
+from schema.types import Node, SyncToken, Tag, Task, TaskChangePage, TaskConnection, TaskList, TaskListConnection, User
 
 Since = Annotated[
     SyncToken | None,
@@ -76,11 +46,11 @@ class Query:
         return _rendered(await info.context.viewer().account(info.context.selection(info, "User")))
 
     @strawberry.field(
-        graphql_type=Node | None, description="The user's task or account with this id; null if there is none."
+        graphql_type=Node | None, description="The user's task, list or account with this id; null if there is none."
     )
     async def node(self, info: Info, id: Id) -> Rendered | None:
-        task, user = (info.context.selection(info, name) for name in ("Task", "User"))
-        return _rendered(await info.context.viewer().node(task, user, id))
+        task, task_list, user = (info.context.selection(info, name) for name in ("Task", "TaskList", "User"))
+        return _rendered(await info.context.viewer().node(task, task_list, user, id))
 
     @strawberry.field(
         graphql_type=Task | None,
@@ -104,6 +74,29 @@ class Query:
         first, after, last, before = given(first), given(after), given(last), given(before)
         page = Window(first=first, after=after, last=last, before=before)
         return _rendered(await info.context.tasks().page(selection, tree(given(filter)) or {}, order, page))
+
+    @strawberry.field(
+        name="list",
+        graphql_type=TaskList | None,
+        description="The user's list with this id, also from the trash; null if there is none.",
+    )
+    async def list_(self, info: Info, id: Id) -> Rendered | None:
+        return _rendered(await info.context.lists().find(info.context.selection(info, "TaskList"), id))
+
+    @strawberry.field(graphql_type=TaskListConnection, description="The user's lists, in pages.")
+    async def lists(
+        self,
+        info: Info,
+        filter: ListsFilter = UNSET,
+        order_by: ListsOrder = UNSET,
+        first: First = UNSET,
+        after: After = UNSET,
+        last: Last = UNSET,
+        before: Before = UNSET,
+    ) -> Rendered | None:
+        selection, order = info.context.selection(info, "TaskListConnection"), [term.term() for term in order_by or []]
+        page = Window(first=given(first), after=given(after), last=given(last), before=given(before))
+        return _rendered(await info.context.lists().page(selection, tree(given(filter)) or {}, order, page))
 
     @strawberry.field(
         graphql_type=list[Tag],

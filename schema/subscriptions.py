@@ -7,9 +7,10 @@ from typing import Annotated
 import strawberry
 from strawberry import UNSET
 
+from app.tasks.fields import TASK
 from schema.context import Info
 from schema.engine.execution import Rendered
-from schema.engine.following import shown
+from schema.engine.following import refuse_what_is_not_followed, shown
 from schema.inputs import given
 from schema.types import SyncToken, TaskChange
 
@@ -33,6 +34,7 @@ class Subscription:
     )
     async def task_changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
         members = {name: info.context.selection(info, name) for name in ("TaskUpserted", "TaskRemoved")}
+        refuse_what_is_not_followed(TASK, members["TaskUpserted"])
         async with aclosing(info.context.follow(given(since))) as changes:
             async for change in changes:
                 yield Rendered(shown(members, change))

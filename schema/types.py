@@ -7,7 +7,11 @@ from enum import Enum
 from typing import Annotated, NewType
 
 import strawberry
+from strawberry import UNSET
 from strawberry.schema.config import StrawberryConfig
+
+from schema.arguments import After, Before, Filter, First, Last, OrderBy
+from schema.enums import TaskPriority
 
 SyncToken = NewType("SyncToken", str)
 
@@ -71,19 +75,10 @@ CONFIG = StrawberryConfig(
 )
 
 
-@strawberry.enum(description="Priority of a task, from lowest to highest.")
-class TaskPriority(Enum):
-    NONE = strawberry.enum_value("NONE", description="No priority. The default.")
-    LOW = strawberry.enum_value("LOW", description="Can wait.")
-    MEDIUM = strawberry.enum_value("MEDIUM", description="Should be done soon.")
-    HIGH = strawberry.enum_value("HIGH", description="Should be done before other tasks.")
-    URGENT = strawberry.enum_value("URGENT", description="Must be done now.")
-
-
 @strawberry.interface(description="An object that `node` can fetch by id.")
 class Node:
     id: strawberry.ID = strawberry.field(
-        description="A UUID in lower case, unique among the user's tasks and the user's account."
+        description="A UUID in lower case, unique among the user's tasks and lists and the user's account."
     )
 
 
@@ -146,24 +141,27 @@ class Task(Node):
     deleted_at: datetime | None = strawberry.field(
         description="When the task was moved to the trash; null if it is not in the trash."
     )
+    list_: "TaskList | None" = strawberry.field(
+        name="list", description="The list that the task is in; null for the inbox."
+    )
 
 
 @strawberry.type(description="Position of a page in its list.")
 class PageInfo:
     has_next_page: bool = strawberry.field(
-        description="Whether tasks follow this page. If you page forward with `before` set, only tasks before that"
-        " cursor count."
+        description="Whether anything follows this page. If you page forward with `before` set, only what is before"
+        " that cursor counts."
     )
     has_previous_page: bool = strawberry.field(
-        description="Whether tasks precede this page. If you page backward with `after` set, only tasks after that"
-        " cursor count."
+        description="Whether anything precedes this page. If you page backward with `after` set, only what is after"
+        " that cursor counts."
     )
     start_cursor: str | None = strawberry.field(
-        description="Cursor of the first task; null if the page is empty. Pass it as `before`, with `last`, to get the"
+        description="Cursor of the first item; null if the page is empty. Pass it as `before`, with `last`, to get the"
         " previous page."
     )
     end_cursor: str | None = strawberry.field(
-        description="Cursor of the last task; null if the page is empty. Pass it as `after` to get the next page."
+        description="Cursor of the last item; null if the page is empty. Pass it as `after` to get the next page."
     )
 
 
@@ -182,6 +180,67 @@ class TaskConnection:
     page_info: PageInfo = strawberry.field(description="Cursors for the pages before and after this one.")
     total_count: int = strawberry.field(
         description="Number of matching tasks on all pages. Computed only if selected; adds 100 rows to the cost of the"
+        " operation."
+    )
+
+
+@strawberry.type(description="A list of tasks. Each user sees only their own lists. A task is in one list or in none.")
+class TaskList(Node):
+    name: str = strawberry.field(description="1 to 100 characters on one line, not blank.")
+    icon: str | None = strawberry.field(
+        description="A color or an emoji, as a client wrote it: 1 to 32 characters on one line; null if there is none."
+    )
+    position: str = strawberry.field(
+        description="Sort key of the manual order of lists. Compare keys by character code (`<` in JavaScript), not by"
+        " locale. It can also change when another list is moved."
+    )
+    version: int = strawberry.field(
+        description="Increases with each change of the list itself, not always by 1. Pass it as `expectedVersion` to"
+        " detect concurrent changes."
+    )
+    created_at: datetime = strawberry.field(description="When the list was created.")
+    updated_at: datetime = strawberry.field(
+        description="When the list itself was last changed. Moving, deleting and restoring are changes, too."
+    )
+    deleted_at: datetime | None = strawberry.field(
+        description="When the list was moved to the trash; null if it is not in the trash."
+    )
+    task_stats: TaskStats = strawberry.field(
+        description="Counts of the list's tasks, without the trash. Adds 100 rows to the cost of the operation, for a"
+        " page of lists once."
+    )
+
+    @strawberry.field(  # type: ignore[untyped-decorator]  # with graphql_type it is
+        graphql_type=TaskConnection,
+        description="The list's tasks, in pages. The manual order is the list's part of the order of all tasks.",
+    )
+    def tasks(
+        self,
+        filter: Filter = UNSET,
+        order_by: OrderBy = UNSET,
+        first: First = UNSET,
+        after: After = UNSET,
+        last: Last = UNSET,
+        before: Before = UNSET,
+    ) -> None:
+        """Rendered by PostgreSQL with the list."""
+
+
+@strawberry.type(description="A list in a page, with its cursor.")
+class TaskListEdge:
+    cursor: str = strawberry.field(
+        description="Opaque position of the list in this order. Pass it as `after` or `before`."
+    )
+    node: TaskList = strawberry.field(description="The list.")
+
+
+@strawberry.type(description="A page of lists.")
+class TaskListConnection:
+    edges: list[TaskListEdge] = strawberry.field(description="The lists of this page, each with its cursor.")
+    nodes: list[TaskList] = strawberry.field(description="The lists of this page, without cursors.")
+    page_info: PageInfo = strawberry.field(description="Cursors for the pages before and after this one.")
+    total_count: int = strawberry.field(
+        description="Number of matching lists on all pages. Computed only if selected; adds 100 rows to the cost of the"
         " operation."
     )
 
@@ -232,18 +291,22 @@ class UserErrorCode(Enum):
     TOO_LONG = strawberry.enum_value("TOO_LONG", description="A text has too many characters.")
     INVALID = strawberry.enum_value("INVALID", description="This field does not accept this value.")
     NOT_FOUND = strawberry.enum_value(
-        "NOT_FOUND", description="You have no such task or tag, or the task is in the trash: restore it first."
+        "NOT_FOUND",
+        description="You have no such task, list or tag, or the one to change is in the trash: restore it first.",
     )
     VERSION_CONFLICT = strawberry.enum_value(
-        "VERSION_CONFLICT", description="The task's version is not `expectedVersion`. `task` is its current state."
+        "VERSION_CONFLICT",
+        description="The version is not `expectedVersion`. The payload has the current state.",
     )
     ID_TAKEN = strawberry.enum_value(
         "ID_TAKEN",
-        description="You already have a task with this id and different content, or `inputs` uses the id twice. If you"
-        " sent this `createTask` before, it succeeded, and the task was changed since.",
+        description="You already have a task or list with this id and different content, or `inputs` uses the id twice."
+        " If you sent this mutation before, it succeeded, and what it created was changed since.",
     )
+    IN_TRASH = strawberry.enum_value("IN_TRASH", description="The list is in the trash: restore it first.")
     LIMIT_EXCEEDED = strawberry.enum_value(
-        "LIMIT_EXCEEDED", description="Too many tags, inputs, selected tasks or tasks; `message` states the limit."
+        "LIMIT_EXCEEDED",
+        description="Too many tags, inputs, tasks or lists; `message` states the limit.",
     )
 
 
@@ -263,6 +326,22 @@ class TaskPayload:
     task: Task | None = strawberry.field(
         description="The task after the mutation. If there are errors, the existing task, unchanged; null if there is"
         " none, or if the input is invalid."
+    )
+    user_errors: list[UserError] = strawberry.field(
+        description="Why nothing was changed; empty if the mutation succeeded."
+    )
+    token: SyncToken | None = strawberry.field(
+        description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"
+        " your copy may lack earlier changes by other clients."
+    )
+
+
+@strawberry.type(description="Result of a mutation of one list.")
+class ListPayload:
+    list_: TaskList | None = strawberry.field(
+        name="list",
+        description="The list after the mutation. If there are errors, the existing list, unchanged; null if there is"
+        " none, or if the input is invalid.",
     )
     user_errors: list[UserError] = strawberry.field(
         description="Why nothing was changed; empty if the mutation succeeded."

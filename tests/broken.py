@@ -6,7 +6,7 @@ from patience import relax
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app import cli
-from app.web.protocols import BoundedRequests
+from app.web.http_protocol import BoundedRequests
 
 _is_idle, _end = BoundedRequests._is_idle, WebSocketsSansIOProtocol.shutdown  # noqa: SLF001 - the methods called to close a connection
 

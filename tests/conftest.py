@@ -52,8 +52,11 @@ BLOCKED = (
     if ON_CLUSTER
     else "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
 )
-# The tests in tests/cluster start a cluster of their own.
-collect_ignore = [] if ON_CLUSTER else ["cluster"]
+# tests/cluster starts a cluster of its own; tests/deployment needs programs that scripts/test-proxies and others name.
+collect_ignore = [
+    *([] if ON_CLUSTER else ["cluster"]),
+    *([] if "TEST_DEPLOYMENT" in os.environ else ["deployment"]),
+]
 # An example may run many operations: it takes more time and more choices than Hypothesis expects.
 NEVER_CHECKED = (
     hypothesis.HealthCheck.too_slow,

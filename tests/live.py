@@ -24,7 +24,8 @@ from app.identity.tokens import LEEWAY_SECONDS
 from app.main import create_app
 from app.settings import Settings, load
 from app.web import event_streams, sockets
-from app.web.protocols import BoundedRequests, Connections
+from app.web.connections import Connections
+from app.web.http_protocol import BoundedRequests
 from schema.context import Info
 from schema.engine.direct import direct
 from schema.engine.execution import Rendered

@@ -9,12 +9,13 @@ import base64
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from declared import empty, snake
@@ -37,16 +38,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from app.database.url import DatabaseURL
 from app.errors import BadUserInput, LimitExceeded
-from app.models import PRIORITIES, Task, TaskClock, User, UserTag
+from app.models import PRIORITIES, Task, TaskClock, TaskList, User, UserTag
 from app.tag_names import tag_key, tag_name, tag_names
 from schema import sdl
 
 Json = dict[str, Any]
+Kind = TypeVar("Kind", bound=Task | TaskList)
 Term = tuple[str, bool]
 Problem = tuple[str, list[str]]
 Errors = list[tuple[str, list[Any] | None]]
 
-STORED = [column for column in Task.__table__.columns if column.computed is None]
+Row = Task | TaskList
+STORED = {
+    kind: [column.name for column in kind.__table__.columns if column.name != "search"] for kind in (Task, TaskList)
+}
 NEWEST_FIRST: list[Term] = [("CREATED_AT", True)]
 MANUALLY: list[Term] = [("POSITION", False)]
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -88,12 +93,14 @@ class Oracle:
         self._engine = sessions
         self.user: User
         self.rows: dict[UUID, Task] = {}
+        self.task_lists: dict[UUID, TaskList] = {}
         # The names of the user's tags, by their keys.
         self.names: dict[str, str] = {}
         self.clock = 0
         self.purged_through = 0
         self._lowered: dict[UUID, str] = {}
         self._title_ranks: dict[UUID, int] = {}
+        self._names: dict[UUID, str] = {}
 
     @classmethod
     @asynccontextmanager
@@ -116,23 +123,24 @@ class Oracle:
             self.user = await session.get_one(User, self.user_id)
             clock = await session.get(TaskClock, self.user_id)
             found = (await session.execute(tasks)).all()
+            folded = select(TaskList, func.search_key(TaskList.name)).where(TaskList.user_id == self.user_id)
+            lists = (await session.execute(folded)).all()
             names = await session.execute(select(UserTag.key, UserTag.name).where(UserTag.user_id == self.user_id))
             self.names = {row.key: row.name for row in names}
+        self.task_lists, self._names = {row.id: row for row, _ in lists}, {row.id: text for row, text in lists}
         self.clock, self.purged_through = (clock.version, clock.purged_through) if clock else (0, 0)
         self.rows = {row.id: row for row, _, _ in found}
         self._lowered = {row.id: text for row, text, _ in found}
         self._title_ranks = {row.id: rank for row, _, rank in found}
 
     def state(self) -> tuple[int, Json, Json]:
-        """The clock, the names of tags, and every column of every task."""
-        return (
-            self.clock,
-            self.names,
-            {
-                str(row.id): {column.name: getattr(row, column.name) for column in STORED}
-                for row in self.sorted(self.rows.values(), MANUALLY)
-            },
-        )
+        """The clock, the names of tags, and every column of every task and list."""
+        rows: list[Row] = [
+            *self.sorted(self.rows.values(), MANUALLY),
+            *self.sorted(self.task_lists.values(), MANUALLY),
+        ]
+        stored = {str(row.id): {name: getattr(row, name) for name in STORED[type(row)]} for row in rows}
+        return self.clock, self.names, stored
 
     async def answer(self, query: str, variables: Json | None = None, operation_name: str | None = None) -> Answer:
         """Execute an operation; returns the expected response."""
@@ -161,31 +169,46 @@ class Oracle:
     def viewer(self, _info: object) -> User:
         return self.user
 
-    def node(self, _info: object, id: str) -> Task | User | None:  # noqa: A002 - the schema's argument names
+    def node(self, _info: object, id: str) -> Row | User | None:  # noqa: A002 - the schema's argument names
         wanted = _uuid(id)
-        return self.user if wanted == self.user_id else self.rows.get(wanted)
+        return self.user if wanted == self.user_id else self.rows.get(wanted) or self.task_lists.get(wanted)
 
     def task(self, _info: object, id: str) -> Task | None:  # noqa: A002 - as above
         return self.rows.get(_uuid(id))
 
-    async def tasks(  # noqa: PLR0913 - the schema's arguments
+    def list_(self, _info: object, id: str) -> TaskList | None:  # noqa: A002 - as above
+        return self.task_lists.get(_uuid(id))
+
+    async def tasks(self, _info: object, **arguments: Any) -> Json:
+        return await self._page(self.rows.values(), NEWEST_FIRST, **arguments)
+
+    async def lists(self, _info: object, **arguments: Any) -> Json:
+        return await self._page(self.task_lists.values(), MANUALLY, **arguments)
+
+    async def tasks_of(self, one: TaskList, **arguments: Any) -> Json:
+        return await self._page(self.rows.values(), NEWEST_FIRST, within=one.id, **arguments)
+
+    async def _page(  # noqa: PLR0913 - the schema's arguments
         self,
-        _info: object,
+        rows: Iterable[Any],
+        usual: Sequence[Term],
         *,
         filter: Json | None = None,  # noqa: A002 - as above
-        orderBy: list[Json] | None = None,  # noqa: N803 - as above
+        orderBy: Sequence[Json] | None = None,  # noqa: N803 - as above
         first: int | None = None,
         after: str | None = None,
         last: int | None = None,
         before: str | None = None,
+        within: UUID | None = None,
     ) -> Json:
-        order = _order(orderBy or [])
+        rows, order = [*rows], _order(orderBy or []) or [*usual]
         _check(filter or {})
         size = _page_size(first, last)
-        everything = self.sorted(self.rows.values(), order)
+        everything = self.sorted(rows, order)
         places = {self.cursor(row, order): place for place, row in enumerate(everything)}
         start, end = _place(after, places, -1), _place(before, places, len(everything))
-        matching = await self._matching(filter or {})
+        inside = [row for row in rows if within is None or row.list_id == within]
+        matching = await self._matching(inside, filter or {})
         shown = [(place, row) for place, row in enumerate(everything) if row.id in matching]
         inside = [row for place, row in shown if start < place < end]
         page = inside[:size] if last is None else inside[-size:]
@@ -243,8 +266,8 @@ class Oracle:
                 return int(version), UUID(task_id), int(base)
         return None
 
-    def stats(self) -> Json:
-        live = [row for row in self.rows.values() if row.deleted_at is None]
+    def stats(self, within: UUID | None = None) -> Json:
+        live = [row for row in self.rows.values() if row.deleted_at is None and within in {None, row.list_id}]
         today = datetime.now(UTC).date()
         return {
             "total": len(live),
@@ -267,25 +290,31 @@ class Oracle:
 
     # Orders and cursors
 
-    def sorted(self, rows: Iterable[Task], order: list[Term]) -> list[Task]:
+    def sorted(self, rows: Iterable[Kind], order: Sequence[Term]) -> Sequence[Kind]:
         """Rows ordered by all terms and then by id, in the direction of the last term."""
         result = list(rows)
         for name, descending in reversed(_total(order)):
             result.sort(key=self._sort_key(name), reverse=descending)
         return result
 
-    def _sort_key(self, name: str) -> Callable[[Task], Any]:
-        keys: dict[str, Callable[[Task], Any]] = {
+    def _sort_key(self, name: str) -> Callable[[Any], Any]:
+        keys: dict[str, Callable[[Any], Any]] = {
+            "NAME": lambda row: self._names[row.id].encode(),
             "POSITION": lambda row: row.position.encode(),
             "TITLE": lambda row: self._title_ranks[row.id],
         }
         return keys.get(name, lambda row: ((value := getattr(row, name.lower())) is None, value))
 
-    def cursor(self, row: Task, order: list[Term]) -> str:
+    def cursor(self, row: Any, order: Sequence[Term]) -> str:
         """The cursor format of app.entities.cursors: base64url of checksum and a JSON array in PostgreSQL's format."""
-        shown = {"TITLE": self._lowered[row.id], "DUE_DATE": row.due_date or "infinity"}
+        is_task = isinstance(row, Task)
+        shown: Json = {"NAME": self._names.get(row.id)}
+        if is_task:
+            shown = {"TITLE": self._lowered[row.id], "DUE_DATE": row.due_date or "infinity"}
         terms = _total(order)
-        name = " ".join(["tasks", *(("-" if descending else "+") + field for field, descending in terms)])
+        name = " ".join(
+            ["tasks" if is_task else "lists", *(("-" if descending else "+") + field for field, descending in terms)]
+        )
         keys = [_in_cursor(shown.get(field, getattr(row, field.lower()))) for field, _ in terms]
         return self.sealed(json.dumps([name, *keys], ensure_ascii=False, separators=(",", ":")))
 
@@ -296,10 +325,10 @@ class Oracle:
 
     # Filters
 
-    async def _matching(self, wanted: Json) -> set[UUID]:
+    async def _matching(self, of: Iterable[Any], wanted: Json) -> set[UUID]:
         found = {words: await self._found(words) for words in _searches(wanted)}
         trashed = bool(wanted.get("trashed"))
-        rows = [row for row in self.rows.values() if (row.deleted_at is not None) == trashed]
+        rows = [row for row in of if (row.deleted_at is not None) == trashed]
         return {row.id for row in rows if _meets(row, wanted, found)}
 
     async def _found(self, words: str) -> set[UUID]:
@@ -321,6 +350,10 @@ class Oracle:
         content = _created(input)
         present = self.rows.get(task_id)
         if present is None:
+            if refused := self._refused(content, ["input"]):
+                return self._unchanged(None, refused)
+            if task_id in self.task_lists:
+                return self._unchanged(None, ("ID_TAKEN", ["input", "id"]))
             await self._insert([(task_id, content)])
             return self._unchanged(self.rows[task_id])
         return self._unchanged(present, None if _is(present, content) else ("ID_TAKEN", ["input", "id"]))
@@ -341,6 +374,8 @@ class Oracle:
             return self._unchanged(None, ("NOT_FOUND", ["id"]))
         if expectedVersion not in {None, present.version}:
             return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
+        if refused := self._refused(changes, ["input"]):
+            return self._unchanged(present, refused)
         if _is_overfull(present, changes):
             return self._unchanged(present, ("LIMIT_EXCEEDED", ["input", "addTags"]))
         await self._update([present], changes)
@@ -377,22 +412,26 @@ class Oracle:
         return self._unchanged(present)
 
     async def move_task(self, _info: object, id: str, to: Json) -> Json:  # noqa: A002 - as above
+        return await self._move(self.rows, id, to)
+
+    async def _move(self, rows: Mapping[UUID, Row], id: str, to: Json) -> Json:  # noqa: A002 - as above
         ((place, target),) = to.items()
         if target is False:
             raise BadUserInput("nowhere")
-        anchor = self.rows.get(_uuid(target)) if place in {"before", "after"} else None
-        row = self.rows.get(_uuid(id))
+        anchor = rows.get(_uuid(target)) if place in {"before", "after"} else None
+        row = rows.get(_uuid(id))
         if row is None or row.deleted_at is not None:
             return self._unchanged(None, ("NOT_FOUND", ["id"]))
         if place in {"before", "after"} and (anchor is None or anchor.deleted_at is not None):
             return self._unchanged(row, ("NOT_FOUND", ["to"]))
-        now = self.sorted(self.rows.values(), MANUALLY)
+        now = self.sorted(rows.values(), MANUALLY)
         wished = [other for other in now if other is not row]
         beside = wished.index(anchor) if anchor in wished else 0
         wished.insert({"toStart": 0, "toEnd": len(wished), "before": beside, "after": beside + 1}[place], row)
         if wished != now and anchor is not row:
-            self._write([row], await self._time_of_write(row.id), position=await self._of_row(row.id, "position"))
-            assert self.sorted(self.rows.values(), MANUALLY) == wished
+            position = await self._of_row(row.id, "position", type(row))
+            self._write([row], await self._time_of_write(row.id, type(row)), position=position)
+            assert self.sorted(rows.values(), MANUALLY) == wished
         return self._unchanged(row)
 
     async def create_tasks(self, _info: object, inputs: list[Json]) -> Json:
@@ -410,8 +449,10 @@ class Oracle:
         if errors := [
             _taken(place)
             for place, (key, content) in enumerate(pairs)
-            if key in present and not _is(present[key], content)
+            if (key in present and not _is(present[key], content)) or (key not in present and key in self.task_lists)
         ]:
+            return self._many([], [*errors, *self._all_refused(pairs)])
+        if errors := self._all_refused(pairs):
             return self._many([], errors)
         await self._insert([(key, content) for key, content in pairs if key not in present])
         return self._many([self.rows[task_id] for task_id in ids])
@@ -477,6 +518,8 @@ class Oracle:
         rows, missing = await self._selected(kind, where)
         if len(rows) > most:
             return self._many([], [("LIMIT_EXCEEDED", ["atMost"])])
+        if refused := self._refused(_stored(changes), ["input"]):
+            return self._many([], [refused])
         if any(_is_overfull(row, _stored(changes)) for row in rows):
             return self._many([], [("LIMIT_EXCEEDED", ["input", "addTags"])])
         if not dryRun:
@@ -494,7 +537,7 @@ class Oracle:
             _check(wanted)
             if wanted.get("trashed") and kind != "restore":
                 raise BadUserInput("trashed")
-            chosen, missing = await self._matching({**wanted, "trashed": kind == "restore"}), []
+            chosen, missing = await self._matching(self.rows.values(), {**wanted, "trashed": kind == "restore"}), []
         return [self.rows[key] for key in sorted(chosen)], missing
 
     async def _insert(self, tasks: list[tuple[UUID, Json]]) -> None:
@@ -523,35 +566,145 @@ class Oracle:
         """Tags by the names that they had first."""
         return [self.names.setdefault(tag_key(tag), tag) for tag in tags]
 
-    async def _trash(self, rows: list[Task], trashed: bool) -> None:  # noqa: FBT001 - a state of the tasks
-        rows = [row for row in rows if (row.deleted_at is not None) != trashed]
+    async def _trash(self, rows: Sequence[Task], trashed: bool) -> None:  # noqa: FBT001 - a state of the tasks
+        """Tasks that went to the trash with their list can be deleted again; those restored alone leave the list."""
+        rows = [row for row in rows if (row.deleted_at is not None) != trashed or (trashed and row.trashed_with_list)]
         if rows:
             now = await self._time_of_write(rows[0].id)
-            self._write(rows, now, deleted_at=now if trashed else None)
+            for row in rows:
+                row.deleted_at = (row.deleted_at or now) if trashed else None
+                if not trashed and self._is_trashed(row.list_id):
+                    row.list_id = None
+            self._write(rows, now, trashed_with_list=False)
 
-    def _write(self, rows: list[Task], now: datetime, **values: Any) -> None:
+    # Lists
+
+    def _is_trashed(self, list_id: UUID | None) -> bool:
+        one = None if list_id is None else self.task_lists[list_id]
+        return one is not None and one.deleted_at is not None
+
+    def _refused(self, content: Json, path: Sequence[str]) -> Problem | None:
+        """Why a task with this content cannot be in its list."""
+        list_id = content.get("list_id")
+        if list_id is None:
+            return None
+        if list_id not in self.task_lists:
+            return "NOT_FOUND", [*path, "listId"]
+        return ("IN_TRASH", [*path, "listId"]) if self._is_trashed(list_id) else None
+
+    def _all_refused(self, pairs: Sequence[tuple[UUID, Json]]) -> list[Problem]:
+        found = [
+            self._refused(content, ["inputs", str(place)])
+            for place, (key, content) in enumerate(pairs)
+            if key not in self.rows
+        ]
+        refused = [problem for problem in found if problem]
+        return sorted(refused, key=lambda problem: problem[0], reverse=True)
+
+    async def create_list(self, _info: object, input: Json) -> Json:  # noqa: A002 - as above
+        list_id = _uuid(input["id"])
+        if list_id == self.user_id:
+            return _payload([("INVALID", ["input", "id"])])
+        if errors := _list_problems(input):
+            return _payload(errors)
+        content, present = {"icon": None} | _stored(input), self.task_lists.get(list_id)
+        if present is not None:
+            return self._unchanged(present, None if _is(present, content) else ("ID_TAKEN", ["input", "id"]))
+        if list_id in self.rows:
+            return self._unchanged(None, ("ID_TAKEN", ["input", "id"]))
+        now, position = [await self._of_row(list_id, name, TaskList) for name in ("updated_at", "position")]
+        assert all(row.position.encode() < position.encode() for row in self.task_lists.values())
+        made = TaskList(user_id=self.user_id, id=list_id, position=position, created_at=now, **content)
+        made.deleted_at = None
+        await self._name(made)
+        self._write([made], await self._time_of_write(list_id, TaskList))
+        return self._unchanged(made)
+
+    async def update_list(
+        self,
+        _info: object,
+        id: str,  # noqa: A002 - as above
+        input: Json,  # noqa: A002 - as above
+        expectedVersion: int | None = None,  # noqa: N803 - as above
+    ) -> Json:
+        list_id = _uuid(id)
+        if errors := _list_problems(input):
+            return _payload(errors)
+        present = self.task_lists.get(list_id)
+        if present is None or present.deleted_at is not None:
+            return self._unchanged(None, ("NOT_FOUND", ["id"]))
+        if expectedVersion not in {None, present.version}:
+            return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
+        if not _is(present, _stored(input)):
+            self._write([present], await self._time_of_write(list_id, TaskList), **_stored(input))
+            await self._name(present)
+        return self._unchanged(present)
+
+    async def _name(self, row: TaskList) -> None:
+        async with AsyncSession(self._engine) as session:
+            self._names[row.id] = await session.scalar(select(func.search_key(row.name))) or ""
+
+    async def move_list(self, _info: object, id: str, to: Json) -> Json:  # noqa: A002 - as above
+        return await self._move(self.task_lists, id, to)
+
+    async def delete_list(
+        self,
+        _info: object,
+        id: str,  # noqa: A002 - as above
+        expectedVersion: int | None = None,  # noqa: N803 - as above
+    ) -> Json:
+        present = self.task_lists.get(_uuid(id))
+        if present is None:
+            return self._unchanged(None, ("NOT_FOUND", ["id"]))
+        if expectedVersion not in {None, present.version}:
+            return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
+        if present.deleted_at is None:
+            now = await self._time_of_write(present.id, TaskList)
+            gone = [row for row in self.rows.values() if row.list_id == present.id and row.deleted_at is None]
+            for row in gone:
+                row.trashed_with_list = True
+            self._write([present, *gone], now, deleted_at=now)
+        return self._unchanged(present)
+
+    async def restore_list(self, _info: object, id: str) -> Json:  # noqa: A002 - as above
+        present = self.task_lists.get(_uuid(id))
+        if present is None:
+            return self._unchanged(None, ("NOT_FOUND", ["id"]))
+        if present.deleted_at is not None:
+            now = await self._time_of_write(present.id, TaskList)
+            back = [row for row in self.rows.values() if row.list_id == present.id and row.trashed_with_list]
+            for row in back:
+                row.trashed_with_list = False
+            self._write([present, *back], now, deleted_at=None)
+        return self._unchanged(present)
+
+    def _write(self, rows: Sequence[Row], now: datetime, **values: Any) -> None:
         """One write, which advances the user's clock."""
         self.clock += 1
         for row in rows:
             for name, value in {**values, "updated_at": now, "version": self.clock}.items():
                 setattr(row, name, value)
-            self.rows[row.id] = row
+            if isinstance(row, Task):
+                self.rows[row.id] = row
+            else:
+                self.task_lists[row.id] = row
 
-    def _unchanged(self, row: Task | None, refusal: Problem | None = None) -> Json:
-        return _payload([refusal] if refusal else [], task=row, token=self.sealed(str(self.clock)))
+    def _unchanged(self, row: Row | None, refusal: Problem | None = None) -> Json:
+        return _payload([refusal] if refusal else [], task=row, list=row, token=self.sealed(str(self.clock)))
 
-    def _many(self, rows: list[Task], errors: Sequence[Problem] = ()) -> Json:
+    def _many(self, rows: Sequence[Task], errors: Sequence[Problem] = ()) -> Json:
         return _payload(errors, tasks=rows, affectedCount=len(rows), token=self.sealed(str(self.clock)))
 
-    async def _time_of_write(self, task_id: UUID) -> datetime:
-        """The time at which the application, which ran first, wrote the task; it is later than every earlier write."""
-        now: datetime = await self._of_row(task_id, "updated_at")
-        assert all(row.updated_at < now for row in self.rows.values())
+    async def _time_of_write(self, row_id: UUID, kind: type[Row] = Task) -> datetime:
+        """The time at which the application, which ran first, wrote the row; it is later than every earlier write."""
+        now: datetime = await self._of_row(row_id, "updated_at", kind)
+        rows: list[Row] = [*self.rows.values(), *self.task_lists.values()]
+        assert all(row.updated_at < now for row in rows)
         return now
 
-    async def _of_row(self, task_id: UUID, column: str) -> Any:
+    async def _of_row(self, row_id: UUID, column: str, kind: type[Row] = Task) -> Any:
         async with AsyncSession(self._engine) as session:
-            return getattr(await session.get_one(Task, (self.user_id, task_id)), column)
+            return getattr(await session.get_one(kind, (self.user_id, row_id)), column)
 
 
 @lru_cache(maxsize=1)
@@ -581,7 +734,12 @@ def _schema() -> GraphQLSchema:
     """The committed schema with plain resolvers."""
     schema = build_schema(sdl())
     moment, day, token = (schema.type_map[name] for name in ("DateTime", "Date", "SyncToken"))
+    query = schema.query_type
+    assert query
     priority, user = schema.type_map["TaskPriority"], schema.type_map["User"]
+    task, task_list = schema.type_map["Task"], schema.type_map["TaskList"]
+    assert isinstance(task, GraphQLObjectType)
+    assert isinstance(task_list, GraphQLObjectType)
     assert isinstance(moment, GraphQLScalarType)
     assert isinstance(day, GraphQLScalarType)
     assert isinstance(token, GraphQLScalarType)
@@ -593,6 +751,10 @@ def _schema() -> GraphQLSchema:
     for name, value in priority.values.items():
         value.value = PRIORITIES.index(name)
     user.fields["taskStats"].resolve = lambda _user, info: info.root_value.stats()
+    query.fields["list"].resolve = lambda oracle, info, **arguments: oracle.list_(info, **arguments)
+    task.fields["list"].resolve = lambda row, info: info.root_value.task_lists.get(row.list_id)
+    task_list.fields["taskStats"].resolve = lambda one, info: info.root_value.stats(one.id)
+    task_list.fields["tasks"].resolve = lambda one, info, **arguments: info.root_value.tasks_of(one, **arguments)
     return schema
 
 
@@ -653,14 +815,14 @@ def _text(value: str) -> str:
     return value
 
 
-def _order(terms: list[Json]) -> list[Term]:
+def _order(terms: Sequence[Json]) -> list[Term]:
     names = [term["field"] for term in terms]
     if len(set(names)) < len(names):
         raise BadUserInput("a field twice")
-    return [(term["field"], term["direction"] == "DESC") for term in terms] or NEWEST_FIRST
+    return [(term["field"], term["direction"] == "DESC") for term in terms]
 
 
-def _total(order: list[Term]) -> list[Term]:
+def _total(order: Sequence[Term]) -> list[Term]:
     return [*order, ("ID", order[-1][1])]
 
 
@@ -690,8 +852,8 @@ def _check(wanted: Json) -> None:
             raise LimitExceeded("conditions")
         if isinstance(value, list) and len(value) > 1000:
             raise LimitExceeded("values")
-        for item in value if name in {"ids", "tagsAll", "tagsAny"} else []:
-            _uuid(item) if name == "ids" else _text(item)
+        for item in value if name in {"ids", "tagsAll", "tagsAny", "list.ids"} else []:
+            _text(item) if name.startswith("tags") else _uuid(item)
         if name == "search":
             _text(value)
 
@@ -731,6 +893,7 @@ def _holds(row: Task, name: str, value: Any, found: Mapping[str, set[UUID]]) -> 
         "priority": lambda: row.priority in value,
         "tagsAll": lambda: _keys(value) <= _keys(row.tags),
         "tagsAny": lambda: bool(_keys(value) & _keys(row.tags)),
+        "list": lambda: _is_in_list(row, value),
         "due": lambda: _within(row.due_date, value),
         "created": lambda: _within(row.created_at, value),
         "updated": lambda: _within(row.updated_at, value),
@@ -739,6 +902,13 @@ def _holds(row: Task, name: str, value: Any, found: Mapping[str, set[UUID]]) -> 
         "not": lambda: not _meets(row, value, found),
     }
     return tests[name]() if name in tests else _within(getattr(row, snake(name)), value)
+
+
+def _is_in_list(row: Task, wanted: Json) -> bool:
+    ids, is_null = wanted.get("ids"), wanted.get("isNull")
+    return (ids is None or row.list_id in {UUID(item) for item in ids}) and (
+        is_null is None or (row.list_id is None) == is_null
+    )
 
 
 def _within(value: Any, span: Json) -> bool:
@@ -758,6 +928,8 @@ def _stored(values: Json) -> Json:
         result[name] = tag_names(result[name] or [])
     if "priority" in result:
         result["priority"] = result["priority"] or 0
+    if result.get("list_id") is not None:
+        result["list_id"] = _uuid(result["list_id"])
     return result
 
 
@@ -766,9 +938,9 @@ def _created(values: Json) -> Json:
     return _stored(dict.fromkeys(empty("CreateTaskInput")) | values)
 
 
-def _is(row: Task, content: Json) -> bool:
+def _is(row: Row, content: Json) -> bool:
     return all(
-        [*map(tag_key, row.tags)] == [*map(tag_key, value)] if name == "tags" else getattr(row, name) == value
+        [*map(tag_key, getattr(row, name))] == [*map(tag_key, value)] if name == "tags" else getattr(row, name) == value
         for name, value in content.items()
     )
 
@@ -806,6 +978,8 @@ def _problems(values: Json, path: list[str]) -> list[Problem]:
     result: list[Problem] = []
     title, description = values.get("title"), values.get("description")
     lists = {name: values[name] for name in ("tags", "addTags", "removeTags") if values.get(name)}
+    if values.get("listId") is not None:
+        _uuid(values["listId"])
     for text in (title, description, *(tag for tags in lists.values() for tag in tags)):
         _text(text or "")
     if "title" in values and not (title or "").strip():
@@ -817,6 +991,23 @@ def _problems(values: Json, path: list[str]) -> list[Problem]:
     if "completed" in values and values["completed"] is None:
         result.append(("INVALID", [*path, "completed"]))
     return result + [problem for name, tags in lists.items() for problem in _tag_problems(tags, [*path, name])]
+
+
+def _list_problems(values: Json) -> list[Problem]:
+    """The user errors of a list's input."""
+    result: list[Problem] = []
+    for name, most in (("name", 100), ("icon", 32)):
+        value = values.get(name) if name == "icon" or values.get(name) else ""
+        if name not in values or value is None:
+            continue
+        path = ["input", name]
+        if not _text(value).strip():
+            result.append(("BLANK", path))
+        elif len(value) > most:
+            result.append(("TOO_LONG", path))
+        elif any(unicodedata.category(letter) in {"Cc", "Zl", "Zp"} for letter in value):
+            result.append(("INVALID", path))
+    return result
 
 
 def _tag_problems(tags: list[str], path: list[str]) -> list[Problem]:
@@ -835,7 +1026,8 @@ def _in_cursor(value: Any) -> Any:
 def _payload(errors: Sequence[Problem], **more: Any) -> Json:
     """A payload of a single or bulk mutation; it has no token unless the write was attempted."""
     told = [{"code": code, "field": field} for code, field in errors]
-    return {"task": None, "tasks": [], "tag": None, "affectedCount": 0, "token": None, "userErrors": told, **more}
+    empty: Json = {"task": None, "list": None, "tasks": [], "tag": None, "affectedCount": 0, "token": None}
+    return {**empty, "userErrors": told, **more}
 
 
 SCHEMA = _schema()

@@ -9,7 +9,7 @@ from app.database import connections, database
 from app.identity import key_sets
 from app.live import followers, listener
 from app.sharing import preparing, rate_limits
-from app.web import endpoint, event_streams, health, probe, protocols, sockets
+from app.web import endpoint, event_streams, health, probe, socket_protocol, sockets
 
 # Seconds to wait for something that must not hang. Long enough not to decide any test.
 PATIENCE_SECONDS = 240
@@ -23,7 +23,7 @@ LIMITS: Mapping[ModuleType, Sequence[str]] = {
     listener: ["ECHO_SECONDS"],
     preparing: ["PATIENCE_SECONDS"],
     probe: ["PATIENCE", "WORKER_PATIENCE"],
-    protocols: ["HANDSHAKE_SECONDS"],
+    socket_protocol: ["HANDSHAKE_SECONDS"],
     rate_limits: ["PATIENCE_SECONDS"],
     followers: ["WATCHED_SECONDS"],
     sockets: ["INIT_SECONDS", "WRITE_SECONDS"],

@@ -161,7 +161,7 @@ async def test_a_recreated_trigger_equals_the_original(stage: Stage) -> None:
     """Triggers recreated from the definitions that doctor prints equal those of the migrations."""
     definitions = """
         SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger
-        WHERE NOT tgisinternal AND tgrelid IN ('tasks'::regclass, 'users'::regclass) ORDER BY 1
+        WHERE NOT tgisinternal AND tgrelid IN ('tasks'::regclass, 'task_lists'::regclass, 'users'::regclass) ORDER BY 1
     """
     made = await stage.owner.fetch(definitions)
     for name, (table, event, function) in FIRED.items():

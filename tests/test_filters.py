@@ -8,6 +8,7 @@ from operator import or_
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from conftest import SECRET, Application, Server, User, Wire, connect
 from hypothesis import given, settings
@@ -497,3 +498,21 @@ async def test_search_in_languages_of_users(alice: User, bob: User, title: str, 
         "query ($words: String!) { tasks(filter: { search: $words }) { nodes { id } } }", words=words
     )
     assert found["tasks"]["nodes"] == [{"id": task["id"]}]
+
+
+async def test_search_follows_sql(alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
+    """Search finds the text that other programs write, and only that, even if they write the column of search keys."""
+    query = "query ($words: String!) { tasks(filter: { search: $words }) { nodes { id } } }"
+    task, _ = await alice.add("Milk"), await bob.add("Brot")
+
+    async def finds(words: str) -> bool:
+        return bool((await alice.data(query, words=words))["tasks"]["nodes"] == [{"id": task["id"]}])
+
+    for change, words, former in (
+        ("title = 'Brot', completed = true, completed_at = now()", "brot", "milk"),
+        ("description = 'Käse'", "kase", "milk"),
+        ("search = 'milk'", "brot", "milk"),
+        ("title = 'Tee', description = NULL", "tee", "kase"),
+    ):
+        await owner.execute(f"UPDATE tasks SET {change} WHERE id = $1", UUID(task["id"]))  # noqa: S608 - of this test
+        assert (await finds(words), await finds(former)) == (True, False), change

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from app.main import create_app
 from app.origins import Origins
 from app.settings import Settings, load
-from app.web import heads, protocols
+from app.web import heads, http_protocol
 
 LIVE = request("GET /livez HTTP/1.1")
 LAST = request("GET /livez HTTP/1.1", "Connection: close")
@@ -102,7 +102,7 @@ async def test_earlier_requests_are_answered_first(address: str, wrong: str) -> 
 async def test_pipelined_requests(address: str, more: tuple[str, ...]) -> None:
     """100 pipelined requests may wait for the one in progress and are all answered; what follows them is not read."""
     one, last = request("GET /livez HTTP/1.1", *more), request("GET /livez HTTP/1.1", *more, "Connection: close")
-    most = protocols.MOST_AHEAD
+    most = http_protocol.MOST_AHEAD
     assert statuses(await exchange(address, one * most + last)) == [200] * (most + 1)
     assert statuses(await exchange(address, one * most + one * 3000)) == [200] * (most + 1) + [400]
 
@@ -214,7 +214,7 @@ async def test_an_internal_error_gets_a_response(
         ("GET /livez HTTP/1.1", b"", 200),
         ("GET /livez HTTP/1.1\r\nHost: y", b"", 400),
         (f"{POST}\r\n{JSON}\r\nContent-Length: 5", b"1", 408),
-        (f"{POST}\r\n{JSON}\r\n{CHUNKED}", b"1\r\n \r\n" * (protocols.MOST_PARTS + 1), 413),
+        (f"{POST}\r\n{JSON}\r\n{CHUNKED}", b"1\r\n \r\n" * (http_protocol.MOST_PARTS + 1), 413),
         (f"GET /{'a' * 70_000} HTTP/1.1", b"", 431),
         (f"GET / HTTP/1.1\r\nA: {'a' * 120_000}", b"", 431),
     ],
@@ -223,7 +223,7 @@ async def test_allowed_origins_can_read_rejections(
     address: str, start: str, rest: bytes, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rejections have CORS headers, so that scripts of allowed origins can read them."""
-    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
+    monkeypatch.setattr(http_protocol, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
     line, *more = start.split("\r\n")
     allowed, other = [
         await exchange(address, request(line, f"Origin: {origin}", *more, "Connection: close") + rest)
@@ -255,7 +255,7 @@ async def test_the_last_line_was_the_origin(
 ) -> None:
     """An incomplete head is rejected with CORS headers if its Origin line is complete."""
     rest, status = UNFINISHED[kind]
-    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
+    monkeypatch.setattr(http_protocol, "LOOK_SECONDS", 0.1 if status == 408 else PATIENCE_SECONDS)
     start = f"GET /livez HTTP/1.1\r\nHost: x\r\noRigin:  {ORIGIN}".encode()
     pieces = [start, b"\r\n", rest] if apart else [start + b"\r\n" + rest]
     said = await exchange(address, *filter(None, pieces))
@@ -266,7 +266,7 @@ async def test_the_last_line_was_the_origin(
 
 async def test_an_incomplete_origin(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An incomplete Origin line is not used, since it could have continued."""
-    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(http_protocol, "LOOK_SECONDS", 0.1)
     for end in (b"", b"\r"):
         said = await exchange(address, f"GET /livez HTTP/1.1\r\nOrigin: {ORIGIN}".encode() + end)
 
@@ -280,7 +280,7 @@ async def test_an_overlong_chunk_size_in_one_segment(
     address: str, before: bytes, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An overlong chunk size is rejected at once, even in one segment with a valid head."""
-    monkeypatch.setattr(protocols, "LOOK_SECONDS", float(PATIENCE_SECONDS))
+    monkeypatch.setattr(http_protocol, "LOOK_SECONDS", float(PATIENCE_SECONDS))
     said = await exchange(address, request(POST, JSON, CHUNKED) + before + b"1;" + b"a" * size)
 
     assert statuses(said)[-1] in {400, 413, 431}
@@ -382,7 +382,7 @@ async def test_head(address: str, path: str, accept: str) -> None:
 
 async def test_the_rejection_is_not_lost(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that reads only after sending everything still receives the rejection."""
-    monkeypatch.setattr(protocols, "DISCARD_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(http_protocol, "DISCARD_SECONDS", PATIENCE_SECONDS)
     reader, writer = await asyncio.open_connection(*address.split(":"))
     async with asyncio.timeout(PATIENCE_SECONDS):
         writer.write(WRONG["nonsense"])
@@ -396,4 +396,4 @@ async def test_the_rejection_is_not_lost(address: str, monkeypatch: pytest.Monke
 
 def test_defaults() -> None:
     assert (load().keep_alive_seconds, load().limit_idle_connections) == (75.0, 1000)
-    assert protocols.LOOK_SECONDS * (protocols.LOOKS_FOR_REQUEST + 1) == 9.0
+    assert http_protocol.LOOK_SECONDS * (http_protocol.LOOKS_FOR_REQUEST + 1) == 9.0

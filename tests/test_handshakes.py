@@ -16,7 +16,7 @@ from websockets.asyncio.client import connect
 
 from app.main import create_app
 from app.settings import Settings
-from app.web import heads, protocols, sockets
+from app.web import heads, socket_protocol, sockets
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
@@ -98,7 +98,7 @@ async def test_a_rejected_handshake_is_answered_like_a_request(
     other, path, origin, status, code = REFUSED[kind]
     shared = settings.model_copy(update={"cors_origins": (APP,)})
     if status == 503:
-        monkeypatch.setattr(protocols, "HANDSHAKE_SECONDS", 0.1)
+        monkeypatch.setattr(socket_protocol, "HANDSHAKE_SECONDS", 0.1)
     lines = (*ASKED, "X-Request-ID: mine", f"Origin: {origin}", *(["Content-Length: 5"] if kind == "a body" else []))
     before = _counted()
     async with served(other or create_app(shared), http=protocol(shared), lifespan="off" if other else "on") as address:
@@ -228,7 +228,7 @@ async def test_a_handshake_that_the_application_does_not_answer(monkeypatch: pyt
             pass
         ended.set()
 
-    monkeypatch.setattr(protocols, "HANDSHAKE_SECONDS", 0.1)
+    monkeypatch.setattr(socket_protocol, "HANDSHAKE_SECONDS", 0.1)
     async with served(silent, lifespan="off") as address:
         said = await exchange(address, request("GET /graphql HTTP/1.1", *ASKED))
         await asyncio.wait_for(ended.wait(), PATIENCE_SECONDS)

@@ -47,6 +47,18 @@ TAGS = "{ tags { name open total } }"
 TAG = "{ tag { name open total } affectedCount userErrors { code message field } token }"
 RENAME_TAG = f'mutation ($name: String!) {{ renameTag(from: $name, to: "taken") {TAG} }}'
 DELETE_TAG = f"mutation ($name: String!) {{ deleteTag(name: $name) {TAG} }}"
+LIST_FIELDS = "id name version deletedAt"
+LIST_ROW = f"{LIST_FIELDS} taskStats {{ total }} tasks {{ nodes {{ title }} }}"
+LIST_PAYLOAD = f"{{ list {{ {LIST_FIELDS} }} userErrors {{ code message field }} token }}"
+ONE_LIST = f"query ($id: ID!) {{ list(id: $id) {{ {LIST_ROW} }} }}"
+LISTS = f"{{ lists {{ totalCount nodes {{ {LIST_ROW} }} }} }}"
+CREATE_LIST = f"mutation ($id: ID!, $name: String!) {{ createList(input: {{id: $id, name: $name}}) {LIST_PAYLOAD} }}"
+CHANGES_OF_LISTS = {
+    "updateList": f'mutation ($id: ID!) {{ updateList(id: $id, input: {{name: "Taken"}}) {LIST_PAYLOAD} }}',
+    "moveList": f"mutation ($id: ID!) {{ moveList(id: $id, to: {{toStart: true}}) {LIST_PAYLOAD} }}",
+    "deleteList": f"mutation ($id: ID!) {{ deleteList(id: $id) {LIST_PAYLOAD} }}",
+    "restoreList": f"mutation ($id: ID!) {{ restoreList(id: $id) {LIST_PAYLOAD} }}",
+}
 RESTORE = f"mutation ($id: ID!) {{ restoreTask(id: $id) {PAYLOAD} }}"
 
 
@@ -149,7 +161,66 @@ def changing_a_tag(query: str) -> Case:
     return case
 
 
+async def lists(alice: User, bob: User, _task: dict[str, Any]) -> None:
+    one = await made_list(alice)
+    assert (await alice.data(LISTS))["lists"] == {"totalCount": 1, "nodes": [shown_list(one)]}
+    assert (await bob.data(LISTS))["lists"] == {"totalCount": 0, "nodes": []}
+
+
+async def list_(alice: User, bob: User, _task: dict[str, Any]) -> None:
+    await list_like_a_missing_one(ONE_LIST, alice, bob)
+
+
+async def create_list(alice: User, bob: User, task: dict[str, Any]) -> None:
+    one = await made_list(alice)
+    for list_id in (one["id"], task["id"]):
+        made = (await bob.data(CREATE_LIST, id=list_id, name="Bob's"))["createList"]
+        assert (made["list"]["id"], made["list"]["name"], made["userErrors"]) == (list_id, "Bob's", [])
+    assert (await alice.data(ONE_LIST, id=one["id"]))["list"] == shown_list(one)
+
+
+async def move_list(alice: User, bob: User, _task: dict[str, Any]) -> None:
+    one = await list_like_a_missing_one(CHANGES_OF_LISTS["moveList"], alice, bob)
+    own = (await made_list(bob))["id"]
+    query = f"mutation ($own: ID!, $id: ID!) {{ moveList(id: $own, to: {{ after: $id }}) {LIST_PAYLOAD} }}"
+    foreign, missing = [await bob.post(query, {"own": own, "id": at}) for at in (one["id"], str(uuid4()))]
+    assert foreign.content == missing.content
+
+
+def changing_a_list(name: str) -> Case:
+    async def case(alice: User, bob: User, _task: dict[str, Any]) -> None:
+        await list_like_a_missing_one(CHANGES_OF_LISTS[name], alice, bob)
+
+    return case
+
+
+async def made_list(user: User) -> dict[str, Any]:
+    """A list with a task."""
+    made: dict[str, Any] = (await user.data(CREATE_LIST, id=str(uuid4()), name="Alice's"))["createList"]["list"]
+    await user.add("In a list", listId=made["id"])
+    return made
+
+
+def shown_list(one: dict[str, Any]) -> dict[str, Any]:
+    return {**one, "taskStats": {"total": 1}, "tasks": {"nodes": [{"title": "In a list"}]}}
+
+
+async def list_like_a_missing_one(query: str, alice: User, bob: User) -> dict[str, Any]:
+    """Another user's list and a nonexistent one get identical responses, and change nothing. Returns the list."""
+    one = await made_list(alice)
+    foreign, missing = [await bob.post(query, {"id": wanted}) for wanted in (one["id"], str(uuid4()))]
+    assert foreign.status_code == missing.status_code == 200
+    assert foreign.content == missing.content
+    assert (await alice.data(ONE_LIST, id=one["id"]))["list"] == shown_list(one)
+    return one
+
+
 CASES: dict[str, Case] = {
+    "list": list_,
+    "lists": lists,
+    "createList": create_list,
+    "moveList": move_list,
+    **{name: changing_a_list(name) for name in ("updateList", "deleteList", "restoreList")},
     "viewer": viewer,
     "node": reading_or_changing(NODE),
     "task": reading_or_changing(TASK),
@@ -211,6 +282,11 @@ async def test_without_the_first_wall_reads_leak_nothing(
     assert (await bob.data(TASK + "# unguarded", id=task["id"]))["task"] is None
     assert (await bob.data(NODE + "# unguarded", id=task["id"]))["node"] is None
     await viewer_with_one_task(bob)
+    listed = await made_list(alice)
+    own = await made_list(bob)
+    assert [one["id"] for one in (await bob.data(LISTS + "# unguarded"))["lists"]["nodes"]] == [own["id"]]
+    assert (await bob.data(ONE_LIST + "# unguarded", id=listed["id"]))["list"] is None
+    await bob.data("mutation { deleteTasks(where: { filter: { list: { isNull: false } } }) { token } }")
     changes = (await bob.data(CHANGES + "# unguarded"))["taskChanges"]["changes"]
     assert [change["task"]["title"] for change in changes] == ["Bob's"]
     assert [tag["name"] for tag in (await bob.data(TAGS + "# unguarded"))["tags"]] == ["his"]
@@ -250,7 +326,7 @@ async def test_without_a_user_there_are_no_rows(server: Server, alice: User) -> 
         assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
         assert await connection.fetchval("SELECT count(*) FROM users") == 1
 
-    for table in ("tasks", "task_clocks", "task_tags", "user_tags", "users"):
+    for table in ("tasks", "task_clocks", "task_tags", "user_tags", "task_lists", "users"):
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - constants of this module
     await connection.close()
 

@@ -12,8 +12,10 @@ import hypothesis.strategies as st
 from conftest import ALL_FIELDS, NEVER_CHECKED, User
 from declared import empty, inputs, strategy
 
-ONE = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code field }} token }}"
-MANY = f"{{ tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code field }} token }}"
+FIELDS = f"{ALL_FIELDS} list {{ id }}"
+ONE = f"{{ task {{ {FIELDS} }} userErrors {{ code field }} token }}"
+LIST = "{ list { id name version updatedAt deletedAt } userErrors { code field } token }"
+MANY = f"{{ tasks {{ {FIELDS} }} affectedCount userErrors {{ code field }} token }}"
 BULK = "$where: TaskSelector!, $atMost: Int, $dryRun: Boolean"
 BULK_GIVEN = "where: $where, atMost: $atMost, dryRun: $dryRun"
 EXPECTED = "expectedVersion: $expectedVersion"
@@ -31,12 +33,16 @@ MUTATIONS = {
     "move_task": f"($id: ID!, $to: MoveTarget!) {{ done: moveTask(id: $id, to: $to) {ONE} }}",
     "update_tasks": f"({BULK}, $input: UpdateTaskInput!) {{ done: updateTasks({BULK_GIVEN}, input: $input) {MANY} }}",
     "delete_tasks": f"({BULK}) {{ done: deleteTasks({BULK_GIVEN}) {MANY} }}",
+    "create_list": f"($input: CreateListInput!) {{ done: createList(input: $input) {LIST} }}",
+    "update_list": f"($id: ID!, $input: UpdateListInput!) {{ done: updateList(id: $id, input: $input) {LIST} }}",
+    "delete_list": f"($id: ID!) {{ done: deleteList(id: $id) {LIST} }}",
+    "restore_list": f"($id: ID!) {{ done: restoreList(id: $id) {LIST} }}",
     "restore_tasks": f"({BULK}) {{ done: restoreTasks({BULK_GIVEN}) {MANY} }}",
 }
-LIST = f"""
+PAGE = f"""
     query ($trashed: Boolean!) {{
         tasks(first: 100, orderBy: [{{ field: POSITION }}], filter: {{ trashed: $trashed }}) {{
-            nodes {{ {ALL_FIELDS} }} totalCount
+            nodes {{ {FIELDS} }} totalCount
         }}
     }}
 """
@@ -49,7 +55,7 @@ Problem = tuple[str, list[str] | None]
 
 NOW = object()  # the time of the write, taken from the response
 UNKNOWN = object()  # a generated id or position, taken from the response
-EMPTY: Task = empty("CreateTaskInput")
+EMPTY: Task = {name: value for name, value in empty("CreateTaskInput").items() if name != "listId"} | {"list": None}
 OPEN: Task = {"completed": False, "completedAt": None, "deletedAt": None}
 
 
@@ -65,11 +71,16 @@ class Outcome:
 
 
 class Model:
-    """One user's tasks: a list in manual order that includes the trash, and a clock."""
+    """One user's tasks in manual order, trash included, and lists, and a clock."""
 
     def __init__(self, account: str) -> None:
         self.account = account
         self.order: list[Task] = []
+        self.lists: list[Task] = []
+        # The ids of the tasks that are in the trash because their lists are.
+        self.with_lists: set[str] = set()
+        # The tasks that the current write of a list changes, too.
+        self.along: list[Task] = []
         self.clock = 0
         # The names of tags, by their keys.
         self.names: dict[str, str] = {}
@@ -104,6 +115,10 @@ class Model:
             return Outcome(problems=wrong, token=False)
         there = self.find(input["id"]) if input.get("id") else None
         if there is None:
+            if refused := self.refused(input, "input"):
+                return Outcome(problems=[refused])
+            if input.get("id") and self.one_list(input["id"]):
+                return Outcome(problems=[("ID_TAKEN", ["input", "id"])])
             return Outcome([self.created(input)])
         return Outcome([there], [] if is_like(there, input) else [("ID_TAKEN", ["input", "id"])])
 
@@ -119,7 +134,14 @@ class Model:
             return Outcome(problems=wrong, token=False)
         there = [self.find(given) if given else None for given in ids]
         pairs = list(zip(there, inputs, strict=True))
-        if wrong := [taken(place) for place, (old, new) in enumerate(pairs) if old and not is_like(old, new)]:
+        wrong = [
+            taken(place)
+            for place, (old, new) in enumerate(pairs)
+            if (old and not is_like(old, new)) or (not old and new.get("id") and self.one_list(new["id"]))
+        ]
+        refused = [self.refused(new, "inputs", str(place)) for place, (old, new) in enumerate(pairs) if not old]
+        wrong += sorted((one for one in refused if one), key=lambda one: one[0], reverse=True)
+        if wrong:
             return Outcome(problems=wrong)
         shown = [old or self.created(new) for old, new in pairs]
         return Outcome(shown, affected=len(shown))
@@ -131,6 +153,8 @@ class Model:
             return Outcome(problems=wrong, token=False)
         task = self.live(id)
         if task and expectedVersion in {None, task["version"]}:
+            if refused := self.refused(input, "input"):
+                return Outcome([task], [refused])
             self.update(task, input)
         return told(task, expectedVersion)
 
@@ -172,6 +196,57 @@ class Model:
     def restore_tasks(self, **which: Any) -> Outcome:
         return self.many(self.restore, {}, **which)
 
+    # Lists
+
+    def create_list(self, *, input: Task) -> Outcome:  # noqa: A002 - the argument of the field
+        if input.get("id") == self.account:
+            return Outcome(problems=[("INVALID", ["input", "id"])], token=False)
+        there = self.one_list(input["id"]) if input.get("id") else None
+        if there:
+            return Outcome([there], [] if there["name"] == input["name"] else [("ID_TAKEN", ["input", "id"])])
+        if input.get("id") and self.find(input["id"]):
+            return Outcome(problems=[("ID_TAKEN", ["input", "id"])])
+        made: Task = {"id": input.get("id", UNKNOWN), "name": input["name"], "deletedAt": None}
+        made |= {"version": self.clock + 1, "updatedAt": NOW}
+        self.lists.append(made)
+        return Outcome([made])
+
+    def update_list(self, *, id: str, input: Task) -> Outcome:  # noqa: A002 - as above
+        one = self.one_list(id)
+        if one is None or one["deletedAt"]:
+            return told(None, None)
+        self.written(one, **input)
+        return Outcome([one])
+
+    def delete_list(self, *, id: str) -> Outcome:  # noqa: A002 - as above
+        one = self.one_list(id)
+        if one and not one["deletedAt"]:
+            self.along = [task for task in self.order if task["list"] == {"id": one["id"]} and not task["deletedAt"]]
+            self.with_lists |= {task["id"] for task in self.along}
+            self.written(one, deletedAt=NOW)
+        return told(one, None)
+
+    def restore_list(self, *, id: str) -> Outcome:  # noqa: A002 - as above
+        one = self.one_list(id)
+        if one and one["deletedAt"]:
+            gone = [task for task in self.order if task["id"] in self.with_lists]
+            self.along = [task for task in gone if task["list"] == {"id": one["id"]}]
+            self.with_lists -= {task["id"] for task in self.along}
+            self.written(one, deletedAt=None)
+        return told(one, None)
+
+    def one_list(self, list_id: str) -> Task | None:
+        return next((one for one in self.lists if one["id"] == list_id.lower()), None)
+
+    def refused(self, content: Task, *path: str) -> Problem | None:
+        """Why a task cannot be in the list that its input names."""
+        if content.get("listId") is None:
+            return None
+        one = self.one_list(content["listId"])
+        if one is None:
+            return "NOT_FOUND", [*path, "listId"]
+        return ("IN_TRASH", [*path, "listId"]) if one["deletedAt"] else None
+
     # Helpers of the mutations
 
     def created(self, content: Task) -> Task:
@@ -194,9 +269,14 @@ class Model:
 
     def delete(self, task: Task, _changes: Task) -> None:
         self.written(task, deletedAt=task["deletedAt"] or NOW)
+        if task["id"] in self.with_lists:
+            self.with_lists.remove(task["id"])
+            task.update(version=self.clock + 1, updatedAt=NOW)
 
     def restore(self, task: Task, _changes: Task) -> None:
-        self.written(task, deletedAt=None)
+        one = task["deletedAt"] and task["list"] and self.one_list(task["list"]["id"])
+        self.written(task, deletedAt=None, list=None if one and one["deletedAt"] else task["list"])
+        self.with_lists.discard(task["id"])
 
     def place(self, task: Task, place: str, anchor: Task | None) -> None:
         rest = [other for other in self.order if other is not task]
@@ -217,9 +297,7 @@ class Model:
         dryRun: bool | None = None,  # noqa: N803 - the same
     ) -> Outcome:
         most = 100 if atMost is None else atMost
-        if contradicts(changes):
-            return Outcome(refused="BAD_USER_INPUT")
-        if not 1 <= most <= 1000:
+        if contradicts(changes) or not 1 <= most <= 1000:
             return Outcome(refused="BAD_USER_INPUT")
         if wrong := problems(changes, "input"):
             return Outcome(problems=wrong, token=False)
@@ -228,6 +306,8 @@ class Model:
         found = sorted(self.selected(change, where), key=lambda task: str(task["id"]))
         if len(found) > most:
             return Outcome(problems=[("LIMIT_EXCEEDED", ["atMost"])])
+        if refused := self.refused(changes, "input"):
+            return Outcome(problems=[refused])
         ids = [task["id"] for task in found]
         missing = [place for place, given in enumerate(where.get("ids", [])) if given.lower() not in ids]
         for task in found if not dryRun else []:
@@ -248,13 +328,18 @@ class Model:
 
     def settle(self, outcome: Outcome, done: Mapping[str, Any]) -> None:
         """Compare a response with the outcome, and take over generated values."""
-        shown = done["tasks"] if "tasks" in done else [task for task in [done["task"]] if task]
+        single = [one for one in [done.get("task") or done.get("list")] if one]
+        shown = done.get("tasks", single)
         stamps = {
             answer[name] for task, answer in told_apart(outcome.shown, shown) for name in task if is_now(task, name)
         }
         for task, answer in told_apart(outcome.shown, shown):
             task.update({name: answer[name] for name, value in task.items() if value is NOW or value is UNKNOWN})
         assert shown == outcome.shown
+        for task in self.along:
+            (one,) = shown
+            task.update({name: one[name] for name in ("version", "updatedAt", "deletedAt")})
+        self.along = []
         assert [(error["code"], error["field"]) for error in done["userErrors"]] == outcome.problems
         assert done.get("affectedCount", outcome.affected) == outcome.affected
         self.tick(stamps)
@@ -302,7 +387,9 @@ def taken(place: int) -> Problem:
 
 def cleaned(content: Task) -> Task:
     """Content as stored: without the id, null as the empty value, tags trimmed and deduplicated."""
-    result = {name: value for name, value in content.items() if name != "id"}
+    result = {name: value for name, value in content.items() if name not in {"id", "listId"}}
+    if "listId" in content:
+        result["list"] = content["listId"] and {"id": content["listId"].lower()}
     if "priority" in result:
         result["priority"] = result["priority"] or "NONE"
     if "tags" in result:
@@ -356,6 +443,11 @@ def is_matched(task: Task, conditions: Mapping[str, Any]) -> bool:
         "completed": lambda completed: task["completed"] is completed,
         "priority": lambda priorities: task["priority"] in priorities,
         "tagsAny": lambda tags: not {tag.lower() for tag in tags}.isdisjoint(map(str.lower, task["tags"])),
+        "list": lambda wanted: (
+            (task["list"] is None) is wanted["isNull"]
+            if "isNull" in wanted
+            else task["list"] is not None and task["list"]["id"] in wanted["ids"]
+        ),
         "due": lambda span: (task["dueDate"] is None) is span["isNull"],
         "search": lambda words: folded(words) in folded(f"{task['title']}\n{task['description'] or ''}"),
         "trashed": lambda _: True,
@@ -375,7 +467,13 @@ class Ref(NamedTuple):
     number: int = 0
 
     def resolved(self, own: Model, other: Model) -> str:
-        tasks = {"own": own.order, "OWN": own.order, "other": other.order}.get(self.whose, [])
+        tasks = {
+            "own": own.order,
+            "OWN": own.order,
+            "other": other.order,
+            "list": own.lists,
+            "other list": other.lists,
+        }.get(self.whose, [])
         known = [task["id"] for task in tasks]
         known = known or {"pool": POOL, "account": [own.account]}.get(self.whose, [STRANGER])
         task_id: str = known[self.number % len(known)]
@@ -397,7 +495,7 @@ def resolved(value: Any, own: Model, other: Model) -> Any:
         result = {name: resolved(item, own, other) for name, item in value.items()}
         expected = result.get("expectedVersion")
         if isinstance(expected, Version):
-            task = own.find(result["id"])
+            task = own.find(result["id"]) or own.one_list(result["id"])
             result["expectedVersion"] = (task["version"] if task else 1) + expected.off
         return result
     return value
@@ -405,10 +503,14 @@ def resolved(value: Any, own: Model, other: Model) -> Any:
 
 WHOSE = ["own"] * 10 + ["OWN", "pool", "pool", "other", "stranger", "account"]
 REFS = st.builds(Ref, st.sampled_from(WHOSE), st.integers(0, 11))
-NEW_IDS = st.builds(Ref, st.sampled_from(["pool"] * 9 + ["own", "account"]), st.integers(0, 7))
+NEW_IDS = st.builds(Ref, st.sampled_from(["pool"] * 9 + ["own", "account", "list"]), st.integers(0, 7))
+LIST_REFS = st.builds(Ref, st.sampled_from(["list"] * 8 + ["other list", "own", "stranger"]), st.integers(0, 4))
+LISTED = st.none() | st.builds(Ref, st.sampled_from(["list"] * 8 + ["other list", "stranger"]), st.integers(0, 4))
+NAMES = st.fixed_dictionaries({"name": st.sampled_from(["Home", "Work"])})
 TITLES = st.sampled_from(["Rest", "Work"] * 6 + ["Wörk “more”", " x ", "", " \t", "x" * 201])
 TAGS = st.sampled_from([None, [], ["a"], ["b", "a"], ["a", " b ", "b"], ["a", "c"], ["A"], ["B ", "a"], ["a", " "]])
 CONTENT = {name: strategy(type_) for name, type_ in inputs("CreateTaskInput").items() if name in EMPTY} | {
+    "listId": LISTED,
     "description": st.sampled_from([None, "", "More about it"]),
     "priority": st.sampled_from([None, "NONE", "LOW", "URGENT"]),
     "dueDate": st.sampled_from([None, "2026-12-24", "9999-12-31"]),
@@ -434,6 +536,7 @@ CONDITIONS = st.fixed_dictionaries(
         "priority": st.lists(st.sampled_from(["NONE", "LOW", "URGENT"]), max_size=2, unique=True),
         "tagsAny": st.lists(st.sampled_from(["a", "b", "C"]), max_size=2),
         "due": st.fixed_dictionaries({"isNull": st.booleans()}),
+        "list": st.fixed_dictionaries({"isNull": st.booleans()}) | st.fixed_dictionaries({"ids": st.lists(LIST_REFS)}),
         "search": st.sampled_from(["rest", "R", "about", ""]),
     },
 )
@@ -463,6 +566,12 @@ VARIABLES: Mapping[str, st.SearchStrategy[dict[str, Any]]] = {
     "delete_task": st.fixed_dictionaries({"id": REFS}, optional=VERSIONED),
     "restore_task": st.fixed_dictionaries({"id": REFS}),
     "move_task": st.fixed_dictionaries({"id": REFS, "to": TARGETS}),
+    "create_list": st.fixed_dictionaries(
+        {"input": NAMES | st.fixed_dictionaries({"id": NEW_IDS, "name": st.just("Home")})}
+    ),
+    "update_list": st.fixed_dictionaries({"id": LIST_REFS, "input": NAMES}),
+    "delete_list": st.fixed_dictionaries({"id": LIST_REFS}),
+    "restore_list": st.fixed_dictionaries({"id": LIST_REFS}),
     "update_tasks": st.fixed_dictionaries({"where": SELECTORS, "input": CHANGES}, optional=LIMITS),
     "delete_tasks": SELECTED,
     "restore_tasks": SELECTED,
@@ -476,7 +585,17 @@ FIRST: list[Task] = [
     {"title": "Work", "description": "More about it", "tags": ["b", "a"]},
     {"title": "Rest", "priority": "URGENT"},
 ]
-KINDS = [*VARIABLES, "create_task", "update_task", "move_task", "move_task", "move_task"]
+KINDS = [
+    *VARIABLES,
+    "create_list",
+    "delete_list",
+    "restore_list",
+    "create_task",
+    "update_task",
+    "move_task",
+    "move_task",
+    "move_task",
+]
 STEPS: st.SearchStrategy[Step] = st.one_of(
     [st.tuples(st.sampled_from([True, True, False]), st.just(kind), VARIABLES[kind]) for kind in KINDS]
 )
@@ -506,6 +625,8 @@ async def take(user: User, own: Model, other: Model, kind: str, drawn: dict[str,
 
 async def check_counter(user: User, model: Model, owner: "asyncpg.Connection[Any]") -> None:
     """The user's task counter equals the number of rows and the model's number of tasks."""
+    lists = await owner.fetchrow("SELECT lists, version FROM task_clocks WHERE user_id = $1", user.id)
+    assert lists == (len(model.lists), model.clock)
     counter = await owner.fetchval("SELECT tasks FROM task_clocks WHERE user_id = $1", user.id)
     number = await owner.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", user.id)
     assert counter == number == len(model.order)
@@ -515,7 +636,7 @@ async def check_lists(user: User, model: Model) -> None:
     """The live tasks and the trash equal the model's, in its order."""
     for trashed in (False, True):
         expected = [task for task in model.order if bool(task["deletedAt"]) is trashed]
-        page = (await user.data(LIST, trashed=trashed))["tasks"]
+        page = (await user.data(PAGE, trashed=trashed))["tasks"]
         assert page == {"nodes": expected, "totalCount": len(expected)}
 
 
@@ -534,6 +655,9 @@ async def test_any_sequence_of_mutations(
     """Every response matches the model, and so do both users' lists, trash and counters at the end."""
     alice, bob = await new_user(), await new_user()
     hers, his = Model(str(alice.id)), Model(str(bob.id))
+    for name in ("Home", "Work"):
+        await take(alice, hers, his, "create_list", {"input": {"name": name}})
+        await take(bob, his, hers, "create_list", {"input": {"name": name}})
     await take(alice, hers, his, "create_tasks", {"inputs": FIRST})
     await take(bob, his, hers, "create_tasks", {"inputs": FIRST[:3]})
     for is_hers, kind, drawn in steps:

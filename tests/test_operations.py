@@ -447,7 +447,6 @@ def sealed(tmp_path: Path, repository: Path) -> Iterator[Path]:
     tree = tmp_path / "tree"
     for name in ("app", "schema", "migrations"):
         shutil.copytree(repository / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(repository / "alembic.ini", tree)
     for path in (*tree.rglob("*"), tree):
         path.chmod(path.stat().st_mode & ~0o222)
     yield tree

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import product
 from typing import Any, cast
@@ -611,7 +611,7 @@ class Recorder:
 
     database: Database
     reads: list[tuple[Statement, Mapping[str, Any]]]
-    quota: int = 0
+    quotas: Mapping[str, int] = field(default_factory=dict)
 
     async def read(self, owner: UUID, statement: Statement, values: Mapping[str, Any]) -> str | None:
         self.reads.append((statement, values))

@@ -25,7 +25,7 @@ from app.database.database import Database
 from app.database.url import DatabaseURL
 from app.identity.tokens import Signer
 from app.models import Task, TaskTag
-from app.tasks.purge import purge
+from app.tasks.purge import Progress, purge
 from app.tasks.recount import recount
 from migrations.run import migrate
 
@@ -231,7 +231,7 @@ async def test_what_sessions_do_stays_in_one_part(divided: Divided) -> None:
     await owner.close()
     sent = by_sessions(database)
     assert [seen async for seen in recount(database)] == [(1, 1)]
-    assert [seen async for seen in purge(database, timedelta(0))] == [(1, 1)]
+    assert [seen async for seen in purge(database, timedelta(0))] == [Progress(1, 1, 0)]
     async with database.session(divided.user.id) as session:
         made = Task(id=uuid4(), title="Made")
         session.add(made)

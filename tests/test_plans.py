@@ -277,6 +277,40 @@ async def test_a_statement_is_not_planned_for_each_execution(
         assert [tuple(row) for row in await connection.fetch(plans, asked.text)] == [(5, 15)]
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "field", ["setTaskCompleted(id: $id, completed: true)", "updateTask(id: $id, input: { priority: URGENT })"]
+)
+async def test_a_change_reads_no_other_task(  # noqa: PLR0913, PLR0917 - fixtures
+    many: Seeded,
+    application: Application,
+    served: "asyncpg.Connection[Any]",
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    field: str,
+) -> None:
+    """With any plan a change finds its task once by the primary key, and then by its place."""
+    written: list[Sent] = []
+    given = application.database.write
+
+    async def watched(owner: UUID, statement: Statement, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        written.append(Sent(statement.text, statement.arguments(values), None))
+        return await given(owner, statement, values)
+
+    monkeypatch.setattr(application.database, "write", watched)
+    # An unknown task: the plan is the same, and the tasks of other tests stay as they are.
+    await many.user.data(f"mutation ($id: ID!) {{ {field} {{ userErrors {{ code }} }} }}", id=str(uuid4()))
+    plan = await explained(served, written[0], mode, runs=0 if mode != "auto" else 6)
+
+    found = [
+        (node["Node Type"], node.get("Index Name")) for node in nodes(plan) if node.get("Relation Name") == "tasks"
+    ]
+    assert sorted(name for name in found if name[0] != "ModifyTable") == [
+        ("Index Scan", "pk_tasks"),
+        ("Tid Scan", None),
+    ]
+
+
 UNEVEN = ("-PRIORITY DUE_DATE", "DUE_DATE -TITLE")
 SHAPES_WITH_INFO = ("after, with info", "before, with info")
 SHAPES = ("first", "last", "after", "before", "between", "filtered", "counted")

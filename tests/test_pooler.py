@@ -316,7 +316,7 @@ async def test_readiness_behind_a_pooler(pooler: str) -> None:
 
 async def test_sessions_behind_a_pooler(pooler: str, alice: User, bob: User) -> None:
     """Each transaction of a session may use another server connection, and acts as the session's user there."""
-    database = Database(DatabaseURL(pooler, pooled=True), pool_size=6, quota=1000)
+    database = Database(DatabaseURL(pooler, pooled=True), pool_size=6, quotas={"tasks": 1000})
 
     async def seen(user: User, title: str) -> set[str]:
         async with database.session(user.id) as session:

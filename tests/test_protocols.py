@@ -1,8 +1,12 @@
 """Endless input on a real server, backpressure, and invalid or late responses."""
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
 
 import httpx
 import live
@@ -14,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.main import create_app
 from app.settings import Settings
-from app.web import event_streams, heads, protocols
+from app.web import event_streams, heads, http_protocol, socket_protocol
 
 CHUNKED = (
     "POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
@@ -78,7 +82,7 @@ async def test_a_long_url(address: str) -> None:
 
 async def test_pings_without_end(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sends pings without reading pongs is disconnected, even before it authenticates."""
-    monkeypatch.setattr(protocols, "MOST_UNSENT", 100_000)
+    monkeypatch.setattr(socket_protocol, "MOST_UNSENT", 100_000)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)  # noqa: FBT003 - the only signature
@@ -93,14 +97,14 @@ async def test_pings_without_end(address: str, monkeypatch: pytest.MonkeyPatch) 
 async def test_a_flood_of_frames_takes_turns(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a large read the server pauses to let other connections run, and loses no data."""
     turns: list[object] = []
-    read_on = protocols.BoundedSockets._read_on  # noqa: SLF001 - the pause is not visible otherwise
+    read_on = socket_protocol.BoundedSockets._read_on  # noqa: SLF001 - the pause is not visible otherwise
 
-    def counted(socket: protocols.BoundedSockets) -> None:
+    def counted(socket: socket_protocol.BoundedSockets) -> None:
         turns.append(socket)
         read_on(socket)
 
-    monkeypatch.setattr(protocols, "LARGE_READ", 1000)
-    monkeypatch.setattr(protocols.BoundedSockets, "_read_on", counted)
+    monkeypatch.setattr(socket_protocol, "LARGE_READ", 1000)
+    monkeypatch.setattr(socket_protocol.BoundedSockets, "_read_on", counted)
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(HANDSHAKE)
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -170,9 +174,9 @@ async def test_a_response_to_a_closed_connection(
 ) -> None:
     """A connection that closes before its response is sent causes no error in the log."""
     transports: list[asyncio.Transport] = []
-    made = protocols.BoundedRequests.connection_made
+    made = http_protocol.BoundedRequests.connection_made
 
-    def noted(protocol: protocols.BoundedRequests, transport: asyncio.Transport) -> None:
+    def noted(protocol: http_protocol.BoundedRequests, transport: asyncio.Transport) -> None:
         transports.append(transport)
         made(protocol, transport)
 
@@ -181,9 +185,63 @@ async def test_a_response_to_a_closed_connection(
         transports[-1].close()
         await send({"type": "http.response.body", "body": b"ok"})
 
-    monkeypatch.setattr(protocols.BoundedRequests, "connection_made", noted)
+    monkeypatch.setattr(http_protocol.BoundedRequests, "connection_made", noted)
     async with served(late, lifespan="off") as address, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get(f"http://{address}/")
 
     assert not caplog.records
+
+
+SOCKET = HANDSHAKE.decode()
+ENDING = {
+    "a request": QUERY.format(""),
+    "a rejected request": "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an event stream": QUERY.format("").replace("application/json", "text/event-stream"),
+    "malformed HTTP": "GET /livez HTTP/1.1\r\n\r\n",
+    "an incomplete head": "GET /livez HT",
+    "an incomplete body": CHUNKED.replace("Expect: 100-continue\r\n", "") + "9\r\n{",
+    "a socket": SOCKET,
+    "a rejected socket": SOCKET.replace("/graphql", "/nothing"),
+    "a malformed handshake": SOCKET.replace("Sec-WebSocket-Key", "Other"),
+    "a malformed frame": SOCKET + "\x01\x02",
+    "a long frame": SOCKET + "\x01\x7f" + "\x7f" * 8 + "\0" * 4,
+}
+
+
+@pytest.mark.parametrize("kind", ENDING)
+async def test_a_connection_is_freed_when_it_ends(address: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a connection occupied waits for a full garbage collection, which is rare on a server."""
+    made: list[str] = []
+    freed = asyncio.Semaphore(0)
+
+    def watch(protocol: type[Any]) -> None:
+        begin = protocol.connection_made
+
+        def connection_made(self: Any, transport: asyncio.Transport) -> None:
+            made.append(protocol.__name__)
+            weakref.finalize(self, freed.release)
+            begin(self, transport)
+
+        monkeypatch.setattr(protocol, "connection_made", connection_made)
+
+    watch(http_protocol.BoundedRequests)
+    watch(socket_protocol.BoundedSockets)
+    gc.disable()
+    try:
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        writer.write(ENDING[kind].encode())
+        if "incomplete" not in kind:
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await freed.acquire()
+            for _ in made[1:]:
+                await freed.acquire()
+    finally:
+        gc.enable()
+    assert ("BoundedSockets" in made) == (
+        kind in {"a socket", "a rejected socket", "a malformed frame", "a long frame"}
+    )

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -104,7 +104,7 @@ async def test_users_who_cannot_be_listed(empty: Server) -> None:
     admin = await connect(empty.owner_url)
     await admin.execute(f"CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}; GRANT SELECT ON users TO {role}")
     await admin.execute(f"ALTER FUNCTION users_after(uuid, integer) OWNER TO {role}")
-    database = Database(DatabaseURL(empty.app_url), pool_size=1, quota=100)
+    database = Database(DatabaseURL(empty.app_url), pool_size=1, quotas={"tasks": 100})
     with pytest.raises(StartupError, match=r"users cannot be listed.*row-level security"):
         [seen async for seen in purging.purge(database, timedelta(days=1))]
     await database.close()
@@ -125,9 +125,52 @@ async def test_more_users_than_a_page(server: Server, owner: "asyncpg.Connection
     assert f"of {count} users" in purge(server, "30d")[1]
 
 
+async def test_the_whole_trash(server: Server, alice: User, bob: User) -> None:
+    """With 0d even tasks that were deleted a moment ago are purged, those of every user; other tasks stay."""
+    await alice.add()
+    for user in (alice, bob):
+        await trashed(user, "Young")
+
+    code, _ = purge(server, "0d")
+
+    assert code == 0
+    assert await alice.data(TRASH) == {"tasks": {"nodes": []}, "live": {"totalCount": 1}}
+    assert (await bob.data(TRASH))["tasks"]["nodes"] == []
+
+
 def test_an_invalid_age(server: Server) -> None:
     """An invalid --older-than is an error that names the option."""
     code, said = purge(server, "soon")
 
     assert code == 1
     assert "--older-than" in said
+
+
+async def test_old_lists_go_with_their_tasks(
+    server: Server, alice: User, bob: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """A list is purged after its tasks; a task in no trash stays, and a younger list, too."""
+    create = "mutation ($name: String!) { createList(input: { name: $name }) { list { id } } }"
+    delete = "mutation ($id: ID!) { deleteList(id: $id) { list { version } } }"
+    old, young, theirs = [
+        (await user.data(create, name=name))["createList"]["list"]["id"]
+        for user, name in ((alice, "old"), (alice, "young"), (bob, "live"))
+    ]
+    for user, list_id in ((alice, old), (alice, young), (bob, theirs)):
+        await user.add("A task", listId=list_id)
+    versions = [(await alice.data(delete, id=one))["deleteList"]["list"]["version"] for one in (old, young)]
+    async with untold(owner):
+        for table, column in (("tasks", "list_id"), ("task_lists", "id")):
+            await owner.execute(
+                f"UPDATE {table} SET deleted_at = '2000-01-01' WHERE user_id = $1 AND {column} = $2",  # noqa: S608 - constants
+                alice.id,
+                UUID(old),
+            )
+
+    assert "Deleted 1 tasks and 1 lists" in purge(server, "30d")[1]
+
+    rows = "SELECT id::text FROM task_lists WHERE user_id = $1"
+    assert [row[0] for row in await owner.fetch(rows, alice.id)] == [young]
+    assert [row[0] for row in await owner.fetch(rows, bob.id)] == [theirs]
+    clock = await owner.fetchrow("SELECT tasks, lists, purged_through FROM task_clocks WHERE user_id = $1", alice.id)
+    assert clock == (1, 1, versions[0])

@@ -79,7 +79,7 @@ async def test_counters_that_are_wrong(there: Counted) -> None:
     """Counters that are too low, too high or missing are corrected once, and no clock advances."""
     await there.owner.execute(UNCOUNTED, there.users[0], 1)
     await there.owner.execute(UNCOUNTED, there.users[1], 3)
-    await there.owner.execute("UPDATE task_clocks SET tasks = 9 WHERE user_id = $1", there.users[2])
+    await there.owner.execute("UPDATE task_clocks SET tasks = 9, lists = 4 WHERE user_id = $1", there.users[2])
     clocks = await there.owner.fetch(VERSIONS)
 
     assert there.doctor() == (
@@ -88,6 +88,7 @@ async def test_counters_that_are_wrong(there: Counted) -> None:
         "",
     )
     assert await there.counters() == await there.numbers()
+    assert await there.owner.fetchval("SELECT sum(lists) FROM task_clocks") == 0
     assert await there.owner.fetch(VERSIONS) == clocks
     assert there.doctor()[0] == 0
 

@@ -16,6 +16,7 @@ from mirror import CHANGES, Mirror, stored
 from patience import PATIENCE_SECONDS
 
 from app.database import embedded, functions
+from app.database.checks import FORCED
 from app.database.database import Database
 from app.database.url import DatabaseURL
 from app.identity.tokens import Signer
@@ -161,10 +162,15 @@ async def test_every_copy_becomes_what_the_database_has(before: Place, restores:
     copies = [moved(copy, there.user(user)) for copy, user in zip([*copies, between], owners, strict=True)]
     copies += [await caught_up(there.user(alice))]
 
+    query = "{ lists { nodes { id version } } }"
+    await there.user(alice).data('mutation { createList(input: { name: "Home" }) { token } }')
+    (before_it,) = (await there.user(alice).data(query))["lists"]["nodes"]
     said = await there.restored()
     await there.user(alice).add("Afterwards")
 
-    assert "Advanced the clocks of 2 users, and gave 9 tasks new versions." in said
+    assert "Advanced the clocks of 2 users, and gave 10 tasks and lists new versions." in said
+    (after_it,) = (await there.user(alice).data(query))["lists"]["nodes"]
+    assert after_it["version"] > before_it["version"] + 1000
     for copy, user in zip(copies, [*owners, alice], strict=True):
         pages = await copy.catch_up(2)
         assert [page["fullSync"] for page in pages] == [True, *[False] * (len(pages) - 1)]
@@ -319,7 +325,10 @@ async def test_it_runs_during_writes(before: Place, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(restored, "BATCH", 7)
     alice = await before.new_user()
     ids = [(await alice.add(str(number)))["id"] for number in range(30)]
-    copy, database = await caught_up(alice), Database(DatabaseURL(before.server.owner_url), pool_size=1, quota=100_000)
+    copy, database = (
+        await caught_up(alice),
+        Database(DatabaseURL(before.server.owner_url), pool_size=1, quotas={"tasks": 100_000}),
+    )
 
     async def jumped() -> list[restored.Progress]:
         return [progress async for progress in restored.jump(database)]
@@ -344,7 +353,7 @@ async def test_it_may_be_run_again(before: Place) -> None:
     alice = await before.new_user()
     await alice.add()
     copy = await caught_up(alice)
-    database = Database(DatabaseURL(before.server.owner_url), pool_size=1, quota=100_000)
+    database = Database(DatabaseURL(before.server.owner_url), pool_size=1, quotas={"tasks": 100_000})
     for number in range(20):
         progress = [progress async for progress in restored.jump(database)]
         assert progress[-1] == (1, 1 + number, 0)
@@ -408,7 +417,7 @@ async def test_an_owner_subject_to_row_level_security(before: Place) -> None:
         await user.add()
     role = f"owner_{uuid4().hex}"
     await before.owner.execute(f"CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA public TO {role}")
-    tables = ("users", "tasks", "task_clocks", "task_tags", "user_tags", "taskql_state", "alembic_version")
+    tables = ("users", *FORCED, "taskql_state", "alembic_version")
     for table in tables:
         await before.owner.execute(f"ALTER TABLE {table} OWNER TO {role}")
     for function in functions.ALL:
@@ -419,7 +428,7 @@ async def test_an_owner_subject_to_row_level_security(before: Place) -> None:
     await before.owner.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
 
     assert code == 0, said
-    assert "Advanced the clocks of 2 users, and gave 2 tasks new versions." in said
+    assert "Advanced the clocks of 2 users, and gave 2 tasks and lists new versions." in said
     assert min(await versions(before)) > restored.SMALLEST_JUMP
 
 

@@ -21,6 +21,7 @@ from app.entities import moving
 from app.models import CLOCKS, TAGS, TASKS
 from app.settings import Settings
 from app.tasks.fields import TASK
+from app.tasks.lists import LIST as LIST_OF_TASKS
 from app.tasks.purge import purge
 from app.tasks.recount import recount
 
@@ -40,6 +41,47 @@ MORE = {
     "everything of many": """mutation { updateTasks(where: { filter: { search: "t" } }, atMost: 1000, input: {
         title: "T", description: "D", completed: true, priority: HIGH, dueDate: "2026-05-05", tags: ["a"]
     }) { affectedCount } }""",
+}
+LIST_ID = "7b9c4f4e-2f5e-4a3c-9a51-1f6d3c0f9a12"
+LIST = "{ list { id name taskStats { open } tasks(first: 2) { nodes { title list { name } } } } }"
+LISTS = {
+    "create a list": f'mutation {{ createList(input: {{ id: "{LIST_ID}", name: "Home" }}) {LIST} }}',
+    "create another list": f'mutation {{ createList(input: {{ name: "Work" }}) {LIST} }}',
+    "change a list": f'mutation {{ updateList(id: "{LIST_ID}", input: {{ name: "Home!", icon: "x" }}) {LIST} }}',
+    "move a list": f'mutation {{ moveList(id: "{LIST_ID}", to: {{ toEnd: true }}) {LIST} }}',
+    "create in a list": f"""mutation {{
+        createTask(input: {{ title: "In", listId: "{LIST_ID}" }}) {{ task {{ list {{ name taskStats {{ open }} }} }} }}
+    }}""",
+    "create many in a list": f"""mutation {{
+        createTasks(inputs: [{{ title: "In", listId: "{LIST_ID}" }}, {{ title: "Out" }}]) {{
+            tasks {{ list {{ name }} }}
+        }}
+    }}""",
+    "put into a list": f"""mutation ($id: ID!) {{
+        updateTask(id: $id, input: {{ listId: "{LIST_ID}" }}) {{ task {{ id list {{ id }} }} }}
+    }}""",
+    "put many into a list": f"""mutation ($id: ID!, $other: ID!) {{
+        updateTasks(where: {{ ids: [$id, $other] }}, input: {{ listId: "{LIST_ID}" }}) {{ tasks {{ list {{ id }} }} }}
+    }}""",
+    "lists": """{
+        lists(orderBy: [{ field: NAME }], filter: { created: { gte: "2020-01-01T00:00:00Z" } }) {
+            totalCount pageInfo { endCursor hasNextPage }
+            nodes { taskStats { total } tasks(last: 3, filter: { search: "a" }) {
+                totalCount pageInfo { hasPreviousPage startCursor } edges { cursor node { list { name } } }
+            } }
+        }
+    }""",
+    "a list": f'{{ list(id: "{LIST_ID}") {{ name taskStats {{ open }} tasks {{ nodes {{ id }} }} }} }}',
+    "a list as a node": f'{{ node(id: "{LIST_ID}") {{ ... on TaskList {{ tasks {{ totalCount }} }} }} }}',
+    "tasks of lists": f"""{{
+        tasks(filter: {{ list: {{ ids: ["{LIST_ID}"] }} }}) {{ totalCount nodes {{ list {{ icon }} }} }}
+    }}""",
+    "the inbox": "{ tasks(filter: { list: { isNull: true } }, orderBy: [{ field: TITLE }]) { nodes { id } } }",
+    "changes with lists": "{ taskChanges(first: 5) { changes { ... on TaskUpserted { task { list { name } } } } } }",
+    "delete a list": f'mutation {{ deleteList(id: "{LIST_ID}") {LIST} }}',
+    "restore from a list": "mutation ($id: ID!) { restoreTask(id: $id) { task { list { name } } } }",
+    "restore a list": f'mutation {{ restoreList(id: "{LIST_ID}") {LIST} }}',
+    "delete the list again": f'mutation {{ deleteList(id: "{LIST_ID}", expectedVersion: 1) {LIST} }}',
 }
 
 
@@ -114,12 +156,13 @@ async def test_all_statements_go_to_one_worker(
     async with running(settings) as application:  # one that has compiled nothing yet
         alice = replace(alice, http=application.http)
         tasks = [(await alice.add(f"A task {n}", tags=["home", "work"]))["id"] for n in range(3)]
-        for query in {**READS, **WRITES, **MORE}.values():
+        for query in {**READS, **WRITES, **MORE, **LISTS}.values():
             names = {name: task for name, task in zip(("id", "other"), tasks, strict=False) if f"${name}:" in query}
             await alice.ask(query, **names)
         assert [seen async for seen in purge(application.database, timedelta(0))]
         assert [seen async for seen in recount(application.database)]
     moving.spread(TASK)
+    moving.spread(LIST_OF_TASKS)
 
     of_users = {text: construct for text, construct in record.constructs.items() if text not in record.elsewhere}
     assert len(of_users) > len(READS) + len(WRITES)

@@ -608,9 +608,9 @@ async def test_operations_that_ask_for_the_same_share_a_statement(alice: User, m
     built = []
     original = reading.one
 
-    def build(entity: Entity, selection: Selection) -> Statement:
+    def build(entity: Entity, selection: Selection, pages: reading.Pages) -> Statement:
         built.append(selection)
-        return original(entity, selection)
+        return original(entity, selection, pages)
 
     monkeypatch.setattr(reading, "one", build)
     for task in tasks:

@@ -21,7 +21,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from app.observability.metrics import Latencies
 from app.shapes import require
-from app.web.protocols import BoundedRequests, BoundedSockets
+from app.web.http_protocol import BoundedRequests
+from app.web.socket_protocol import BoundedSockets
 from schema.engine.execution import Engine, Rendered
 from schema.engine.single import RENDERED
 
@@ -30,7 +31,8 @@ PARSED = {"on_headers_complete", "on_body", "on_message_complete", "on_response_
 OVERRIDDEN = {
     BoundedRequests: HANDLERS | PARSED | {"_should_upgrade", "_start_asgi_task"},
     BoundedSockets: HANDLERS - {"resume_writing"}
-    | {"start_keepalive", "handle_ping", "__init__", "run_asgi", "send_500_response"},
+    | {"start_keepalive", "handle_ping", "__init__", "run_asgi", "send_500_response"}
+    | {"handle_parser_exception", "send_receive_event_to_app"},
 }
 INFO = [
     *("field_name", "field_nodes", "return_type", "parent_type", "path", "schema", "fragments", "root_value"),

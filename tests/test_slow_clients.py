@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 
 from app.main import create_app
 from app.settings import Settings
-from app.web import event_streams, protocols, sockets
+from app.web import event_streams, http_protocol, sockets
 
 VIEWER = "{ viewer { id } }"
 TITLES = "{ tasks { nodes { title } } }"
@@ -51,7 +51,7 @@ async def address(settings: Settings) -> AsyncIterator[str]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that checks its connections continuously."""
-    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(http_protocol, "LOOK_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def test_a_late_request_gets_an_error(address: str) -> None:
     [
         (f"{HEAD}X-Request-ID: mine\r\n{LENGTH}{{", "BAD_USER_INPUT", 0.01),
         (
-            f"{HEAD}X-Request-ID: mine\r\n{CHUNKED}" + "1\r\n \r\n" * (protocols.MOST_PARTS + 1),
+            f"{HEAD}X-Request-ID: mine\r\n{CHUNKED}" + "1\r\n \r\n" * (http_protocol.MOST_PARTS + 1),
             "LIMIT_EXCEEDED",
             PATIENCE_SECONDS,
         ),
@@ -132,7 +132,7 @@ async def test_rejections_of_the_protocol_are_recorded(  # noqa: PLR0913, PLR091
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A rejection by the protocol counts as an error, and its request id is in the response and the log."""
-    monkeypatch.setattr(protocols, "LOOK_SECONDS", look)
+    monkeypatch.setattr(http_protocol, "LOOK_SECONDS", look)
     caplog.set_level("INFO", "app.web.refusals")
     before = REGISTRY.get_sample_value("taskql_errors_total", {"code": code}) or 0
     head, _, _ = (await last_word(address, start)).partition("\r\n\r\n")
@@ -243,7 +243,7 @@ async def test_a_body_of_tiny_chunks(address: str, alice: User) -> None:
     head = f"{HEAD}Connection: close\r\nAuthorization: Bearer {alice.token}\r\n{CHUNKED}"
 
     assert str(alice.id) in await last_word(address, f"{head}{crumbs}0\r\n\r\n")
-    said = await last_word(address, head + "1\r\n \r\n" * (protocols.MOST_PARTS + 1))
+    said = await last_word(address, head + "1\r\n \r\n" * (http_protocol.MOST_PARTS + 1))
     assert said.startswith("HTTP/1.1 413 ")
     assert '"code":"LIMIT_EXCEEDED"' in said
 

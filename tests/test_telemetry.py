@@ -368,4 +368,4 @@ def test_traces_without_opentelemetry(
 
     create_app(settings.model_copy(update={"otel_traces_exporter": "otlp"}))
 
-    assert "pip install -e '.[otel]'" in caplog.text
+    assert "install taskql[otel]" in caplog.text

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.main import create_app
 from app.settings import Settings
-from app.web import protocols
+from app.web import connections, http_protocol
 
 LIVE = request("GET /livez HTTP/1.1")
 HALF = b"GET /livez HTTP/1.1\r\nHos"
@@ -192,7 +192,7 @@ async def test_idle_connections_are_kept_alive(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, between: bytes
 ) -> None:
     """Idle connections stay longer than incomplete requests, but not for ever."""
-    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(http_protocol, "LOOK_SECONDS", 0.05)
     async with clients(settings, keep_alive_seconds=1.5) as made:
         started = asyncio.get_running_loop().time()
         idle, silent, half = await made.idle(), await made.new(), await made.sent(LIVE + HALF)
@@ -209,7 +209,7 @@ async def test_a_chunked_request_leaves_its_connection_idle(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A last chunk after the response is no new request, and gets no rejection."""
-    monkeypatch.setattr(protocols, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(http_protocol, "LOOK_SECONDS", 0.02)
     async with clients(settings, keep_alive_seconds=0.5) as made:
         for status in (415, 405):
             method = "POST" if status == 415 else "PUT"
@@ -224,13 +224,13 @@ def test_descriptors_bound_the_connections(server: Any, monkeypatch: pytest.Monk
     """A low limit of file descriptors lowers the number of connections."""
     for descriptors, most in ((200, 50), (10**6, 1000), (resource.RLIM_INFINITY, 1000)):
         monkeypatch.setattr("resource.getrlimit", lambda _kind, most=descriptors: (most, most))
-        assert protocols.Connections(made_settings(server)).idle.most == most
+        assert connections.Connections(made_settings(server)).idle.most == most
 
 
 async def test_connections_with_long_heads_are_limited(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the limit the connection whose last long head is the oldest is closed, even if it is idle."""
-    monkeypatch.setattr(protocols, "MOST_LONG", 2)
-    head = request("GET /livez HTTP/1.1", f"Padding: {'x' * protocols.LONG_BYTES}")
+    monkeypatch.setattr(connections, "MOST_LONG", 2)
+    head = request("GET /livez HTTP/1.1", f"Padding: {'x' * http_protocol.LONG_BYTES}")
     async with clients(settings) as made:
         idle, short, half = await made.idle(), await made.idle(), await made.sent(head[:-10])
         await idle.ask(head)

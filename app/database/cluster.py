@@ -31,8 +31,9 @@ async def is_distributed(connection: Any) -> bool:
 
 async def begin(connection: Any, owner: UUID, statement: Statement, values: Values) -> None:
     """Begin a write. Nothing else is written yet."""
-    more = values["made"] if statement.creation else 0
-    begun = func.begin_distributed_write(literal(owner, Uuid), literal(more, Integer))
+    made = {values["counter"]: values["made"]} if statement.creation else {}
+    more = [literal(made.get(counter, 0), Integer) for counter in ("tasks", "lists")]
+    begun = func.begin_distributed_write(literal(owner, Uuid), *more)
     async with _undone(connection):
         await connection.execute(f"BEGIN; {_text(select(begun))}")
 

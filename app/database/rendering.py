@@ -38,13 +38,15 @@ Columns = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 class Field:
     """One entry of a response: its response key, the field's name, and the selection of an object field.
 
-    A field of a union type has a selection for each member.
+    A field of a union type has a selection for each member. `arguments` are those of a field below a root field; they
+    are equal if they are written alike.
     """
 
     key: str
     name: str
     selection: "Selection | None" = None
     members: "tuple[Selection, ...]" = ()
+    arguments: Hashable = None
 
     @property
     def inner(self) -> "Selection":
@@ -59,11 +61,15 @@ class Field:
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Selection:
-    """The fields that operations select of one object, and the statements compiled for it, by shape of arguments."""
+    """The fields that operations select of one object, and the statements compiled for it, by shape of arguments.
+
+    `nested` are the fields with arguments anywhere below, each once.
+    """
 
     typename: str
     fields: tuple[Field, ...]
     statements: dict[Hashable, Statement] = field(default_factory=dict)
+    nested: tuple[Field, ...] = ()
     _entries: dict[str, list[Field]] = field(default_factory=dict)
 
     def entries(self, name: str) -> list[Field]:
@@ -80,7 +86,17 @@ class Selections:
         self._known: WeakValueDictionary[tuple[str, tuple[Field, ...]], Selection] = WeakValueDictionary()
 
     def of(self, typename: str, fields: tuple[Field, ...]) -> Selection:
-        return self._known.setdefault((typename, fields), Selection(typename, fields))
+        return self._known.setdefault((typename, fields), Selection(typename, fields, nested=_nested(fields)))
+
+
+def _nested(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    found = dict[Field, None]()
+    for entry in fields:
+        inner = entry.members if entry.selection is None else (entry.selection,)
+        found |= dict.fromkeys(one for selection in inner for one in selection.nested)
+        if entry.arguments is not None:
+            found[entry] = None
+    return tuple(found)
 
 
 def json_object(selection: Selection, render: Callable[[Field], ColumnElement[str]]) -> ColumnElement[str]:

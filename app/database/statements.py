@@ -49,7 +49,8 @@ class Statement:
 
     A statement that begins its write itself, in a single execution, has an alternative in `after_loss`: for a retry
     after a lost connection, for clusters, and to find out why it rejected a write. A statement that creates rows has
-    `creation`, which returns the equivalent for clusters.
+    `creation`, which returns the equivalent for clusters. If the payload shows what other rows contribute, a statement
+    that writes `names_only` the rows, and a read follows: it sees the state before its own changes.
     """
 
     text: str
@@ -57,6 +58,7 @@ class Statement:
     repeatable: bool = False
     after_loss: "Statement | None" = None
     creation: "Callable[[], Creation] | None" = None
+    names_only: bool = False
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         return list(map(values.__getitem__, self.parameters))

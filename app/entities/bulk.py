@@ -1,5 +1,6 @@
 """The statements that write many rows at once: all selected rows, or none."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.database.rendering import Selection, joined
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
+from app.entities import membership
 from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity, Shape
 from app.entities.filters import condition
@@ -67,7 +69,8 @@ def create(entity: Entity, payload: Selection) -> Statement:
     """Insert rows, all or none.
 
     Inserts none if an id exists with other content: `places` lists their indexes. Inserts none if the quota would be
-    exceeded: `owned` is then the current number of rows, otherwise null.
+    exceeded: `owned` is then the current number of rows, otherwise null. Inserts none if a container is not found or in
+    the trash: `unknown` and `trashed` list the indexes.
     """
     now, given, table = clock(entity.counter), _given(entity), entity.table
     present = _present(entity, given)
@@ -75,7 +78,8 @@ def create(entity: Entity, payload: Selection) -> Statement:
     is_new = given.c.id.not_in(select(present.c.id))
     more = select(func.count()).select_from(given).where(is_new).scalar_subquery()
     excess = _excess(now.c[entity.counter.name], more)
-    free = not_(or_(is_there(taken), is_there(excess)))
+    refused = _refused(entity, given, is_new)
+    free = not_(or_(is_there(taken), is_there(excess), *map(is_there, refused.values())))
     columns = _inserted(entity, given, now)
     new = select(*columns.values()).select_from(given.join(now, true())).where(free, is_new)
     inserted = insert(table).from_select(list(columns), new).on_conflict_do_nothing()
@@ -85,7 +89,8 @@ def create(entity: Entity, payload: Selection) -> Statement:
     lists = _lists(entity, payload, current, rows, given.c.place, free)
     affected = select(func.count()).select_from(rows).where(free).scalar_subquery()
     owned = select(excess.c.owned).scalar_subquery()
-    made = _many(entity, now, written, lists, affected, _places(taken), owned=owned)
+    why = [owned.label("owned"), *(_places(rows_).label(name) for name, rows_ in refused.items())]
+    made = _many(entity, now, written, lists, affected, _places(taken), new=why)
     return replace(made, repeatable=True, creation=cache(partial(_creation, entity, payload)))
 
 
@@ -100,7 +105,8 @@ def _insert(entity: Entity) -> Statement:
     has_room = and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA)
     known = select(table.c.id).where(table.c.user_id == user_id())
     is_new = ~exists(known.where(table.c.id == given.c.id))
-    rows = select(*columns.values()).select_from(CLOCKS.join(given, true())).where(has_room, is_new)
+    accepted = and_(membership.is_accepted(entity, given.c), not_(membership.is_namesake(entity, given.c.id)))
+    rows = select(*columns.values()).select_from(CLOCKS.join(given, true())).where(has_room, is_new, accepted)
     inserted = insert(table).from_select(list(columns), rows).on_conflict_do_nothing()
     return compiled(inserted.returning(table.c.id))
 
@@ -111,9 +117,11 @@ def _look(entity: Entity, payload: Selection) -> Statement:
     present = _present(entity, given)
     taken = _taken(entity, given, present)
     before = select(present.c.id).where(present.c.version < select(now.c.version).scalar_subquery())
-    more = select(func.count()).select_from(given).where(given.c.id.not_in(before)).scalar_subquery()
+    is_new = given.c.id.not_in(before)
+    more = select(func.count()).select_from(given).where(is_new).scalar_subquery()
     excess = _excess(now.c[entity.counter.name] - bindparam("made", type_=Integer), more)
-    free = not_(or_(is_there(taken), is_there(excess)))
+    refused = _refused(entity, given, is_new)
+    free = not_(or_(is_there(taken), is_there(excess), *map(is_there, refused.values())))
     rows = present.join(given, given.c.id == present.c.id)
     new = case((free, more), else_=literal_column("0"))
     return compiled(
@@ -123,6 +131,7 @@ def _look(entity: Entity, payload: Selection) -> Statement:
             select(func.count()).select_from(rows).where(free).scalar_subquery().label("affected"),
             _places(taken).label("places"),
             select(excess.c.owned).scalar_subquery().label("owned"),
+            *(_places(rows_).label(name) for name, rows_ in refused.items()),
             *_lists(entity, payload, present, rows, given.c.place, free),
         ).select_from(now)
     )
@@ -141,9 +150,21 @@ def _present(entity: Entity, given: CTE) -> CTE:
 
 
 def _taken(entity: Entity, given: CTE, present: CTE) -> CTE:
-    """The indexes of ids that exist with other content."""
+    """The indexes of ids that exist with other content, or of another entity's rows."""
     changed = or_(*(differ(entity, name, present.c[name], given.c[name]) for name in entity.at_creation))
-    return select(given.c.place).join(present, present.c.id == given.c.id).where(changed).cte("taken")
+    both = given.outerjoin(present, present.c.id == given.c.id)
+    namesake = membership.is_namesake(entity, given.c.id)
+    other = or_(and_(present.c.id.is_not(None), changed), and_(present.c.id.is_(None), namesake))
+    return select(given.c.place).select_from(both).where(other).cte("taken")
+
+
+def _refused(entity: Entity, given: CTE, is_new: ColumnElement[bool]) -> dict[str, CTE]:
+    """The indexes of new rows whose container is not found, and of those whose container is in the trash."""
+    names = ("unknown", "trashed")
+    return {
+        name: select(given.c.place).where(is_new, condition).cte(name)
+        for name, (condition, _) in zip(names, membership.refusals(entity, given.c), strict=False)
+    }
 
 
 def _places(taken: CTE) -> ColumnElement[Any]:
@@ -156,34 +177,34 @@ def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
     selected = table.c.id == any_(_IDS) if shape.filter is None else condition(entity, shape.filter)
     live = table.c.deleted_at.is_(None) if shape.kind == "update" else true()
     matched = select(table).where(table.c.user_id == user_id(), selected, live).cte("matched")
-    within = select(func.count() <= bindparam("at_most", type_=Integer)).select_from(matched).scalar_subquery()
+    few = select(func.count() <= bindparam("at_most", type_=Integer)).select_from(matched).scalar_subquery()
+    content = parameters(entity, shape.columns)
+    refused = [*membership.refusals(entity, content), *_overfull(entity, content, matched)]
+    within = and_(few, *(not_(condition) for condition, _ in refused))
     values, due = _values(entity, shape, now.c.at)
-    refused = _refused(entity, shape, matched)
-    free = within if refused is None else and_(within, refused.is_(None))
     written = (
         sql_update(table)
         .values(**values, version=now.c.version, updated_at=now.c.at)
         .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id, _is_among(table.c.id, matched), due)
-        .where(free, not_(bindparam("dry_run", type_=Boolean)))
+        .where(within, not_(bindparam("dry_run", type_=Boolean)))
         .returning(*table.c)
         .cte("written")
     )
     untouched = select(matched).where(matched.c.id.not_in(select(written.c.id)))
     current = union_all(select(written), untouched).cte("current")
-    lists = _lists(entity, payload, current, current, current.c.id, free)
+    lists = _lists(entity, payload, current, current, current.c.id, within)
     total = select(func.count()).select_from(matched).scalar_subquery()
-    code = null() if refused is None else refused
-    return _many(entity, now, written, [code.label("code"), *lists], total, _missing(matched) if by_ids else null())
+    code = case(*refused, else_=null()) if refused else null()
+    missing = _missing(matched) if by_ids else null()
+    return _many(entity, now, written, lists, total, missing, more=[code.label("code")])
 
 
-def _refused(entity: Entity, shape: Many, matched: CTE) -> ColumnElement[Any] | None:
-    """The error code if an update is rejected for any of the rows, otherwise null; None if it cannot be."""
-    refused = entity.refused(parameters(entity, shape.columns), matched.c)
-    if not refused:
-        return None
-    return case(
-        *((exists(select(matched.c.id).where(condition)), text_literal(code)) for code, condition in refused.items())
-    )
+def _overfull(entity: Entity, content: Contents, matched: CTE) -> membership.Refusals:
+    """When an update is rejected because of what one of the rows contains, each with its code."""
+    return [
+        (exists(select(matched.c.id).where(condition)), text_literal(code))
+        for code, condition in entity.refused(content, matched.c).items()
+    ]
 
 
 def _excess(count: ColumnElement[int], more: ColumnElement[int]) -> CTE:
@@ -228,9 +249,9 @@ def _values(entity: Entity, shape: Many, at: ColumnElement[Any]) -> tuple[Conten
     """The values to set, and the condition for rows that do not have them yet."""
     row = entity.table.c
     if shape.kind == "delete":
-        return {"deleted_at": at}, row.deleted_at.is_(None)
+        return membership.deleted(entity, at)
     if shape.kind == "restore":
-        return {"deleted_at": null()}, row.deleted_at.is_not(None)
+        return membership.restored(entity)
     content = entity.merged(parameters(entity, shape.columns), row)
     return {**content, **entity.following(content, row, at)}, differs(entity, content)
 
@@ -271,8 +292,10 @@ def _many(  # noqa: PLR0913, PLR0917 - the parts of a statement
     affected: ColumnElement[Any],
     places: ColumnElement[Any],
     *,
-    owned: ColumnElement[Any] | None = None,
+    new: Sequence[ColumnElement[Any]] = (),
+    more: Sequence[ColumnElement[Any]] = (),
 ) -> Statement:
+    """One row. `new` are further columns of a statement that inserts rows, `more` those of one that changes rows."""
     changed = is_there(written)
     columns = [
         version_after(now, changed).label("version"),
@@ -281,6 +304,6 @@ def _many(  # noqa: PLR0913, PLR0917 - the parts of a statement
         notice(now, changed),
         *lists,
     ]
-    if owned is None:
-        return write(select(*columns).select_from(now), changed)
-    return write(select(*columns, owned.label("owned")).select_from(now), changed, count_after(entity, written))
+    if not new:
+        return write(select(*columns, *more).select_from(now), changed)
+    return write(select(*columns, *new).select_from(now), changed, count_after(entity, written))

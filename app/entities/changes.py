@@ -9,6 +9,8 @@ such a row, the client must sync from the beginning. That is not the case for ro
 received, or that were removed before its sync began.
 """
 
+from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -46,6 +48,7 @@ from app.database.rendering import (
 from app.database.statements import Reader, Statement, read, text_literal
 from app.entities.cursors import sealed
 from app.entities.entity import Entity
+from app.entities.reading import Pages, View
 from app.models import CLOCKS
 
 LARGEST_CHANGE_PAGE = 1000
@@ -56,19 +59,27 @@ _ZERO: ColumnElement[int] = literal_column("0")
 _NIL = literal_column(f"'{UUID(int=0)}'::uuid", Uuid)
 
 
-def page(entity: Entity, selection: Selection) -> Statement:
+def page(entity: Entity, selection: Selection, pages: Pages = MappingProxyType({})) -> Statement:
     """A page of at most `size` changes after the point `version`, `row_id`, `base`; see `cursors.SyncPoint`."""
-    return read(lambda me: _Page(entity, selection, me).body())
+    return read(lambda me: _Page(entity, selection, View(me, pages)).body())
 
 
 def whole(entity: Entity) -> Selection:
     """A selection of everything that subscribers can request of a page, so that one read serves all of them."""
     name, one = entity.type_name, entity.one
-    row = Selection(name, _leaves(TYPE_NAME, *entity.fields))
+    row = Selection(name, (*_leaves(TYPE_NAME, *entity.fields), *_shown(entity)))
     upserted = Selection(f"{name}Upserted", (*_leaves(TYPE_NAME, "token"), Field(one, one, row)))
     removed = Selection(f"{name}Removed", _leaves(TYPE_NAME, "token", f"{one}Id"))
     changes = Field("changes", "changes", None, (upserted, removed))
     return Selection(f"{name}ChangePage", (*_leaves("token", "hasMore", "fullSync"), changes))
+
+
+def _shown(entity: Entity) -> Iterator[Field]:
+    """The objects that rows refer to, without what these show of other rows."""
+    for name, related in entity.related.items():
+        if related.shows is not None:
+            fields = _leaves(TYPE_NAME, *related.shows.fields)
+            yield Field(name, name, Selection(related.shows.type_name, fields))
 
 
 def _leaves(*names: str) -> tuple[Field, ...]:
@@ -88,8 +99,8 @@ def clock() -> Statement:
 class _Page:
     """The parts of a page's SQL. `start` is the point where it starts, `rows` has one row more than the page shows."""
 
-    def __init__(self, entity: Entity, selection: Selection, me: Reader) -> None:
-        self.entity, self.selection = entity, selection
+    def __init__(self, entity: Entity, selection: Selection, view: View) -> None:
+        self.entity, self.selection, self.view, me = entity, selection, view, view.me
         self.size = bindparam("size", type_=Integer)
         self.start = _start(me)
         self.rows = self._rows(me)
@@ -144,7 +155,9 @@ class _Page:
     def _change_field(self, entry: Field) -> ColumnElement[str]:
         if entry.name == "token":
             return quoted(sealed(self._content(self.rows.c.version, self.rows.c.id)))
-        return quoted(self.rows.c.id) if entry.selection is None else self.entity.json(entry.inner, self.rows.c)
+        return (
+            quoted(self.rows.c.id) if entry.selection is None else self.entity.json(entry.inner, self.rows.c, self.view)
+        )
 
     def _content(self, version: ColumnElement[int], row_id: ColumnElement[UUID]) -> ColumnElement[str]:
         """The content of a token that continues after a row."""

@@ -7,13 +7,14 @@ orders.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import BindParameter, Column, ColumnElement, FromClause, Table
+from sqlalchemy import BindParameter, Column, ColumnElement, FromClause, Table, case
 from sqlalchemy.types import TypeEngine
 
-from app.database.rendering import Columns, Selection, json_object
-from app.database.statements import Reader
+from app.database.rendering import TYPE_NAME, Columns, Selection, json_object, quoted
+from app.database.rendering import Field as Entry
+from app.database.statements import Reader, text_literal
 from app.entities.naming import api_name
 from app.entities.problems import Problem
 
@@ -79,7 +80,8 @@ class Field:
     """
 
     column: Column[Any]
-    json: Callable[[ColumnElement[Any]], ColumnElement[str]]
+    # None for a column that is not shown.
+    json: Callable[[ColumnElement[Any]], ColumnElement[str]] | None
     content: Content | None = None
     sort: SortKey | None = None
     conditions: Mapping[str, Condition] = field(default_factory=dict)
@@ -87,6 +89,49 @@ class Field:
     @property
     def name(self) -> str:
         return api_name(self.column.name)
+
+
+class View(Protocol):
+    """What a read gives its nested fields: the user as whom it acts. `app.entities.reading` defines the rest."""
+
+    @property
+    def me(self) -> Reader: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """A field of the API that shows other rows: the column that refers to them, and their JSON.
+
+    If the column is the id of the object shown, `shows` is its entity; the id then needs no other row.
+    """
+
+    column: Column[Any]
+    json: Callable[[Any, Entry, ColumnElement[Any]], ColumnElement[str]]
+    shows: "Entity | None" = None
+
+    def knows(self, entry: Entry) -> bool:
+        """Whether the column is enough to render the entry."""
+        return self.shows is not None and all(part.name in {"id", TYPE_NAME} for part in entry.inner.fields)
+
+    def of_column(self, entry: Entry, value: ColumnElement[Any]) -> ColumnElement[str]:
+        """The JSON of an entry for which the column is enough."""
+        return case(
+            (value.is_(None), text_literal("null")), else_=json_object(entry.inner, lambda _part: quoted(value))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Rows that are members of a row of another entity, or of none: tasks of a list.
+
+    When the container goes to the trash, its live members go with it, and are marked. An id names one row of both.
+    """
+
+    members: Table
+    containers: Table
+    # The columns of members with the id of their container, and with the mark.
+    reference: Column[Any]
+    mark: Column[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +178,8 @@ class Entity:
     table: Table
     counter: Column[int]
     declared: tuple[Field, ...]
+    # Fields that show other rows, by their names in the API. Entities that refer to one another complete them later.
+    related: dict[str, Related] = field(default_factory=dict)
     # Conditions that do not belong to a single field.
     more_conditions: Mapping[str, Condition] = field(default_factory=dict)
     # Derived columns, computed from the columns written, the row before an update, and the time.
@@ -144,13 +191,18 @@ class Entity:
     refused: Callable[[Contents, Columns], Mapping[str, ColumnElement[bool]]] = _no_refusal
     # The problems of these codes.
     refusals: Mapping[str, Problem] = field(default_factory=dict)
+    # The order of pages if the caller gives none: the name of a sort key, and whether it is descending.
+    order: tuple[str, bool] = ("CREATED_AT", True)
+    # The entity whose rows contain these rows, and the entity whose rows are contained in these.
+    member: Membership | None = None
+    container: Membership | None = None
     # For filters with a selective condition that has its own index.
     few: Callable[[Reader, Shape], Few | None] = _no_few
 
     @cached_property
     def fields(self) -> Mapping[str, Field]:
         """All fields by their names in the API."""
-        return {each.name: each for each in self.declared}
+        return {each.name: each for each in self.declared if each.json}
 
     @cached_property
     def contents(self) -> Mapping[str, Content]:
@@ -178,13 +230,23 @@ class Entity:
 
     def columns(self, selection: Selection) -> list[Column[Any]]:
         """The columns that the JSON of a row needs."""
-        return [self.fields[entry.name].column for entry in selection.fields if entry.name in self.fields]
+        known: Mapping[str, Field | Related] = {**self.fields, **self.related}
+        return [known[entry.name].column for entry in selection.fields if entry.name in known]
 
-    def json(self, selection: Selection, row: Columns) -> ColumnElement[str]:
-        """The SQL of a row's JSON."""
+    def knows(self, selection: Selection) -> bool:
+        """Whether the columns of a row are enough to render a selection."""
+        related = self.related
+        return all(related[entry.name].knows(entry) for entry in selection.fields if entry.name in related)
 
-        def shown(name: str) -> ColumnElement[str]:
-            declared = self.fields[name]
+    def json(self, selection: Selection, row: Columns, view: View | None = None) -> ColumnElement[str]:
+        """The SQL of a row's JSON. Fields that show other rows need the view of a read."""
+
+        def shown(entry: Entry) -> ColumnElement[str]:
+            if (related := self.related.get(entry.name)) is not None:
+                value = row[related.column.name]
+                return related.of_column(entry, value) if related.knows(entry) else related.json(view, entry, value)
+            declared = self.fields[entry.name]
+            assert declared.json  # noqa: S101 - only these are among the fields
             return declared.json(row[declared.column.name])
 
-        return json_object(selection, lambda entry: shown(entry.name))
+        return json_object(selection, shown)

@@ -14,9 +14,10 @@ _NO_CONDITIONS = {"and", "or", "not", "trashed"}
 
 
 class Filter:
-    """The shape of a filter, and the values to bind as p0, p1 and so on."""
+    """The shape of a filter, and the values to bind as p0, p1 and so on, after a prefix."""
 
-    def __init__(self, entity: Entity, tree: Mapping[str, Any]) -> None:
+    def __init__(self, entity: Entity, tree: Mapping[str, Any], prefix: str = "") -> None:
+        self._prefix = prefix
         self.values: dict[str, Any] = {}
         self._known = entity.conditions
         self._conditions = 0
@@ -56,7 +57,7 @@ class Filter:
         self._count(1)
         if isinstance(value, list) and len(value) > MOST_VALUES:
             raise LimitExceeded(f"filter.{name} lists {len(value)} values; the maximum is {MOST_VALUES}.")
-        parameter, convert = f"p{len(self.values)}", self._known[name].value
+        parameter, convert = f"{self._prefix}p{len(self.values)}", self._known[name].value
         self.values[parameter] = convert(f"filter.{name}", value) if convert else value
         return (name, parameter)
 

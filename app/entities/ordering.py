@@ -27,9 +27,6 @@ class OrderBy(NamedTuple):
     descending: bool
 
 
-NEWEST_FIRST = (OrderBy("CREATED_AT", descending=True),)
-
-
 @lru_cache(128)
 def ordered(entity: Entity, terms: tuple[OrderBy, ...]) -> "Order":
     """The order of these terms. Cached, because statements are cached by order."""
@@ -42,7 +39,7 @@ class Order:
     def __init__(self, entity: Entity, terms: tuple[OrderBy, ...]) -> None:
         if len({term.field for term in terms}) < len(terms):
             raise BadUserInput("orderBy names a field twice.")
-        terms = terms or NEWEST_FIRST
+        terms = terms or (OrderBy(*entity.order),)
         self.terms = (*terms, OrderBy("ID", terms[-1].descending))
         # Part of each cursor, so that a cursor is rejected in another list or order.
         self.name = " ".join([entity.many, *(("-" if term.descending else "+") + term.field for term in self.terms)])

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
+    FromClause,
     Integer,
     Label,
     ScalarSelect,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    column,
     exists,
     func,
     literal_column,
@@ -25,6 +27,8 @@ from sqlalchemy import (
     true,
     union_all,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from app.database.rendering import (
     Field,
@@ -50,47 +54,127 @@ _MOST: ColumnElement[int] = literal_column(str(LARGEST_PAGE + 1), Integer)
 
 
 class Page(NamedTuple):
-    """The shape of a page's arguments: one compiled statement for each."""
+    """The shape of a page's arguments: one compiled statement for each.
+
+    The names of the parameters of a nested page begin with its `prefix`.
+    """
 
     order: Order
     filter: Shape
     backward: bool
     has_after: bool
     has_before: bool
+    prefix: str = ""
 
 
-def one(entity: Entity, selection: Selection) -> Statement:
+Pages = Mapping[Field, Page]
+
+
+class View(NamedTuple):
+    """The user as whom a read acts, and the pages of its nested connections."""
+
+    me: Reader
+    pages: Pages
+
+
+def one(entity: Entity, selection: Selection, pages: Pages) -> Statement:
     """One row by id."""
-    return read(lambda me: by_id(entity, selection, me))
+    return read(lambda me: by_id(entity, selection, View(me, pages)))
 
 
-def by_id(entity: Entity, selection: Selection, me: Reader) -> Select[Any]:
-    row = entity.table.c
-    body = entity.json(selection, row).label("body")
-    return select(body).where(me.owns(entity.table), row.id == bindparam("id", type_=Uuid))
+def by_id(entity: Entity, selection: Selection, view: View) -> Select[Any]:
+    return row(entity, selection, view, bindparam("id", type_=Uuid), view.me.row)
 
 
-def page(entity: Entity, selection: Selection, shape: Page) -> Statement:
+def row(
+    entity: Entity, selection: Selection, view: View, row_id: ColumnElement[Any], *outer: FromClause
+) -> Select[Any]:
+    """The row with an id, which may be a column of an outer row."""
+    table = entity.table
+    mine = and_(view.me.owns(table), table.c.id == row_id)
+    if entity.knows(selection):
+        return select(entity.json(selection, table.c, view).label("body")).where(mine).correlate(*outer)
+    # What other rows contribute refers to a row of a subquery: each table of a part is routed by its own conditions.
+    needed = {table.c.id, *entity.columns(selection)}
+    found = select(*(one for one in table.c if one in needed)).where(mine).correlate(*outer).subquery("row")
+    return select(entity.json(selection, found.c, view).label("body")).select_from(found)
+
+
+def many(entity: Entity, selection: Selection, pages: Pages) -> Statement:
+    """Rows by their ids, as a list in this order."""
+
+    def body(me: Reader) -> Select[Any]:
+        given = func.unnest(cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid)))
+        ids = given.table_valued(column("id", Uuid), with_ordinality="place", name="ids").render_derived()
+        row = entity.table.c
+        needed = {row.id, *entity.columns(selection)}
+        found = select(*(one for one in entity.table.c if one in needed), ids.c.place)
+        found = found.select_from(ids.join(entity.table, row.id == ids.c.id)).where(me.owns(entity.table))
+        rows = found.correlate(me.row).order_by(ids.c.place).subquery("rows")
+        text = json_list(entity.json(selection, rows.c, View(me, pages)), true())
+        return select(text.label("body")).select_from(rows)
+
+    return read(body)
+
+
+def page(entity: Entity, selection: Selection, shape: Page, pages: Pages) -> Statement:
     """A connection of rows."""
 
     def body(me: Reader) -> Select[Any]:
-        few = entity.few(me, shape.filter)
-        if few is None:
-            return _Connection(entity, selection, shape, me).body()
-        connection = _Connection(entity, selection, shape, me, few).body().lateral("connection")
-        return select(connection.c.body).select_from(few.row.join(connection, true()))
+        view = View(me, pages)
+        return _joined(lambda few: _Connection(entity, selection, shape, view, few=few), entity.few(me, shape.filter))
 
     return read(body)
+
+
+def nested(  # noqa: PLR0913, PLR0917 - the parts of a connection
+    entity: Entity,
+    entry: Field,
+    view: View,
+    owner: ColumnElement[Any],
+    within: Callable[[ColumnElement[Any]], ColumnElement[bool]],
+    few: Callable[[Reader, Shape, LateralFromClause], Few | None],
+) -> ScalarSelect[Any]:
+    """A connection below a row: of the rows that are `within` the owner's id."""
+    shape = view.pages[entry]
+    # Within the connection other rows have the name of those that contain the owner, so it gets a name of its own.
+    own = select(owner.label("id")).correlate(owner.table).lateral(f"owner_{shape.prefix}")
+    found = few(view.me, shape.filter, own)
+
+    def connection(few: Few | None) -> _Connection:
+        return _Connection(entity, entry.inner, shape, view, few=few, outer=own, within=within(own.c.id))
+
+    body = _joined(connection, found).correlate(view.me.row, own).lateral(f"nested_{shape.prefix}")
+    rows = own.join(body, true())
+    return select(body.c.body).select_from(rows).correlate(view.me.row, owner.table).scalar_subquery()
+
+
+def _joined(connection: "Callable[[Few | None], _Connection]", few: Few | None) -> Select[Any]:
+    """The body of a connection, after the row that tells whether a selective condition matches few rows."""
+    if few is None:
+        return connection(None).body()
+    body = connection(few).body().lateral("connection")
+    return select(body.c.body).select_from(few.row.join(body, true()))
 
 
 class _Connection:
     """The parts of a connection's SQL. `rows` is a numbered page in list order, with one row more than is shown."""
 
-    def __init__(self, entity: Entity, selection: Selection, shape: Page, me: Reader, few: Few | None = None) -> None:
-        self.entity, self.selection, self.shape, self.me, self.few = entity, selection, shape, me, few
-        self.table = entity.table
-        self.outer = [me.row, *([few.row] if few else [])]
-        self.size = bindparam("size", type_=Integer)
+    def __init__(  # noqa: PLR0913 - the parts of a connection
+        self,
+        entity: Entity,
+        selection: Selection,
+        shape: Page,
+        view: View,
+        *,
+        few: Few | None,
+        outer: FromClause | None = None,
+        within: ColumnElement[bool] | None = None,
+    ) -> None:
+        self.entity, self.selection, self.shape, self.view, self.few = entity, selection, shape, view, few
+        self.table, self.within = entity.table, true() if within is None else within
+        self.outer = [view.me.row, *([few.row] if few else []), *([] if outer is None else [outer])]
+        self.size = bindparam(f"{shape.prefix}size", type_=Integer)
         # One row more than is shown tells whether there are more.
         self.limit = self.size + _ONE
         self.rows = self._rows()
@@ -105,7 +189,7 @@ class _Connection:
         return statement.select_from(self.rows).having(literal_column("true")) if read_rows else statement
 
     def _matching(self) -> ColumnElement[bool]:
-        return and_(self.me.owns(self.table), condition(self.entity, self.shape.filter))
+        return and_(self.view.me.owns(self.table), condition(self.entity, self.shape.filter), self.within)
 
     def _rows(self) -> Subquery:
         """The page in list order; aggregates process the rows in this order. A backward page is scanned in reverse."""
@@ -164,9 +248,9 @@ class _Connection:
 
     def _within(self, keys: Keys | None = None) -> list[ColumnElement[bool]]:
         """The conditions for the cursors given."""
-        order, shape = self.shape.order, self.shape
-        after = [order.beyond("after", backward=False, keys=keys)] if shape.has_after else []
-        before = [order.beyond("before", backward=True, keys=keys)] if shape.has_before else []
+        order, shape, prefix = self.shape.order, self.shape, self.shape.prefix
+        after = [order.beyond(f"{prefix}after", backward=False, keys=keys)] if shape.has_after else []
+        before = [order.beyond(f"{prefix}before", backward=True, keys=keys)] if shape.has_before else []
         return after + before
 
     def _field(self, entry: Field) -> ColumnElement[str]:
@@ -174,7 +258,7 @@ class _Connection:
             case "edges":
                 return self._list(json_object(entry.inner, self._edge_field))
             case "nodes":
-                return self._list(self.entity.json(entry.inner, self.rows.c))
+                return self._list(self._node(entry))
             case "pageInfo":
                 return json_object(entry.inner, lambda part: self._page_info()[part.name]())
         return self._total_count()
@@ -182,7 +266,10 @@ class _Connection:
     def _edge_field(self, entry: Field) -> ColumnElement[str]:
         if entry.name == "cursor":
             return quoted(cursors.sealed(self.rows.c.mark))
-        return self.entity.json(entry.inner, self.rows.c)
+        return self._node(entry)
+
+    def _node(self, entry: Field) -> ColumnElement[str]:
+        return self.entity.json(entry.inner, self.rows.c, self.view)
 
     def _list(self, element: ColumnElement[str]) -> ColumnElement[str]:
         return json_list(element, self.shown)
@@ -212,6 +299,7 @@ class _Connection:
         if not given:
             return text_literal("false")
         order, back, table = self.shape.order, not self.shape.backward, self.table
+        name = self.shape.prefix + name
         passed = and_(self._matching(), order.beyond(name, backward=back, inclusive=True))
         # The nearest row, by the index of the order. With EXISTS the planner may use another index and search for long.
         nearest = select(table.c.id).where(passed).order_by(*order.clauses(backward=back)).limit(_ONE)

@@ -11,15 +11,15 @@ from uuid import UUID
 import orjson
 
 from app.database.compiling import Statements
-from app.database.rendering import Selection
+from app.database.rendering import Field, Selection
 from app.database.statements import Statement
-from app.entities import bulk, changes, moving, reading, writing
+from app.entities import bulk, changes, membership, moving, reading, writing
 from app.entities.changes import LARGEST_CHANGE_PAGE
 from app.entities.content import taken
 from app.entities.cursors import BEGINNING, SyncPoint, sync_point
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
-from app.entities.naming import words
+from app.entities.naming import api_name, words
 from app.entities.ordering import OrderBy, ordered
 from app.entities.problems import Problem
 from app.entities.reading import LARGEST_PAGE, Page
@@ -39,15 +39,24 @@ Values = Mapping[str, Any]
 class Database(Protocol):
     """The database as repositories use it: a read in one round trip, and a write in a transaction of the user.
 
-    `quota` is the maximum number of rows of an entity that a user may own, including those in the trash.
+    `quotas` are the maximum numbers of rows that a user may own, including those in the trash, by the entity's `many`.
     """
 
     @property
-    def quota(self) -> int: ...
+    def quotas(self) -> Mapping[str, int]: ...
 
     async def read(self, owner: UUID, statement: Statement, values: Values) -> str | None: ...
 
     async def write(self, owner: UUID, statement: Statement, values: Values) -> Mapping[str, Any]: ...
+
+
+class Wanted(NamedTuple):
+    """A connection and its arguments: its entity, filter, order and window."""
+
+    entity: Entity
+    matching: Values
+    order_by: Sequence[OrderBy]
+    window: "Window"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,43 +112,63 @@ class Crowded(Exception):
 class Repository:
     """The rows of one entity and one user. All statements are limited to that user."""
 
-    def __init__(self, entity: Entity, database: Database, owner: UUID, statements: Statements) -> None:
+    def __init__(
+        self,
+        entity: Entity,
+        database: Database,
+        owner: UUID,
+        statements: Statements,
+        wanted: Mapping[Field, Wanted] = MappingProxyType({}),
+    ) -> None:
         self._entity = entity
         self._database = database
         self._owner = owner
         self._statements = statements
+        self._wanted = wanted
 
     async def find(self, selection: Selection, row_id: str) -> str | None:
         """One row as JSON, also from the trash."""
-        wanted = identifier(row_id, "id")
-        statement = selection.statements.get("one") or await self._compiled(
-            selection, "one", lambda: reading.one(self._entity, selection)
+        return await self._found(selection, identifier(row_id, "id"))
+
+    async def _found(self, selection: Selection, row_id: UUID) -> str | None:
+        inner = nested(selection, self._wanted, self._owner)
+        key = ("one", inner.key) if inner.key else "one"
+        statement = selection.statements.get(key) or await self._compiled(
+            selection, key, lambda: reading.one(self._entity, selection, inner.pages)
         )
-        return await self._read(statement, id=wanted)
+        return await self._read(statement, id=row_id, **inner.values)
+
+    async def _found_many(self, selection: Selection, ids: Sequence[str]) -> str | None:
+        inner = nested(selection, self._wanted, self._owner)
+        key = "many", inner.key
+        statement = selection.statements.get(key) or await self._compiled(
+            selection, key, lambda: reading.many(self._entity, selection, inner.pages)
+        )
+        return await self._read(statement, ids=ids, **inner.values)
 
     async def page(
         self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
     ) -> str | None:
         """A page as a connection's JSON."""
-        order, wanted = ordered(self._entity, tuple(order_by)), Filter(self._entity, matching)
-        values = wanted.values | {"size": window.size}
-        values |= order.bound("after", window.after, self._owner) | order.bound("before", window.before, self._owner)
-        shape = wanted.shape, window.backward, window.after is not None, window.before is not None
-        key = order.name, *shape
+        shape, values = _page(Wanted(self._entity, matching, order_by, window), self._owner)
+        inner = nested(selection, self._wanted, self._owner)
+        key = shape.order.name, *shape[1:], *inner.key
         statement = selection.statements.get(key) or await self._compiled(
-            selection, key, lambda: reading.page(self._entity, selection, Page(order, *shape))
+            selection, key, lambda: reading.page(self._entity, selection, shape, inner.pages)
         )
-        return await self._read(statement, **values)
+        return await self._read(statement, **values, **inner.values)
 
     async def changes(self, selection: Selection, since: str | None, first: int | None) -> str | None:
         """A page of changes since a sync token, or from the beginning, as JSON."""
         point, size = sync_point(since, self._owner), DEFAULT_CHANGE_PAGE if first is None else first
         if not 1 <= size <= LARGEST_CHANGE_PAGE:
             raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
-        statement = selection.statements.get("changes") or await self._compiled(
-            selection, "changes", lambda: changes.page(self._entity, selection)
+        inner = nested(selection, self._wanted, self._owner)
+        key = "changes", inner.key
+        statement = selection.statements.get(key) or await self._compiled(
+            selection, key, lambda: changes.page(self._entity, selection, inner.pages)
         )
-        return await self._read(statement, **_from(point), size=size)
+        return await self._read(statement, **_from(point), size=size, **inner.values)
 
     async def token(self, since: str | None) -> str:
         """The given token, or the current one if None. Raises FullSyncRequired if the token is not this user's."""
@@ -159,11 +188,11 @@ class Repository:
     async def create(self, payload: Selection, given: Values) -> Written:
         """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
         content = dict(given)
-        wanted, limits = content.pop("id", None), {"quota": self._database.quota, "made": 1}
+        wanted, limits = content.pop("id", None), self._limits(1)
         try:
-            if wanted is None:
+            if wanted is None and not self._is_contained(content):
                 return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), **limits)
-            row_id = identifier(wanted, "input.id")
+            row_id = uuid7() if wanted is None else identifier(wanted, "input.id")
             if row_id == self._owner:
                 return Written(problems=[_own_id("input")])
             return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
@@ -204,11 +233,10 @@ class Repository:
         rows, wrong = self._rows(given)
         if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
-        quota = self._database.quota
         statement = payload.statements.get("create many") or await self._compiled(
-            payload, "create many", lambda: bulk.create(self._entity, payload)
+            payload, "create many", lambda: self._complete(payload, lambda shown: bulk.create(self._entity, shown))
         )
-        values = {"user_id": self._owner, "rows": _json(rows), "quota": quota, "made": len(rows)}
+        values = {"user_id": self._owner, "rows": _json(rows), **self._limits(len(rows))}
         try:
             row = await self._database.write(self._owner, statement, values)
         except TooManyTags as error:
@@ -216,7 +244,10 @@ class Repository:
         found = [self._taken(place) for place in row["places"]]
         if row["owned"] is not None:
             found.append(self._too_many(row["owned"], "inputs"))
-        return self._many(payload, row, found)
+        if self._entity.member:
+            found += [self._not_contained(membership.NOT_FOUND, "inputs", place) for place in row["unknown"]]
+            found += [self._not_contained(membership.IN_TRASH, "inputs", place) for place in row["trashed"]]
+        return await self._many(payload, statement, row, found)
 
     async def change_many(  # noqa: PLR0913 - the arguments of the field
         self, payload: Selection, kind: str, where: Values, changes: Values, *, at_most: int, dry_run: bool
@@ -230,14 +261,14 @@ class Repository:
         shape, selecting = self._selected(kind, where)
         many = bulk.Many(kind, tuple(content), shape)
         statement = payload.statements.get(many) or await self._compiled(
-            payload, many, lambda: bulk.change(self._entity, payload, many)
+            payload, many, lambda: self._complete(payload, lambda shown: bulk.change(self._entity, shown, many))
         )
         values = {"user_id": self._owner, "at_most": at_most, "dry_run": dry_run, **content, **selecting}
         try:
             row = await self._database.write(self._owner, statement, values)
         except TooManyTags as error:
             return Written(problems=[_too_many_tags(error, "input", _tags_in(changes))], absent=NO_ROWS)
-        return self._many(payload, row, self._bulk_problems(row, at_most))
+        return await self._many(payload, statement, row, self._bulk_problems(row, at_most))
 
     def _rows(self, given: Sequence[Values]) -> tuple[list[dict[str, Any]], list[Problem]]:
         """The rows to create, for the statement's JSON, and their problems, with the rows' indexes in the paths."""
@@ -271,15 +302,45 @@ class Repository:
             return Written(problems=wrong)
         change = writing.Change(kind, tuple(content), "expected" in values)
         statement = payload.statements.get(change) or await self._compiled(
-            payload, change, lambda: build(entity, payload, change)
+            payload, change, lambda: self._complete(payload, lambda shown: build(entity, shown, change))
         )
         row = await self._database.write(self._owner, statement, {"user_id": self._owner, **content, **values})
         if row["code"] == "CROWDED":
             raise Crowded
         one = entity.one
         shown = {entry.key: row[f"{one}_{place}"] for place, entry in enumerate(payload.entries(one))}
+        if statement.names_only:
+            shown = await self._shown_after(payload, shown)
         refusal = [self._refusal(row)] if row["code"] else []
         return Written(row["version"], shown, refusal)
+
+    def _is_contained(self, content: Values) -> bool:
+        """Whether the row is in a container, which must be looked up while the clock is locked."""
+        member = self._entity.member
+        return member is not None and content.get(member.reference.name) is not None
+
+    def _limits(self, made: int) -> dict[str, Any]:
+        """The values of a create of this many rows: the quota, and for a cluster the counter that they advance."""
+        return {"quota": self._database.quotas[self._entity.many], "made": made, "counter": self._entity.counter.name}
+
+    def _complete(self, payload: Selection, build: Callable[[Selection], Statement]) -> Statement:
+        """The writing statement of a payload. If that shows other rows, the statement only names the rows."""
+        entity = self._entity
+        names = {entity.one, entity.many}
+        rows = [entry for entry in payload.fields if entry.name in names]
+        if all(entity.knows(entry.inner) for entry in rows):
+            return build(payload)
+        only = Selection(entity.type_name, (Field("id", "id"),))
+        named = tuple(replace(entry, selection=only) if entry in rows else entry for entry in payload.fields)
+        return replace(build(Selection(payload.typename, named)), names_only=True)
+
+    async def _shown_after(self, payload: Selection, named: Mapping[str, str | None]) -> dict[str, str | None]:
+        """The rows that a write has named, read after it."""
+        shown = dict[str, str | None]()
+        for entry in payload.entries(self._entity.one):
+            name = named[entry.key]
+            shown[entry.key] = name and await self._found(entry.inner, UUID(orjson.loads(name)["id"]))
+        return shown
 
     def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
         """Compile a statement that the selection does not have yet."""
@@ -297,10 +358,17 @@ class Repository:
             raise BadUserInput(f"{many} in the trash can only be restored; omit trashed.")
         return (kind == "restore", *wanted.shape[1:]), wanted.values
 
-    def _many(self, payload: Selection, row: Mapping[str, Any], found: list[Problem]) -> Written:
+    async def _many(
+        self, payload: Selection, statement: Statement, row: Mapping[str, Any], found: list[Problem]
+    ) -> Written:
         many = self._entity.many
         shown = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(payload.entries(many))}
-        refused = any(problem.code != "NOT_FOUND" for problem in found)
+        if statement.names_only:
+            for entry in payload.entries(many):
+                ids = [each["id"] for each in orjson.loads(shown[entry.key])]
+                shown[entry.key] = await self._found_many(entry.inner, ids)
+        # Ids that are not found are skipped; anything else is a refusal.
+        refused = any(problem.field is None or problem.field[0] != "where" for problem in found)
         return Written(row["version"], shown, found, 0 if refused else row["affected"], NO_ROWS)
 
     def _bulk_problems(self, row: Mapping[str, Any], at_most: int) -> list[Problem]:
@@ -308,28 +376,72 @@ class Repository:
             text = f"{row['affected']} {words(self._entity.many)} match, and atMost is {at_most}; nothing was changed."
             return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
         if row["code"]:
-            return [refusal(self._entity, row["code"])]
+            return [self._refusal(row)]
         missing = refusal(self._entity, "NOT_FOUND")
         return [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
 
     def _refusal(self, row: Mapping[str, Any]) -> Problem:
         if row["code"] == "LIMIT_EXCEEDED":
             return self._too_many(row["owned"], "input")
+        if row["code"] in {membership.NOT_FOUND, membership.IN_TRASH}:
+            return self._not_contained(row["code"], "input")
         return refusal(self._entity, row["code"])
+
+    def _not_contained(self, code: str, *path: str) -> Problem:
+        """The problem of a container that does not exist or is in the trash, with the path of the object with it."""
+        assert self._entity.member  # noqa: S101 - only members are refused for this
+        column = self._entity.member.reference.name
+        what, field = words(api_name(column.removesuffix("_id"))), (*path, api_name(column))
+        if code == membership.NOT_FOUND:
+            return Problem("NOT_FOUND", f"There is no such {what}.", field)
+        return Problem("IN_TRASH", f"This {what} is in the trash; restore it first.", field)
 
     def _taken(self, place: int | str) -> Problem:
         return replace(refusal(self._entity, "ID_TAKEN"), field=("inputs", str(place), "id"))
 
     def _too_many(self, owned: int, field: str) -> Problem:
+        quota = self._database.quotas[self._entity.many]
         text = (
             f"You own {owned:,} {words(self._entity.many)}, including those in the trash, and may own"
-            f" {self._database.quota:,}. Nothing was created. Create fewer, or ask the operator of this server to empty"
+            f" {quota:,}. Nothing was created. Create fewer, or ask the operator of this server to empty"
             " the trash or to raise the limit."
         )
         return Problem("LIMIT_EXCEEDED", text, (field,))
 
     def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
         return self._database.read(self._owner, statement, {"user_id": self._owner, **values})
+
+
+class Nested(NamedTuple):
+    """The connections below the rows of a selection: their shapes, as part of a statement's key, and their values."""
+
+    pages: Mapping[Field, Page] = MappingProxyType({})
+    key: tuple[Hashable, ...] = ()
+    values: Values = MappingProxyType({})
+
+
+_NOTHING_NESTED = Nested()
+
+
+def nested(selection: Selection, wanted: Mapping[Field, Wanted], owner: UUID, number: int = 0) -> Nested:
+    """The connections below the rows of a selection, which has a number if a statement has several."""
+    if not selection.nested:
+        return _NOTHING_NESTED
+    pages, values = dict[Field, Page](), dict[str, Any]()
+    for place, entry in enumerate(selection.nested):
+        pages[entry], more = _page(wanted[entry], owner, f"n{number}_{place}_")
+        values |= more
+    return Nested(pages, tuple((page.order.name, *page[1:]) for page in pages.values()), values)
+
+
+def _page(wanted: Wanted, owner: UUID, prefix: str = "") -> tuple[Page, dict[str, Any]]:
+    """The shape of a page, and its values."""
+    window, order = wanted.window, ordered(wanted.entity, tuple(wanted.order_by))
+    matching = Filter(wanted.entity, wanted.matching, prefix)
+    values = matching.values | {f"{prefix}size": window.size}
+    values |= order.bound(f"{prefix}after", window.after, owner) | order.bound(f"{prefix}before", window.before, owner)
+    has_after, has_before = window.after is not None, window.before is not None
+    return Page(order, matching.shape, window.backward, has_after, has_before, prefix), values
 
 
 def refusal(entity: Entity, code: str) -> Problem:
@@ -341,7 +453,7 @@ def refusal(entity: Entity, code: str) -> Problem:
             "VERSION_CONFLICT", f"The {one} has changed since you read it; read it and try again.", ("expectedVersion",)
         ),
         "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one} to move to.", ("to",)),
-        "ID_TAKEN": Problem("ID_TAKEN", f"You already have another {one} with this id.", ("input", "id")),
+        "ID_TAKEN": Problem("ID_TAKEN", f"You already have a {one}, or something else, with this id.", ("input", "id")),
         **entity.refusals,
     }[code]
 

@@ -5,7 +5,7 @@ snapshot contains all earlier writes of the user. If it changes nothing, it sets
 nothing, and does everything in one execution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from app.database import notices
 from app.database.rendering import Selection
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
+from app.entities import membership
 from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
@@ -63,19 +64,24 @@ class Change(NamedTuple):
 def create(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Insert a row, unless the id exists. Then equal content succeeds without a write, and other content is rejected.
 
-    Rejected if the user has reached the quota; `owned` is the number of rows before.
+    Rejected if the user has reached the quota; `owned` is the number of rows before. Rejected if its container does not
+    exist or is in the trash.
     """
     before, now = present(entity), clock(entity.counter)
     count = now.c[entity.counter.name]
     has_room = count < QUOTA
+    content, wanted = parameters(entity, change.columns), bindparam("id", type_=Uuid)
+    accepted = and_(not_(membership.is_namesake(entity, wanted)), membership.is_accepted(entity, content))
     # Not left to the conflict alone: triggers run before it is found, and would keep the tags of a rejected task.
     is_new = not_(is_there(before))
-    inserted = _inserted(entity, change, now, and_(has_room, is_new)).on_conflict_do_nothing()
+    inserted = _inserted(entity, change, now, and_(has_room, is_new, accepted)).on_conflict_do_nothing()
     written = inserted.returning(*entity.table.c).cte("written")
     refusal = case(
         (is_there(written), null()),
         (_is_same(entity, before, change), null()),
-        (and_(before.c.id.is_(None), not_(has_room)), text_literal("LIMIT_EXCEEDED")),
+        (before.c.id.is_not(None), text_literal("ID_TAKEN")),
+        (not_(has_room), text_literal("LIMIT_EXCEEDED")),
+        *membership.refusals(entity, content),
         else_=text_literal("ID_TAKEN"),
     )
     made = outcome(entity, payload, now, before, written, refusal, owned=count.label("owned"))
@@ -86,11 +92,12 @@ def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Insert a row with a new id made by the server. It reads nothing, so its snapshot may be older than its lock.
 
     The parts run in this order, because each uses the output of the one before: act as the user, advance the clock,
-    insert the row. If the user has reached the quota, the clock stays and the statement returns no row.
+    insert the row. The insert itself returns the result, which saves the plan two scans and a join. If the user has
+    reached the quota, the clock stays and the statement returns no row.
     """
     acting = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
     one: ColumnElement[int] = literal_column("1", Integer)
-    counter = entity.counter
+    counter, table = entity.counter, entity.table
     first = insert(CLOCKS).from_select(["user_id", "version", counter.name], select(acting.c.user_id, one, one))
     later = first.on_conflict_do_update(
         index_elements=[CLOCKS.c.user_id],
@@ -98,24 +105,27 @@ def create_new(entity: Entity, payload: Selection, change: Change) -> Statement:
         where=counter < QUOTA,
     )
     now = later.returning(CLOCKS.c.user_id, CLOCKS.c.version).cte("clock")
-    written = _inserted(entity, change, now).returning(*entity.table.c).cte("written")
-    row = select(null().label("code"), now.c.version, notice(now, true()), *_shown(entity, payload, written))
+    result = null().label("code"), table.c.version, notice(table, true()), *_shown(entity, payload, table)
     other = create(entity, payload, change)
-    made = compiled(row.select_from(now.join(written, true())))
+    made = compiled(_inserted(entity, change, now).returning(*result))
     return replace(made, repeatable=True, after_loss=other, creation=other.creation)
 
 
 def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
     """The equivalent of `create` on a cluster, where the clock has already counted the row."""
     now, before = clock(entity.counter), present(entity)
-    mine, row = and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA), entity.table.c
-    same = exists(select(row.id).where(row.user_id == user_id(), row.id == bindparam("id", type_=Uuid)))
-    rows = _inserted(entity, change, CLOCKS, and_(mine, ~same))
+    content, wanted = parameters(entity, change.columns), bindparam("id", type_=Uuid)
+    accepted = and_(not_(membership.is_namesake(entity, wanted)), membership.is_accepted(entity, content))
+    row, has_room = entity.table.c, entity.counter <= QUOTA
+    same = exists(select(row.id).where(row.user_id == user_id(), row.id == wanted))
+    rows = _inserted(entity, change, CLOCKS, and_(CLOCKS.c.user_id == user_id(), has_room, not_(same), accepted))
     shown = _shown(entity, payload, entity.table)
     insert_ = rows.on_conflict_do_nothing().returning(null().label("code"), entity.table.c.version, *shown)
     refusal = case(
-        (before.c.id.is_(None), text_literal("LIMIT_EXCEEDED")),
         (_is_same(entity, before, change), null()),
+        (before.c.id.is_not(None), text_literal("ID_TAKEN")),
+        (now.c[entity.counter.name] > QUOTA, text_literal("LIMIT_EXCEEDED")),
+        *membership.refusals(entity, content),
         else_=text_literal("ID_TAKEN"),
     )
     one: ColumnElement[int] = literal_column("1")
@@ -165,15 +175,15 @@ def update(entity: Entity, payload: Selection, change: Change) -> Statement:
 
 
 def delete(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Move a row to the trash. Changes nothing if it is already there."""
-    due = entity.table.c.deleted_at.is_(None)
-    return _changed(entity, payload, change, lambda at: {"deleted_at": at}, due, in_trash=True)
+    """Move a row to the trash, and with it what it contains. Changes nothing if it is already there."""
+    _, due = membership.deleted(entity, null())
+    return _changed(entity, payload, change, lambda at: membership.deleted(entity, at)[0], due, in_trash=True)
 
 
 def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Take a row out of the trash. Changes nothing if it is not there."""
-    due = entity.table.c.deleted_at.is_not(None)
-    return _changed(entity, payload, change, lambda _at: {"deleted_at": null()}, due, in_trash=True)
+    """Take a row out of the trash, and with it what went there with it. Changes nothing if it is not there."""
+    content, due = membership.restored(entity)
+    return _changed(entity, payload, change, lambda _at: content, due, in_trash=True)
 
 
 def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
@@ -213,23 +223,31 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
 ) -> Statement:
     """Set what `values` returns for the time of the write, if the row is `due`."""
     before, now, table = present(entity, in_trash=in_trash), clock(), entity.table
+    content = parameters(entity, change.columns)
+    refused, overfull = membership.refusals(entity, content), entity.refused(content, before.c).items()
     written = (
         sql_update(table)
         .values(**values(now.c.at), version=now.c.version, updated_at=now.c.at)
         .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id)
         .where(table.c.id == bindparam("id", type_=Uuid), due, _is_expected(entity, change))
+        .where(*(not_(condition) for condition, _ in refused))
         .returning(*table.c)
         .cte("written")
     )
     stale = before.c.version != _EXPECTED if change.expects_version else false()
-    refused = entity.refused(parameters(entity, change.columns), before.c).items()
     refusal = case(
         (before.c.id.is_(None), text_literal("NOT_FOUND")),
         (stale, text_literal("VERSION_CONFLICT")),
-        *((condition, text_literal(code)) for code, condition in refused),
+        *refused,
+        *((condition, text_literal(code)) for code, condition in overfull),
         else_=null(),
     )
-    other = outcome(entity, payload, now, before, written, refusal)
+    follow = entity.container if change.kind in {"delete", "restore"} else None
+    with_it = [membership.following(follow, written, now, change.kind).cte("following")] if follow else []
+    other = outcome(entity, payload, now, before, written, refusal, with_it=with_it)
+    # These read other rows, and the snapshot of a statement that locks the clock itself may be older than the lock.
+    if with_it or refused or (entity.member and change.kind == "restore"):
+        return other
     return replace(_changed_at_once(entity, payload, change, values, due), after_loss=other)
 
 
@@ -247,18 +265,16 @@ def _changed_at_once(
     the clock does not advance without a change, and in the row once the clock is locked, because it may be newer.
     """
     table, one = entity.table, literal_column("1", Integer)
-    me = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
-    wanted = bindparam("id", type_=Uuid)
     is_due = and_(due, _is_expected(entity, change))
-    seen = select(table.c.id).where(table.c.user_id == me.c.user_id, table.c.id == wanted, is_due).limit(one)
-    first = select(me.c.user_id, one).select_from(me.join(seen.lateral("seen"), true()))
+    seen = _seen(table, is_due)
+    first = select(seen.c.user_id, one)
     moved = insert(CLOCKS).from_select(["user_id", "version"], first)
     moved = moved.on_conflict_do_update(index_elements=[CLOCKS.c.user_id], set_={"version": CLOCKS.c.version + one})
-    now = moved.returning(CLOCKS.c.user_id, CLOCKS.c.version, wanted.label("id")).cte("clock")
+    now = moved.returning(CLOCKS.c.user_id, CLOCKS.c.version).cte("clock")
     written = (
         sql_update(table)
         .values(**values(NOW), version=now.c.version, updated_at=NOW)
-        .where(table.c.user_id == now.c.user_id, table.c.id == now.c.id, is_due)
+        .where(table.c.user_id == now.c.user_id, _place(table) == seen.c.place, is_due)
         .returning(*table.c)
         .cte("written")
     )
@@ -267,6 +283,24 @@ def _changed_at_once(
     version = (now.c.version + cast(kept, Integer)).label("version")
     row = select(null().label("code"), version, notice(now, true()), *_shown(entity, payload, written))
     return compiled(row.select_from(now.outerjoin(written, true())))
+
+
+def _seen(table: FromClause, is_due: ColumnElement[bool]) -> CTE:
+    """The user and the place of the row, if the change is due in the snapshot. The transaction then acts as the user.
+
+    The update finds the row by its place: the planner does not know that one row is wanted, and with the id it may scan
+    all rows of the user in whatever index it believes to be small.
+    """
+    one: ColumnElement[int] = literal_column("1", Integer)
+    me = func.act_as(user_id()).table_valued(column("user_id", Uuid), name="me").render_derived()
+    wanted = and_(table.c.user_id == me.c.user_id, table.c.id == bindparam("id", type_=Uuid), is_due)
+    found = select(_place(table).label("place")).select_from(table).where(wanted).limit(one).lateral("found")
+    return select(me.c.user_id, found.c.place).select_from(me.join(found, true())).cte("seen")
+
+
+def _place(table: FromClause) -> ColumnElement[Any]:
+    """The physical place of a row version. It is valid within a statement: no row version moves."""
+    return literal_column(f"{table.description}.ctid")
 
 
 def _is_expected(entity: Entity, change: Change) -> ColumnElement[bool]:
@@ -292,7 +326,7 @@ def version_after(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
     return now.c.version - case((changed, literal_column("0")), else_=literal_column("1"))
 
 
-def notice(now: CTE, changed: ColumnElement[bool]) -> ColumnElement[Any]:
+def notice(now: FromClause, changed: ColumnElement[bool]) -> ColumnElement[Any]:
     """Notify the user's followers of the user's clock, if anything changed."""
     # Nested CASE: the lock must not be tried if nothing changed.
     return case((changed, notices.notice(user_id(), now.c.version))).label("notice")
@@ -316,10 +350,11 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     refusal: ColumnElement[Any],
     *,
     owned: ColumnElement[int] | None = None,
+    with_it: Sequence[CTE] = (),
 ) -> Statement:
     """One row: the error code, the clock, and the JSON for each response key.
 
-    A statement that inserts a row also returns how many there were before, as `owned`.
+    A statement that inserts a row also returns how many there were before, as `owned`. `with_it` are further changes.
     """
     changed = is_there(written)
     current = union_all(select(written), select(before).where(not_(changed))).cte("current")
@@ -327,7 +362,7 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     rows = now.outerjoin(current, true()).outerjoin(before, true())
     columns = refusal.label("code"), version.label("version"), notice(now, changed), *_shown(entity, payload, current)
     if owned is None:
-        return write(select(*columns).select_from(rows), changed)
+        return write(select(*columns).select_from(rows).add_cte(*with_it), changed)
     return write(select(*columns, owned).select_from(rows), changed, count_after(entity, written))
 
 

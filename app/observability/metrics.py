@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import platform
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
@@ -33,6 +34,7 @@ from app.errors import RequestError, Unavailable
 from app.observability.logs import RequestLog
 from app.operations import Execute, GraphQLRequest, GraphQLResponse, ResponseStream
 from app.settings import Settings
+from app.version import VERSION
 
 # The maximum number of operation names, which clients choose, among the label values of latencies.
 MOST_OPERATIONS = 100
@@ -55,6 +57,14 @@ ERRORS = Counter("taskql_errors", "Errors in responses, by code.", ("code",))
 STATEMENTS = Counter("taskql_statements", "Reads and writes sent to the database.")
 PREPARED = Counter("taskql_operations", "Lookups of prepared operations: hit or miss.", ("result",))
 DELIVERIES = Counter("taskql_deliveries", "Events sent to subscriptions.")
+
+
+BUILD = Gauge(
+    "taskql_build_info",
+    "Always 1. The labels say which TaskQL runs, on which Python.",
+    ("version", "python"),
+    multiprocess_mode="livemax",
+)
 
 
 def _level(name: str, help_: str) -> Gauge:
@@ -164,6 +174,7 @@ class Telemetry:
     def __init__(self, settings: Settings, describe: Describe | None = None) -> None:
         self._log, self._describe = RequestLog(settings), describe
         POOL_SIZE.set(settings.db_pool_size)
+        BUILD.labels(VERSION, platform.python_version()).set(1)
 
     def recorded(self, execute: Recorded) -> Execute:
         """Wrap `execute` for the transports, so that each request is recorded."""

@@ -6,7 +6,7 @@ from app.sharing.turns import Turns
 
 # One caller may have a quarter of all places.
 SHARE = 4
-# A large request may take thirty times its size in memory, so fewer of them may be in progress.
+# Few large requests may be in progress, because of their memory. Lists and objects count more than their bytes.
 LARGE_BYTES = 16_000
 MOST_LARGE, LARGE_OF_A_CALLER = 50, 16
 
@@ -31,7 +31,7 @@ class Places:
         request.places = places
         if request.size > LARGE_BYTES:
             if not self._large.take(request.payer):
-                raise _refusal(self._large, f"requests of more than {LARGE_BYTES:,} bytes")
+                raise _refusal(self._large, "large requests")
             request.large_places = self._large
 
 

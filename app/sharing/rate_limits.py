@@ -298,8 +298,13 @@ async def _patiently(charge: Callable[[], Awaitable[None] | None]) -> None:
 
 async def _all(*waits: Awaitable[None] | None) -> None:
     outcomes = await gather(*filter(None, waits), return_exceptions=True)
-    for refusal in filter(None, outcomes):
-        raise refusal
+    refusal = next(filter(None, outcomes), None)
+    try:
+        if refusal is not None:
+            raise refusal
+    finally:
+        # Its traceback refers to this frame: both, and the request, would stay in memory until a full collection.
+        del refusal, outcomes
 
 
 @lru_cache(1000)

@@ -1,4 +1,4 @@
-"""The tasks of the demo user."""
+"""The tasks and lists of the demo user."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -6,15 +6,21 @@ from uuid import UUID
 
 from app.database.database import Database
 from app.identifiers import uuid7
-from app.models import PRIORITIES, Task
+from app.models import PRIORITIES, Task, TaskList
 
 
 async def fill(database: Database, owner: UUID) -> None:
-    """Create the demo tasks for a user, with ids in this order."""
+    """Create the demo lists and tasks for a user, with ids in this order."""
+    lists = [TaskList(name="Home", icon="🏠"), TaskList(name="Work", icon="#2563eb")]
     tasks = _tasks()
-    for task, task_id in zip(tasks, sorted(uuid7() for _ in tasks), strict=True):
-        task.id = task_id
+    rows: list[TaskList | Task] = [*lists, *tasks]
+    for row, row_id in zip(rows, sorted(uuid7() for _ in rows), strict=True):
+        row.id = row_id
+    # The other tasks are in the inbox.
+    tasks[0].list_id, tasks[2].list_id = lists[0].id, lists[1].id
     async with database.session(owner) as session:
+        session.add_all(lists)
+        await session.flush()
         session.add_all(tasks)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Integer,
     SmallInteger,
     Text,
+    Uuid,
     and_,
     any_,
     case,
@@ -25,13 +26,15 @@ from sqlalchemy import (
 )
 
 from app.database.rendering import Columns, json_or_null, json_text, plain, quoted
-from app.entities.entity import Condition, Content, Contents, Entity, Field, SortKey
+from app.entities.entity import Condition, Content, Contents, Entity, Field, Membership, SortKey
 from app.entities.filters import MOST_VALUES
 from app.entities.kinds import TEXTS, fields_of_rows, moment, span, text_value
 from app.entities.problems import Problem, storable, too_long
+from app.identifiers import identifier
 from app.models import (
     CLOCKS,
     DESCRIPTION_LENGTH,
+    LISTS,
     MOST_TAGS,
     PRIORITIES,
     TASKS,
@@ -39,6 +42,7 @@ from app.models import (
     due_sort,
 )
 from app.tag_names import tag_names
+from app.tasks.listed import listed
 from app.tasks.tags import REFUSALS, TAG_LIST, merged, overfull, shown, tag_problems, tagged
 
 # Checks
@@ -152,6 +156,23 @@ _TAG_CONDITIONS: Mapping[str, Condition] = {
     "tagsAny": Condition(lambda bind: TASKS.c.tags.overlap(shown(bind)), TEXTS, _texts),
 }
 
+
+def _list_id(value: str | None) -> str | None:
+    return None if value is None else str(identifier(value, "listId"))
+
+
+def _list_ids(name: str, value: list[str]) -> list[str]:
+    return [str(identifier(item, name)) for item in value]
+
+
+_LIST: Mapping[str, Condition] = {
+    "list.ids": Condition(lambda bind: TASKS.c.list_id == any_(cast(bind, ARRAY(Uuid))), TEXTS, _list_ids),
+    "list.isNull": Condition(lambda bind: TASKS.c.list_id.is_(None) == cast(bind, Boolean), Boolean()),
+}
+
+# The tasks of a list.
+LISTED = Membership(TASKS, LISTS, TASKS.c.list_id, TASKS.c.trashed_with_list)
+
 TASK = Entity(
     type_name="Task",
     one="task",
@@ -194,6 +215,8 @@ TASK = Entity(
             Content(TEXTS, cast=TAG_LIST, check=_tags, stored=_named, compared=func.tag_keys),
             conditions=_TAG_CONDITIONS,
         ),
+        Field(TASKS.c.list_id, None, Content(Text(), cast=Uuid(), stored=_list_id), conditions=_LIST),
+        Field(TASKS.c.trashed_with_list, None),
     ),
     more_conditions={"search": Condition(_found, Text(), _text)},
     following=_completion,
@@ -204,5 +227,6 @@ TASK = Entity(
     merged=merged,
     refused=overfull,
     refusals=REFUSALS,
-    few=tagged,
+    member=LISTED,
+    few=lambda me, shape: tagged(me, shape) or listed(me, shape),
 )

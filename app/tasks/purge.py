@@ -1,8 +1,8 @@
-"""Permanently deletes tasks that have been in the trash for some time, user by user."""
+"""Permanently deletes tasks and lists that have been in the trash for some time, user by user."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -12,36 +12,58 @@ from sqlalchemy.exc import DBAPIError
 from app.database.database import Database
 from app.database.failures import driver_error
 from app.errors import StartupError
-from app.models import Task
+from app.models import Task, TaskList
 from app.tasks import clocks
 
 BATCH = 1000
+# For each list that is deleted, PostgreSQL looks through the user's tasks.
+BATCH_OF_LISTS = 50
 
 
-async def purge(database: Database, older_than: timedelta) -> AsyncIterator[tuple[int, int]]:
-    """Purge tasks deleted longer ago than this. Yields, after each user, how many users were seen and tasks purged.
+class Progress(NamedTuple):
+    """The number of users seen, and of tasks and lists purged."""
+
+    users: int
+    tasks: int
+    lists: int
+
+
+async def purge(database: Database, older_than: timedelta) -> AsyncIterator[Progress]:
+    """Purge tasks and lists deleted longer ago than this. Yields after each user.
 
     Each batch is a transaction, and users are processed by id. So an interrupted run keeps what it has done, and the
-    next run passes that quickly.
+    next run passes that quickly. Lists follow their tasks, which then need no change.
     """
-    before, users, removed = datetime.now(UTC) - older_than, 0, 0
+    before, done = datetime.now(UTC) - older_than, Progress(0, 0, 0)
     async for owner in each_user(database):
-        while batch := await _purge(database, owner, before):
-            removed += batch
-        users += 1
-        yield users, removed
+        tasks = await _purged(database, owner, before, Task, BATCH)
+        lists = await _purged(database, owner, before, TaskList, BATCH_OF_LISTS)
+        done = Progress(done.users + 1, done.tasks + tasks, done.lists + lists)
+        yield done
 
 
-async def _purge(database: Database, owner: UUID, before: datetime) -> int:
-    """Purge one batch of a user's old trash. A trigger invalidates the sync tokens that would miss these removals."""
-    old = select(Task.id).where(Task.deleted_at < before).limit(BATCH)
+async def _purged(
+    database: Database, owner: UUID, before: datetime, kind: type[Task] | type[TaskList], most: int
+) -> int:
+    """Purge a user's old trash of one kind. Returns the number of rows."""
+    removed = 0
+    while batch := await _purge(database, owner, before, kind, most):
+        removed += batch
+    return removed
+
+
+async def _purge(
+    database: Database, owner: UUID, before: datetime, kind: type[Task] | type[TaskList], most: int
+) -> int:
+    """Purge one batch. A trigger invalidates the sync tokens that would miss these removals."""
+    old = select(kind.id).where(kind.deleted_at < before).limit(most)
     async with database.session(owner) as session:
         # Most users have none. This query takes no locks.
         if not await session.scalar(select(old.exists())):
             return 0
         await clocks.locked(session, owner)
         # An array, for lookups in the index: with a subquery on a new table, the planner compares all pairs of rows.
-        gone = delete(Task).where(Task.id == any_(func.array(old.scalar_subquery()))).returning(Task.id)
+        gone = delete(kind).where(kind.id == any_(func.array(old.scalar_subquery()))).returning(kind.id)
         return len((await session.scalars(gone, execution_options={"synchronize_session": False})).all())
 
 

@@ -1,4 +1,4 @@
-"""Compares the task counters with the actual tasks, user by user."""
+"""Compares the counters of tasks and lists with the actual rows, user by user."""
 
 from collections.abc import AsyncGenerator
 
@@ -6,13 +6,15 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.database import Database
-from app.models import Task, TaskClock
+from app.models import Task, TaskClock, TaskList
 from app.tasks import clocks
 from app.tasks.purge import each_user
 
-_NUMBER = select(func.count()).select_from(Task)
+_TASKS, _LISTS = (select(func.count()).select_from(kind) for kind in (Task, TaskList))
 # 0 before the user's first write.
-_STORED = select(func.coalesce(func.max(TaskClock.tasks), 0))
+_STORED = [
+    select(func.coalesce(func.max(counter), 0)).scalar_subquery() for counter in (TaskClock.tasks, TaskClock.lists)
+]
 
 
 async def recount(database: Database) -> AsyncGenerator[tuple[int, int], None]:
@@ -25,12 +27,14 @@ async def recount(database: Database) -> AsyncGenerator[tuple[int, int], None]:
         async with database.session(owner) as session:
             if await _differs(session):
                 clock = await clocks.locked(session, owner)
-                clock.tasks = (await session.scalars(_NUMBER)).one()
+                clock.tasks = (await session.scalars(_TASKS)).one()
+                clock.lists = (await session.scalars(_LISTS)).one()
                 wrong += 1
         users += 1
         yield users, wrong
 
 
 async def _differs(session: AsyncSession) -> bool:
-    number, stored = (await session.execute(select(_NUMBER.scalar_subquery(), _STORED.scalar_subquery()))).one()
-    return bool(number != stored)
+    found = select(_TASKS.scalar_subquery(), _LISTS.scalar_subquery(), *_STORED)
+    tasks, lists, *stored = (await session.execute(found)).one()
+    return bool([tasks, lists] != stored)

@@ -1,8 +1,8 @@
-"""After a restore: advances all clocks, and gives all tasks new versions.
+"""After a restore: advances all clocks, and gives all tasks and lists new versions.
 
 Clients have sync tokens and versions from after the restored backup, which the clocks would issue again for other
 writes. So each clock jumps beyond all values that it has ever had, and `purged_through` with it, which makes older
-tokens invalid. Tasks get new versions because there may have been writes between the restore and the jump.
+tokens invalid. Tasks and lists get new versions because there may have been writes between the restore and the jump.
 
 The size of the jump is random, within bounds, so that restoring the same dump twice does not give the same versions
 twice.
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database import fingerprint
 from app.database.database import Database
 from app.errors import StartupError, Unauthenticated, Unavailable
-from app.models import State, Task, User
+from app.models import State, Task, TaskList, User
 from app.tasks import clocks
 
 T = TypeVar("T")
@@ -32,14 +32,15 @@ LAST_START = 2**31 - 1 - 2 * LARGEST_JUMP
 BATCH = 1000
 TRIES = 10
 PAUSE_SECONDS = 1.0
+Kind = type[Task] | type[TaskList]
 Work = Callable[[AsyncSession, UUID], Awaitable[T]]
 
 
 class Progress(NamedTuple):
-    """The number of users seen, of tasks with new versions, and of users skipped because their clocks have no room."""
+    """The number of users seen, of tasks and lists with new versions, and of users whose clocks have no room."""
 
     users: int
-    tasks: int
+    rows: int
     full: int
 
 
@@ -55,18 +56,19 @@ async def jump(database: Database) -> AsyncIterator[Progress]:
     async for owner in _users(database):
         try:
             through = await _patiently(database, owner, partial(_jump, size=size))
-            stamped = 0 if through is None else await _restamped(database, owner, through)
+            stamped = 0 if through is None else await _restamped(database, owner, through, Task)
+            stamped += 0 if through is None else await _restamped(database, owner, through, TaskList)
         except Unauthenticated:  # deleted since the ids were read
             continue
-        done = Progress(done.users + 1, done.tasks + stamped, done.full + (through is None))
+        done = Progress(done.users + 1, done.rows + stamped, done.full + (through is None))
         yield done
 
 
-async def _restamped(database: Database, owner: UUID, through: int) -> int:
-    """Give new versions to all tasks with versions up to `through`. Returns their number."""
+async def _restamped(database: Database, owner: UUID, through: int, kind: Kind) -> int:
+    """Give new versions to all rows of a kind with versions up to `through`. Returns their number."""
     stamped, count = 0, BATCH
     while count == BATCH:
-        count = await _patiently(database, owner, partial(_restamp, through=through))
+        count = await _patiently(database, owner, partial(_restamp, through=through, kind=kind))
         stamped += count
     return stamped
 
@@ -125,11 +127,11 @@ async def _jump(session: AsyncSession, owner: UUID, *, size: int) -> int | None:
     return clock.version
 
 
-async def _restamp(session: AsyncSession, owner: UUID, *, through: int) -> int:
-    """Give the version of this write to a batch of a user's older tasks, including the trash. Returns their number."""
+async def _restamp(session: AsyncSession, owner: UUID, *, through: int, kind: Kind) -> int:
+    """Give the version of this write to a batch of a user's older rows, including the trash. Returns their number."""
     clock = await clocks.locked(session, owner)
-    some = func.array(select(Task.id).where(Task.version <= through).limit(BATCH).scalar_subquery())
-    stamp = update(Task).values(version=clock.version + 1).where(Task.id == any_(some)).returning(Task.id)
+    some = func.array(select(kind.id).where(kind.version <= through).limit(BATCH).scalar_subquery())
+    stamp = update(kind).values(version=clock.version + 1).where(kind.id == any_(some)).returning(kind.id)
     stamped = (await session.scalars(stamp, execution_options={"synchronize_session": False})).all()
     if stamped:
         clock.version += 1

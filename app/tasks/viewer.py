@@ -1,29 +1,39 @@
 """Reads the user with the counts of tasks, and nodes by id."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, Text, Uuid, bindparam, func, literal_column, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, Text, Uuid, bindparam, func, select
 
 from app.database.compiling import Statements
-from app.database.rendering import Field, Selection, json_object, json_or_null, json_text, plain, quoted
+from app.database.rendering import Field, Selection, json_object, json_or_null, json_text, quoted
 from app.database.statements import Reader, Statement, read
-from app.entities.reading import by_id
-from app.entities.repository import Database
+from app.entities.reading import Pages, View, by_id
+from app.entities.repository import Database, Wanted, nested
 from app.errors import Unauthenticated
 from app.identifiers import identifier
-from app.models import TASKS, USERS
+from app.models import USERS
 from app.tasks.fields import TASK
+from app.tasks.lists import LIST
+from app.tasks.stats import stats
 
 
 class Viewer:
     """The signed-in user."""
 
-    def __init__(self, database: Database, user_id: UUID, statements: Statements) -> None:
+    def __init__(
+        self,
+        database: Database,
+        user_id: UUID,
+        statements: Statements,
+        wanted: Mapping[Field, Wanted] = MappingProxyType({}),
+    ) -> None:
         self._database = database
         self._user_id = user_id
         self._statements = statements
+        self._wanted = wanted
 
     async def account(self, selection: Selection) -> str:
         """The user as JSON. Raises Unauthenticated if the account no longer exists."""
@@ -35,13 +45,17 @@ class Viewer:
             raise Unauthenticated("The account of this token no longer exists.")
         return found
 
-    async def node(self, task: Selection, user: Selection, node_id: str) -> str | None:
-        """The task or user with this id, as JSON."""
-        wanted, key = identifier(node_id, "id"), ("node", user)
+    async def node(self, task: Selection, task_list: Selection, user: Selection, node_id: str) -> str | None:
+        """The task, list or user with this id, as JSON."""
+        row_id = identifier(node_id, "id")
+        inner = [nested(one, self._wanted, self._user_id, place) for place, one in enumerate((task, task_list))]
+        key = "node", task_list, user, *(one.key for one in inner)
+        pages = {entry: page for one in inner for entry, page in one.pages.items()}
         statement = task.statements.get(key) or await self._statements.compiled(
-            self._user_id, task, key, lambda: node(task, user)
+            self._user_id, task, key, lambda: node(task, task_list, user, pages)
         )
-        return await self._database.read(self._user_id, statement, {"user_id": self._user_id, "id": wanted})
+        values = {name: value for one in inner for name, value in one.values.items()}
+        return await self._database.read(self._user_id, statement, {"user_id": self._user_id, "id": row_id, **values})
 
 
 def viewer(selection: Selection) -> Statement:
@@ -49,12 +63,14 @@ def viewer(selection: Selection) -> Statement:
     return read(lambda me: _user(selection, me))
 
 
-def node(task: Selection, user: Selection) -> Statement:
-    """A task or the user by id, otherwise null."""
+def node(task: Selection, task_list: Selection, user: Selection, pages: Pages) -> Statement:
+    """A task, a list or the user by id, otherwise null."""
 
     def body(me: Reader) -> Select[Any]:
         own = _user(user, me).where(USERS.c.id == bindparam("id", type_=Uuid))
-        either = func.coalesce(_scalar(by_id(TASK, task, me), me), _scalar(own, me), type_=Text)
+        view = View(me, pages)
+        rows = [by_id(TASK, task, view), by_id(LIST, task_list, view), own]
+        either = func.coalesce(*(_scalar(row, me) for row in rows), type_=Text)
         return select(either.label("body"))
 
     return read(body)
@@ -70,24 +86,10 @@ def _user_field(entry: Field, me: Reader) -> ColumnElement[str]:
         case "id":
             return quoted(USERS.c.id)
         case "taskStats":
-            return _stats(entry.inner, me)
+            return stats(entry.inner, me)
         case "createdAt":
             return json_text(USERS.c.created_at)
     return json_or_null(USERS.c[entry.name])
-
-
-def _stats(selection: Selection, me: Reader) -> ColumnElement[str]:
-    everything = func.count()
-    counts: Mapping[str, ColumnElement[Any]] = {
-        "total": everything,
-        "open": everything.filter(~TASKS.c.completed),
-        "completed": everything.filter(TASKS.c.completed),
-        "overdue": everything.filter(~TASKS.c.completed, TASKS.c.due_date < func.current_date()),
-    }
-    body = json_object(selection, lambda entry: plain(counts[entry.name]))
-    live = select(body).select_from(TASKS).where(me.owns(TASKS), TASKS.c.deleted_at.is_(None))
-    # HAVING makes this an aggregate with one row, even if the selection has no counts.
-    return _scalar(live.having(literal_column("true")), me)
 
 
 def _scalar(inner: Select[Any], me: Reader) -> ScalarSelect[Any]:

@@ -8,6 +8,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.origins import Header, Origins
+from app.sharing.rate_limits import OtherRequests
+from app.web.other_requests import is_charged
 from app.web.refusals import FOREIGN
 
 DAY_SECONDS = 86_400
@@ -19,10 +21,13 @@ _PREFLIGHT: list[Header] = [
 
 
 class CrossOrigin:
-    """An ASGI middleware that adds CORS headers to all responses, errors included, except HTML pages."""
+    """An ASGI middleware that adds CORS headers to all responses, errors included, except HTML pages.
 
-    def __init__(self, app: ASGIApp, origins: Origins) -> None:
-        self._app, self._origins = app, origins
+    Preflight requests are charged to `requests`.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Origins, requests: OtherRequests) -> None:
+        self._app, self._origins, self._requests = app, origins, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -30,7 +35,9 @@ class CrossOrigin:
         headers = dict(scope["headers"])
         own = self._origins.headers_for(headers.get(b"origin"))
         if is_preflight(scope["method"], headers):
-            return await self._answer_preflight(scope, own, send)
+            if await is_charged(self._requests, scope, send, own):
+                await self._answer_preflight(scope, own, send)
+            return None
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start" and not _is_page(message):

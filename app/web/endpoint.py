@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.addresses import headers_of
 from app.errors import (
@@ -31,12 +31,12 @@ from app.errors import (
 from app.observability.masking import masked
 from app.operations import Execute, GraphQLRequest, GraphQLResponse, ResponseStream
 from app.origins import Origins
-from app.sharing.rate_limits import OtherRequests, Rates, network
+from app.sharing.rate_limits import Rates, network
 from app.web.arrivals import Arrivals
 from app.web.event_streams import EventStreams
 from app.web.explorer import CONTENT_SECURITY_POLICY, page
 from app.web.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
-from app.web.refusals import FAILED, Refusal, no_address, no_method, too_many
+from app.web.refusals import FAILED, Refusal, no_address, no_method
 from app.web.requests import Disconnected, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
 
 # A response that fits into TCP's initial window arrives no sooner if it is smaller.
@@ -45,12 +45,10 @@ FASTEST = 1
 # Responses with these statuses are delayed: most clients send their next request after they have the response.
 PAUSE_SECONDS = 0.25
 PAUSED = (401, 429, 503)
-# The delay of an address that sends too many requests to other paths.
-LONG_PAUSE_SECONDS = 1.0
-# The charge, in rows, for a request that cannot be read.
+# The charge, in rows, for a request that cannot be read, and for the explorer's page.
 ROWS_OF_A_REFUSAL = 5
 # Requests whose body is large or arrives in parts, per process and per address. Each can occupy 100 KB.
-MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 500, 200
+MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS = 300, 150
 
 ANSWERS = (GRAPHQL_JSON, JSON)
 PAGES = (HTML, *ANSWERS)
@@ -123,6 +121,7 @@ class GraphQLEndpoint:
                 headers = joined(lines)
             media_type = _media_type(scope["method"], headers)
             if media_type == HTML:
+                await self._charge(scope)
                 return await _respond(send, 200, _PAGE_HEADERS, page().encode())
             asked = await read(scope, headers, receive, id_, self._arrivals)
             response = await self._execute(asked)
@@ -152,15 +151,24 @@ class GraphQLEndpoint:
 
     async def _charged(self, error: Exception, scope: Scope) -> Exception:
         """Charge an error to the client's address; returns it, or the error that the rate is used up."""
-        client = scope.get("client")
         if isinstance(error, Refused):
             error.forget()
+            if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                return error
+        try:
+            await self._charge(scope)
+        except Refused as limited:
+            return limited
+        return error
+
+    async def _charge(self, scope: Scope) -> None:
+        """Charge a request that runs no operation to the client's address; raises Refused if the rate is used up."""
+        client = scope.get("client")
         try:
             if waits := self._rates.charge(network(client[0] if client else ""), ROWS_OF_A_REFUSAL, is_user=False):
                 await waits
         except RateLimited as limited:
-            return Refused(429, str(limited), limited.code, (b"retry-after", b"%d" % limited.seconds))
-        return error
+            raise Refused(429, str(limited), limited.code, (b"retry-after", b"%d" % limited.seconds)) from None
 
     async def _refuse(self, send: Send, error: Exception, headers: Headers, id_: str) -> None:
         """Respond with one GraphQL error. An exception that is not `Refused` is a bug: it is masked and logged."""
@@ -244,25 +252,6 @@ async def _respond(send: Send, status: int, headers: list[Header], body: bytes) 
         await asyncio.sleep(PAUSE_SECONDS)
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
-
-
-def limited(app: ASGIApp, requests: OtherRequests, probes: tuple[str, ...]) -> ASGIApp:
-    """Limits the requests of each address to an application that runs no operations.
-
-    `probes` are suffixes of paths with a limit of their own, for health checks.
-    """
-
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            client = scope.get("client")
-            try:
-                await requests.charge(client[0] if client else "", is_probe=scope["path"].endswith(probes))
-            except RateLimited as error:
-                await asyncio.sleep(LONG_PAUSE_SECONDS)
-                return await too_many(error).send(scope, send, ())
-        return await app(scope, receive, send)
-
-    return call
 
 
 def handlers(address: str) -> dict[Any, Callable[[Request, Exception], Any]]:

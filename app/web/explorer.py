@@ -3,6 +3,8 @@
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "static" / "explorer"
+# In a clone. Packages contain the built explorer, and no scripts.
+BUILD_SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "explorer"
 
 # All content comes from this server. The two exceptions are for the editor (Monaco): it creates style elements and
 # attributes, and its error underlines are data: images.
@@ -40,18 +42,21 @@ _BUILT_BODY = """\
 
 _MISSING_BODY = """\
 <h1>TaskQL</h1>
-<p>The API is available at this URL, but its explorer was not built. Run <code>scripts/explorer</code>, then reload.</p>
+<p>The API is available at this URL, but its explorer is not. {advice}</p>
 <p>You can also send GraphQL from a shell:</p>
 <pre>curl URL-OF-THIS-PAGE \\
   -H 'Authorization: Bearer TOKEN' \\
   -H 'Content-Type: application/json' \\
-  -d '{"query": "{ viewer { email } }"}'</pre>"""
+  -d '{{"query": "{{ viewer {{ email }} }}"}}'</pre>"""
+_BUILD = "Run <code>scripts/explorer</code>, then reload."
+_INSTALL = "This TaskQL was installed without it; install a published package, which includes it."
 
 
 def page() -> str:
     """The HTML of the explorer. It contains no token: its script reads one from the fragment of the URL."""
     if not (ASSETS / "explorer.js").is_file():
-        return _PAGE.format(head="", body=_MISSING_BODY)
+        body = _MISSING_BODY.format(advice=_BUILD if BUILD_SCRIPT.exists() else _INSTALL)
+        return _PAGE.format(head="", body=body)
     return _PAGE.format(head=_BUILT_HEAD.format(version=_version()), body=_BUILT_BODY)
 
 

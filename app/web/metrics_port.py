@@ -15,8 +15,9 @@ from uvicorn.server import ServerState
 
 from app.observability import metrics
 from app.settings import Settings
+from app.web.connections import Connections
 from app.web.endpoint import handlers
-from app.web.protocols import BoundedRequests, Connections
+from app.web.http_protocol import BoundedRequests
 
 METRICS = "/metrics"
 

@@ -8,13 +8,12 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
-import orjson
-
 from app import operations
-from app.errors import RETRY_AFTER_SECONDS, BadUserInput, LimitExceeded, Unavailable
+from app.errors import RETRY_AFTER_SECONDS, BadUserInput, LimitExceeded, RequestError, Unavailable
 from app.operations import GraphQLRequest
 from app.sharing.rate_limits import network
-from app.web.arrivals import Arrivals
+from app.web.arrivals import BODY, Arrivals
+from app.web.bounded_json import parse
 from app.web.media import is_identity, is_json
 
 MOST_BYTES = 100_000
@@ -75,33 +74,33 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
     """
     safe, client, authorization = scope["method"] != "POST", scope.get("client"), headers.get(b"authorization")
     address = client[0] if client else ""
-    if safe:
-        members, size = _parameters(scope["query_string"]), len(scope["query_string"])
-    elif b"content-encoding" in headers and not is_identity(headers[b"content-encoding"]):
-        message = "The body must not be compressed; send it without Content-Encoding."
-        raise Refused(415, message, BadUserInput.code, (b"accept-encoding", b"identity"))
-    elif is_json(headers.get(b"content-type", b"")):
-        members, size = await _members(receive, address, arrivals)
-    else:
-        raise Refused(415, "The Content-Type must be application/json, in UTF-8.")
-    if type(members) is not dict:
-        raise Refused(400, "The body must be a JSON object with the member query; batches are not supported.")
     token = None if authorization is None else authorization.decode("latin-1")
     try:
+        if safe:
+            members, size = _parameters(scope["query_string"])
+        elif b"content-encoding" in headers and not is_identity(headers[b"content-encoding"]):
+            message = "The body must not be compressed; send it without Content-Encoding."
+            raise Refused(415, message, BadUserInput.code, (b"accept-encoding", b"identity"))
+        elif is_json(headers.get(b"content-type", b"")):
+            members, size = await _members(receive, address, arrivals)
+        else:
+            raise Refused(415, "The Content-Type must be application/json, in UTF-8.")
+        if type(members) is not dict:
+            raise Refused(400, "The body must be a JSON object with the member query; batches are not supported.")
         asked = operations.request(members, token, request_id, address=address, safe=safe)
-    except BadUserInput as error:
-        raise Refused(400, str(error)) from None
+    except RequestError as error:
+        raise Refused(413 if isinstance(error, LimitExceeded) else 400, str(error), error.code) from None
     asked.size = size
     return asked
 
 
 async def _members(receive: Receive, address: str, arrivals: Arrivals) -> tuple[Any, int]:
-    """The parsed body, and its length. Bodies that are large or arrive in parts need a place first."""
+    """The parsed body, and its size. Bodies that are large or arrive in parts need a place first."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
         if len(body) <= SMALL_BYTES:
-            return _json(body, "The body"), len(body)
+            return parse(body, BODY)
     try:
         return await _large_members(message, receive, network(address), arrivals)
     except TimeoutError:
@@ -123,10 +122,7 @@ async def _large_members(
 ) -> tuple[Any, int]:
     async with arrivals.place(address):
         parts = await _parts(message, receive)
-        try:
-            return await arrivals.json(address, parts), len(parts)
-        except orjson.JSONDecodeError:
-            raise _no_json("The body") from None
+        return await arrivals.json(address, parts)
 
 
 async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearray:
@@ -144,29 +140,20 @@ async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearr
         message = await receive()
 
 
-def _parameters(query_string: bytes) -> dict[str, Any]:
-    """The members of a request in a URL. The parameters variables and extensions are JSON."""
+def _parameters(query_string: bytes) -> tuple[dict[str, Any], int]:
+    """The members of a request in a URL, and their size. The parameters variables and extensions are JSON."""
     try:
         given = parse_qsl(query_string.decode("ascii"), errors="strict", max_num_fields=MOST_PARAMETERS)
     except ValueError:
         message = f"The URL's query string is malformed, or has more than {MOST_PARAMETERS} parameters."
         raise Refused(400, message) from None
     members: dict[str, Any] = dict(given)
+    size = len(query_string)
     for name in ("variables", "extensions"):
         if name in members:
-            members[name] = _json(members[name], name)
-    return members
-
-
-def _json(text: bytes | bytearray | str, what: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise _no_json(what) from None
-
-
-def _no_json(what: str) -> Refused:
-    return Refused(400, f"{what} is not valid JSON.")
+            members[name], more = parse(members[name], name)
+            size += more
+    return members, size
 
 
 def request_id(given: bytes | None) -> str:

@@ -17,16 +17,18 @@ import orjson
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import BadUserInput, LimitExceeded, Unauthenticated, Unavailable
+from app.errors import BadUserInput, LimitExceeded, RequestError, Unauthenticated, Unavailable
 from app.identity.tokens import Principal
 from app.observability.masking import masked
 from app.observability.metrics import SOCKETS
 from app.operations import Execute, GraphQLRequest, GraphQLResponse, each, request
 from app.origins import Origins, is_same
 from app.sharing.rate_limits import Pace, network
+from app.web.bounded_json import parse
 from app.web.lobby import Lobby
 from app.web.refusals import FOREIGN
-from app.web.requests import Refused, refuse_conflicts
+from app.web.requests import MOST_BYTES, Refused, refuse_conflicts
+from app.web.socket_protocol import end_of
 
 SUBPROTOCOL = "graphql-transport-ws"
 INIT_SECONDS = 5.0
@@ -34,7 +36,6 @@ INIT_SECONDS = 5.0
 PAUSE_SECONDS = 0.05
 WRITE_SECONDS = 10.0
 MOST_OPERATIONS = 50
-MOST_CHARACTERS = 100_000
 MOST_PINGED = 1_000
 # Sockets that have not sent connection_init yet: per network, and in total.
 UNKNOWN_OF_A_NETWORK = 100
@@ -132,6 +133,7 @@ class _Socket:
         self._address = client[0] if client else ""
         self._initialised = False
         self._place, self._pace = ExitStack(), _pace()
+        self._end = end_of(scope)
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
@@ -161,15 +163,23 @@ class _Socket:
     async def _converse(self) -> _Closing | None:
         """Handle messages until the client disconnects or must be disconnected."""
         try:
-            while (event := await self._receive())["type"] == "websocket.receive":
-                await self._handle(_message(event), len(event["text"]))
-                await asyncio.sleep(0)  # serve others first, even if the next message has arrived already
+            while await self._receive_and_handle():
+                pass
         except _Closing as closing:
             return closing
         finally:
             for operation in self._operations.values():
                 operation.cancel()
         return None
+
+    async def _receive_and_handle(self) -> bool:
+        """Handle one message, which is not kept in memory until the next one; returns False after a disconnect."""
+        event = await self._receive()
+        if event["type"] != "websocket.receive":
+            return False
+        await self._handle(*_message(event))
+        await asyncio.sleep(0)  # serve others first, even if the next message has arrived already
+        return True
 
     async def _handle(self, message: Mapping[str, Any], size: int) -> None:
         match message:
@@ -191,7 +201,12 @@ class _Socket:
 
     async def _slow_down(self) -> None:
         """Read no further messages until the limit allows it."""
-        await asyncio.sleep(self._pace.delay())
+        await self._pause(self._pace.delay())
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not longer than the connection lasts."""
+        if seconds and (await asyncio.wait({self._end}, timeout=seconds))[0]:
+            raise _Disconnected
 
     async def _pong(self, payload: Mapping[str, Any]) -> None:
         try:
@@ -232,7 +247,7 @@ class _Socket:
         asked.size = size
         if len(self._operations) >= MOST_OPERATIONS:
             limit = LimitExceeded(f"A socket may run {MOST_OPERATIONS} operations at a time; complete others first.")
-            await asyncio.sleep(max(PAUSE_SECONDS, self._pace.delay()))  # no messages are read meanwhile
+            await self._pause(max(PAUSE_SECONDS, self._pace.delay()))  # no messages are read meanwhile
             await self._pass_on(id_, _refused({"message": str(limit), "extensions": limit.extensions}))
             return
         self._operations[id_] = operation = self._tasks.create_task(self._run(id_, asked))
@@ -258,6 +273,7 @@ class _Socket:
         async with aclosing(each(outcome)) as responses:
             async for response in responses:
                 if not response.executed:
+                    asked.leave()  # keep neither its place nor its text while the response waits
                     await self._slow_down()
                     return await self._pass_on(id_, response)
                 await self._pass_on(id_, response)
@@ -300,17 +316,18 @@ def _close(closing: _Closing) -> Message:
     return {"type": "websocket.close", "code": closing.code, "reason": short}
 
 
-def _message(event: Message) -> dict[str, Any]:
+def _message(event: Message) -> tuple[dict[str, Any], int]:
+    """The message of an event, and its size."""
     text = event.get("text")
-    if text is None or len(text) > MOST_CHARACTERS:
-        raise _Closing(4400, f"A message must be text of at most {MOST_CHARACTERS:,} characters.")
+    if text is None or len(text) > MOST_BYTES or (not text.isascii() and len(text.encode()) > MOST_BYTES):
+        raise _Closing(4400, f"A message must be text of at most {MOST_BYTES:,} bytes.")
     try:
-        message = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise _Closing(4400, "The message is not valid JSON.") from None
+        message, size = parse(text, "The message")
+    except RequestError as refusal:
+        raise _Closing(4400, str(refusal)) from None
     if not isinstance(message, dict):
         raise _Closing(4400, "The message must be a JSON object.")
-    return message
+    return message, size
 
 
 def _optional_payload(message: Mapping[str, Any]) -> dict[str, Any]:

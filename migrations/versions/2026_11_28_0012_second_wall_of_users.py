@@ -45,7 +45,7 @@ def upgrade() -> None:
     _act_as()
     _begin_write()
     _search_key()
-    keep_task_tags()
+    _keep_task_tags()
     _stamp_task()
     _forget_tasks()
     _provision_user()
@@ -109,8 +109,7 @@ def _search_key() -> None:
 # their owner, and without the user it would silently hide the rows.
 
 
-def keep_task_tags() -> None:
-    """Replace the function. Also called by the downgrade of a later revision."""
+def _keep_task_tags() -> None:
     op.execute("""
         CREATE OR REPLACE FUNCTION keep_task_tags() RETURNS trigger LANGUAGE plpgsql AS $$
         DECLARE

@@ -47,9 +47,20 @@ def direct(schema: strawberry.Schema) -> strawberry.Schema:
     for type_ in made.type_map.values():
         if isinstance(type_, GraphQLInputObjectType):
             _build_directly(type_, type_.extensions[DEFINITION])
+    for type_ in made.type_map.values():
+        if isinstance(type_, GraphQLObjectType) and not type_.name.startswith("__"):
+            _name_arguments(type_)
     for root in (made.query_type, made.mutation_type):
         _resolve_directly(root)
     return schema
+
+
+def _name_arguments(type_: GraphQLObjectType) -> None:
+    """Give the arguments of fields their Python names, for fields that are not resolved by Strawberry."""
+    for field in type_.fields.values():
+        described: StrawberryField | None = field.extensions.get(DEFINITION)
+        for argument, named in zip(field.args.values(), described.arguments if described else (), strict=True):
+            argument.out_name = named.python_name
 
 
 def _build_directly(type_: GraphQLInputObjectType, definition: StrawberryObjectDefinition) -> None:
@@ -88,8 +99,6 @@ def _resolve_directly(root: GraphQLObjectType | None) -> None:
         resolver = described.base_resolver
         if resolver is None or described.extensions or not _is_rendered(resolver):
             continue
-        for argument, named in zip(field.args.values(), described.arguments, strict=True):
-            argument.out_name = named.python_name
         field.resolve, field.extensions[RENDERED] = _resolver(described), True
 
 

@@ -58,13 +58,13 @@ class Gauge:
         for size in measured.values():
             self._hold(size)
             _hold(size.direct, self.limits.root_fields, "root fields")
-            self.check_cost(prices.rows(size.rows, size.counts, size.values))
+            self.check_cost(prices.rows(size.rows + size.fixed, size.counts, size.values))
             _hold(size.introspection, MOST_INTROSPECTION, "introspection fields (__schema, __type)")
         return measured
 
     def cost(self, node: OperationDefinitionNode, size: Size) -> Cost:
         """The cost of an operation."""
-        rows, pages = prices.rows(size.rows, size.counts, size.values), tuple(size.pages.items())
+        rows, pages = prices.rows(size.rows + size.fixed, size.counts, size.values), tuple(size.pages.items())
         return Cost(rows, pages, tuple(size.arguments), prices.defaults(node))
 
     def check_cost(self, rows: int) -> None:

@@ -27,7 +27,7 @@ from graphql import (
 from graphql.type import SchemaMetaFieldDef, TypeMetaFieldDef
 
 from schema.engine import prices
-from schema.engine.prices import Argument, Page
+from schema.engine.prices import Argument, Factors, Page
 
 INTROSPECTION = {"__schema": SchemaMetaFieldDef, "__type": TypeMetaFieldDef}
 
@@ -46,12 +46,13 @@ class Size:
     directives: int = 0
     # Fields with the response key of an earlier field of the same selection set.
     repeats: int = 0
-    # Values from introspection, rows, counts over all rows, and pages whose size depends on variables.
+    # Values from introspection, rows, and rows in pages whose size depends on variables.
     values: int = 0
     rows: int = 0
+    pages: dict[Factors, int] = field(default_factory=dict)
+    # What a page of lists costs once: counts, the rows of filters and orders, and those that depend on variables.
     counts: int = 0
-    pages: dict[Page, int] = field(default_factory=dict)
-    # Filters and orders that depend on variables.
+    fixed: int = 0
     arguments: list[Argument] = field(default_factory=list)
 
     def add(self, other: "Size") -> None:
@@ -60,8 +61,23 @@ class Size:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.depth = max(self.depth, other.depth)
         self.arguments = [*self.arguments, *other.arguments]
-        for page, times in other.pages.items():
-            self.pages[page] = self.pages.get(page, 0) + times
+        for factors, times in other.pages.items():
+            self.pages[factors] = self.pages.get(factors, 0) + times
+
+    def repeat(self) -> None:
+        """Turn what a page costs once into rows, for a field that a page repeats."""
+        self.rows, self.counts, self.fixed = prices.rows(self.rows + self.fixed, self.counts, 0), 0, 0
+        self.pages |= {(argument,): 1 for argument in self.arguments}
+        self.arguments = []
+
+    def multiply(self, page: Page | int) -> None:
+        """Multiply the rows by the size of a page. Each of its rows costs one at least."""
+        times = self.rows if self.rows or self.pages else 1
+        if isinstance(page, int):
+            self.rows, self.pages = times * page, {factors: most * page for factors, most in self.pages.items()}
+        else:
+            self.pages = {(page, *factors): most for factors, most in self.pages.items()}
+            self.rows, self.pages[page,] = 0, times
 
 
 _SUMMED = [one.name for one in fields(Size) if one.name not in {"depth", "pages", "arguments"}]
@@ -148,14 +164,16 @@ def _definition(node: FieldNode, on: GraphQLNamedType | None) -> GraphQLField | 
 
 def _price(size: Size, node: FieldNode, definition: GraphQLField, inner: Any) -> None:
     """Set the rows of a field: the rows of its selection set, times its page size."""
-    size.rows += "Node" in {inner.name, *(one.name for one in getattr(inner, "interfaces", ()))}
+    is_row = "Node" in {inner.name, *(one.name for one in getattr(inner, "interfaces", ()))}
+    size.rows += is_row and not prices.is_known(node)
     size.counts += node.name.value in prices.COUNTS
+    if node.name.value in prices.REPEATED:
+        size.repeat()
     page = prices.page(node, definition)
     if page is not None:
-        times = max(1, size.rows + prices.largest(size.pages))
-        size.rows, size.pages = (times * page, {}) if isinstance(page, int) else (0, {page: times})
+        size.multiply(page)
     rows, arguments = prices.conditions(node)
-    size.rows += rows
+    size.fixed += rows + prices.ROWS_OF_CHANGES.get(node.name.value, 0)
     size.arguments = [*size.arguments, *arguments]
 
 

@@ -54,6 +54,7 @@ from app.errors import BadUserInput, LimitExceeded, RequestError
 from app.observability.masking import MASKED, outline
 from app.sharing.caches import FairCache
 from schema.engine import wording
+from schema.engine.arguments import arguments
 from schema.engine.coercion import Coercions
 from schema.engine.document_limits import Gauge, Limits
 from schema.engine.document_size import Size
@@ -220,7 +221,8 @@ class Operation:
         name = details[0].node.name.value
         shown = get_named_type(type_.fields[name].type) if name in type_.fields else None
         if isinstance(shown, GraphQLObjectType):
-            return Field(key, name, self._selected(shown, details, variables))
+            given = arguments(type_.fields[name], details[0].node)
+            return Field(key, name, self._selected(shown, details, variables), arguments=given)
         if isinstance(shown, GraphQLUnionType):
             return Field(key, name, None, tuple(self._selected(one, details, variables) for one in shown.types))
         return Field(key, name)

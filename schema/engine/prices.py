@@ -5,6 +5,7 @@ The time that it actually takes is charged separately (app.sharing.rate_limits).
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from graphql import (
@@ -29,26 +30,31 @@ from app.entities.repository import (
 )
 from app.models import MOST_TAGS_OF_USER
 from app.tasks.fields import TASK
+from app.tasks.lists import LIST
 
-ENTITIES = (TASK,)
+ENTITIES = (TASK, LIST)
 
 # The arguments that determine how many rows a field touches, and their maxima. Fields reject larger values before they
 # touch any row.
 ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE, "inputs": MOST_CREATED}
 # The queries and subscriptions of changes. A query may request larger pages than other fields. A subscription reads
 # pages of a fixed size, and the first one is part of its cost.
-FEEDS = {f"{entity.one}Changes" for entity in ENTITIES}
+FEEDS = {f"{TASK.one}Changes"}
 LARGER = {**{(feed, "first"): LARGEST_CHANGE_PAGE for feed in FEEDS}, ("tags", "first"): MOST_TAGS_OF_USER}
 PAGES = dict.fromkeys(FEEDS, DEFAULT_CHANGE_PAGE)
-# Fields that count all tasks of a user, or write all tasks with a tag, and their cost.
-COUNTS = {"totalCount", "taskStats", "renameTag", "deleteTag"}
+# Fields that count all tasks of a user, and the cost of counting. The lists of a page have different tasks, so together
+# their counts, filters and orders cost as much as those of all tasks. The lists of the tasks of a page may be the same.
+COUNTS = {"totalCount", "taskStats"}
+REPEATED = {"list"}
 ROWS_OF_A_COUNT = 100
+# The fixed cost of fields that change all tasks of a list or with a tag, before the time that they take is charged.
+ROWS_OF_CHANGES = dict.fromkeys(("deleteList", "restoreList", "renameTag", "deleteTag"), 100)
 # Introspection costs one row for this many values, because its result is cached.
 VALUES_OF_A_ROW = 1000
 # The arguments with conditions and orders. Every node of a filter costs a row. These cost more: a search reads every
 # task, the others read more tasks than they return.
 FILTERS, ORDER = ("filter", "where"), "orderBy"
-ROWS_OF = {"search": 100, "tagsAll": 20, "tagsAny": 20, "or": 20}
+ROWS_OF = {"search": 100, "tagsAll": 20, "tagsAny": 20, "list": 20, "or": 20}
 # An order without an index sorts all tasks.
 ROWS_OF_A_SORT = 100
 SORT_KEYS = [key for entity in ENTITIES for key in entity.sort_keys.items()]
@@ -80,12 +86,16 @@ class Argument:
         return _argument_rows(self.name, _literal(self.node, values))
 
 
+# Numbers of rows that depend on variables, to be multiplied: pages within pages.
+Factors = tuple[Page | Argument, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """A fixed number of rows, the parts that depend on variables, and the defaults of these variables."""
 
     rows: int
-    pages: tuple[tuple[Page, int], ...] = ()
+    pages: tuple[tuple[Factors, int], ...] = ()
     arguments: tuple[Argument, ...] = ()
     defaults: Mapping[str, Any] | None = None
 
@@ -96,8 +106,8 @@ class Cost:
         rows, values = self.rows, variables or {}
         if self.defaults:
             values = {**self.defaults, **values}
-        for page, times in self.pages:
-            rows += page.rows(values) * times
+        for factors, times in self.pages:
+            rows += prod(factor.rows(values) for factor in factors) * times
         for argument in self.arguments:
             rows += argument.rows(values)
         return rows
@@ -169,14 +179,16 @@ def _omitted(definition: GraphQLField, names: Iterable[str]) -> int:
     return max((value for value in declared if isinstance(value, int)), default=DEFAULT_PAGE)
 
 
+def is_known(node: FieldNode) -> bool:
+    """Whether a field shows only the id of an object, which is part of the row that refers to it."""
+    selections = node.selection_set.selections if node.selection_set else ()
+    names = {one.name.value if isinstance(one, FieldNode) else "" for one in selections}
+    return node.name.value in REPEATED and names <= {"id", "__typename"}
+
+
 def rows(shown: int, counts: int, values: int) -> int:
     """Rows, counts over all rows, and values from introspection, in rows."""
     return shown + counts * ROWS_OF_A_COUNT + values // VALUES_OF_A_ROW
-
-
-def largest(pages: Mapping[Page, int]) -> int:
-    """The maximum rows of pages within a page. Sizes that depend on variables are not multiplied by one another."""
-    return sum(times * page.most for page, times in pages.items())
 
 
 def defaults(operation: OperationDefinitionNode) -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """Tags are the same regardless of case and Unicode form: add the tags of users, and index tasks by the keys of tags."""
 
-from importlib import import_module
-
 import sqlalchemy as sa
 from alembic import op
 
 from app.tag_names import FOLDS, INVISIBLE, JOINING, LONG_FOLDS, WHITE_SPACE
 
-revision = "0015"
-down_revision = "0014"
+revision = "0020"
+down_revision = "0019"
 branch_labels = None
 depends_on = None
 
@@ -28,6 +26,29 @@ NEW = (
 # A statement that changes a tag of many tasks maintains the other tables itself, and sets `app.tags_kept` to say so.
 NOT_KEPT = "current_setting('app.tags_kept', true) IS DISTINCT FROM 'yes'"
 CHANGED = "(OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags)"
+# The function before this revision, when the index had names of tags.
+KEEP_NAMES = """
+    CREATE OR REPLACE FUNCTION keep_task_tags() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+        DECLARE
+            caller CONSTANT text := current_setting('app.user_id', true);
+        BEGIN
+            IF TG_OP <> 'INSERT' THEN
+                PERFORM set_config('app.user_id', OLD.user_id::text, true);
+                DELETE FROM public.task_tags
+                WHERE user_id = OLD.user_id AND tag = ANY (OLD.tags) AND task_id = OLD.id;
+            END IF;
+            IF TG_OP <> 'DELETE' THEN
+                PERFORM set_config('app.user_id', NEW.user_id::text, true);
+                INSERT INTO public.task_tags (user_id, tag, task_id)
+                SELECT NEW.user_id, tag, NEW.id FROM unnest(NEW.tags) AS tag
+                ON CONFLICT DO NOTHING;
+            END IF;
+            PERFORM set_config('app.user_id', caller, true);
+            RETURN NULL;
+        END
+        $$
+"""
 # Each has a tag's name and key as they are in a task, and the task.
 TAGS_OF_TASKS = """
     tasks CROSS JOIN LATERAL unnest(tasks.tags) WITH ORDINALITY AS given (tag, place)
@@ -374,8 +395,7 @@ def downgrade() -> None:
     op.execute("INSERT INTO task_tags SELECT DISTINCT user_id, unnest(tags), id FROM tasks")
     for table in ("tasks", "task_tags"):
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-    import_module("migrations.versions.2026_11_28_0012_second_wall_of_users").keep_task_tags()
-    op.execute("ALTER FUNCTION keep_task_tags() SECURITY DEFINER SET search_path = pg_catalog, pg_temp")
+    op.execute(KEEP_NAMES)
     _add_triggers(CHANGED)
     for function in reversed(NEW):
         op.execute(f"DROP FUNCTION {function}")

@@ -1,47 +1,35 @@
-"""uvicorn's protocols, with limits on size and time that apply before a request reaches the application."""
+"""uvicorn's protocol for HTTP, with limits on size and time that apply before a request reaches the application."""
 
 import asyncio
 import logging
 import math
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets import http11
-from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHeader, InvalidMethod
-from websockets.server import ServerProtocol
 
 from app.observability.masking import outline
-from app.origins import Header, Origins
-from app.settings import Settings
 from app.shapes import require
 from app.web import heads, refusals
+from app.web.connections import Connections, Waiting, closed_alone
+from app.web.framing import send_head, without_chunks
 from app.web.heads import LONG_HEAD, MOST_BYTES
-from app.web.idle import Waiting
-from app.web.refusals import CROWDED, LATE, MALFORMED, NO_TUNNEL, STALLED, STOPPING, Refusal, RequestRefused
+from app.web.refusals import CROWDED, LATE, MALFORMED, NO_TUNNEL, Refusal, RequestRefused
+from app.web.socket_protocol import BoundedSockets, refusal_of_handshake
 
 log = logging.getLogger(__name__)
 
 # A body that arrives byte by byte costs far more than its size.
 MOST_PARTS = 5_000
+# Bytes of a body that are kept until the application reads them. uvicorn's 65,536 would add up for many connections.
+MOST_BUFFERED = 16_000
 # Pipelined requests of a connection: parsing thousands from one segment would block the event loop.
 MOST_AHEAD = 100
-# A head of more bytes is long. This many connections of a process may have sent one: it is kept until the next request,
-# and the scope of the request takes as much again.
+# A head of more bytes is long: `Connections` limits how many connections have sent one.
 LONG_BYTES = 16_000
-MOST_LONG = 100
-# More than the largest response, which may be in the send buffer when a ping arrives.
-MOST_UNSENT = 5_000_000
-LARGE_READ = 30_000
 LOOK_SECONDS = 1.5
 # How many looks in a row may find an incomplete request, or a client that does not read its response. The kernel waits
 # as long for a client that acknowledges nothing (TCP_USER_TIMEOUT).
@@ -50,8 +38,6 @@ LOOKS_FOR_ANSWER = 20
 LEAST_TAKEN = 10_000
 # When the server stops, a request may be on its way on an idle connection; on a new connection it probably is.
 LINGER_SECONDS = 0.25
-# How long a peer may take to answer the close of its socket.
-CLOSE_SECONDS = 1.0
 # If a connection is closed while its client still sends, it is reset, and the client may lose the response. So after a
 # refusal, data is discarded for this long.
 DISCARD_SECONDS = 1.0
@@ -59,44 +45,16 @@ DISCARD_SECONDS = 1.0
 LARGEST_PIECE = 50_000
 # How much of the end of an incomplete head is kept: enough for an Origin line.
 ENOUGH_OF_END = 1_000
-# How long the application may take to accept or reject a socket.
-HANDSHAKE_SECONDS = 9.0
 _NO_HOST = b"\n"  # not a possible value of a header
-_END: Any = {"type": "http.response.body", "body": b""}
 
 _MANY_AHEAD = refusals.many_ahead(MOST_AHEAD)
 _MANY_PARTS = refusals.many_parts(MOST_PARTS)
 _EARLY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A handshake must wait for the responses to earlier requests.")
-_WITH_BODY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A WebSocket handshake must be a GET without a body.")
 
 require(
     hasattr(HttpToolsProtocol, "_start_asgi_task") and hasattr(HttpToolsProtocol, "_should_upgrade"),
     "uvicorn's HttpToolsProtocol started requests with _start_asgi_task, and called _should_upgrade for a handshake.",
 )
-require(
-    hasattr(http11, "MAX_LINE_LENGTH") and hasattr(http11, "MAX_NUM_HEADERS"),
-    "websockets.http11 had its limits in MAX_LINE_LENGTH and MAX_NUM_HEADERS.",
-)
-# The limits of HTTP already apply to a handshake's head before websockets parses it. These must not be lower.
-http11.MAX_LINE_LENGTH = http11.MAX_NUM_HEADERS = 2 * MOST_BYTES
-
-
-class Connections:
-    """State that the connections of a process share: the allowed origins, and the connections that wait for clients.
-
-    `idle` ones are between two requests; on `incomplete` ones a request, perhaps the first, is incomplete; `long` ones
-    have sent a long head.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        # Each kind may use a quarter of the file descriptors, so that some are left for everything else.
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = settings.limit_idle_connections
-        if descriptors != resource.RLIM_INFINITY:
-            most = min(most, descriptors // 4)
-        self.idle, self.incomplete, self.long = Waiting(most), Waiting(most), Waiting(MOST_LONG)
-        self.origins = Origins(settings.cors_origins)
-        self.keep_alive_seconds = settings.keep_alive_seconds
 
 
 class _LongHead:
@@ -267,7 +225,7 @@ class BoundedRequests(HttpToolsProtocol):
         cycle = self.cycle
         if not cycle.response_complete:
             cycle.body += body
-            if len(cycle.body) > HIGH_WATER_LIMIT:
+            if len(cycle.body) > MOST_BUFFERED:
                 self.flow.pause_reading()
             cycle.message_event.set()
 
@@ -297,7 +255,7 @@ class BoundedRequests(HttpToolsProtocol):
         return b""
 
     def _open_socket(self, method: bytes, rest: bytes) -> None:
-        refusal = _EARLY if not self._is_idle() else _of_handshake(method, self.url, self.scope["headers"])  # type: ignore[arg-type]  # uvicorn makes a list of them
+        refusal = _EARLY if not self._is_idle() else refusal_of_handshake(method, self.url, self.scope["headers"])  # type: ignore[arg-type]  # uvicorn makes a list of them
         if refusal is not None:
             return self._refuse(refusal)
         self._timer.cancel()
@@ -305,6 +263,8 @@ class BoundedRequests(HttpToolsProtocol):
         # uvicorn creates the protocol of this handshake with it.
         self.ws_protocol_class = partial(BoundedSockets, list(self.scope["headers"]), self._shared.origins)  # type: ignore[assignment]  # it is only called
         self.handle_websocket_upgrade()
+        # The parser refers to this protocol: both would stay in memory until a full garbage collection, which is rare.
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection
         if rest:
             self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]  # it is uvicorn's for sockets
         return None
@@ -398,9 +358,9 @@ class BoundedRequests(HttpToolsProtocol):
 
     async def _answer(self, cycle: RequestResponseCycle, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
-            send = partial(_send_head, cycle)
+            send = partial(send_head, cycle)
         elif scope["http_version"] == "1.0":
-            send = _without_chunks(cycle)
+            send = without_chunks(cycle)
         try:
             await self.app(scope, receive, send)
         except asyncio.CancelledError:
@@ -435,7 +395,7 @@ class BoundedRequests(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Finish pending requests. Wait briefly on idle connections, and for incomplete requests a little longer."""
-        with _alone(self.transport):
+        with closed_alone(self.transport):
             self._stopping = True
             self._seen, self._looks = (self.cycle, self._is_partial()), LOOKS_FOR_REQUEST - 2
             if self._is_idle():
@@ -492,32 +452,6 @@ class BoundedRequests(HttpToolsProtocol):
             self.transport.close()
 
 
-async def _send_head(cycle: RequestResponseCycle, message: Any) -> None:
-    """Respond to HEAD with the head only. An event stream then sees that its client has disconnected."""
-    if message["type"] == "http.response.start":
-        await cycle.send(message)
-        await cycle.send(_END)
-    else:
-        await asyncio.sleep(0)
-
-
-def _without_chunks(cycle: RequestResponseCycle) -> Send:
-    """Respond to HTTP/1.0 without chunks: a response without Content-Length ends with the connection."""
-    has_length = True
-
-    async def send(message: Any) -> None:
-        nonlocal has_length
-        if message["type"] == "http.response.start":
-            has_length = b"content-length" in dict(message["headers"])
-            if not has_length:
-                cycle.chunked_encoding = False
-        elif not has_length:
-            cycle.expected_content_length = len(message.get("body", b""))
-        await cycle.send(message)
-
-    return send
-
-
 def _reason(error: HttpParserError) -> Refusal:
     """The refusal for the error that stopped the parser."""
     cause = error.__context__
@@ -527,112 +461,3 @@ def _reason(error: HttpParserError) -> Refusal:
         return MALFORMED
     log.error("the head of a request could not be read: %s", outline(cause))
     return refusals.FAILED
-
-
-def _of_handshake(method: bytes, url: bytes, asked: list[tuple[bytes, bytes]]) -> Refusal | None:
-    """The refusal of an invalid WebSocket handshake; None if it is valid."""
-    if heads.has_body(asked):
-        return _WITH_BODY
-    try:
-        headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in asked])
-        ServerProtocol().process_request(http11.Request(url.decode("ascii"), headers, method.decode()))
-    except InvalidMethod:
-        return refusals.handshake(HTTPStatus.METHOD_NOT_ALLOWED, _WITH_BODY.message)
-    except InvalidHeader as error:
-        return refusals.handshake(HTTPStatus.BAD_REQUEST, f"The handshake's header {error.name} is missing or invalid.")
-    return None
-
-
-@contextmanager
-def _alone(transport: asyncio.Transport) -> Iterator[None]:
-    """Log and ignore errors while one connection is closed, so that the others are closed too."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - the other connections must be closed, whatever the error
-        log.error("a connection could not be closed properly: %s", outline(error))  # noqa: TRY400 - its text is not logged
-        transport.abort()
-
-
-class BoundedSockets(WebSocketsSansIOProtocol):
-    """uvicorn's protocol for WebSockets, with limits.
-
-    It drops clients that send pings but do not read pongs. After a large read, which may have thousands of tiny frames,
-    it serves other connections first. It receives handshakes that BoundedRequests has validated, and rejects those that
-    the application does not answer in time.
-    """
-
-    def __init__(self, asked: list[Header], origins: Origins, **options: Any) -> None:
-        super().__init__(**options)
-        self._asked, self._origins, self._early = asked, origins, b""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
-        self.close_timeout = CLOSE_SECONDS
-        self._timer = self.loop.call_later(HANDSHAKE_SECONDS, self._give_up)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self.handshake_initiated and not self.handshake_complete:
-            return self._keep(data)
-        super().data_received(data)
-        if not self.handshake_initiated:  # the head is complete, so websockets has rejected it
-            self._refuse(MALFORMED)
-        elif len(data) >= LARGE_READ and not self.read_paused and not self.transport.is_closing():
-            self.transport.pause_reading()
-            self.loop.call_soon(self._read_on)
-        return None
-
-    def _keep(self, data: bytes) -> None:
-        """Keep frames that arrive before the handshake is complete, because websockets cannot parse them yet."""
-        self._early += data
-        if len(self._early) > MOST_BYTES:
-            self.transport.abort()
-
-    def start_keepalive(self) -> None:
-        """Called by uvicorn when the application has accepted the socket."""
-        super().start_keepalive()
-        self._timer.cancel()
-        if self._early:
-            self.data_received(self._early)
-            self._early = b""
-
-    def _read_on(self) -> None:
-        if not self.read_paused and not self.transport.is_closing():
-            self.transport.resume_reading()
-
-    def _give_up(self) -> None:
-        if not self.handshake_complete:
-            self._refuse(STALLED)
-
-    def _refuse(self, refusal: Refusal) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(refusal.answer(self._asked, self._origins))
-            self.transport.close()
-
-    async def run_asgi(self) -> None:
-        self.app = partial(self._run, self.app)
-        await super().run_asgi()
-
-    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        await app(scope, receive, send)
-        # uvicorn does not mark a handshake as complete that was rejected with a body, and would log an error.
-        self.handshake_complete = self.handshake_complete or self.close_sent
-
-    def send_500_response(self) -> None:
-        """Called by uvicorn if the application has returned without a response to the handshake."""
-        if self.initial_response is None and not self.handshake_complete:
-            self._refuse(refusals.FAILED)
-
-    def shutdown(self) -> None:
-        with _alone(self.transport):
-            if not self.handshake_complete:
-                self._refuse(STOPPING)
-            super().shutdown()
-
-    def handle_ping(self) -> None:
-        super().handle_ping()
-        if self.transport.get_write_buffer_size() > MOST_UNSENT:
-            self.transport.abort()
