@@ -546,8 +546,8 @@ class Oracle:
         for task_id, content in tasks:
             now, position = await self._time_of_write(task_id), await self._of_row(task_id, "position")
             assert all(row.position.encode() < position.encode() for row in [*self.rows.values(), *rows])
-            empty: Json = {"completed": False, "completed_at": None, "deleted_at": None, "created_at": now}
-            filled = {**empty, **content, "tags": self._named(content["tags"])}
+            empty: Json = {"completed": False, "completed_at": None, "deleted_at": None, "trashed_with_list": False}
+            filled = {**empty, **content, "created_at": now, "tags": self._named(content["tags"])}
             rows.append(Task(user_id=self.user_id, id=task_id, position=position, updated_at=now, **filled))
         if rows:
             self._write(rows, rows[0].updated_at)
@@ -715,8 +715,8 @@ def _prepared(query: str) -> Any:
         document = parse(query)
     except GraphQLError as error:
         return _refusal("LIMIT_EXCEEDED" if "tokens" in error.message else "GRAPHQL_PARSE_FAILED")
-    if validate(SCHEMA, document):
-        return _refusal("GRAPHQL_VALIDATION_FAILED")
+    if wrong := validate(SCHEMA, document):
+        return Answer("null", [("GRAPHQL_VALIDATION_FAILED", None)] * min(len(wrong), 5))
     assert any(isinstance(node, OperationDefinitionNode) for node in document.definitions)
     return document
 
@@ -952,9 +952,10 @@ def _keys(tags: Iterable[str]) -> set[str]:
 def _merged(row: Task, changes: Json) -> Json:
     """The columns to change, with the tags after additions and removals."""
     rest = {name: value for name, value in changes.items() if name not in {"add_tags", "remove_tags"}}
-    if len(rest) == len(changes):
+    added, removed = changes.get("add_tags"), changes.get("remove_tags")
+    if not added and not removed:
         return rest
-    added, removed = changes.get("add_tags", []), changes.get("remove_tags", [])
+    added, removed = added or [], removed or []
     kept = [tag for tag in row.tags if tag_key(tag) not in _keys(removed) - _keys(added)]
     return {**rest, "tags": kept + [tag for tag in added if tag_key(tag) not in _keys(kept)]}
 

@@ -809,7 +809,7 @@ MANY = {
 }
 OF_A_TAG = {"renameTag": "(from: $from, to: $name)", "deleteTag": "(name: $name)"}
 CALLS = {
-    **{name: (arguments, f"{name[-4:]}Payload") for name, arguments in ONE.items()},
+    **{name: (arguments, f"{'List' if 'List' in name else 'Task'}Payload") for name, arguments in ONE.items()},
     **{name: (arguments, "TasksPayload") for name, arguments in MANY.items()},
     **{name: (arguments, "TagPayload") for name, arguments in OF_A_TAG.items()},
 }
@@ -920,8 +920,8 @@ async def test_mutations(people: People, steps: list[tuple[str, dict[str, Any]]]
         expected = carol.oracle.state()
         await carol.oracle.load()
         found = carol.oracle.state()
-        differ = {key for key in found[1].keys() | expected[1].keys() if found[1].get(key) != expected[1].get(key)}
-        shown = {key: (found[1].get(key), expected[1].get(key)) for key in differ}
+        pairs = {key: (found[-1].get(key), expected[-1].get(key)) for key in found[-1].keys() | expected[-1].keys()}
+        shown = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
         assert found == expected, f"{json.dumps(variables)}\n{query}\n{shown}"
 
 
