@@ -156,17 +156,12 @@ class Task(Owned, Base):
 
 
 class TaskTag(Owned, Base):
-    """Index of tasks by tag: one row for each tag of a task. Maintained by triggers on `tasks`.
-
-    `tag` is the key of the tag. `open` is null for a task in the trash, otherwise whether the task is not completed.
-    """
+    """Index of tasks by the key of a tag: one row for each tag of a task. Maintained by triggers on `tasks`."""
 
     __tablename__ = "task_tags"
 
     tag: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     task_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
-    # The index of the primary key includes it, so that counts of tags need not read the table.
-    open: Mapped[bool | None] = mapped_column(Boolean)
 
 
 class UserTag(Owned, Base):
@@ -209,7 +204,15 @@ _DUE_SORT_IN_CATALOG = "(\nCASE\n    WHEN due_date IS NULL THEN 'infinity'::date
 
 # Each index serves the pages of one order, in both directions.
 Index("ix_tasks_created", TASKS.c.user_id, TASKS.c.created_at, TASKS.c.id)
-Index("ix_tasks_completed_created", TASKS.c.user_id, TASKS.c.completed, TASKS.c.created_at, TASKS.c.id)
+# Also covers counting the tasks of tags.
+Index(
+    "ix_tasks_completed_created",
+    TASKS.c.user_id,
+    TASKS.c.completed,
+    TASKS.c.created_at,
+    TASKS.c.id,
+    postgresql_include=["deleted_at"],
+)
 Index("ix_tasks_updated", TASKS.c.user_id, TASKS.c.updated_at, TASKS.c.id)
 Index("ix_tasks_due", TASKS.c.user_id, text(_DUE_SORT_IN_CATALOG), TASKS.c.id)
 Index("ix_tasks_position", TASKS.c.user_id, TASKS.c.position, TASKS.c.id)

@@ -133,13 +133,13 @@ async def _copy(connection: "asyncpg.Connection[Any]", user: int) -> None:
     rows = "".join(_row(owner, user, task) for task in range(EACH)).encode()
     await connection.copy_to_table("tasks", source=_chunks(rows), columns=COLUMNS.split())
     tags = "".join(map(partial(_tag, owner, user), range(EACH))).encode()
-    await connection.copy_to_table("task_tags", source=_chunks(tags), columns=["user_id", "tag", "task_id", "open"])
+    await connection.copy_to_table("task_tags", source=_chunks(tags), columns=["user_id", "tag", "task_id"])
     names = [(owner, f"tag {number}", f"tag {number}") for number in range(7)]
     await connection.copy_records_to_table("user_tags", records=names, columns=["user_id", "key", "name"])
 
 
 def _tag(owner: UUID, user: int, task: int) -> str:
-    return f"{owner}\ttag {task % 7}\t{data.task_id(user, task)}\t{'f' if task % 3 == 0 else 't'}\n"
+    return f"{owner}\ttag {task % 7}\t{data.task_id(user, task)}\n"
 
 
 async def _chunks(rows: bytes) -> AsyncIterator[bytes]:

@@ -25,7 +25,6 @@ FUNCTIONS = (
     "derive_task()",
     CHECK_TASK,
     "keep_task_tags()",
-    "mark_task_tags()",
     "stamp_task()",
     "forget_tasks()",
     "stamp_list()",

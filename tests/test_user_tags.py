@@ -43,6 +43,16 @@ CREATE_MANY = """
         createTasks(inputs: $inputs) { tasks { id tags } userErrors { code field } }
     }
 """
+UPDATE_LISTED = """
+    mutation UpdateListed($list: ID!, $input: UpdateTaskInput!) {
+        done: updateTasks(where: { filter: { list: { ids: [$list] }, tagsAny: ["T0"] } }, input: $input) {
+            tasks { tags list { name } } affectedCount userErrors { code field }
+        }
+    }
+"""
+CREATE_LIST = "mutation ($name: String!) { createList(input: { name: $name }) { list { id } } }"
+DELETE_LIST = "mutation ($id: ID!) { deleteList(id: $id) { list { id } } }"
+RESTORE_LIST = "mutation ($id: ID!) { restoreList(id: $id) { list { id } } }"
 COMPLETE = "mutation ($id: ID!, $done: Boolean!) { setTaskCompleted(id: $id, completed: $done) { task { id } } }"
 TRASH = "mutation ($id: ID!) { deleteTask(id: $id) { task { id } } }"
 RESTORE = "mutation ($id: ID!) { restoreTask(id: $id) { task { id } } }"
@@ -54,6 +64,10 @@ async def tags(user: User, **page: Any) -> dict[str, tuple[int, int]]:
     """The open and total numbers of tasks by tag, in order."""
     listed = (await user.data(TAGS, **page))["tags"]
     return {tag["name"]: (tag["open"], tag["total"]) for tag in listed}
+
+
+async def made_list(user: User, name: str) -> str:
+    return str((await user.data(CREATE_LIST, name=name))["createList"]["list"]["id"])
 
 
 async def done(user: User, query: str, **variables: Any) -> Json:
@@ -436,6 +450,92 @@ async def test_a_tag_of_very_many_tasks(
     ):
         assert (await done(user, query, **names))["affectedCount"] == 10_000
     assert sum(total for _, total in (await tags(user)).values()) == 10_000 - 1429
+    assert await owner.fetch(ASTRAY) == []
+
+
+# Together with lists
+
+
+async def test_counts_follow_lists(alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A list takes its tasks out of the counts of tags when it goes to the trash, and back when it is restored."""
+    one = await made_list(alice, "a")
+    first = await alice.add(tags=["home", "work"], listId=one)
+    await alice.data(COMPLETE, id=first["id"], done=True)
+    await alice.add(tags=["Home"], listId=one)
+    await alice.add(tags=["home"])
+    await bob.add(tags=["home"])
+    before = {"home": (2, 3), "work": (0, 1)}
+    assert await tags(alice) == before
+
+    await alice.data(DELETE_LIST, id=one)
+    assert await tags(alice) == {"home": (1, 1), "work": (0, 0)}
+    await alice.data(RESTORE_LIST, id=one)
+    assert await tags(alice) == before
+    await alice.data(DELETE_LIST, id=one)
+    await alice.data(RESTORE, id=first["id"])
+    assert await tags(alice) == {"home": (1, 2), "work": (0, 1)}
+    await owner.execute("DELETE FROM task_lists WHERE user_id = $1", alice.id)
+    assert await tags(alice) == {"home": (1, 2), "work": (0, 1)}
+    assert await tags(bob) == {"home": (1, 1)}
+    assert await owner.fetch(ASTRAY) == []
+
+
+async def test_tags_of_a_list_in_the_trash(alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """Tasks that are in the trash with their list get the new tags, and come back with them; copies follow."""
+    one = await made_list(alice, "a")
+    tasks = [await alice.add(tags=["old", "gone", "kept"], listId=one) for _ in range(2)]
+    mirror = Mirror(alice)
+    await mirror.catch_up()
+    await alice.data(DELETE_LIST, id=one)
+
+    assert (await done(alice, RENAME, **{"from": "OLD", "to": "New"}))["affectedCount"] == 2
+    assert (await done(alice, DELETE, name="gone"))["affectedCount"] == 2
+    await alice.data(RESTORE_LIST, id=one)
+    assert [(await read(alice, task))["tags"] for task in tasks] == [["New", "kept"]] * 2
+    assert await tags(alice) == {"kept": (2, 2), "New": (2, 2)}
+    await mirror.catch_up(first=1)
+    assert mirror.tasks == await stored(owner, alice)
+
+
+async def test_a_list_that_refuses_leaves_no_tag(alice: User, bob: User) -> None:
+    """A write that is refused because of its list, or of an id, adds no tag."""
+    trashed, foreign = await made_list(alice, "a"), await made_list(bob, "b")
+    await alice.data(DELETE_LIST, id=trashed)
+    task = await alice.add(tags=["first"])
+    before = await read(alice, task)
+    for one in (trashed, foreign):
+        given = {"title": "T", "tags": ["new"], "listId": one}
+        for more in ({}, {"id": "5c1f0f63-6d8b-4b5e-9d43-3a0c54f0d113"}):
+            assert (await alice.data(CREATE, input={**given, **more}))["createTask"]["task"] is None
+            inputs = [{"title": "Other", "tags": ["other"]}, {**given, **more}]
+            assert (await alice.data(CREATE_MANY, inputs=inputs))["createTasks"]["tasks"] == []
+        for change in ({"tags": ["new"]}, {"addTags": ["new"]}):
+            for query in (UPDATE, UPDATE_MANY):
+                payload = await done(alice, query, id=task["id"], input={**change, "listId": one})
+                assert [problem["field"] for problem in payload["userErrors"]] == [["input", "listId"]]
+    payload = (await alice.data(CREATE, input={"id": trashed, "title": "T", "tags": ["new"]}))["createTask"]
+    assert [problem["code"] for problem in payload["userErrors"]] == ["ID_TAKEN"]
+    assert (await read(alice, task), await tags(alice)) == (before, {"first": (1, 1)})
+
+
+async def test_tasks_of_a_list_get_tags(alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A bulk update by list and tag moves tasks and merges their tags; if one would have too many, none is changed."""
+    one, other = await made_list(alice, "a"), await made_list(alice, "b")
+    full = await alice.add(tags=[f"t{n}" for n in range(20)], listId=one)
+    rest = [await alice.add(tags=["T0", "x"], listId=one) for _ in range(2)]
+    beside = await alice.add(tags=["t0", "x"], listId=other)
+    foreign = await bob.add(tags=["t0", "x"])
+    given = {"list": one, "input": {"addTags": ["y"], "removeTags": ["X"], "listId": other}}
+
+    payload = await done(alice, UPDATE_LISTED, **given)
+    assert payload["userErrors"] == [{"code": "LIMIT_EXCEEDED", "field": ["input", "addTags"]}]
+    await done(alice, UPDATE, id=full["id"], input={"removeTags": ["t19"]})
+    payload = await done(alice, UPDATE_LISTED, **given)
+    assert payload["affectedCount"] == 3
+    assert {task["list"]["name"] for task in payload["tasks"]} == {"b"}
+    assert sorted(len(task["tags"]) for task in payload["tasks"]) == [2, 2, 20]
+    assert [(await read(alice, task))["tags"] for task in [*rest, beside]] == [["t0", "y"]] * 2 + [["t0", "x"]]
+    assert (await read(bob, foreign))["tags"] == ["t0", "x"]
     assert await owner.fetch(ASTRAY) == []
 
 

@@ -32,7 +32,6 @@ QUALIFIED = (
 TRIGGERS = (
     "name_task_tags()",
     "keep_task_tags()",
-    "mark_task_tags()",
     "stamp_task()",
     "forget_tasks()",
     "stamp_list()",
@@ -85,11 +84,6 @@ FIRED = {
         f"AFTER UPDATE OF user_id, id, tags ON tasks FOR EACH ROW {_TAGS_CHANGE}",
         "keep_task_tags()",
     ),
-    "mark_task_tags_on_update": (
-        "tasks",
-        "AFTER UPDATE OF completed, deleted_at ON tasks FOR EACH ROW WHEN (NEW.tags <> '{}')",
-        "mark_task_tags()",
-    ),
     "keep_task_tags_on_delete": (
         "tasks",
         "AFTER DELETE ON tasks FOR EACH ROW WHEN (OLD.tags <> '{}')",
@@ -120,7 +114,7 @@ CONFIGURED = {
     **dict.fromkeys(TRIGGERS, (SEARCH_PATH,)),
     # Their lookups must use an index, also in a cached plan from when the table was empty.
     **dict.fromkeys(
-        ("stamp_task()", "name_task_tags()", "keep_task_tags()", "mark_task_tags()", "stamp_list()", "clear_list()"),
+        ("stamp_task()", "name_task_tags()", "keep_task_tags()", "stamp_list()", "clear_list()"),
         (SEARCH_PATH, "enable_seqscan=off"),
     ),
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),

@@ -21,7 +21,6 @@ NEW = (
     "tag_keys(text[])",
     "retagged(text[], text[], text[])",
     "name_task_tags()",
-    "mark_task_tags()",
 )
 # A statement that changes a tag of many tasks maintains the other tables itself, and sets `app.tags_kept` to say so.
 NOT_KEPT = "current_setting('app.tags_kept', true) IS DISTINCT FROM 'yes'"
@@ -74,11 +73,9 @@ def upgrade() -> None:
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     _convert()
     op.execute("DELETE FROM task_tags")
-    op.add_column("task_tags", sa.Column("open", sa.Boolean()))
-    _key(" INCLUDE (open)")
     op.execute(f"""
-        INSERT INTO task_tags (user_id, tag, task_id, open)
-        SELECT tasks.user_id, same.key, tasks.id, CASE WHEN tasks.deleted_at IS NULL THEN NOT tasks.completed END
+        INSERT INTO task_tags (user_id, tag, task_id)
+        SELECT tasks.user_id, same.key, tasks.id
         FROM {TAGS_OF_TASKS}
     """)  # noqa: S608 - constants of this module
     for table in ("tasks", "task_tags"):
@@ -89,6 +86,8 @@ def upgrade() -> None:
     _keep_task_tags()
     _add_triggers(f"{CHANGED} AND {NOT_KEPT}")
     _add_new_triggers()
+    # Counts of tags join it with the index of tags.
+    _index_of_completed(" INCLUDE (deleted_at)")
 
 
 def _functions() -> None:
@@ -97,7 +96,6 @@ def _functions() -> None:
     _tag_keys()
     _retagged()
     _name_task_tags()
-    _mark_task_tags()
     for function in NEW:
         op.execute(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
 
@@ -263,7 +261,6 @@ def _keep_task_tags() -> None:
         DECLARE
             caller CONSTANT text := current_setting('app.user_id', true);
             is_same CONSTANT boolean := TG_OP = 'UPDATE' AND (OLD.user_id, OLD.id) = (NEW.user_id, NEW.id);
-            is_open CONSTANT boolean := CASE WHEN NEW.deleted_at IS NULL THEN NOT NEW.completed END;
             new_keys CONSTANT text[] := coalesce(public.tag_keys(NEW.tags), '{}');
             key text;
         BEGIN
@@ -277,10 +274,8 @@ def _keep_task_tags() -> None:
             IF TG_OP <> 'DELETE' THEN
                 PERFORM set_config('app.user_id', NEW.user_id::text, true);
                 FOREACH key IN ARRAY new_keys LOOP
-                    INSERT INTO public.task_tags AS entry (user_id, tag, task_id, open)
-                    VALUES (NEW.user_id, key, NEW.id, is_open)
-                    ON CONFLICT (user_id, tag, task_id) DO UPDATE SET open = excluded.open
-                    WHERE entry.open IS DISTINCT FROM excluded.open;
+                    INSERT INTO public.task_tags (user_id, tag, task_id) VALUES (NEW.user_id, key, NEW.id)
+                    ON CONFLICT DO NOTHING;
                 END LOOP;
             END IF;
             PERFORM set_config('app.user_id', caller, true);
@@ -288,29 +283,6 @@ def _keep_task_tags() -> None:
         END
         $$
     """)
-
-
-def _mark_task_tags() -> None:
-    op.execute(f"""
-        CREATE FUNCTION mark_task_tags() {TRIGGER} SET enable_seqscan = off AS $$
-        DECLARE
-            caller CONSTANT text := current_setting('app.user_id', true);
-            is_open CONSTANT boolean := CASE WHEN NEW.deleted_at IS NULL THEN NOT NEW.completed END;
-            was_open CONSTANT boolean := CASE WHEN OLD.deleted_at IS NULL THEN NOT OLD.completed END;
-            key text;
-        BEGIN
-            IF is_open IS DISTINCT FROM was_open THEN
-                PERFORM set_config('app.user_id', NEW.user_id::text, true);
-                FOREACH key IN ARRAY public.tag_keys(NEW.tags) LOOP
-                    UPDATE public.task_tags SET open = is_open
-                    WHERE user_id = NEW.user_id AND tag = key AND task_id = NEW.id;
-                END LOOP;
-                PERFORM set_config('app.user_id', caller, true);
-            END IF;
-            RETURN NULL;
-        END
-        $$
-    """)  # noqa: S608 - constants of this module
 
 
 def _convert() -> None:
@@ -353,21 +325,19 @@ def _add_triggers(updated: str) -> None:
         )
 
 
-def _key(included: str) -> None:
-    """Replace the primary key of the index, which is empty at this time, so that building it takes no time."""
-    op.execute("-- squawk-ignore ban-drop-constraint\nALTER TABLE task_tags DROP CONSTRAINT pk_task_tags")
+def _index_of_completed(included: str) -> None:
+    # In the transaction of the migration: writes of tasks wait while it is built, reads do not.
+    op.execute("""
+        -- squawk-ignore require-concurrent-index-deletion
+        DROP INDEX ix_tasks_completed_created
+    """)
     op.execute(f"""
-        -- squawk-ignore constraint-missing-not-valid, adding-serial-primary-key-field
-        ALTER TABLE task_tags ADD CONSTRAINT pk_task_tags PRIMARY KEY (user_id, tag, task_id){included}
+        -- squawk-ignore require-concurrent-index-creation
+        CREATE INDEX ix_tasks_completed_created ON tasks (user_id, completed, created_at, id){included}
     """)
 
 
 def _add_new_triggers() -> None:
-    # Short, because PostgreSQL parses the condition for each statement that completes a task, also one without tags.
-    op.execute("""
-        CREATE TRIGGER mark_task_tags_on_update AFTER UPDATE OF completed, deleted_at ON tasks
-        FOR EACH ROW WHEN (NEW.tags <> '{}') EXECUTE FUNCTION mark_task_tags()
-    """)
     # By their names, these fire after the triggers that take the lock of the user's clock. In the opposite order two
     # writes could block one another.
     for name, event, changed in (
@@ -384,14 +354,13 @@ def _add_new_triggers() -> None:
 
 
 def downgrade() -> None:
-    for name in ("tag_inserted_task", "tag_updated_task", "mark_task_tags_on_update"):
+    _index_of_completed("")
+    for name in ("tag_inserted_task", "tag_updated_task"):
         op.execute(f"DROP TRIGGER {name} ON tasks")
     _drop_triggers()
     for table in ("tasks", "task_tags"):
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     op.execute("DELETE FROM task_tags")
-    _key("")
-    op.drop_column("task_tags", "open")
     op.execute("INSERT INTO task_tags SELECT DISTINCT user_id, unnest(tags), id FROM tasks")
     for table in ("tasks", "task_tags"):
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
