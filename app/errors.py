@@ -11,6 +11,7 @@ TaskQLError
     ├── IntrospectionRefused
     ├── UntrustedDocument
     ├── LimitExceeded
+    │   └── TooManyTags
     ├── RateLimited
     ├── FullSyncRequired
     └── Unavailable
@@ -96,6 +97,10 @@ class LimitExceeded(RequestError):
     """The request exceeds a limit."""
 
     code = "LIMIT_EXCEEDED"
+
+
+class TooManyTags(LimitExceeded):
+    """A write would give the user more different tags than a user may have."""
 
 
 class RateLimited(RequestError):

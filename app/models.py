@@ -31,6 +31,8 @@ TITLE_LENGTH = 200
 DESCRIPTION_LENGTH = 1000
 TAG_LENGTH = 50
 MOST_TAGS = 20
+# As the function name_task_tags() has it.
+MOST_TAGS_OF_USER = 1000
 LIST_NAME_LENGTH = 100
 ICON_LENGTH = 32
 PRIORITIES = ("NONE", "LOW", "MEDIUM", "HIGH", "URGENT")
@@ -156,12 +158,24 @@ class Task(Owned, Base):
 
 
 class TaskTag(Owned, Base):
-    """Index of tasks by tag: one row for each tag of a task. Maintained by triggers on `tasks`."""
+    """Index of tasks by the key of a tag: one row for each tag of a task. Maintained by triggers on `tasks`."""
 
     __tablename__ = "task_tags"
 
     tag: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     task_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+
+
+class UserTag(Owned, Base):
+    """The tags of a user, also those that no task has. `tasks.tags` contains their names.
+
+    Triggers on `tasks` add a tag when a task first has it; the name that it had then is kept until it is renamed.
+    """
+
+    __tablename__ = "user_tags"
+
+    key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(TAG_LENGTH))
 
 
 class State(Base):
@@ -180,7 +194,7 @@ class State(Base):
 
 # Statements use the tables directly: mapped attributes take the compiler half as much time again.
 USERS, CLOCKS, TASKS, TAGS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks", "task_tags"))
-LISTS = Base.metadata.tables["task_lists"]
+USER_TAGS, LISTS = (Base.metadata.tables[name] for name in ("user_tags", "task_lists"))
 STATE = Base.metadata.tables["taskql_state"]
 
 # A missing due date sorts after every date. This is a CASE instead of coalesce() because row-level security lets the
@@ -192,7 +206,15 @@ _DUE_SORT_IN_CATALOG = "(\nCASE\n    WHEN due_date IS NULL THEN 'infinity'::date
 
 # Each index serves the pages of one order, in both directions.
 Index("ix_tasks_created", TASKS.c.user_id, TASKS.c.created_at, TASKS.c.id)
-Index("ix_tasks_completed_created", TASKS.c.user_id, TASKS.c.completed, TASKS.c.created_at, TASKS.c.id)
+# Also covers counting the tasks of tags.
+Index(
+    "ix_tasks_completed_created",
+    TASKS.c.user_id,
+    TASKS.c.completed,
+    TASKS.c.created_at,
+    TASKS.c.id,
+    postgresql_include=["deleted_at"],
+)
 Index("ix_tasks_updated", TASKS.c.user_id, TASKS.c.updated_at, TASKS.c.id)
 Index("ix_tasks_due", TASKS.c.user_id, text(_DUE_SORT_IN_CATALOG), TASKS.c.id)
 Index("ix_tasks_position", TASKS.c.user_id, TASKS.c.position, TASKS.c.id)

@@ -56,7 +56,7 @@ async def prepare(postgres: EmbeddedPostgres) -> None:
         await connection.execute(MAKE_USERS, [1, 2, *range(HOSTILE, HOSTILE + MOST_ATTACKS)])
         await connection.execute("DELETE FROM tasks WHERE user_id <> $1", BIG)
         await _fill(connection)
-        for table in ("tasks", "task_tags", "task_clocks", "users"):
+        for table in ("tasks", "task_tags", "user_tags", "task_clocks", "users"):
             await connection.execute(f"VACUUM (ANALYZE) {table}")
         await connection.execute("CHECKPOINT")
     finally:

@@ -37,7 +37,7 @@ PLAIN_ROLE = """
             CREATE ROLE plain LOGIN NOSUPERUSER BYPASSRLS;
         END IF;
     END $$;
-    GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_tags TO plain;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON tasks, task_tags, user_tags TO plain;
     GRANT SELECT ON users TO plain;
 """
 MAKE_USERS = """
@@ -133,7 +133,7 @@ async def prepare(site: Site) -> None:
         if await connection.fetchval("SELECT count(*) FROM users WHERE id = $1", user_id(WORDY)) == 0:
             await _fill(connection)
         await connection.execute(RESTORE)
-        for table in ("users", "tasks", "task_clocks", "task_tags"):
+        for table in ("users", "tasks", "task_clocks", "task_tags", "user_tags"):
             await connection.execute(f"VACUUM (ANALYZE) {table}")
         await connection.execute("CHECKPOINT")
     finally:
@@ -152,7 +152,7 @@ async def execute(site: Site, *statements: str) -> None:
 
 async def _fill(connection: "asyncpg.Connection[Any]") -> None:
     """Create the users in groups. The last one marks completion: without it, the next run starts from the beginning."""
-    await connection.execute("TRUNCATE users, tasks, task_clocks, task_tags")
+    await connection.execute("TRUNCATE users, tasks, task_clocks, task_tags, user_tags")
     last = WRITERS[-1]
     groups = [(first, min(first + SPAN - 1, last), TASKS_EACH, 0) for first in range(1, last + 1, SPAN)]
     groups += [(BUSY, BUSY, BUSY_TASKS, 0), (WORDY, WORDY, WORDY_TASKS, 820)]

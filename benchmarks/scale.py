@@ -1,7 +1,7 @@
 """Measures seven queries on ten thousand up to millions of tasks: scripts/bench --scale 1000000.
 
 Every user has 10,000 tasks, which are loaded with COPY into the migrated tables with all indexes. The triggers are off
-while loading, and the rows of task_tags are copied too.
+while loading, and the rows of task_tags and user_tags are copied too.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from migrations.run import migrate
 
 EACH = 10_000
 SMALLEST = 10_000
-TABLES = ("tasks", "task_clocks", "task_tags")
+TABLES = ("tasks", "task_clocks", "task_tags", "user_tags")
 COLUMNS = """
     user_id id title description completed completed_at priority due_date tags position version created_at updated_at
 """
@@ -131,8 +132,14 @@ async def _copy(connection: "asyncpg.Connection[Any]", user: int) -> None:
     await connection.execute("INSERT INTO task_clocks (user_id, version, tasks) VALUES ($1, $2, $2)", owner, EACH)
     rows = "".join(_row(owner, user, task) for task in range(EACH)).encode()
     await connection.copy_to_table("tasks", source=_chunks(rows), columns=COLUMNS.split())
-    tags = "".join(f"{owner}\ttag {task % 7}\t{data.task_id(user, task)}\n" for task in range(EACH)).encode()
+    tags = "".join(map(partial(_tag, owner, user), range(EACH))).encode()
     await connection.copy_to_table("task_tags", source=_chunks(tags), columns=["user_id", "tag", "task_id"])
+    names = [(owner, f"tag {number}", f"tag {number}") for number in range(7)]
+    await connection.copy_records_to_table("user_tags", records=names, columns=["user_id", "key", "name"])
+
+
+def _tag(owner: UUID, user: int, task: int) -> str:
+    return f"{owner}\ttag {task % 7}\t{data.task_id(user, task)}\n"
 
 
 async def _chunks(rows: bytes) -> AsyncIterator[bytes]:

@@ -21,6 +21,7 @@ from app.sharing.preparing import Preparation
 from app.tasks.feed import FEED
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
+from app.tasks.user_tags import UserTags
 from app.tasks.viewer import Viewer
 from schema.arguments import given_to
 from schema.engine.execution import Operation
@@ -71,6 +72,10 @@ class Context:
     def viewer(self) -> Viewer:
         """The caller's account, and the caller's objects by id."""
         return Viewer(self.services.database, self.principal.user_id, self.services.statements, self.wanted)
+
+    def tags(self) -> UserTags:
+        """The caller's tags."""
+        return UserTags(self.services.database, self.principal.user_id, self.services.statements)
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session of SQLAlchemy acting as the caller, in one transaction: `async with`; see docs/adding.md."""

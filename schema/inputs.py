@@ -55,10 +55,10 @@ class TaskFilter:
         description="The priority is one of these. An empty list matches no task."
     )
     tags_all: list[str] | None = strawberry.field(
-        description="The task has all of these tags, in the same case. An empty list matches every task."
+        description="The task has all of these tags; case makes no difference. An empty list matches every task."
     )
     tags_any: list[str] | None = strawberry.field(
-        description="The task has at least one of these tags, in the same case. An empty list matches no task."
+        description="The task has at least one of these tags; case makes no difference. An empty list matches no task."
     )
     due: DateRange | None = strawberry.field(
         description="The range of `dueDate`. Tasks without a due date match only `isNull: true`."
@@ -167,7 +167,8 @@ class CreateTaskInput:
     )
     due_date: date | None = strawberry.field(description="Due date.")
     tags: list[str] | None = strawberry.field(
-        description="At most 20 tags of 1 to 50 characters. Surrounding white space and duplicates are removed."
+        description="At most 20 tags of 1 to 50 characters. Case, white space and Unicode form do not tell tags apart:"
+        " a tag is shown as you wrote it first. Duplicates are removed."
     )
     list_id: strawberry.ID | None = strawberry.field(
         description="The list that the task is in, which must not be in the trash; null for the inbox."
@@ -202,8 +203,17 @@ class UpdateTaskInput:
     priority: Maybe[TaskPriority | None] = strawberry.field(description="Priority; null is the same as NONE.")
     due_date: Maybe[date | None] = strawberry.field(description="Due date. Null clears it.")
     tags: Maybe[list[str] | None] = strawberry.field(
-        description="Replaces all tags: at most 20 of 1 to 50 characters. Surrounding white space and duplicates are"
-        " removed. Null removes all tags."
+        description="Replaces all tags: at most 20 of 1 to 50 characters. Duplicates are removed. Null removes all"
+        " tags."
+    )
+
+    add_tags: Maybe[list[str] | None] = strawberry.field(
+        description="Adds these tags to those that the task has, so that two clients can each add one. Not together"
+        " with `tags`. If a task would have more than 20, nothing is changed, and the error is LIMIT_EXCEEDED."
+    )
+    remove_tags: Maybe[list[str] | None] = strawberry.field(
+        description="Removes these tags, at most 1,000, from those that the task has. Not together with `tags`. A tag"
+        " that is in `addTags`, too, is not removed."
     )
     list_id: Maybe[strawberry.ID | None] = strawberry.field(
         description="The list to move the task to, which must not be in the trash; null moves it to the inbox."
@@ -211,6 +221,11 @@ class UpdateTaskInput:
 
     def changes(self) -> dict[str, Any]:
         given = {name: value.value for name, value in vars(self).items() if isinstance(value, Some)}
+        for name in ("add_tags", "remove_tags"):
+            if name in given and given[name] is None:
+                del given[name]
+            elif name in given and "tags" in given:
+                raise BadUserInput("Send `tags` to replace all tags, or `addTags` and `removeTags`, but not both.")
         return stored(given)
 
 

@@ -11,7 +11,7 @@ from schema.engine.execution import Rendered
 from schema.inputs import CreateTaskInput, MoveTarget, TaskSelector, UpdateTaskInput, given
 from schema.lists import CreateListInput, UpdateListInput
 from schema.payloads import payload
-from schema.types import ListPayload, TaskPayload, TasksPayload
+from schema.types import ListPayload, TagPayload, TaskPayload, TasksPayload
 
 Expected = Annotated[
     int | None,
@@ -46,6 +46,12 @@ NewList = Annotated[CreateListInput, strawberry.argument(description="The list t
 ListChanges = Annotated[
     UpdateListInput, strawberry.argument(description="The changes. Omitted fields keep their values.")
 ]
+From = Annotated[str, strawberry.argument(name="from", description="The tag to rename. Case makes no difference.")]
+To = Annotated[
+    str,
+    strawberry.argument(description="The new name: 1 to 50 characters. It may differ by case alone."),
+]
+TagName = Annotated[str, strawberry.argument(description="The tag to delete. Case makes no difference.")]
 Completed = Annotated[bool, strawberry.argument(description="true: the task is done; false: it is open.")]
 
 
@@ -198,6 +204,27 @@ class Mutation:
     async def restore_list(self, info: Info, id: Id) -> Rendered:
         context, selection = info.context, info.context.selection(info, "ListPayload")
         written = await context.lists().restore(selection, id)
+        return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=TagPayload,
+        description="Rename a tag of all tasks, also of those in the trash. If another tag has the new name already,"
+        " the two become one, which keeps its name. Costs 100 rows. Safe to retry: if only the tag with the new name"
+        " exists, nothing is changed.",
+    )
+    async def rename_tag(self, info: Info, from_: From, to: To) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "TagPayload")
+        written = await context.tags().rename(selection, from_, to)
+        return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=TagPayload,
+        description="Remove a tag from all tasks, also from those in the trash, and from the list of tags. Costs 100"
+        " rows. Safe to retry: if there is no such tag, nothing is changed.",
+    )
+    async def delete_tag(self, info: Info, name: TagName) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "TagPayload")
+        written = await context.tags().delete(selection, name)
         return payload(selection, written, context.principal.user_id)
 
 

@@ -8,19 +8,29 @@ from strawberry import UNSET
 
 from app.entities.feed import DEFAULT_CHANGE_PAGE
 from app.entities.repository import Window
+from app.tasks.user_tags import DEFAULT_TAGS
 from schema.arguments import After, Before, Filter, First, Id, Last, OrderBy
 from schema.changes import ChangePage
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import given, tree
 from schema.lists import ListsFilter, ListsOrder
-from schema.types import Node, SyncToken, Task, TaskConnection, TaskList, TaskListConnection, User
+from schema.types import Node, SyncToken, Tag, Task, TaskConnection, TaskList, TaskListConnection, User
 
 Since = Annotated[
     SyncToken | None,
     strawberry.argument(description="The token that you stored. Omit it, or send null, to start with an empty copy."),
 ]
 FirstChanges = Annotated[int | None, strawberry.argument(description="Maximum number of changes: 1 to 1,000.")]
+
+FirstTags = Annotated[
+    int | None,
+    strawberry.argument(description="Maximum number of tags: 1 to 1,000, which is all that a user can have."),
+]
+AfterTag = Annotated[
+    str | None,
+    strawberry.argument(description="Return only tags after this name, such as the last one of the page before."),
+]
 
 
 def _rendered(text: str | None) -> Rendered | None:
@@ -89,6 +99,14 @@ class Query:
         selection, order = info.context.selection(info, "TaskListConnection"), [term.term() for term in order_by or []]
         page = Window(first=given(first), after=given(after), last=given(last), before=given(before))
         return _rendered(await info.context.lists().page(selection, tree(given(filter)) or {}, order, page))
+
+    @strawberry.field(
+        graphql_type=list[Tag],
+        description="The user's tags in the order of their names, regardless of case, with counts of their tasks.",
+    )
+    async def tags(self, info: Info, first: FirstTags = DEFAULT_TAGS, after: AfterTag = UNSET) -> Rendered | None:
+        selection = info.context.selection(info, "Tag")
+        return _rendered(await info.context.tags().page(selection, first, given(after)))
 
     @strawberry.field(
         graphql_type=ChangePage,

@@ -103,6 +103,17 @@ class TaskStats:
     due_today: int = strawberry.field(description="Number of open tasks with `today` as their due date.")
 
 
+@strawberry.type(description="A tag of the user's tasks, with counts of its tasks. Tasks in the trash are not counted.")
+class Tag:
+    name: str = strawberry.field(
+        description="The tag as it was first written, or as it was renamed. Tasks show it like this."
+    )
+    open: int = strawberry.field(description="Number of tasks with this tag that are not completed.")
+    total: int = strawberry.field(
+        description="Number of tasks with this tag. A tag without tasks remains until `deleteTag`."
+    )
+
+
 @strawberry.type(description="A user's account.")
 class User(Node):
     email: str = strawberry.field(
@@ -260,7 +271,7 @@ class UserErrorCode(Enum):
     INVALID = strawberry.enum_value("INVALID", description="This field does not accept this value.")
     NOT_FOUND = strawberry.enum_value(
         "NOT_FOUND",
-        description="You have no such task or list, or the one to change is in the trash: restore it first.",
+        description="You have no such task, list or tag, or the one to change is in the trash: restore it first.",
     )
     VERSION_CONFLICT = strawberry.enum_value(
         "VERSION_CONFLICT",
@@ -310,6 +321,23 @@ class ListPayload:
         name="list",
         description="The list after the mutation. If there are errors, the existing list, unchanged; null if there is"
         " none, or if the input is invalid.",
+    )
+    user_errors: list[UserError] = strawberry.field(
+        description="Why nothing was changed; empty if the mutation succeeded."
+    )
+    token: SyncToken | None = strawberry.field(
+        description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"
+        " your copy may lack earlier changes by other clients."
+    )
+
+
+@strawberry.type(description="Result of a mutation of a tag.")
+class TagPayload:
+    tag: Tag | None = strawberry.field(
+        description="The tag after the mutation; null if it was deleted, or if there are errors."
+    )
+    affected_count: int = strawberry.field(
+        description="Number of tasks that were changed, including those in the trash."
     )
     user_errors: list[UserError] = strawberry.field(
         description="Why nothing was changed; empty if the mutation succeeded."

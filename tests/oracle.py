@@ -38,7 +38,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from app.database.url import DatabaseURL
 from app.errors import BadUserInput, LimitExceeded
-from app.models import PRIORITIES, Task, TaskClock, TaskList, User
+from app.models import PRIORITIES, Task, TaskClock, TaskList, User, UserTag
+from app.tag_names import tag_key, tag_name, tag_names
 from schema import sdl
 
 Json = dict[str, Any]
@@ -96,6 +97,8 @@ class Oracle:
         self.user: User
         self.rows: dict[UUID, Task] = {}
         self.task_lists: dict[UUID, TaskList] = {}
+        # The names of the user's tags, by their keys.
+        self.names: dict[str, str] = {}
         self.clock = 0
         self.purged_through = 0
 
@@ -120,17 +123,20 @@ class Oracle:
             clock = await session.get(TaskClock, self.user_id)
             found = (await session.scalars(tasks)).all()
             lists = (await session.scalars(select(TaskList).where(TaskList.user_id == self.user_id))).all()
+            names = await session.execute(select(UserTag.key, UserTag.name).where(UserTag.user_id == self.user_id))
+            self.names = {row.key: row.name for row in names}
         self.task_lists = {row.id: row for row in lists}
         self.clock, self.purged_through = (clock.version, clock.purged_through) if clock else (0, 0)
         self.rows = {row.id: row for row in found}
 
-    def state(self) -> tuple[int, Json]:
-        """The clock, and every column of every task and list."""
+    def state(self) -> tuple[int, Json, Json]:
+        """The clock, the names of tags, and every column of every task and list."""
         rows: list[Row] = [
             *self.sorted(self.rows.values(), MANUALLY),
             *self.sorted(self.task_lists.values(), MANUALLY),
         ]
-        return self.clock, {str(row.id): {name: getattr(row, name) for name in STORED[type(row)]} for row in rows}
+        stored = {str(row.id): {name: getattr(row, name) for name in STORED[type(row)]} for row in rows}
+        return self.clock, self.names, stored
 
     async def answer(self, query: str, variables: Json | None = None, operation_name: str | None = None) -> Answer:
         """Execute an operation; returns the expected response."""
@@ -270,6 +276,18 @@ class Oracle:
             "dueToday": sum(not row.completed and row.due_date == today for row in live),
         }
 
+    def tags(self, _info: object, *, first: int | None = None, after: str | None = None) -> list[Json]:
+        size = 100 if first is None else first
+        if not 1 <= size <= 1000:
+            raise BadUserInput("no such page size")
+        start = tag_key(_text(after or "")).encode()
+        keys = sorted((key for key in self.names if key.encode() > start), key=str.encode)
+        return [self._tag(key) for key in keys[:size]]
+
+    def _tag(self, key: str) -> Json:
+        live = [row for row in self.rows.values() if row.deleted_at is None and key in _keys(row.tags)]
+        return {"name": self.names[key], "open": sum(not row.completed for row in live), "total": len(live)}
+
     # Orders and cursors
 
     def sorted(self, rows: Iterable[Kind], order: Sequence[Term]) -> Sequence[Kind]:
@@ -354,6 +372,7 @@ class Oracle:
         input: Json,  # noqa: A002 - as above
         expectedVersion: int | None = None,  # noqa: N803 - as above
     ) -> Json:
+        _check_tags(input)
         task_id = _uuid(id)
         if errors := _problems(input, ["input"]):
             return _payload(errors)
@@ -364,6 +383,8 @@ class Oracle:
             return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
         if refused := self._refused(changes, ["input"]):
             return self._unchanged(present, refused)
+        if _is_overfull(present, changes):
+            return self._unchanged(present, ("LIMIT_EXCEEDED", ["input", "addTags"]))
         await self._update([present], changes)
         return self._unchanged(present)
 
@@ -455,6 +476,41 @@ class Oracle:
     async def restore_tasks(self, _info: object, where: Json, **limits: Any) -> Json:
         return await self._of_many("restore", where, {}, **limits)
 
+    async def rename_tag(self, _info: object, **names: str) -> Json:
+        source, target, new = tag_key(_text(names["from"])), tag_key(_text(names["to"])), tag_name(names["to"])
+        if errors := _tag_problems([names["to"]], ["to"]):
+            return _payload([(code, ["to"]) for code, _ in errors])
+        if not {source, target} & self.names.keys():
+            return self._of_tag(None, [], ("NOT_FOUND", ["from"]))
+        rows = [row for row in self.rows.values() if source in _keys(row.tags)]
+        if source not in self.names or (source == target and self.names[source] == new):
+            rows = []
+        else:
+            del self.names[source]
+        self.names.setdefault(target, new)
+        await self._retag(rows, source, self.names[target])
+        return self._of_tag(self._tag(target), rows)
+
+    async def delete_tag(self, _info: object, name: str) -> Json:
+        key = tag_key(_text(name))
+        rows = [row for row in self.rows.values() if key in _keys(row.tags)]
+        self.names.pop(key, None)
+        await self._retag(rows, key, None)
+        return self._of_tag(None, rows)
+
+    async def _retag(self, rows: list[Task], key: str, name: str | None) -> None:
+        """Replace a tag of these tasks, or remove it if there is no new name, or if they have the new one, too."""
+        if rows:
+            now = await self._time_of_write(rows[0].id)
+            for row in rows:
+                kept = None if name in row.tags else name
+                tags = [kept if tag_key(tag) == key else tag for tag in row.tags]
+                row.tags = [tag for tag in tags if tag is not None]
+            self._write(rows, now)
+
+    def _of_tag(self, tag: Json | None, rows: list[Task], *errors: Problem) -> Json:
+        return _payload(errors, tag=tag, affectedCount=len(rows), token=self.sealed(str(self.clock)))
+
     async def _of_many(
         self,
         kind: str,
@@ -463,6 +519,7 @@ class Oracle:
         atMost: int | None,  # noqa: N803 - as above
         dryRun: bool | None,  # noqa: N803, FBT001 - as above
     ) -> Json:
+        _check_tags(changes)
         most = 100 if atMost is None else atMost
         if not 1 <= most <= 1000:
             raise BadUserInput("no such limit")
@@ -473,6 +530,8 @@ class Oracle:
             return self._many([], [("LIMIT_EXCEEDED", ["atMost"])])
         if refused := self._refused(_stored(changes), ["input"]):
             return self._many([], [refused])
+        if any(_is_overfull(row, _stored(changes)) for row in rows):
+            return self._many([], [("LIMIT_EXCEEDED", ["input", "addTags"])])
         if not dryRun:
             await (self._update(rows, _stored(changes)) if kind == "update" else self._trash(rows, kind == "delete"))
         return self._many(rows, [("NOT_FOUND", ["where", "ids", str(place)]) for place in missing])
@@ -500,18 +559,25 @@ class Oracle:
             done = bool(content.get("completed") or content.get("completed_at"))
             decided: Json = {"created_at": now, "completed_at": now if done else None} | content | {"completed": done}
             set_ = {"deleted_at": None, "trashed_with_list": False, "updated_at": now, "position": position}
-            rows.append(Task(user_id=self.user_id, id=task_id, **set_, **decided))
+            tagged = decided | {"tags": self._named(content["tags"])}
+            rows.append(Task(user_id=self.user_id, id=task_id, **set_, **tagged))
             assert now == rows[0].updated_at + timedelta(microseconds=place - tasks[0][0])
         if rows:
             self._write(rows)
 
     async def _update(self, rows: list[Task], changes: Json) -> None:
-        rows = [row for row in rows if not _is(row, changes)]
+        rows = [row for row in rows if not _is(row, _merged(row, changes))]
         if rows:
             now = await self._time_of_write(rows[0].id)
             for row in rows if "completed" in changes else []:
                 row.completed_at = (row.completed_at or now) if changes["completed"] else None
-            self._write(rows, now, **changes)
+            for row in rows:
+                row.tags = self._named(_merged(row, changes).get("tags", row.tags))
+            self._write(rows, now, **{name: value for name, value in changes.items() if "tags" not in name})
+
+    def _named(self, tags: Iterable[str]) -> list[str]:
+        """Tags by the names that they had first."""
+        return [self.names.setdefault(tag_key(tag), tag) for tag in tags]
 
     async def _trash(self, rows: Sequence[Task], trashed: bool) -> None:  # noqa: FBT001 - a state of the tasks
         """Tasks that went to the trash with their list can be deleted again; those restored alone leave the list."""
@@ -885,8 +951,8 @@ def _holds(row: Task, name: str, value: Any, found: Mapping[str, set[UUID]]) -> 
         "completed": lambda: row.completed == value,
         "search": lambda: row.id in found[value],
         "priority": lambda: row.priority in value,
-        "tagsAll": lambda: set(value) <= set(row.tags),
-        "tagsAny": lambda: bool(set(value) & set(row.tags)),
+        "tagsAll": lambda: _keys(value) <= _keys(row.tags),
+        "tagsAny": lambda: bool(_keys(value) & _keys(row.tags)),
         "list": lambda: _is_in_list(row, value),
         "due": lambda: _within(row.due_date, value),
         "created": lambda: _within(row.created_at, value),
@@ -918,8 +984,8 @@ def _within(value: Any, span: Json) -> bool:
 def _stored(values: Json) -> Json:
     """Input values in the types of the columns."""
     result = {snake(name): value for name, value in values.items() if name != "id"}
-    if "tags" in result:
-        result["tags"] = list(dict.fromkeys(tag.strip() for tag in result["tags"] or []))
+    for name in {"tags", "add_tags", "remove_tags"} & result.keys():
+        result[name] = tag_names(result[name] or [])
     if "priority" in result:
         result["priority"] = result["priority"] or 0
     if result.get("list_id") is not None:
@@ -933,7 +999,35 @@ def _created(values: Json) -> Json:
 
 
 def _is(row: Row, content: Json) -> bool:
-    return all(getattr(row, name) == value for name, value in content.items())
+    return all(
+        [*map(tag_key, getattr(row, name))] == [*map(tag_key, value)] if name == "tags" else getattr(row, name) == value
+        for name, value in content.items()
+    )
+
+
+def _keys(tags: Iterable[str]) -> set[str]:
+    return set(map(tag_key, tags))
+
+
+def _merged(row: Task, changes: Json) -> Json:
+    """The columns to change, with the tags after additions and removals."""
+    rest = {name: value for name, value in changes.items() if name not in {"add_tags", "remove_tags"}}
+    added, removed = changes.get("add_tags"), changes.get("remove_tags")
+    if not added and not removed:
+        return rest
+    added, removed = added or [], removed or []
+    kept = [tag for tag in row.tags if tag_key(tag) not in _keys(removed) - _keys(added)]
+    return {**rest, "tags": kept + [tag for tag in added if tag_key(tag) not in _keys(kept)]}
+
+
+def _is_overfull(row: Task, changes: Json) -> bool:
+    return bool(changes.get("add_tags")) and len(_merged(row, changes)["tags"]) > 20
+
+
+def _check_tags(changes: Json) -> None:
+    """Reject new tags together with changes of tags."""
+    if "tags" in changes and any(changes.get(name) is not None for name in ("addTags", "removeTags")):
+        raise BadUserInput("tags twice")
 
 
 def _taken(place: int) -> Problem:
@@ -943,10 +1037,11 @@ def _taken(place: int) -> Problem:
 def _problems(values: Json, path: list[str]) -> list[Problem]:
     """The user errors of an input, in the order of its fields."""
     result: list[Problem] = []
-    title, description, tags = values.get("title"), values.get("description"), values.get("tags")
+    title, description = values.get("title"), values.get("description")
+    lists = {name: values[name] for name in ("tags", "addTags", "removeTags") if values.get(name)}
     if values.get("listId") is not None:
         _uuid(values["listId"])
-    for text in (title, description, *(tags or [])):
+    for text in (title, description, *(tag for tags in lists.values() for tag in tags)):
         _text(text or "")
     if "title" in values and not (title or "").strip():
         result.append(("BLANK", [*path, "title"]))
@@ -956,7 +1051,7 @@ def _problems(values: Json, path: list[str]) -> list[Problem]:
         result.append(("TOO_LONG", [*path, "description"]))
     if "completed" in values and values["completed"] is None:
         result.append(("INVALID", [*path, "completed"]))
-    result += _tag_problems([tag.strip() for tag in tags or []], [*path, "tags"])
+    result += [problem for name, tags in lists.items() for problem in _tag_problems(tags, [*path, name])]
     for name in ("completedAt", "createdAt"):
         if (values.get(name) or datetime.now(UTC)) > datetime.now(UTC) + timedelta(seconds=30):
             result.append(("INVALID", [*path, name]))
@@ -983,15 +1078,16 @@ def _list_problems(values: Json) -> list[Problem]:
 
 
 def _tag_problems(tags: list[str], path: list[str]) -> list[Problem]:
-    few: list[Problem] = [] if len(set(tags)) <= 20 else [("LIMIT_EXCEEDED", path)]
-    wrong = [(place, tag) for place, tag in enumerate(tags) if not 1 <= len(tag) <= 50]
-    return few + [("TOO_LONG" if tag else "BLANK", [*path, str(place)]) for place, tag in wrong]
+    few: list[Problem] = [] if len(_keys(tags)) <= 20 or path[-1] == "removeTags" else [("LIMIT_EXCEEDED", path)]
+    wrong = [(place, tag) for place, tag in enumerate(tags) if not tag_key(tag) or len(tag_name(tag)) > 50]
+    return few + [("TOO_LONG" if tag_key(tag) else "BLANK", [*path, str(place)]) for place, tag in wrong]
 
 
 def _payload(errors: Sequence[Problem], **more: Any) -> Json:
     """A payload of a single or bulk mutation; it has no token unless the write was attempted."""
     told = [{"code": code, "field": field} for code, field in errors]
-    return {"task": None, "list": None, "tasks": [], "affectedCount": 0, "token": None, "userErrors": told, **more}
+    empty: Json = {"task": None, "list": None, "tasks": [], "tag": None, "affectedCount": 0, "token": None}
+    return {**empty, "userErrors": told, **more}
 
 
 SCHEMA = _schema()

@@ -112,6 +112,45 @@ async def test_days_are_those_of_the_caller(
         assert titles == lists, place
 
 
+WHOLE_SCREEN = """
+    query WholeScreen($akl: Date!, $aklTomorrow: Date!, $aklFrom: DateTime!, $aklTo: DateTime!) {
+        viewer { taskStats(today: $akl) { open overdue dueToday } }
+        lists { nodes { id name icon taskStats(today: $akl) { open dueToday } } }
+        tags { name open total }
+        today: tasks(filter: { completed: false, due: { gte: $akl, lt: $aklTomorrow } }) { nodes { title } }
+        overdue: tasks(filter: { completed: false, due: { lt: $akl } }) { nodes { title } }
+        logbook: tasks(
+            filter: { completedAt: { gte: $aklFrom, lt: $aklTo } }, orderBy: { field: COMPLETED_AT, direction: DESC }
+        ) { nodes { title } }
+    }
+"""
+CREATE_LIST = "mutation ($name: String!) { createList(input: { name: $name }) { list { id } } }"
+
+
+async def test_the_whole_first_screen_is_one_cheap_request(
+    screen: tuple[User, list[datetime]], new_user: NewUser
+) -> None:
+    """Lists and tags with their counts, Today, Overdue and the logbook: one request of fewer than 400 rows."""
+    user, _ = screen
+    other = await new_user()
+    for owner, name in ((user, "Home"), (other, "Other's")):
+        made = (await owner.data(CREATE_LIST, name=name))["createList"]["list"]["id"]
+        await owner.add("In a list", listId=made, dueDate="2025-11-29", tags=["shop" if owner is user else "other"])
+        await owner.add("Done", listId=made, completed=True, tags=["Shop"])
+    variables = Day.at(datetime(2025, 11, 28, 12, tzinfo=UTC), AUCKLAND).variables("akl")
+
+    answer = (await user.post(WHOLE_SCREEN, variables, extensions={"cost": True})).json()
+
+    assert answer["extensions"]["cost"]["rows"] < MOST_ROWS
+    data = answer["data"]
+    (home,) = data["lists"]["nodes"]
+    assert (home["name"], home["taskStats"]) == ("Home", {"open": 1, "dueToday": 1})
+    assert data["tags"] == [{"name": "shop", "open": 1, "total": 2}]
+    assert data["viewer"]["taskStats"] == {"open": 5, "overdue": 2, "dueToday": 2}
+    assert {task["title"] for task in data["today"]["nodes"]} == {"29", "In a list"}
+    assert {task["title"] for task in data["overdue"]["nodes"]} == {"27", "28"}
+
+
 async def test_the_first_screen_is_cheap(screen: tuple[User, list[datetime]]) -> None:
     """All of it is one request of fewer than 400 rows."""
     user, _ = screen

@@ -57,12 +57,14 @@ SHADOWS = (
     "statement_timestamp()",
     "gen_random_uuid()",
     "unnest(varchar[])",
+    "array_append(text[], text)",
+    "btrim(text)",
     "unnest(text[])",
 )
 SHADOW = """
     CREATE FUNCTION evil.{signature} RETURNS {result} LANGUAGE plpgsql AS $$ BEGIN PERFORM evil.take('{name}'); END $$;
 """
-TABLES = ("users", "tasks", "task_clocks", "task_tags")
+TABLES = ("users", "tasks", "task_clocks", "task_tags", "user_tags")
 IS_SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user::pg_catalog.name"
 HOSTILE_PATH = "SET search_path = evil, pg_temp, pg_catalog, public"
 
@@ -202,6 +204,9 @@ async def test_callers_cannot_redirect_functions(migrated: Server) -> None:
         assert await admin.fetchval("SELECT public.search_key('GROẞ')") == "gross"
         assert await admin.fetchval("SELECT public.search_key('PLAIN')") == "plain"
         assert await admin.fetchval("SELECT public.title_key('ÉØ ٣ 12')") == "eo 13 212\1ÉØ ٣ 12"
+        assert await admin.fetchval("SELECT public.tag_name(' A  ẞ ')") == "A ẞ"
+        assert await admin.fetchval("SELECT public.tag_keys('{A,ẞ,SS}')") == ["a", "ss"]
+        assert await admin.fetchval("SELECT public.retagged('{a,b}', '{C,ẞ}', '{B}')") == ["a", "C", "ẞ"]
         assert len(await admin.fetch(CALLS["users"], UUID(int=0))) == 2
         await admin.execute("SELECT public.provision_user(pg_catalog.gen_random_uuid(), 'a@example.com', 'Name')")
         await admin.execute("SELECT public.user_with_email('a@example.com')")

@@ -43,6 +43,10 @@ CREATE_MANY = f'mutation ($id: ID!) {{ createTasks(inputs: [{{id: $id, title: "B
 DELETE_ALL = f"mutation {{ deleteTasks(where: {{filter: {{}}}}) {MANY} }}"
 MOVE = f"mutation ($id: ID!) {{ moveTask(id: $id, to: {{toStart: true}}) {PAYLOAD} }}"
 MOVE_BESIDE = f"mutation ($own: ID!, $id: ID!) {{ moveTask(id: $own, to: {{after: $id}}) {PAYLOAD} }}"
+TAGS = "{ tags { name open total } }"
+TAG = "{ tag { name open total } affectedCount userErrors { code message field } token }"
+RENAME_TAG = f'mutation ($name: String!) {{ renameTag(from: $name, to: "taken") {TAG} }}'
+DELETE_TAG = f"mutation ($name: String!) {{ deleteTag(name: $name) {TAG} }}"
 LIST_FIELDS = "id name version deletedAt"
 LIST_ROW = f"{LIST_FIELDS} taskStats {{ total }} tasks {{ nodes {{ title }} }}"
 LIST_PAYLOAD = f"{{ list {{ {LIST_FIELDS} }} userErrors {{ code message field }} token }}"
@@ -142,6 +146,28 @@ async def move_task(alice: User, bob: User, task: dict[str, Any]) -> None:
     assert foreign.json()["data"]["moveTask"]["userErrors"][0]["code"] == "NOT_FOUND"
 
 
+async def tags(alice: User, bob: User, _task: dict[str, Any]) -> None:
+    await alice.add(tags=["hers"])
+    assert (await bob.data(TAGS))["tags"] == []
+    await bob.add(tags=["HERS"])
+    assert (await bob.data(TAGS))["tags"] == [{"name": "HERS", "open": 1, "total": 1}]
+    assert (await alice.data(TAGS))["tags"] == [{"name": "hers", "open": 1, "total": 1}]
+
+
+def changing_a_tag(query: str) -> Case:
+    async def case(alice: User, bob: User, _task: dict[str, Any]) -> None:
+        tagged = await alice.add(tags=["hers", "both"])
+        foreign = await bob.post(query, {"name": "hers"})
+        missing = await bob.post(query, {"name": "nobody's"})
+        assert foreign.content == missing.content
+        his = await bob.add(tags=["both"])
+        assert next(iter((await bob.data(query, name="both")).values()))["affectedCount"] == 1
+        assert (await bob.data(TASK, id=his["id"]))["task"]["tags"] != ["both"]
+        assert (await alice.data(TASK, id=tagged["id"]))["task"] == tagged
+
+    return case
+
+
 async def lists(alice: User, bob: User, _task: dict[str, Any]) -> None:
     one = await made_list(alice)
     assert (await alice.data(LISTS))["lists"] == {"totalCount": 1, "nodes": [shown_list(one)]}
@@ -207,6 +233,9 @@ CASES: dict[str, Case] = {
     "task": reading_or_changing(TASK),
     "tasks": tasks,
     "changes": changes,
+    "tags": tags,
+    "renameTag": changing_a_tag(RENAME_TAG),
+    "deleteTag": changing_a_tag(DELETE_TAG),
     "createTask": create_task,
     "updateTask": reading_or_changing(UPDATE),
     "setTaskCompleted": reading_or_changing(COMPLETE),
@@ -248,8 +277,8 @@ async def test_without_the_first_wall_reads_leak_nothing(
     alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the filter by owner in reads, row-level security alone hides Alice's tasks from Bob."""
-    task = await alice.add()
-    await bob.add("Bob's")
+    task = await alice.add(tags=["hers"])
+    await bob.add("Bob's", tags=["his"])
     monkeypatch.setattr(Reader, "owns", unguarded)
     monkeypatch.setattr(Reader, "is_in", unguarded)
 
@@ -269,6 +298,7 @@ async def test_without_the_first_wall_reads_leak_nothing(
     assert [change["task"]["title"] for change in changes if "task" in change] == ["Bob's"]
     assert [change["list"]["id"] for change in changes if "list" in change] == [own["id"]]
     assert len(changes) == 2
+    assert [tag["name"] for tag in (await bob.data(TAGS + "# unguarded"))["tags"]] == ["his"]
 
 
 async def viewer_with_one_task(user: User) -> None:
@@ -305,7 +335,7 @@ async def test_without_a_user_there_are_no_rows(server: Server, alice: User) -> 
         assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
         assert await connection.fetchval("SELECT count(*) FROM users") == 1
 
-    for table in ("tasks", "task_clocks", "task_tags", "task_lists", "users"):
+    for table in ("tasks", "task_clocks", "task_tags", "user_tags", "task_lists", "users"):
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - constants of this module
     await connection.close()
 

@@ -89,6 +89,8 @@ class Model:
         # The tasks that the current write of a list changes, too.
         self.along: list[Task] = []
         self.clock = 0
+        # The names of tags, by their keys.
+        self.names: dict[str, str] = {}
         self.tokens = {}  # type: dict[int, str]
         self.latest = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
 
@@ -101,8 +103,15 @@ class Model:
 
     def written(self, task: Task, **values: Any) -> None:
         """Write the values if any of them differs."""
+        if "tags" in values:
+            same = list(map(str.lower, values["tags"])) == list(map(str.lower, task["tags"]))
+            values["tags"] = task["tags"] if same else self.named(values["tags"])
         if any(task.get(name) != value for name, value in values.items() if name != "completedAt"):
             task.update(values, version=self.clock + 1, updatedAt=NOW)
+
+    def named(self, tags: list[str]) -> list[str]:
+        """Tags as they were first written."""
+        return [self.names.setdefault(tag.lower(), tag) for tag in tags]
 
     # The mutations
 
@@ -145,6 +154,8 @@ class Model:
         return Outcome(shown, affected=len(shown))
 
     def update_task(self, *, id: str, input: Task, expectedVersion: int | None = None) -> Outcome:  # noqa: A002, N803
+        if contradicts(input):
+            return Outcome(refused="BAD_USER_INPUT")
         if wrong := problems(input, "input"):
             return Outcome(problems=wrong, token=False)
         task = self.live(id)
@@ -256,6 +267,7 @@ class Model:
             "completed": done,
             "position": UNKNOWN,
         }
+        task["tags"] = self.named(task["tags"])
         task["id"] = content["id"].lower() if content.get("id") else UNKNOWN
         task |= {"version": self.clock + 1, "updatedAt": at}
         self.order.append(task)
@@ -263,6 +275,10 @@ class Model:
 
     def update(self, task: Task, changes: Task) -> None:
         values = cleaned(changes)
+        added, removed = values.pop("addTags", None) or [], values.pop("removeTags", None) or []
+        if added or removed:
+            gone = {tag.lower() for tag in removed} - {tag.lower() for tag in added}
+            values["tags"] = without_doubles([tag for tag in task["tags"] if tag.lower() not in gone] + added)
         if "completed" in values:
             values["completedAt"] = (task["completedAt"] or NOW) if values["completed"] else None
         self.written(task, **values)
@@ -297,7 +313,7 @@ class Model:
         dryRun: bool | None = None,  # noqa: N803 - the same
     ) -> Outcome:
         most = 100 if atMost is None else atMost
-        if not 1 <= most <= 1000:
+        if contradicts(changes) or not 1 <= most <= 1000:
             return Outcome(refused="BAD_USER_INPUT")
         if wrong := problems(changes, "input"):
             return Outcome(problems=wrong, token=False)
@@ -393,13 +409,28 @@ def cleaned(content: Task) -> Task:
     if "priority" in result:
         result["priority"] = result["priority"] or "NONE"
     if "tags" in result:
-        result["tags"] = list(dict.fromkeys(tag.strip() for tag in result["tags"] or []))
+        result["tags"] = without_doubles(result["tags"] or [])
     return result
+
+
+def without_doubles(tags: list[str]) -> list[str]:
+    """Each tag once, as it is written first."""
+    names: dict[str, str] = {}
+    for tag in tags:
+        names.setdefault(tag.strip().lower(), tag.strip())
+    return list(names.values())
+
+
+def contradicts(changes: Task) -> bool:
+    """Whether an update has both new tags and changes of tags."""
+    return "tags" in changes and any(changes.get(name) is not None for name in ("addTags", "removeTags"))
 
 
 def is_like(task: Task, content: Task) -> bool:
     """Whether this input would create such a task; omitted fields count as empty."""
-    return all(task[name] == value for name, value in (EMPTY | cleaned(given(content))).items())
+    wanted = EMPTY | cleaned(given(content))
+    same = [tag.lower() for tag in wanted.pop("tags")] == [tag.lower() for tag in task["tags"]]
+    return same and all(task[name] == value for name, value in wanted.items())
 
 
 def problems(content: Task, *path: str) -> list[Problem]:
@@ -410,8 +441,10 @@ def problems(content: Task, *path: str) -> list[Problem]:
         found.append(("TOO_LONG", [*path, "title"]))
     if "completed" in content and content["completed"] is None:
         found.append(("INVALID", [*path, "completed"]))
-    tags = enumerate(content.get("tags") or [])
-    found += [("BLANK", [*path, "tags", str(place)]) for place, tag in tags if not tag.strip()]
+    lists = {name: enumerate(content.get(name) or []) for name in ("tags", "addTags", "removeTags")}
+    found += [
+        ("BLANK", [*path, name, str(place)]) for name, tags in lists.items() for place, tag in tags if not tag.strip()
+    ]
     if content.get("completed") is False and content.get("completedAt"):
         found.append(("INVALID", [*path, "completedAt"]))
     return found
@@ -428,7 +461,7 @@ def is_matched(task: Task, conditions: Mapping[str, Any]) -> bool:
         "ids": lambda ids: task["id"] in [given.lower() for given in ids],
         "completed": lambda completed: task["completed"] is completed,
         "priority": lambda priorities: task["priority"] in priorities,
-        "tagsAny": lambda tags: not set(tags).isdisjoint(task["tags"]),
+        "tagsAny": lambda tags: not {tag.lower() for tag in tags}.isdisjoint(map(str.lower, task["tags"])),
         "list": lambda wanted: (
             (task["list"] is None) is wanted["isNull"]
             if "isNull" in wanted
@@ -494,7 +527,7 @@ LIST_REFS = st.builds(Ref, st.sampled_from(["list"] * 8 + ["other list", "own", 
 LISTED = st.none() | st.builds(Ref, st.sampled_from(["list"] * 8 + ["other list", "stranger"]), st.integers(0, 4))
 NAMES = st.fixed_dictionaries({"name": st.sampled_from(["Home", "Work"])})
 TITLES = st.sampled_from(["Rest", "Work"] * 6 + ["Wörk “more”", " x ", "", " \t", "x" * 201])
-TAGS = st.sampled_from([None, [], ["a"], ["b", "a"], ["a", " b ", "b"], ["a", "c"], ["a"], ["a", " "]])
+TAGS = st.sampled_from([None, [], ["a"], ["b", "a"], ["a", " b ", "b"], ["a", "c"], ["A"], ["B ", "a"], ["a", " "]])
 CONTENT = {name: strategy(type_) for name, type_ in inputs("CreateTaskInput").items() if name in EMPTY} | {
     "listId": LISTED,
     "description": st.sampled_from([None, "", "More about it"]),
@@ -511,7 +544,12 @@ NEW = (
     | st.fixed_dictionaries({"title": TITLES}, optional={"id": NEW_IDS, **CONTENT})
     | st.fixed_dictionaries({"title": TITLES}, optional={"id": NEW_IDS, **IMPORTED})
 )
-CHANGES = st.fixed_dictionaries({}, optional={"title": TITLES, "completed": COMPLETED, **CONTENT})
+TAG_CHANGES = dict.fromkeys(("addTags", "removeTags"), TAGS)
+CHANGES = (
+    st.fixed_dictionaries({}, optional={"title": TITLES, "completed": COMPLETED, **CONTENT})
+    | st.fixed_dictionaries({}, optional={"title": TITLES, **TAG_CHANGES})
+    | st.fixed_dictionaries({}, optional={"tags": TAGS, **TAG_CHANGES})
+)
 VERSIONS = st.sampled_from([None, Version(0), Version(0), Version(0), Version(-1), Version(1)])
 VERSIONED = {"expectedVersion": VERSIONS}
 
@@ -521,7 +559,7 @@ CONDITIONS = st.fixed_dictionaries(
         "ids": st.lists(REFS, max_size=5),
         "completed": st.booleans(),
         "priority": st.lists(st.sampled_from(["NONE", "LOW", "URGENT"]), max_size=2, unique=True),
-        "tagsAny": st.lists(st.sampled_from(["a", "b", "c"]), max_size=2),
+        "tagsAny": st.lists(st.sampled_from(["a", "b", "C"]), max_size=2),
         "due": st.fixed_dictionaries({"isNull": st.booleans()}),
         "list": st.fixed_dictionaries({"isNull": st.booleans()}) | st.fixed_dictionaries({"ids": st.lists(LIST_REFS)}),
         "search": st.sampled_from(["rest", "R", "about", ""]),

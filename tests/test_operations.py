@@ -253,6 +253,7 @@ async def test_a_restore_brings_everything_back(site: Site, other_site: Site) ->
         "task_clocks",
         "task_tags",
         "task_lists",
+        "user_tags",
         "alembic_version",
     }
     assert not [line for line in sums[0] if line.split("|")[1] == "0"]

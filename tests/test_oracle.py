@@ -206,7 +206,7 @@ class Person:
 
     async def begin(self, rows: list[dict[str, Any]], lists: list[dict[str, Any]]) -> None:
         """Replace the user's tasks and lists with exactly these."""
-        for table in ("tasks", "task_lists", "task_clocks"):
+        for table in ("tasks", "task_lists", "task_clocks", "user_tags"):
             await self.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", self.user.id)  # noqa: S608 - fixed names
         # As JSON, because the driver would write the maximum date as infinity.
         for table, many in (("task_lists", lists), ("tasks", rows)):
@@ -598,17 +598,26 @@ VARIABLES = {
     "trashed": "Boolean = true",
     "search": "String",
     "field": "TaskOrderField!",
+    "tag": "String",
 }
 ROOTS = {
     "viewer": "User",
     "node": "Node",
     "task": "Task",
     "tasks": "TaskConnection",
+    "tags": "Tag",
     "list": "TaskList",
     "lists": "TaskListConnection",
     "changes": "ChangePage",
 }
-FORMS_OF_ARGUMENTS = {"viewer": [""], "tasks": WINDOWS, "lists": LIST_WINDOWS, "changes": SYNCS}
+PARTS_OF_TAGS = ["", "(first: $first#)", "(after: $tag#)", "(first: $first#, after: $tag#)"]
+FORMS_OF_ARGUMENTS = {
+    "viewer": [""],
+    "tasks": WINDOWS,
+    "tags": PARTS_OF_TAGS,
+    "lists": LIST_WINDOWS,
+    "changes": SYNCS,
+}
 
 
 def within_limits(text: str, *variables: dict[str, Any]) -> bool:
@@ -635,7 +644,9 @@ def cases(draw: st.DrawFn) -> Case:
     writer = Writer(draw)
     roots, used = [], set()
     for place in range(draw(st.integers(1, 3))):
-        name = writer.pick(["viewer", "node", "task", "list", "lists", "lists", "tasks", "tasks", "tasks", "changes"])
+        name = writer.pick(
+            ["viewer", "node", "task", "list", "lists", "lists", "tasks", "tasks", "tasks", "tags", "changes"]
+        )
         arguments = writer.pick(FORMS_OF_ARGUMENTS.get(name, ["(id: $id#)"]))
         used |= {(variable, place) for variable in VARIABLES if f"${variable}#" in arguments}
         call = f"{writer.pick(['r', name])}{place}: {name}{arguments.replace('#', str(place))}"
@@ -674,6 +685,7 @@ def values(draw: st.DrawFn, used: set[tuple[str, int]], text: str) -> dict[str, 
             "trashed": st.none() | st.booleans(),
             "search": st.none() | st.sampled_from(SNIPPETS),
             "field": st.sampled_from(ORDER_FIELDS),
+            "tag": st.none() | st.sampled_from([*TAGS, *TAGS, "", "\0"]),
         }
         for name in sorted(name for name, where in used if where == place):
             value = draw(strategies[name])
@@ -822,8 +834,22 @@ MANY = {
     "deleteTasks": "(where: $where, atMost: $most, dryRun: $dry)",
     "restoreTasks": "(where: $where, dryRun: $dry)",
 }
+OF_A_TAG = {"renameTag": "(from: $from, to: $name)", "deleteTag": "(name: $name)"}
+CALLS = {
+    **{name: (arguments, f"{'List' if 'List' in name else 'Task'}Payload") for name, arguments in ONE.items()},
+    **{name: (arguments, "TasksPayload") for name, arguments in MANY.items()},
+    **{name: (arguments, "TagPayload") for name, arguments in OF_A_TAG.items()},
+}
 # The most interesting ones.
-OFTEN = ["updateTask"] * 4 + ["restoreTask", "moveTask", "createTasks", "deleteList", "restoreList", "deleteTask"]
+OFTEN = ["updateTask"] * 4 + [
+    "renameTag",
+    "restoreTask",
+    "moveTask",
+    "createTasks",
+    "deleteList",
+    "restoreList",
+    "deleteTask",
+]
 TYPES = {
     "create": "CreateTaskInput!",
     "inputs": "[CreateTaskInput!]!",
@@ -837,6 +863,8 @@ TYPES = {
     "where": "TaskSelector!",
     "most": "Int",
     "dry": "Boolean",
+    "from": "String!",
+    "name": "String!",
 }
 LONG_AGO = {name: datetime(2000, 1, 1, tzinfo=UTC) for name in ("created_at", "updated_at")}
 # A completed task, an open one and a trashed one; and two more ids.
@@ -858,6 +886,10 @@ TEXTS = {name: strategy(type_) for name, type_ in OTHERS.items()} | {
     "tags": st.none() | st.lists(st.sampled_from([*TAGS * 4, " home", "Home ", "", "t" * 51]), max_size=4),
 }
 DONE = st.sampled_from([True, True, False])
+TAG_CHANGES = {
+    name: st.none() | st.lists(st.sampled_from([*TAGS * 4, "HOME", "", "t" * 51]), max_size=4)
+    for name in ("addTags", "removeTags")
+}
 LIST_NAME = st.sampled_from([*NAMES * 3, "", " ", "x" * 101, "a\nb", "a\u2028", "\0"])
 ICON = st.sampled_from([None, "🏠", "#fff", "", "x" * 33, "a\tb"])
 # Null clears optional fields, but not required ones.
@@ -877,6 +909,8 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     "update": st.fixed_dictionaries({"title": TITLE}, optional={"completed": DONE})
     | st.fixed_dictionaries({"completed": DONE}, optional=TEXTS)
     | st.fixed_dictionaries({}, optional=TEXTS)
+    | st.fixed_dictionaries({}, optional={"title": TITLE, **TAG_CHANGES})
+    | st.fixed_dictionaries({}, optional={"tags": TEXTS["tags"], **TAG_CHANGES})
     | CLEARED,
     "id": MINE,
     "version": st.sampled_from([*[None] * 8, 1, 2, 5, 6, 7]),
@@ -888,6 +922,8 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     | st.fixed_dictionaries({"filter": filters() | st.just({})}),
     "most": st.sampled_from([*[None] * 6, 1, 2, 1000, 0, 1001]),
     "dry": st.sampled_from([None, False, False, True]),
+    "from": st.sampled_from([*TAGS * 3, "", "\0", "unknown"]),
+    "name": st.sampled_from([*TAGS * 3, "", "\0", "t" * 51, "New", "new ", "HOME"]),
 }
 
 
@@ -895,9 +931,9 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
 def writes(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A mutation with its variables."""
     writer = Writer(draw)
-    name = draw(st.sampled_from([*OFTEN, *ONE, *MANY]))
-    call = f"{name}{ONE[name]}" if name in ONE else f"{name}{MANY[name]}"
-    payload = "ListPayload" if name.endswith("List") else "TaskPayload" if name in ONE else "TasksPayload"
+    name = draw(st.sampled_from([*OFTEN, *CALLS]))
+    arguments, payload = CALLS[name]
+    call = f"{name}{arguments}"
     used = {variable: type_ for variable, type_ in TYPES.items() if re.search(rf"\${variable}\b", call)}
     switches = {variable: draw(st.booleans()) for variable in SWITCHES}
     text = writer.document("mutation", used, f"{call} {writer.directive()} {writer.selection(payload)}")
@@ -919,8 +955,8 @@ async def test_mutations(people: People, steps: list[tuple[str, dict[str, Any]]]
         expected = carol.oracle.state()
         await carol.oracle.load()
         found = carol.oracle.state()
-        differ = {key for key in found[1].keys() | expected[1].keys() if found[1].get(key) != expected[1].get(key)}
-        shown = {key: (found[1].get(key), expected[1].get(key)) for key in differ}
+        pairs = {key: (found[-1].get(key), expected[-1].get(key)) for key in found[-1].keys() | expected[-1].keys()}
+        shown = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
         assert found == expected, f"{json.dumps(variables)}\n{query}\n{shown}"
 
 

@@ -37,6 +37,7 @@ TASK = f"{{ task {{ {ALL_FIELDS} }} userErrors {{ code message field }} token }}
 MANY = f"{{ tasks {{ {ALL_FIELDS} }} affectedCount userErrors {{ code message field }} token }}"
 
 # $id and $other are two tasks of the user.
+TAG = "{ tag { name open total } affectedCount userErrors { code } token }"
 READS = {
     "viewer": """{ viewer { id email
         taskStats { total open completed overdue } ofDay: taskStats(today: "2026-11-29") { overdue dueToday }
@@ -50,6 +51,8 @@ READS = {
         search: "task", completed: false, not: {{ ids: [$id] }}, or: [{{ priority: [NONE] }}, {{ tagsAny: ["x"] }}],
         due: {{ isNull: true }}, created: {{ gte: "2020-01-01T00:00:00Z" }}, tagsAll: ["home", "work"]
     }}) {CONNECTION} }}""",
+    "tags": "{ tags { name open total } }",
+    "names of tags": '{ tags(first: 1, after: "home") { name } }',
     "any tag": f'{{ tasks(filter: {{ tagsAny: ["home", "work"] }}) {CONNECTION} }}',
     "trash": f"{{ tasks(filter: {{ trashed: true }}) {CONNECTION} }}",
     **{
@@ -73,6 +76,18 @@ WRITES = {
     "update all": f"""mutation {{
         updateTasks(where: {{ filter: {{ tagsAny: ["work"] }} }}, input: {{ tags: ["home"] }}) {MANY}
     }}""",
+    "add tags": f"""mutation ($id: ID!) {{
+        updateTask(id: $id, input: {{ addTags: ["new", "Home"], removeTags: ["work"] }}) {TASK}
+    }}""",
+    "add tags to all": f"""mutation {{
+        updateTasks(where: {{ filter: {{ tagsAll: ["HOME"] }} }}, input: {{ addTags: ["newer"] }}) {MANY}
+    }}""",
+    "remove tags of all": f"""mutation {{
+        updateTasks(where: {{ filter: {{ tagsAny: ["NEWER"] }} }}, input: {{ removeTags: ["new"] }}) {MANY}
+    }}""",
+    "rename a tag": f'mutation {{ renameTag(from: "newer", to: "newest") {TAG} }}',
+    "merge tags": f'mutation {{ renameTag(from: "newest", to: "home") {TAG} }}',
+    "delete a tag": f'mutation {{ deleteTag(name: "new") {TAG} }}',
     "delete": f"mutation ($id: ID!) {{ deleteTask(id: $id) {TASK} }}",
     "restore": f"mutation ($id: ID!) {{ restoreTask(id: $id) {TASK} }}",
     "delete many": f"mutation ($id: ID!) {{ deleteTasks(where: {{ ids: [$id] }}) {MANY} }}",

@@ -172,6 +172,28 @@ async def test_counts(
     assert shown == [[("Index Only Scan", "ix_tasks_counts")] * scans] * len(MODES)
 
 
+@pytest.mark.parametrize("query", ["{ tags { name open total } }", "{ tags(first: 2) { name total } }"])
+async def test_tags(
+    many: Seeded,
+    application: Application,
+    served: "asyncpg.Connection[Any]",
+    owner: "asyncpg.Connection[Any]",
+    query: str,
+) -> None:
+    """Counting the tasks of all tags of a user is one scan of each of two indexes, with any plan."""
+    await owner.execute("VACUUM ANALYZE task_tags, tasks")
+    statement = await sent(application, many.user, query)
+    await same_on_every_plan(served, statement)
+
+    for mode in MODES:
+        plan = await explained(served, statement, mode, "ANALYZE,", runs=6)
+        scans = [node for node in nodes(plan) if node.get("Relation Name") in {"task_tags", "tasks"}]
+        assert sorted((node["Node Type"], node["Index Name"], node["Actual Loops"]) for node in scans) == [
+            ("Index Only Scan", "ix_tasks_completed_created", 1),
+            ("Index Only Scan", "pk_task_tags", 1),
+        ]
+
+
 @pytest.mark.parametrize("name", ["viewer", "stats", "task", "no task", "node", "own node", "no node"])
 async def test_single_objects(
     many: Seeded, application: Application, served: "asyncpg.Connection[Any]", name: str
@@ -414,7 +436,7 @@ async def test_the_fence_is_what_orders_a_read(many: Seeded, served: "asyncpg.Co
     assert wrong["beside"] != []
 
 
-@pytest.mark.parametrize("table", ["tasks", "task_clocks", "task_tags"])
+@pytest.mark.parametrize("table", ["tasks", "task_clocks", "task_tags", "user_tags"])
 async def test_nothing_is_visible_without_a_user(
     many: Seeded, owner: "asyncpg.Connection[Any]", server: Server, table: str
 ) -> None:

@@ -43,7 +43,7 @@ GRAPHQL_SCHEMA = schema._schema  # noqa: SLF001 - Strawberry has no public name 
 Work = Callable[[AsyncSession, UUID], Awaitable[Any]]
 SECTION = "## A resolver with AsyncSession"
 STALE = "query ($days: Int!) { staleTasks(days: $days) { id title updatedAt } }"
-RENAME = "mutation ($old: String!, $new: String!) { renameTag(old: $old, new: $new) { id tags version } }"
+RENAME = "mutation ($old: String!, $new: String!) { replaceTag(old: $old, new: $new) { id tags version } }"
 RUN = "mutation ($work: String!, $about: ID!) { run(work: $work, about: $about) }"
 PID = "SELECT pg_backend_pid()"
 UNAVAILABLE = {"code": "UNAVAILABLE", "retryAfter": 1}
@@ -147,7 +147,7 @@ async def test_the_documented_example(
         assert [task["id"] for task in (await bob.data(STALE, days=30))["staleTasks"]] == [his["id"]]
         assert (await alice.ask(STALE, days=-1))["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
-        renamed = (await alice.data(RENAME, old="home", new="house"))["renameTag"]
+        renamed = (await alice.data(RENAME, old="home", new="house"))["replaceTag"]
         assert sorted(task["tags"] for task in renamed) == [["garden", "house"], ["house"]]
         assert sorted(task["version"] for task in renamed) == [both["version"] + 1, both["version"] + 2]
         assert len((await copies[0].pull())["changes"]) == 2

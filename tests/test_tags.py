@@ -115,7 +115,9 @@ async def test_a_rare_tag_is_looked_up(many: Seeded, application: Application, s
     async with serving(server) as connection:
         plans = {mode: await explained(connection, statement, mode, "ANALYZE,", runs=6) for mode in MODES}
 
-    assert {mode: scans(plan) for mode, plan in plans.items()} == {mode: {"pk_task_tags", "pk_tasks"} for mode in MODES}
+    assert {mode: scans(plan) for mode, plan in plans.items()} == {
+        mode: {"pk_task_tags", "pk_tasks", "pk_user_tags"} for mode in MODES
+    }
     assert {mode: faults(plan) for mode, plan in plans.items()} == {mode: [] for mode in MODES}
 
 
@@ -130,12 +132,17 @@ async def test_a_common_tag_is_met_on_the_way(
         plans = [await explained(connection, statement, mode, "ANALYZE,", runs=6) for mode in MODES]
 
     walked = {"CREATED_AT": "created", "UPDATED_AT": "updated", "DUE_DATE": "due", "POSITION": "position"}[order]
-    assert [scans(plan) for plan in plans] == [{"pk_task_tags", f"ix_tasks_{walked}"}] * len(MODES)
+    assert [scans(plan) for plan in plans] == [{"pk_task_tags", "pk_user_tags", f"ix_tasks_{walked}"}] * len(MODES)
 
 
+# Entries of the index, and tags of users, that differ from the tasks.
 ASTRAY = """
-    (SELECT user_id, tag, task_id FROM task_tags EXCEPT SELECT user_id, unnest(tags), id FROM tasks)
-    UNION ALL (SELECT user_id, unnest(tags), id FROM tasks EXCEPT SELECT user_id, tag, task_id FROM task_tags)
+    WITH meant AS (SELECT user_id, tag_key(unnest(tags)), id FROM tasks)
+    (TABLE task_tags EXCEPT TABLE meant) UNION ALL (TABLE meant EXCEPT TABLE task_tags)
+    UNION ALL (
+        SELECT user_id, tag, id FROM tasks, unnest(tags) AS tag
+        WHERE NOT EXISTS (SELECT FROM user_tags WHERE user_tags.user_id = tasks.user_id AND name = tag)
+    )
 """
 
 
@@ -227,4 +234,40 @@ async def test_tags_go_with_their_user(empty: Server, held: DatabaseURL, revisio
 
     assert await superuser.fetchval("SELECT count(*) FROM task_tags") == 2
     assert await superuser.fetch(ASTRAY) == []
+    await superuser.close()
+
+
+OF_TWO_CASES = """
+    WITH made AS (INSERT INTO users (email) VALUES ('a@example.com'), ('b@example.com') RETURNING id)
+    INSERT INTO tasks (user_id, id, title, position, created_at, tags, completed, completed_at, deleted_at)
+    SELECT made.id, gen_random_uuid(), task.title, 'a', task.made_at::timestamptz, task.tags::text[],
+        task.title = 'Done', CASE WHEN task.title = 'Done' THEN now() END, CASE WHEN task.title = 'Gone' THEN now() END
+    FROM made, (VALUES
+        ('Newer', '2026-02-02', '{HOME,x,home}'), ('Older', '2026-01-01', '{Home}'), ('Done', '2026-03-03', '{X," "}'),
+        ('Gone', '2026-03-03', '{home}'), ('Blank', '2026-03-03', '{" "}'), ('None', '2026-03-03', '{}')
+    ) AS task (title, made_at, tags)
+"""
+SHOWN = "SELECT DISTINCT title, tags FROM tasks ORDER BY title"
+
+
+async def test_existing_tags_are_converted(empty: Server, held: DatabaseURL) -> None:
+    """A migration merges tags that differ by case alone, under the oldest name, and changed tasks get new versions."""
+    superuser = await connect(empty.owner_url)
+    await migrate(held, None, "0014")
+    await superuser.execute(OF_TWO_CASES)
+    versions = await superuser.fetch("SELECT id, version FROM tasks WHERE title IN ('Older', 'None')")
+    clocks = await superuser.fetchval("SELECT min(version) FROM task_clocks")
+    await migrate(held, None)
+
+    assert [tuple(row) for row in await superuser.fetch(SHOWN)] == [
+        ("Blank", []),
+        ("Done", ["x"]),
+        ("Gone", ["Home"]),
+        ("Newer", ["Home", "x"]),
+        ("None", []),
+        ("Older", ["Home"]),
+    ]
+    assert await superuser.fetch(ASTRAY) == []
+    assert await superuser.fetch("SELECT id, version FROM tasks WHERE title IN ('Older', 'None')") == versions
+    assert await superuser.fetchval("SELECT min(version) FROM tasks WHERE title IN ('Newer', 'Done', 'Gone')") > clocks
     await superuser.close()

@@ -5,7 +5,8 @@ import ssl
 import asyncpg
 from sqlalchemy import exc
 
-from app.errors import RequestError, Unauthenticated, Unavailable
+from app.errors import RequestError, TooManyTags, Unauthenticated, Unavailable
+from app.models import MOST_TAGS_OF_USER
 
 
 class CannotConnect(Exception):
@@ -44,6 +45,12 @@ _READ_ONLY = "25006"
 # The database is not, or not yet again, as `taskql migrate` leaves it: a table, column, function, schema or type does
 # not exist, or permission is denied.
 _UNPREPARED = {"42P01", "42703", "42883", "3F000", "42704", "42501"}
+# The trigger that names tags raises this.
+_TOO_MANY_TAGS = "TQ001"
+_FEWER_TAGS = (
+    f"You can have at most {MOST_TAGS_OF_USER:,} different tags, including those that no task has. Nothing was changed."
+    " Delete tags with deleteTag, or merge them with renameTag."
+)
 # The coordinator of a cluster reports these if it has lost a worker.
 _WORKER_LOST = {"08000", "08003", "08006", "57P01", "XX000"}
 
@@ -91,4 +98,4 @@ def failure(error: BaseException) -> RequestError | None:
         return Unavailable("The database currently accepts no writes; try again.")
     if state in _UNPREPARED:
         return Unavailable("The database is not ready; try again.")
-    return None
+    return TooManyTags(_FEWER_TAGS) if state == _TOO_MANY_TAGS else None

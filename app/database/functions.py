@@ -20,6 +20,10 @@ QUALIFIED = (
     "begin_distributed_write(uuid, integer)",
     "search_key(text)",
     "title_key(text)",
+    "tag_name(text)",
+    "tag_key(text)",
+    "tag_keys(text[])",
+    "retagged(text[], text[], text[])",
     "derive_task()",
     CHECK_TASK,
     "is_distributed()",
@@ -27,6 +31,7 @@ QUALIFIED = (
 )
 # These run as their owner for any role that writes tasks, lists or users. Firing a trigger needs no EXECUTE privilege.
 TRIGGERS = (
+    "name_task_tags()",
     "keep_task_tags()",
     "stamp_task()",
     "forget_tasks()",
@@ -38,7 +43,9 @@ TRIGGERS = (
 # The server's operations across users. They run as their owner, to whom row-level security of `users` does not apply.
 ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "users_after(uuid, integer)")
 
-_TAGS_CHANGE = "WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags))"
+_NOT_KEPT = "current_setting('app.tags_kept', true) IS DISTINCT FROM 'yes'"
+_NAMES_CHANGE = f"WHEN (NEW.tags <> '{{}}' AND (OLD.user_id, OLD.tags) <> (NEW.user_id, NEW.tags) AND {_NOT_KEPT})"
+_TAGS_CHANGE = f"WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags) AND {_NOT_KEPT})"
 # The triggers by name. If one is missing or disabled, clocks, counters, tags or the tasks of lists become wrong.
 FIRED = {
     "derive_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW", "derive_task()"),
@@ -57,6 +64,16 @@ FIRED = {
         "tasks",
         "AFTER DELETE ON tasks REFERENCING OLD TABLE AS gone FOR EACH STATEMENT",
         "forget_tasks()",
+    ),
+    "tag_inserted_task": (
+        "tasks",
+        "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.tags <> '{}')",
+        "name_task_tags()",
+    ),
+    "tag_updated_task": (
+        "tasks",
+        f"BEFORE UPDATE OF user_id, tags ON tasks FOR EACH ROW {_NAMES_CHANGE}",
+        "name_task_tags()",
     ),
     "keep_task_tags_on_insert": (
         "tasks",
@@ -97,7 +114,10 @@ CONFIGURED = {
     "position_between(text, text)": (SEARCH_PATH,),
     **dict.fromkeys(TRIGGERS, (SEARCH_PATH,)),
     # Their lookups must use an index, also in a cached plan from when the table was empty.
-    **dict.fromkeys(("stamp_task()", "stamp_list()", "clear_list()"), (SEARCH_PATH, "enable_seqscan=off")),
+    **dict.fromkeys(
+        ("stamp_task()", "name_task_tags()", "keep_task_tags()", "stamp_list()", "clear_list()"),
+        (SEARCH_PATH, "enable_seqscan=off"),
+    ),
     **dict.fromkeys(ACROSS_USERS, (SEARCH_PATH, NO_ROW_SECURITY)),
 }
 ALL = (*QUALIFIED, *CONFIGURED)

@@ -38,8 +38,8 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 from app.database.rendering import Selection, joined
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
 from app.entities import membership
-from app.entities.content import parameters
-from app.entities.entity import Content, Contents, Entity, Shape
+from app.entities.content import differ, parameters
+from app.entities.entity import Contents, Entity, Shape
 from app.entities.filters import condition
 from app.entities.writing import (
     NOW,
@@ -105,8 +105,10 @@ def _insert(entity: Entity) -> Statement:
     given, table = _rows(entity), entity.table
     columns = _inserted(entity, given, CLOCKS)
     has_room = and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA)
+    known = select(table.c.id).where(table.c.user_id == user_id())
+    is_new = ~exists(known.where(table.c.id == given.c.id))
     accepted = and_(membership.is_accepted(entity, given.c), not_(membership.is_namesake(entity, given.c.id)))
-    rows = select(*columns.values()).select_from(CLOCKS.join(given, true())).where(has_room, accepted)
+    rows = select(*columns.values()).select_from(CLOCKS.join(given, true())).where(has_room, is_new, accepted)
     inserted = insert(table).from_select(list(columns), rows).on_conflict_do_nothing()
     return compiled(inserted.returning(table.c.id))
 
@@ -151,7 +153,7 @@ def _present(entity: Entity, given: CTE) -> CTE:
 
 def _taken(entity: Entity, given: CTE, present: CTE) -> CTE:
     """The indexes of ids that exist with other content, or of another entity's rows."""
-    changed = or_(*(_differs(name, content, present, given) for name, content in entity.at_creation.items()))
+    changed = or_(*(_differs(entity, name, present, given) for name in entity.at_creation))
     both = given.outerjoin(present, present.c.id == given.c.id)
     namesake = membership.is_namesake(entity, given.c.id)
     other = or_(and_(present.c.id.is_not(None), changed), and_(present.c.id.is_(None), namesake))
@@ -167,9 +169,9 @@ def _refused(entity: Entity, given: CTE, is_new: ColumnElement[bool]) -> dict[st
     }
 
 
-def _differs(name: str, content: Content, present: CTE, given: CTE) -> ColumnElement[bool]:
-    differs = present.c[name].is_distinct_from(given.c[name])
-    return and_(given.c[name].is_not(None), differs) if content.optional else differs
+def _differs(entity: Entity, name: str, present: CTE, given: CTE) -> ColumnElement[bool]:
+    other = differ(entity, name, present.c[name], given.c[name])
+    return and_(given.c[name].is_not(None), other) if entity.at_creation[name].optional else other
 
 
 def _places(taken: CTE) -> ColumnElement[Any]:
@@ -183,7 +185,8 @@ def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
     live = table.c.deleted_at.is_(None) if shape.kind == "update" else true()
     matched = select(table).where(table.c.user_id == user_id(), selected, live).cte("matched")
     few = select(func.count() <= bindparam("at_most", type_=Integer)).select_from(matched).scalar_subquery()
-    refused = membership.refusals(entity, parameters(entity, shape.columns))
+    content = parameters(entity, shape.columns)
+    refused = [*membership.refusals(entity, content), *_overfull(entity, content, matched)]
     within = and_(few, *(not_(condition) for condition, _ in refused))
     values, due = _values(entity, shape, now.c.at)
     written = (
@@ -201,6 +204,14 @@ def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
     code = case(*refused, else_=null()) if refused else null()
     missing = _missing(matched) if by_ids else null()
     return _many(entity, now, written, lists, total, missing, more=[code.label("code")])
+
+
+def _overfull(entity: Entity, content: Contents, matched: CTE) -> membership.Refusals:
+    """When an update is rejected because of what one of the rows contains, each with its code."""
+    return [
+        (exists(select(matched.c.id).where(condition)), text_literal(code))
+        for code, condition in entity.refused(content, matched.c).items()
+    ]
 
 
 def _excess(count: ColumnElement[int], more: ColumnElement[int]) -> CTE:
@@ -252,7 +263,7 @@ def _values(entity: Entity, shape: Many, at: ColumnElement[Any]) -> tuple[Conten
         return membership.deleted(entity, at)
     if shape.kind == "restore":
         return membership.restored(entity)
-    content = parameters(entity, shape.columns)
+    content = entity.merged(parameters(entity, shape.columns), row)
     return {**content, **entity.following(content, row, at)}, differs(entity, content)
 
 

@@ -40,6 +40,12 @@ def parameters(entity: Entity, columns: Iterable[str]) -> dict[str, ColumnElemen
     return {column: _parameter(column, entity.contents[column]) for column in columns}
 
 
+def differ(entity: Entity, column: str, value: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether two values of a column are different ones. Null is a value."""
+    compared = entity.contents[column].compared
+    return compared(value).is_distinct_from(compared(other)) if compared else value.is_distinct_from(other)
+
+
 def _parameter(column: str, content: Content) -> ColumnElement[Any]:
     parameter = bindparam(column, type_=content.bound)
     return parameter if content.cast is None else cast(parameter, content.cast)

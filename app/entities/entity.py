@@ -43,6 +43,8 @@ class Content:
     # Whether creates tell apart a field that is given and one that is omitted: `following` sets what is omitted, and
     # an existing row is compared only with what is given.
     optional: bool = False
+    # What makes two values the same, if not every difference counts.
+    compared: Callable[[ColumnElement[Any]], ColumnElement[Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,14 @@ def _no_conflict(_changes: Mapping[str, Any]) -> Sequence[Problem]:
     return ()
 
 
+def _as_given(contents: Contents, _row: Columns) -> Contents:
+    return contents
+
+
+def _no_refusal(_contents: Contents, _row: Columns) -> Mapping[str, ColumnElement[bool]]:
+    return {}
+
+
 def _no_few(_me: Reader, _filter: Shape) -> Few | None:
     return None
 
@@ -195,6 +205,13 @@ class Entity:
     more_conditions: Mapping[str, Condition] = field(default_factory=dict)
     # Derived columns, computed from the columns written, the row before an update, and the time.
     following: Callable[[Contents, Columns | None, ColumnElement[Any]], Contents] = _none_follow
+    # What updates accept besides columns, and the columns that follow from it and from the row before.
+    more_contents: Mapping[str, Content] = field(default_factory=dict)
+    merged: Callable[[Contents, Columns], Contents] = _as_given
+    # When an update of a row is rejected because of what the row contains, by the error code.
+    refused: Callable[[Contents, Columns], Mapping[str, ColumnElement[bool]]] = _no_refusal
+    # The problems of these codes.
+    refusals: Mapping[str, Problem] = field(default_factory=dict)
     # The order of pages if the caller gives none: the name of a sort key, and whether it is descending.
     order: tuple[str, bool] = ("CREATED_AT", True)
     # The entity whose rows contain these rows, and the entity whose rows are contained in these.
@@ -212,8 +229,11 @@ class Entity:
 
     @cached_property
     def contents(self) -> Mapping[str, Content]:
-        """The columns that callers may write."""
-        return {each.column.name: each.content for each in self.declared if each.content}
+        """What callers may write: columns, and more."""
+        return {
+            **{each.column.name: each.content for each in self.declared if each.content},
+            **self.more_contents,
+        }
 
     @cached_property
     def at_creation(self) -> Mapping[str, Content]:

@@ -20,7 +20,7 @@ from app.entities.naming import api_name, words
 from app.entities.ordering import OrderBy, ordered
 from app.entities.problems import Problem
 from app.entities.reading import LARGEST_PAGE, Page, Pages, Parameters
-from app.errors import BadUserInput, LimitExceeded
+from app.errors import BadUserInput, LimitExceeded, TooManyTags
 from app.identifiers import identifier, uuid7
 
 DEFAULT_PAGE = 20
@@ -152,16 +152,26 @@ class Repository:
         """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
         content = dict(given)
         wanted, limits = content.pop("id", None), self._limits(1)
-        if wanted is None and not self._is_contained(content):
-            return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), **limits)
-        row_id = uuid7() if wanted is None else identifier(wanted, "input.id")
-        if row_id == self._owner:
-            return Written(problems=[_own_id("input")])
-        return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
+        try:
+            if wanted is None and not self._is_contained(content):
+                return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), **limits)
+            row_id = uuid7() if wanted is None else identifier(wanted, "input.id")
+            if row_id == self._owner:
+                return Written(problems=[_own_id("input")])
+            return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
+        except TooManyTags as error:
+            return Written(problems=[_too_many_tags(error, "input", "tags")])
 
     async def update(self, payload: Selection, row_id: str, changes: Values, expected: int | None) -> Written:
         """Change the given fields. Writes nothing if the row already has these values."""
-        return await self._write(payload, writing.update, "update", changes, **_one(row_id, expected))
+        wanted = _one(row_id, expected)
+        try:
+            return await self._write(payload, writing.update, "update", changes, **wanted)
+        except TooManyTags as error:
+            # An update without changes returns the row as it is, or says why the row cannot be changed at all.
+            kept = await self._write(payload, writing.update, "update", {}, **wanted)
+            why = kept.problems or [_too_many_tags(error, "input", _tags_in(changes))]
+            return kept._replace(problems=why)
 
     async def delete(self, payload: Selection, row_id: str, expected: int | None) -> Written:
         """Move a row to the trash."""
@@ -190,7 +200,10 @@ class Repository:
             payload, "create many", lambda: self._complete(payload, lambda shown: bulk.create(self._entity, shown))
         )
         values = {"user_id": self._owner, "rows": _json(rows), **self._limits(len(rows))}
-        row = await self._database.write(self._owner, statement, values)
+        try:
+            row = await self._database.write(self._owner, statement, values)
+        except TooManyTags as error:
+            return Written(problems=[_too_many_tags(error, "inputs")], absent=NO_ROWS)
         found = [self._taken(place) for place in row["places"]]
         if row["owned"] is not None:
             found.append(self._too_many(row["owned"], "inputs"))
@@ -214,7 +227,10 @@ class Repository:
             payload, many, lambda: self._complete(payload, lambda shown: bulk.change(self._entity, shown, many))
         )
         values = {"user_id": self._owner, "at_most": at_most, "dry_run": dry_run, **content, **selecting}
-        row = await self._database.write(self._owner, statement, values)
+        try:
+            row = await self._database.write(self._owner, statement, values)
+        except TooManyTags as error:
+            return Written(problems=[_too_many_tags(error, "input", _tags_in(changes))], absent=NO_ROWS)
         return await self._many(payload, statement, row, self._bulk_problems(row, at_most))
 
     def _rows(self, given: Sequence[Values]) -> tuple[list[dict[str, Any]], list[Problem]]:
@@ -325,7 +341,7 @@ class Repository:
             text = f"{row['affected']} {words(self._entity.many)} match, and atMost is {at_most}; nothing was changed."
             return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
         if row["code"]:
-            return [self._not_contained(row["code"], "input")]
+            return [self._refusal(row)]
         missing = refusal(self._entity, "NOT_FOUND")
         return [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
 
@@ -410,7 +426,17 @@ def refusal(entity: Entity, code: str) -> Problem:
         ),
         "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one} to move to.", ("to",)),
         "ID_TAKEN": Problem("ID_TAKEN", f"You already have a {one}, or something else, with this id.", ("input", "id")),
+        **entity.refusals,
     }[code]
+
+
+def _too_many_tags(error: TooManyTags, *path: str) -> Problem:
+    return Problem("LIMIT_EXCEEDED", str(error), path)
+
+
+def _tags_in(changes: Values) -> str:
+    """The input field with new tags."""
+    return "addTags" if "add_tags" in changes else "tags"
 
 
 def _one(row_id: str, expected: int | None) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from app.database import notices
 from app.database.rendering import Selection
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
 from app.entities import membership
-from app.entities.content import parameters
+from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
 
@@ -72,7 +72,9 @@ def create(entity: Entity, payload: Selection, change: Change) -> Statement:
     has_room = count < QUOTA
     content, wanted = parameters(entity, change.columns), bindparam("id", type_=Uuid)
     accepted = and_(not_(membership.is_namesake(entity, wanted)), membership.is_accepted(entity, content))
-    inserted = _inserted(entity, change, now, and_(has_room, accepted)).on_conflict_do_nothing()
+    # Not left to the conflict alone: triggers run before it is found, and would keep the tags of a rejected task.
+    is_new = not_(is_there(before))
+    inserted = _inserted(entity, change, now, and_(has_room, is_new, accepted)).on_conflict_do_nothing()
     written = inserted.returning(*entity.table.c).cte("written")
     refusal = case(
         (is_there(written), null()),
@@ -114,8 +116,9 @@ def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
     now, before = clock(entity.counter), present(entity)
     content, wanted = parameters(entity, change.columns), bindparam("id", type_=Uuid)
     accepted = and_(not_(membership.is_namesake(entity, wanted)), membership.is_accepted(entity, content))
-    has_room = entity.counter <= QUOTA
-    rows = _inserted(entity, change, CLOCKS, and_(CLOCKS.c.user_id == user_id(), has_room, accepted))
+    row, has_room = entity.table.c, entity.counter <= QUOTA
+    same = exists(select(row.id).where(row.user_id == user_id(), row.id == wanted))
+    rows = _inserted(entity, change, CLOCKS, and_(CLOCKS.c.user_id == user_id(), has_room, not_(same), accepted))
     shown = _shown(entity, payload, entity.table)
     insert_ = rows.on_conflict_do_nothing().returning(null().label("code"), entity.table.c.version, *shown)
     refusal = case(
@@ -139,7 +142,7 @@ def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
 def _is_same(entity: Entity, before: CTE, change: Change) -> ColumnElement[bool]:
     """Whether the existing row has the content of the row to create."""
     given = parameters(entity, change.columns)
-    return and_(*(before.c[name].is_not_distinct_from(value) for name, value in given.items()))
+    return and_(*(~differ(entity, name, before.c[name], value) for name, value in given.items()))
 
 
 def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElement[bool] | None = None) -> Insert:
@@ -161,8 +164,10 @@ def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElem
 
 def update(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Update columns of a row that is not in the trash."""
-    content, row = parameters(entity, change.columns), entity.table.c
-    due = and_(row.deleted_at.is_(None), differs(entity, content))
+    given, row = parameters(entity, change.columns), entity.table.c
+    content = entity.merged(given, row)
+    refused = entity.refused(given, row).values()
+    due = and_(row.deleted_at.is_(None), differs(entity, content), *map(not_, refused))
 
     def values(at: ColumnElement[Any]) -> Contents:
         return {**content, **entity.following(content, row, at)}
@@ -204,7 +209,8 @@ def _hexadecimal(number: ColumnElement[Any], digits: int) -> ColumnElement[str]:
 
 def differs(entity: Entity, content: Contents) -> ColumnElement[bool]:
     """Whether a row differs from the content."""
-    return or_(false(), *(entity.table.c[name].is_distinct_from(value) for name, value in content.items()))
+    row = entity.table.c
+    return or_(false(), *(differ(entity, name, row[name], value) for name, value in content.items()))
 
 
 def _changed(  # noqa: PLR0913 - the parts of a statement
@@ -218,7 +224,8 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
 ) -> Statement:
     """Set what `values` returns for the time of the write, if the row is `due`."""
     before, now, table = present(entity, in_trash=in_trash), clock(), entity.table
-    refused = membership.refusals(entity, parameters(entity, change.columns))
+    content = parameters(entity, change.columns)
+    refused, overfull = membership.refusals(entity, content), entity.refused(content, before.c).items()
     written = (
         sql_update(table)
         .values(**values(now.c.at), version=now.c.version, updated_at=now.c.at)
@@ -233,6 +240,7 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
         (before.c.id.is_(None), text_literal("NOT_FOUND")),
         (stale, text_literal("VERSION_CONFLICT")),
         *refused,
+        *((condition, text_literal(code)) for code, condition in overfull),
         else_=null(),
     )
     follow = entity.container if change.kind in {"delete", "restore"} else None

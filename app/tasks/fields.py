@@ -13,7 +13,6 @@ from sqlalchemy import (
     Date,
     Integer,
     SmallInteger,
-    String,
     Text,
     Uuid,
     and_,
@@ -28,6 +27,7 @@ from sqlalchemy import (
 
 from app.database.rendering import Columns, json_or_null, json_text, plain, quoted
 from app.entities.entity import Condition, Content, Contents, Entity, Field, Membership, Nulls, SortKey
+from app.entities.filters import MOST_VALUES
 from app.entities.kinds import (
     ENDS,
     TEXTS,
@@ -46,17 +46,13 @@ from app.models import (
     LISTS,
     MOST_TAGS,
     PRIORITIES,
-    TAG_LENGTH,
     TASKS,
     TITLE_LENGTH,
     due_sort,
 )
+from app.tag_names import tag_names
 from app.tasks.listed import listed
-from app.tasks.tags import tagged
-
-# Without a length: a cast to varchar(50) would truncate a longer tag.
-_TAGS = ARRAY(String)
-
+from app.tasks.tags import REFUSALS, TAG_LIST, merged, overfull, shown, tag_problems, tagged
 
 # Checks
 
@@ -78,25 +74,30 @@ def _completed(value: bool | None) -> Sequence[Problem]:  # noqa: FBT001 - a col
 
 
 def _tags(value: list[str] | None) -> Sequence[Problem]:
-    tags = [storable(tag, "tags").strip() for tag in value or ()]
-    wrong = [replace(problem, field=(str(place),)) for place, tag in enumerate(tags) for problem in _tag(tag)]
-    if len(set(tags)) > MOST_TAGS:
-        many = f"A task can have at most {MOST_TAGS} tags; you sent {len(set(tags))}."
-        return [Problem("LIMIT_EXCEEDED", many), *wrong]
-    return wrong
+    if value and len(value) > MOST_TAGS and (different := len(tag_names(value))) > MOST_TAGS:
+        many = f"A task can have at most {MOST_TAGS} tags; you sent {different}."
+        return [Problem("LIMIT_EXCEEDED", many), *_each_tag(value)]
+    return _each_tag(value)
 
 
-def _tag(tag: str) -> Sequence[Problem]:
-    if not tag:
-        return [Problem("BLANK", "A tag must not be blank.")]
-    return () if len(tag) <= TAG_LENGTH else [too_long("A tag", tag, TAG_LENGTH)]
+def _each_tag(value: list[str] | None) -> Sequence[Problem]:
+    return [
+        replace(problem, field=(str(place),)) for place, tag in enumerate(value or ()) for problem in tag_problems(tag)
+    ]
+
+
+def _no_longer(value: list[str] | None) -> Sequence[Problem]:
+    if value and len(value) > MOST_VALUES:
+        many = f"removeTags takes at most {MOST_VALUES:,} tags; you sent {len(value):,}."
+        return [Problem("LIMIT_EXCEEDED", many)]
+    return _each_tag(value)
 
 
 # Conversions to the value to bind
 
 
-def _trimmed(value: list[str] | None) -> list[str]:
-    return list(dict.fromkeys(map(str.strip, value or [])))
+def _named(value: list[str] | None) -> list[str]:
+    return tag_names(value or ())
 
 
 def _day(value: date | None) -> str | None:
@@ -174,8 +175,8 @@ _DUE: Mapping[str, Condition] = {
 }
 _DUE_NULLS = Nulls(_LOW_DUE, due_sort, frozenset(["due.gte", "due.lt"]))
 _TAG_CONDITIONS: Mapping[str, Condition] = {
-    "tagsAll": Condition(lambda bind: TASKS.c.tags.contains(cast(bind, _TAGS)), TEXTS, _texts, met_by_empty=True),
-    "tagsAny": Condition(lambda bind: TASKS.c.tags.overlap(cast(bind, _TAGS)), TEXTS, _texts),
+    "tagsAll": Condition(lambda bind: TASKS.c.tags.contains(shown(bind)), TEXTS, _texts, met_by_empty=True),
+    "tagsAny": Condition(lambda bind: TASKS.c.tags.overlap(shown(bind)), TEXTS, _texts),
 }
 
 
@@ -234,7 +235,7 @@ TASK = Entity(
         Field(
             TASKS.c.tags,
             json_text,
-            Content(TEXTS, cast=_TAGS, check=_tags, stored=_trimmed),
+            Content(TEXTS, cast=TAG_LIST, check=_tags, stored=_named, compared=func.tag_keys),
             conditions=_TAG_CONDITIONS,
         ),
         Field(TASKS.c.list_id, None, Content(Text(), cast=Uuid(), stored=_list_id), conditions=_LIST),
@@ -242,6 +243,13 @@ TASK = Entity(
     ),
     more_conditions={"search": Condition(_found, Text(), _text)},
     following=_completion,
+    more_contents={
+        "add_tags": Content(TEXTS, check=_tags, stored=_named, at_creation=False),
+        "remove_tags": Content(TEXTS, check=_no_longer, stored=_named, at_creation=False),
+    },
+    merged=merged,
+    refused=overfull,
+    refusals=REFUSALS,
     member=LISTED,
     conflicts=_contradiction,
     few=lambda me, shape: tagged(me, shape) or listed(me, shape),

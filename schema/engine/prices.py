@@ -29,6 +29,7 @@ from app.entities.repository import (
     MOST_AT_ONCE,
     MOST_CREATED,
 )
+from app.models import MOST_TAGS_OF_USER
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
 
@@ -40,13 +41,15 @@ ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE
 # The argument of the query and the subscription of changes. The query may request larger pages than other fields. The
 # subscription reads pages of a fixed size, and the first one is part of its cost.
 SINCE = "since"
+# A field that may request larger pages than others.
+LARGER = {"tags": MOST_TAGS_OF_USER}
 # Fields that count all tasks of a user, and the cost of counting. The lists of a page have different tasks, so together
 # their counts, filters and orders cost as much as those of all tasks. The lists of the tasks of a page may be the same.
 COUNTS = {"totalCount", "taskStats"}
 REPEATED = {("Task", "list")}
 ROWS_OF_A_COUNT = 100
-# The fixed cost of fields that change all tasks of a list, before the time that they take is charged.
-ROWS_OF_CHANGES = {"deleteList": 100, "restoreList": 100}
+# The fixed cost of fields that change all tasks of a list or with a tag, before the time that they take is charged.
+ROWS_OF_CHANGES = dict.fromkeys(("deleteList", "restoreList", "renameTag", "deleteTag"), 100)
 # Introspection costs one row for this many values, because its result is cached.
 VALUES_OF_A_ROW = 1000
 # The arguments with conditions and orders. Every node of a filter costs a row. These cost more: a search reads every
@@ -119,7 +122,8 @@ def page(node: FieldNode, definition: GraphQLField) -> Page | int | None:
     names, is_feed = definition.args.keys() & ARGUMENTS.keys(), SINCE in definition.args
     if not names:
         return DEFAULT_CHANGE_PAGE if is_feed else None
-    most = LARGEST_CHANGE_PAGE if is_feed else max(ARGUMENTS[name] for name in names)
+    larger = LARGEST_CHANGE_PAGE if is_feed else LARGER.get(node.name.value)
+    most = larger or max(ARGUMENTS[name] for name in names)
     given = [argument.value for argument in node.arguments or () if argument.name.value in names]
     known = [_rows(_literal(value, {})) for value in given if not isinstance(value, VariableNode | NullValueNode)]
     variables = tuple(value.name.value for value in given if isinstance(value, VariableNode))
