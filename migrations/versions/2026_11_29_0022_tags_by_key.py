@@ -66,6 +66,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", "key", name="pk_user_tags"),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_user_tags_user_id_users", ondelete="CASCADE"),
     )
+    # The statements below join it with distributed tables.
+    op.execute("""
+        DO $$
+        BEGIN
+            IF public.is_distributed() THEN
+                PERFORM create_distributed_table('user_tags', 'user_id', colocate_with => 'tasks');
+            END IF;
+        END
+        $$
+    """)
     _functions()
     _drop_triggers()
     # Forced row-level security would hide all rows from the owner. The tables are locked while it is not forced.
