@@ -17,7 +17,7 @@ def stats(
     view: View, entry: Field, *conditions: ColumnElement[bool], outer: FromClause | None = None
 ) -> ColumnElement[str]:
     """The JSON of a field `taskStats`: the counts of the user's live tasks that meet conditions on an outer row."""
-    found = counts(_today(view.parameter(entry, TODAY)))
+    found = counts(func.current_date() if entry.arguments is None else _today(view.parameter(entry, TODAY)))
     body = json_object(entry.inner, lambda each: plain(found[each.name]))
     live = select(body).select_from(TASKS).where(view.me.owns(TASKS), TASKS.c.deleted_at.is_(None), *conditions)
     # HAVING makes this an aggregate with one row, even if the selection has no counts.

@@ -26,8 +26,8 @@ class Arguments:
 
 
 def arguments(definition: GraphQLField, node: FieldNode) -> Arguments | None:
-    """The arguments of a field; None for a field that has none."""
-    if not definition.args:
+    """The arguments of a field; None for a field without any. A page has a size even if none is given."""
+    if not node.arguments and "first" not in definition.args:
         return None
     text = " ".join(sorted(map(print_ast, node.arguments or ())))
     fixed = None if "$" in text else get_argument_values(definition, node)
