@@ -74,7 +74,9 @@ async def test_one_request_counts_for_several_days(new_user: NewUser) -> None:
 async def test_the_day_is_a_parameter(application: Application, new_user: NewUser) -> None:
     """Days given as variables or as literals are counted by the same statement."""
     user = await new_user()
-    queries = [f"{{ viewer {{ taskStats{day} {{ {ALL} }} }} }}" for day in ('(today: "2026-03-03")', '(today: "2026-03-01")')]
+    queries = [
+        f"{{ viewer {{ taskStats{day} {{ {ALL} }} }} }}" for day in ('(today: "2026-03-03")', '(today: "2026-03-01")')
+    ]
 
     texts = {(await sent(application, user, query)).text for query in queries}
     texts.add((await sent(application, user, STATS, today="2026-03-02")).text)
