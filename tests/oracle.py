@@ -509,7 +509,7 @@ class Oracle:
             self._write(rows, now)
 
     def _of_tag(self, tag: Json | None, rows: list[Task], *errors: Problem) -> Json:
-        return _payload(errors, tag=tag, affectedCount=len(rows), token=self.sealed(str(self.clock)))
+        return _payload(errors, tag=tag, affectedCount=len(rows), token=self.sealed(f"{self.clock} all"))
 
     async def _of_many(
         self,
