@@ -22,9 +22,7 @@ GRANTED = f"GRANT {ALL} ON users TO {{auth}}, {{bypassing}}; GRANT {ALL} ON task
 ROLES = ("superuser", "bypassing", "owner", "auth", "server")
 SEES_ALL = ("superuser", "bypassing")
 ASTRAY = """
-    WITH meant AS (
-        SELECT user_id, tag_key(unnest(tags)), id, CASE WHEN deleted_at IS NULL THEN NOT completed END FROM tasks
-    )
+    WITH meant AS (SELECT user_id, tag_key(unnest(tags)), id FROM tasks)
     (TABLE meant EXCEPT TABLE task_tags) UNION ALL (TABLE task_tags EXCEPT TABLE meant)
 """
 
