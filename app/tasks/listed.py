@@ -26,7 +26,7 @@ from sqlalchemy.sql.selectable import LateralFromClause
 from app.database.statements import Reader
 from app.entities.entity import Few, Shape
 from app.models import TASKS
-from app.tasks.tags import FEW
+from app.tasks.tags import FEW, is_among
 
 
 def listed(me: Reader, shape: Shape) -> Few | None:
@@ -60,4 +60,4 @@ def _few(
     found = ids.correlate(me.row, *([] if outer is None else [outer])).limit(most).subquery("ids")
     row = select(func.count().label("count"), func.array_agg(found.c.id).label("ids")).lateral("listed")
     few = and_(row.c.count <= literal_column(str(FEW)), true() if applies is None else applies)
-    return Few(row, few, TASKS.c.id.in_(select(func.unnest(row.c.ids))))
+    return Few(row, few, is_among(row))

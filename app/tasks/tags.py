@@ -97,9 +97,16 @@ def tagged(me: Reader, shape: Shape) -> Few | None:
     name, parameter = wanted
     tags = func.tag_keys(bindparam(parameter, type_=ARRAY(Text)))
     row = _having(me, TAGS.c.tag == any_(tags)) if name == "tagsAny" else _rarest(me, tags)
-    # IN instead of `= ANY`, with which a generic plan may use another index than the primary key.
-    has = TASKS.c.id.in_(select(func.unnest(row.c.ids)))
-    return Few(row, row.c.count <= literal_column(str(FEW)), has)
+    return Few(row, row.c.count <= literal_column(str(FEW)), is_among(row))
+
+
+def is_among(row: LateralFromClause) -> ColumnElement[bool]:
+    """Whether a task is one of the `ids` of a row.
+
+    IN instead of `= ANY`, with which a generic plan may use another index than the primary key. Without `correlate`,
+    the subquery could contain a second copy of the row, to be computed for each task.
+    """
+    return TASKS.c.id.in_(select(func.unnest(row.c.ids)).correlate(row))
 
 
 def _having(me: Reader, tag: ColumnElement[bool], *outer: FromClause) -> LateralFromClause:
