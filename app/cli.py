@@ -76,6 +76,8 @@ class _OneLine(click.Group):
             return super().invoke(ctx)
         except StartupError as error:
             return self._end(ctx, error)
+        except BrokenPipeError:
+            raise  # the program that read stdout has ended, as in `taskql users list | head`: click ends quietly
         except (RequestError, *FAILURES) as error:
             # The command has lost its connection to the database.
             return self._end(ctx, startup.interruption(error))

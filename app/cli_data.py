@@ -237,7 +237,7 @@ async def _deleted(settings: Settings, name: str, *, dry_run: bool, sure: bool) 
 
 
 def _shown(reference: Reference) -> str:
-    return f"{reference.table}: {reference.rows:,} rows {reference.fate}"
+    return f"{reference.table}: {reference.rows:,} rows, {reference.fate}"
 
 
 async def _user(settings: Settings, name: str) -> accounts.Account:
@@ -278,5 +278,6 @@ async def _imported(settings: Settings, content: bytes, email: str, name: str, *
 
 
 def _bar(length: int, label: str, *, hidden: bool = False) -> Any:
-    """A progress bar on stderr. If that is not a terminal, only the label is printed."""
+    """A progress bar on stderr, if that is a terminal."""
+    hidden = hidden or not sys.stderr.isatty()
     return click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True, hidden=hidden)

@@ -61,8 +61,7 @@ def _errors(path: Path) -> Iterator[None]:
     """Only around operations on the file: errors of the database can be of the same type."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # the reader of stdout has ended
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            # Python flushes stdout again when it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise StartupError(f"{path} cannot be written: {error.strerror}.") from None

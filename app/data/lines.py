@@ -161,6 +161,8 @@ def columns(each: Numbered, now: datetime) -> tuple[dict[str, Any], list[Wrong]]
     if content.get("completed") and content["completed_at"] is None:
         content["completed_at"] = times["updated_at"]
     content |= {"created_at": times["created_at"]} if "created_at" in content else {}
+    omitted = {name for name, value in content.items() if value is None and line.entity.contents[name].optional}
+    content = {name: value for name, value in content.items() if name not in omitted}
     try:
         bound, problems = taken(line.entity, content, ())
         problems += _in_the_future(times)
@@ -171,7 +173,7 @@ def columns(each: Numbered, now: datetime) -> tuple[dict[str, Any], list[Wrong]]
         return {}, wrong
     state = {name: value and utc(value) for name, value in times.items()}
     mark = {"trashed_with_list": line.trashed_with_list} if isinstance(line, TaskLine) else {}
-    return {**bound, **state, **mark, "id": line.id}, []
+    return {**dict.fromkeys(omitted), **bound, **state, **mark, "id": line.id}, []
 
 
 def _in_the_future(times: Mapping[str, datetime | None]) -> list[Problem]:

@@ -25,7 +25,7 @@ _REFERENCES = text("""
     WHERE contype = 'f' AND confrelid = 'public.users'::regclass AND conparentid = 0 AND cardinality(conkey) = 1
     AND NOT relispartition ORDER BY 1
 """)
-_FOLLOWS = {"c": "deleted", "n": "kept, without the user", "d": "kept, with the default user"}
+_FOLLOWS = {"c": "deleted with the user", "n": "kept without the user", "d": "kept with another user"}
 
 
 class Account(NamedTuple):
@@ -139,7 +139,7 @@ async def _references(session: AsyncSession, owner: UUID) -> AsyncIterator[Refer
     for row in (await session.execute(_REFERENCES)).mappings().all():
         referring = table(row["relname"], column(row["attname"]), schema=row["nspname"])
         rows = select(func.count()).select_from(referring).where(referring.c[row["attname"]] == owner)
-        fate = _FOLLOWS.get(row["confdeltype"].decode(), "in the way")
+        fate = _FOLLOWS.get(row["confdeltype"].decode(), "in the way of deleting the user")
         yield Reference(row["name"], await session.scalar(rows) or 0, fate)
 
 
