@@ -14,7 +14,7 @@ data_dir = click.option(
 
 
 def loaded(**options: object) -> Settings:
-    """The settings of the environment and of these options, with logging configured."""
+    """The settings with these options instead, and logging configured by them."""
     settings = configuration.load(**options)
     logs.configure(settings)
     return settings

@@ -12,15 +12,19 @@ import pytest
 from conftest import ALL_FIELDS, Server, User, connect
 from declared import leaves
 from patience import PATIENCE_SECONDS
+from sqlalchemy.exc import DBAPIError
 
 from app.data import exporting, importing
 from app.data.exporting import Exported
 from app.data.importing import Imported, Refused
 from app.data.lines import ListLine, TaskLine
+from app.data.rows import write
 from app.database.transfers import Transfers
 from app.database.url import DatabaseURL
 from app.entities.naming import api_name
 from app.errors import StartupError
+from app.tasks.fields import TASK
+from app.tasks.lists import LIST
 from migrations.run import migrate
 
 QUOTAS = {"tasks": 100_000, "lists": 500}
@@ -298,6 +302,17 @@ async def test_the_quota(transfers: Transfers, alice: User) -> None:
         )
 
     assert (await alice.data(TASKS))["viewer"]["taskStats"]["total"] == 1
+
+
+async def test_row_security_applies(transfers: Transfers, alice: User, bob: User) -> None:
+    """A transaction of one user can neither write nor read rows of another, whatever the statements say."""
+    await bob.add("Bob's secret")
+    rows: dict[Any, list[Any]] = {LIST: [], TASK: []}
+    with pytest.raises(DBAPIError, match="row-level security"):
+        async with transfers.session(alice.id) as session:
+            await write(session, bob.id, rows, QUOTAS)
+    async with transfers.session(alice.id) as session:
+        assert (await session.scalars(exporting.lines(TASK, bob.id))).all() == []
 
 
 async def test_more_than_a_batch(transfers: Transfers, alice: User, owner: "asyncpg.Connection[Any]") -> None:

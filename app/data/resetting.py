@@ -60,7 +60,7 @@ async def inspect(transfers: Transfers, url: DatabaseURL) -> Target:
     async with transfers.session(None) as session:
         await refuse_hidden_users(session)
         address = await session.scalar(select(cast(func.host(func.inet_server_addr()), String)))
-        # Without a host, the driver may take one from its own environment variables.
+        # Without a host, the driver may take one from PGHOST.
         if not url.host and address is not None and not _is_loopback(address):
             raise StartupError(f"{url.variable} names no host, and the driver connected to {address}. Name the host.")
         return Target(
