@@ -21,9 +21,11 @@ from issuer import self_signed
 from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
 from sqlalchemy import select
+from test_data import exported, file, imported, task
 
 from app.database.database import Database
 from app.database.embedded import _account
+from app.database.transfers import Transfers
 from app.database.url import DatabaseURL
 from app.errors import StartupError
 from app.identifiers import uuid7
@@ -328,3 +330,14 @@ async def test_sessions_behind_a_pooler(pooler: str, alice: User, bob: User) -> 
         found = await asyncio.gather(*(seen(user, user.email) for user in (alice, bob) for _ in range(3)))
         assert found == [{alice.email}] * 3 + [{bob.email}] * 3
     await database.close()
+
+
+@pytest.mark.pgbouncer
+async def test_data_commands(pooler: str, alice: User, bob: User) -> None:
+    """Transactions of commands work through the pooler, on whichever connections they get."""
+    async with Transfers(DatabaseURL(pooler, pooled=True)) as transfers:
+        for user in (alice, bob, alice):
+            await imported(transfers, user.id, file(*(task(f"Task {number}") for number in range(1100))))
+            assert len(await exported(transfers, user.id)) % 1100 == 1
+    for user, total in ((alice, 2200), (bob, 1100)):
+        assert (await user.data("{ tasks { totalCount } }"))["tasks"]["totalCount"] == total
