@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from conftest import BLOCKED, SECRET, Server, User, connect, taskql
 from patience import PATIENCE_SECONDS
 
 from app.cli import main
-from app.data import seeding
+from app.data import files, seeding
 from app.data.resetting import refuse_remote
 from app.database.database import Database
 from app.database.transfers import Transfers
@@ -282,6 +283,31 @@ async def test_export_and_import(migrated: Server, tmp_path: Path) -> None:
     code, said, _ = await run(migrated, "import", path, "--email", "b@example.com")
     assert "2 were there already, by their ids, and were left as they are." in said
     assert await titles(migrated, second) == ["A task", "A task"]
+
+
+def test_a_file_is_written_as_a_whole(tmp_path: Path) -> None:
+    """An export that fails leaves the file as it was, and nothing beside it."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("an older export")
+    with pytest.raises(ValueError, match="in between"), files.writing(path) as write:
+        write(b"half")
+        raise ValueError("in between")
+
+    assert path.read_text() == "an older export"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_export_to_a_pipe(tmp_path: Path) -> None:
+    """A pipe or a device is written to and not replaced."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as threads:
+        reading = threads.submit(pipe.read_bytes)
+        with files.writing(pipe) as write:
+            write(b"all")
+
+    assert reading.result() == b"all"
+    assert pipe.is_fifo()
 
 
 async def test_files_that_cannot_be_used(migrated: Server, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.data.lines import FORMAT
 from app.data.rows import KINDS
 from app.database.rendering import TYPE_NAME, Field, Selection, json_object, json_or_null, plain
-from app.database.transfers import SNAPSHOT, Transfers
+from app.database.transfers import Transfers
 from app.entities.entity import Entity
 from app.models import TASKS, USERS
 
@@ -31,7 +31,7 @@ class Exported(NamedTuple):
 
 async def export(transfers: Transfers, owner: UUID) -> AsyncIterator[Exported | bytes]:
     """First the size, then the lines, from one snapshot of the data."""
-    async with transfers.session(owner, isolation=SNAPSHOT) as session:
+    async with transfers.session(owner, reading=True) as session:
         counts = [await session.scalar(_count(entity, owner)) or 0 for entity in KINDS]
         size = Exported(*counts)
         yield size

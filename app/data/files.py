@@ -26,7 +26,7 @@ def read(path: Path) -> bytes:
 def writing(path: Path) -> Iterator[Callable[[bytes], None]]:
     """A function that writes to a file, which gets its name at the end of the block, if that raises nothing.
 
-    The file is only readable by its owner. Raises StartupError if it cannot be written.
+    A new file is only readable by its owner. Raises StartupError if it cannot be written.
     """
     with _errors(path):
         file, temporary = _opened(path)
@@ -42,16 +42,19 @@ def writing(path: Path) -> Iterator[Callable[[bytes], None]]:
             if temporary:
                 temporary.replace(path)
     finally:
-        if temporary:
+        if path != STANDARD:
             with suppress(OSError):  # reported by the flush
                 file.close()
+        if temporary:
             temporary.unlink(missing_ok=True)
 
 
 def _opened(path: Path) -> tuple[BinaryIO, Path | None]:
-    """A file to write to, and its temporary name; None for stdout."""
+    """A file to write to, and its temporary name; None for stdout and for devices and pipes, which stay what they are."""
     if path == STANDARD:
         return sys.stdout.buffer, None
+    if path.exists() and not path.is_file():
+        return path.open("wb"), None
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     return os.fdopen(handle, "wb"), Path(name)
 

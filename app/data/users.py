@@ -60,7 +60,7 @@ _ACCOUNT = (User.id, User.email, User.name, User.created_at)
 
 async def all_users(transfers: Transfers) -> AsyncIterator[Account]:
     """All users, the oldest first."""
-    async with transfers.session(None) as session:
+    async with transfers.session(None, reading=True) as session:
         await refuse_hidden_users(session)
         ordered = select(*_ACCOUNT).order_by(User.created_at, User.id)
         async for row in await session.stream(ordered, execution_options={"yield_per": BATCH}):

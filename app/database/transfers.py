@@ -24,10 +24,9 @@ Row = Mapping[str, Any]
 Types = Mapping[str, tuple[TypeEngine[Any], TypeEngine[Any] | None]]
 
 # For each transaction, because a transaction pooler rejects session settings. The other limits are for requests.
-SETTINGS = {"statement_timeout": "0", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}
-_LIMITS = select(*(func.set_config(name, value, true()) for name, value in SETTINGS.items()))
-# An isolation level: all statements of a transaction see the same data.
-SNAPSHOT = "REPEATABLE READ"
+WRITING = {"statement_timeout": "0", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}
+# The output may wait for its reader, such as a pager, for any time.
+READING = {**WRITING, "idle_in_transaction_session_timeout": "0"}
 
 
 class Transfers:
@@ -47,14 +46,18 @@ class Transfers:
         await self._engine.dispose()
 
     @asynccontextmanager
-    async def session(self, owner: UUID | None, *, isolation: str = "READ COMMITTED") -> AsyncIterator[AsyncSession]:
-        """One transaction that acts as a user, or as none. It is rolled back if the block raises."""
+    async def session(self, owner: UUID | None, *, reading: bool = False) -> AsyncIterator[AsyncSession]:
+        """One transaction that acts as a user, or as none. It is rolled back if the block raises.
+
+        For `reading`, all statements see the same data.
+        """
+        isolation, limits = ("REPEATABLE READ", READING) if reading else ("READ COMMITTED", WRITING)
         kind = Session if owner is None else ActingSession
         async with AsyncSession(
             self._engine, sync_session_class=kind, info={OWNER: owner}, expire_on_commit=False
         ) as session:
             await session.connection(execution_options={"isolation_level": isolation})
-            await session.execute(_LIMITS)
+            await session.execute(select(*(func.set_config(name, value, true()) for name, value in limits.items())))
             yield session
             await session.commit()
 
