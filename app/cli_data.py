@@ -17,6 +17,7 @@ from app.data import users as accounts
 from app.data.exporting import Exported
 from app.data.files import STANDARD
 from app.data.importing import Imported, Refused
+from app.data.lines import TaskLine
 from app.data.seeding import Plan, Seeded
 from app.data.users import Reference, printable
 from app.database.transfers import Transfers
@@ -267,7 +268,7 @@ async def _imported(settings: Settings, content: bytes, email: str, name: str, *
             source = importing.read(content, user.id, name)
             for note in source.notes:
                 click.echo(f"{note}", err=True)
-            with _bar(len(source.lines), "Lists and tasks") as bar:
+            with _bar(sum(isinstance(each.line, TaskLine) for each in source.lines), "Tasks") as bar:
                 return await importing.import_(
                     transfers, user.id, source.lines, settings.quotas, bar.update, dry_run=dry_run
                 )

@@ -50,7 +50,7 @@ def writing(path: Path) -> Iterator[Callable[[bytes], None]]:
 
 
 def _opened(path: Path) -> tuple[BinaryIO, Path | None]:
-    """A file to write to, and its temporary name; None for stdout and for devices and pipes, which stay what they are."""
+    """A file to write to, and its temporary name. Stdout, devices and pipes are written to directly."""
     if path == STANDARD:
         return sys.stdout.buffer, None
     if path.exists() and not path.is_file():

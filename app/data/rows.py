@@ -29,7 +29,8 @@ async def write(
 ) -> None:
     """Insert new rows behind all others of the manual order, in the order given. Their ids must not exist yet.
 
-    Each row has the values of `types`, except for those that this sets. Raises StartupError if a quota is exceeded.
+    Each row has the values of `types`, except for those that this sets. `progress` is called with numbers of tasks.
+    Raises StartupError if a quota is exceeded.
     """
     clock = await clocks.locked(session, owner)
     counted = {entity: getattr(clock, entity.counter.name) + len(rows[entity]) for entity in KINDS}
@@ -65,7 +66,7 @@ async def _insert(session: AsyncSession, entity: Entity, rows: Sequence[Row], pr
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         await staging.insert(batch)
-        progress(len(batch))
+        progress(len(batch) if entity is TASK else 0)
 
 
 def types(entity: Entity) -> Types:
