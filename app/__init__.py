@@ -6,6 +6,7 @@ bottom:
     app.cli, app.main, app.startup   the command line, the composition root, checks before the first request
     schema, schema.engine            the GraphQL API, and its execution
     app.web                          HTTP and WebSocket
+    app.data                         commands that move the data of users: seed, reset, users, export, import
     app.identity                     authentication
     app.tasks                        tasks: their fields, and features that only tasks have
     app.entities                     data that belongs to a user: reads, writes, filters, orders, changes

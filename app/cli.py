@@ -1,4 +1,4 @@
-"""The command line: taskql serve, migrate, token, schema, purge, restored, doctor."""
+"""The command line: taskql serve, migrate, token, schema, purge, restored, doctor. `app.cli_data` has the others."""
 
 import asyncio
 import logging
@@ -22,8 +22,9 @@ from graphql import GraphQLError, GraphQLSchema, build_schema, find_breaking_cha
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from app import settings as configuration
 from app import startup
+from app.cli_data import COMMANDS
+from app.cli_options import data_dir, loaded
 from app.database import checks
 from app.database.checks import Finding
 from app.database.database import Database
@@ -75,6 +76,8 @@ class _OneLine(click.Group):
             return super().invoke(ctx)
         except StartupError as error:
             return self._end(ctx, error)
+        except BrokenPipeError:
+            raise  # the program that read stdout has ended, as in `taskql users list | head`: click ends quietly
         except (RequestError, *FAILURES) as error:
             # The command has lost its connection to the database.
             return self._end(ctx, startup.interruption(error))
@@ -84,11 +87,6 @@ class _OneLine(click.Group):
         ctx.exit(1)
 
 
-data_dir = click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Directory of the embedded database. [TASKQL_DATA_DIR]"
-)
-
-
 @click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION)
 def main() -> None:
@@ -96,6 +94,10 @@ def main() -> None:
 
     Without DATABASE_URL it starts an embedded PostgreSQL with a demo user. docs/settings.md lists all settings.
     """
+
+
+for _command in COMMANDS:
+    main.add_command(_command)
 
 
 @main.command()
@@ -111,7 +113,7 @@ def main() -> None:
 @data_dir
 def serve(*, migrate: bool, **options: object) -> None:
     """Serve the API and its explorer."""
-    given = _settings(**options)
+    given = loaded(**options)
     engine_of(given)
     stop = _Stop()
     signal.signal(signal.SIGTERM, stop)
@@ -139,7 +141,7 @@ def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fla
     Connects with DATABASE_OWNER_URL (or else DATABASE_URL), and grants the role of DATABASE_URL what it needs. Several
     can run at the same time: they wait for each other.
     """
-    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
+    with startup.database_settings(loaded(data_dir=data_dir)) as settings:
         applied = asyncio.run(startup.bring_up_to_date(settings, spread=citus))
     click.echo(f"Applied {', '.join(applied)}." if applied else "Nothing to apply: the database is up to date.")
     if citus:
@@ -153,7 +155,7 @@ def migrate(citus: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fla
 def token(email: str, ttl: str, data_dir: Path | None) -> None:
     """Print a token for a user, and nothing else."""
     lifetime = _duration(ttl, "--ttl")
-    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
+    with startup.database_settings(loaded(data_dir=data_dir)) as settings:
         signs = signer(settings)
         if signs is None:
             raise StartupError("Tokens come from the issuer in AUTH_ISSUER; sign in there to get one.")
@@ -188,7 +190,7 @@ def purge(older_than: str, data_dir: Path | None) -> None:
     sync.
     """
     age = _duration(older_than, "--older-than", least=0)
-    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
+    with startup.database_settings(loaded(data_dir=data_dir)) as settings:
         done = asyncio.run(_purged(settings, age))
     click.echo(f"Deleted {done.tasks} tasks and {done.lists} lists of {done.users} users.")
 
@@ -207,7 +209,7 @@ def restored(nothing_lost: bool, data_dir: Path | None) -> None:  # noqa: FBT001
     of DATABASE_OWNER_URL. Servers can keep running, and it can be interrupted and run again. Clocks have room for at
     least 20 runs.
     """
-    with startup.database_settings(_settings(data_dir=data_dir)) as settings:
+    with startup.database_settings(loaded(data_dir=data_dir)) as settings:
         click.echo(asyncio.run(_restored(settings, nothing_lost=nothing_lost)))
 
 
@@ -222,7 +224,7 @@ def doctor(recount: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fl
     """
     progress = _recounted if recount else None
     try:
-        given = _settings(data_dir=data_dir)
+        given = loaded(data_dir=data_dir)
         with startup.database_settings(given, create=False) as settings:
             report = startup.report(settings, progress, embedded=given.database_url is None)
             found = [*_documents(settings), *asyncio.run(report)]
@@ -236,12 +238,6 @@ def doctor(recount: bool, data_dir: Path | None) -> None:  # noqa: FBT001 - a fl
 def _recounted(users: int, wrong: int) -> None:
     if users % PROGRESS_EVERY == 0:
         click.echo(f"{users} users, {wrong} counters corrected", err=True)
-
-
-def _settings(**options: object) -> Settings:
-    settings = configuration.load(**options)
-    logs.configure(settings)
-    return settings
 
 
 def _documents(settings: Settings) -> list[Finding]:

@@ -28,3 +28,8 @@ def uuid7() -> UUID:
     """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then random bits, so that new ids are adjacent."""
     number = int.from_bytes(os.urandom(10)) | (time.time_ns() // 1_000_000) << 80
     return UUID((number & ~_FIXED | _VERSION_7).to_bytes(16))
+
+
+def uuid7_of(milliseconds: int, bits: int) -> UUID:
+    """A UUID of version 7 of a time, from 80 bits that are not secret: for data that can be made again."""
+    return UUID(((milliseconds << 80 | bits) & ~_FIXED | _VERSION_7).to_bytes(16))

@@ -319,4 +319,5 @@ def test_help_names_the_commands() -> None:
     """`--help` lists the commands."""
     _, out, _ = finished("--help")
 
-    assert all(command in out for command in ("serve", "migrate", "token", "schema", "restored", "doctor"))
+    commands = ("serve", "migrate", "token", "schema", "restored", "doctor")
+    assert all(command in out for command in (*commands, "seed", "reset", "users", "export", "import"))

@@ -20,10 +20,12 @@ from conftest import CREATE, SECRET, Application, Server, Serving, User, free_po
 from issuer import self_signed
 from patience import PATIENCE_SECONDS
 from pydantic import SecretStr
-from sqlalchemy import select
+from sqlalchemy import func, select
+from test_data import exported, file, imported, task
 
 from app.database.database import Database
 from app.database.embedded import _account
+from app.database.transfers import Transfers
 from app.database.url import DatabaseURL
 from app.errors import StartupError
 from app.identifiers import uuid7
@@ -328,3 +330,22 @@ async def test_sessions_behind_a_pooler(pooler: str, alice: User, bob: User) -> 
         found = await asyncio.gather(*(seen(user, user.email) for user in (alice, bob) for _ in range(3)))
         assert found == [{alice.email}] * 3 + [{bob.email}] * 3
     await database.close()
+
+
+@pytest.mark.pgbouncer
+async def test_data_commands(pooler: str, alice: User, bob: User) -> None:
+    """Each transaction of a command works on whichever connection of the pooler it gets."""
+    url, backends = DatabaseURL(pooler, pooled=True), set[Any]()
+    other = await asyncpg.connect(pooler, statement_cache_size=0)
+    async with Transfers(url) as transfers:
+        for user in (alice, bob) * 4:
+            async with other.transaction():  # holds one of the two connections, in turn
+                await other.execute("SELECT 1")
+                await imported(transfers, user.id, file(*(task(f"Task {number}") for number in range(10))))
+                await exported(transfers, user.id)
+                async with transfers.session(user.id) as session:
+                    backends.add(await session.scalar(select(func.pg_backend_pid())))
+        sizes = [len(await exported(transfers, user.id)) for user in (alice, bob)]
+    await other.close()
+    assert sizes == [41, 41]
+    assert len(backends) == 2

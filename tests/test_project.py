@@ -27,11 +27,15 @@ from schema.engine.direct import core
 # From top to bottom: a module imports from its own package and from lower ones, never from higher ones.
 PACKAGES = [
     "app.cli",
+    "app.cli_data",
+    "app.cli_options",
     "app.main",
     "app.startup",
     "schema",
     "schema.engine",
     "app.web",
+    # Reads and writes users with their tasks, from commands alone.
+    "app.data",
     "app.identity",
     "app.tasks",
     "app.entities",

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import Connection, event, func, select
+from sqlalchemy import Connection, Text, event, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import (
     LoaderCriteriaOption,
@@ -24,12 +24,21 @@ from sqlalchemy.orm.attributes import get_history
 from sqlalchemy.pool import PoolProxiedConnection
 
 from app.database.failures import driver_error
+from app.errors import StartupError
 from app.models import Owned, User
 
 # PostgreSQL's function that rejects rows which violate a policy.
 ROW_SECURITY = "ExecWithCheckOptions"
 # The key of the session's user in its `info`.
 OWNER = "owner"
+
+
+async def refuse_hidden_users(session: AsyncSession) -> None:
+    """Raise StartupError if row-level security hides users, which a command for all of them would miss silently."""
+    if await session.scalar(select(func.row_security_active(literal("users", Text)))):
+        raise StartupError(
+            "Row-level security hides users from this role: use the tables' owner in DATABASE_OWNER_URL."
+        )
 
 
 class ForeignObject(Exception):
