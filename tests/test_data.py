@@ -191,7 +191,7 @@ async def test_a_dry_run(transfers: Transfers, alice: User) -> None:
     assert (await alice.add())["version"] == version + 1
 
 
-LIST_ID, TASK_ID = str(uuid4()), str(uuid4())
+LIST_ID, TASK_ID = str(UUID(int=2)), str(UUID(int=3))
 TRASHED = "2026-01-01T00:00:00Z"
 GONE = {"type": "TaskList", "id": LIST_ID, "name": "Gone", "deletedAt": TRASHED}
 WRONG: list[tuple[list[Any], str]] = [
@@ -254,12 +254,14 @@ async def test_all_problems_at_once(transfers: Transfers, alice: User) -> None:
     ("content", "message"),
     [
         (b"", "must begin with"),
-        (json.dumps(task()).encode(), "must begin with"),
+        (json.dumps(task(id=str(UUID(int=1)))).encode(), "must begin with"),
         (
-            b'{"type": "Export", "format": 1, "lists": 0, "tasks": 2}\n' + json.dumps(task()).encode(),
+            b'{"type": "Export", "format": 1, "lists": 0, "tasks": 2}\n'
+            + json.dumps(task(id=str(UUID(int=1)))).encode(),
             "it is incomplete",
         ),
     ],
+    ids=["empty", "no header", "cut off"],
 )
 async def test_incomplete_files(transfers: Transfers, alice: User, content: bytes, message: str) -> None:
     """A file that was cut off is not imported."""
