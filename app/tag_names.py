@@ -64,7 +64,7 @@ _RUN = re.compile(r"([0-9a-f]+)(?:-([0-9a-f]+))?(?:/(\d))?([+-]\d+)")
 
 def _folds() -> Iterator[tuple[str, str]]:
     for run in _RUNS.split():
-        first, last, step, more = _RUN.fullmatch(run).groups()  # type: ignore[union-attr]
+        first, last, step, more = _RUN.fullmatch(run).groups()  # type: ignore[union-attr]  # all runs above match
         for letter in range(int(first, 16), int(last or first, 16) + 1, int(step or 1)):
             yield chr(letter), chr(letter + int(more))
 
