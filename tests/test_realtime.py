@@ -548,7 +548,9 @@ async def test_writes_by_sql_arrive(
 
     his = await bob.add("Also his")
     assert (await other.change())["task"] == his
-    assert (await mirror.pull())["changes"] == []
+    # The removal of a task that was deleted before a page had it may still be on its way.
+    assert {change["__typename"] for change in (await mirror.pull())["changes"]} <= {"TaskRemoved"}
+    assert mirror.tasks == await stored(owner, alice)
 
 
 async def test_deletes_by_sql_require_a_full_sync(
