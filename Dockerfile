@@ -1,13 +1,16 @@
 # Bases are named by tag and digest, so that a build next year starts from what was tried. To renew one, take both from
 # docker buildx imagetools inspect python:3.13-slim-bookworm
+# Other bases, such as copies in a registry of yours: --build-arg PYTHON_IMAGE=… --build-arg NODE_IMAGE=…
+ARG NODE_IMAGE=node:22.23.3-bookworm-slim@sha256:43ac6c60b8f89723f746e8a92ce91abd5017e627ce1ddfe4238355d3a30b772c
+ARG PYTHON_IMAGE=python:3.13.16-slim-bookworm@sha256:a1165e272e578941b84abc79e4ab38a0305cd12803a5c4247979ac7655f4d641
 
 # The explorer is built apart, so that the server's image has no Node.js.
-FROM node:22.23.3-bookworm-slim@sha256:43ac6c60b8f89723f746e8a92ce91abd5017e627ce1ddfe4238355d3a30b772c AS explorer
+FROM ${NODE_IMAGE} AS explorer
 WORKDIR /build
 COPY explorer/ ./
 RUN npm ci --no-audit --no-fund && npm run build && date +%s > dist/version
 
-FROM python:3.13.16-slim-bookworm@sha256:a1165e272e578941b84abc79e4ab38a0305cd12803a5c4247979ac7655f4d641
+FROM ${PYTHON_IMAGE}
 WORKDIR /srv/taskql
 COPY requirements/server.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/server.txt && useradd --system --uid 10001 taskql

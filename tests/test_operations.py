@@ -483,10 +483,12 @@ async def test_the_server_writes_temporary_files_alone(site: Site, sealed: Path,
 
 def test_base_images_are_pinned(repository: Path) -> None:
     """The Dockerfile pins base images by digest."""
-    images = re.findall(r"^FROM (\S+)", (repository / "Dockerfile").read_text(), re.MULTILINE)
+    dockerfile = (repository / "Dockerfile").read_text()
+    images = dict(re.findall(r"^ARG (\S+_IMAGE)=(\S+)", dockerfile, re.MULTILINE))
 
     assert len(images) == 2
-    for image in images:
+    assert re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) == [f"${{{name}}}" for name in images]
+    for image in images.values():
         assert re.fullmatch(r"[a-z]+:[0-9]+\.[0-9]+\.[0-9]+-[a-z-]+@sha256:[0-9a-f]{64}", image)
 
 

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from conftest import SECRET, Server, User, connect, taskql, untold
+from conftest import SECRET, Application, Server, User, connect, taskql, untold
 from patience import PATIENCE_SECONDS
 
 from app.database.database import Database
@@ -117,12 +117,16 @@ async def test_users_who_cannot_be_listed(empty: Server) -> None:
     assert "ALTER FUNCTION users_after(uuid, integer) OWNER TO" in said
 
 
-async def test_more_users_than_a_page(server: Server, owner: "asyncpg.Connection[Any]") -> None:
-    """A purge covers all users, also if there are more than fit a page."""
-    await owner.execute("INSERT INTO users (email) SELECT gen_random_uuid() FROM generate_series(1, 2001)")
-    count = await owner.fetchval("SELECT count(*) FROM users")
+async def test_more_users_than_a_page(
+    application: Application, alice: User, bob: User, owner: "asyncpg.Connection[Any]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A purge covers all users once, also if there are more than fit a page."""
+    monkeypatch.setattr(purging, "BATCH", 10)
+    await owner.execute("INSERT INTO users (email) SELECT gen_random_uuid() FROM generate_series(1, 28)")
+    seen = [user async for user in purging.each_user(application.database)]
 
-    assert f"of {count} users" in purge(server, "30d")[1]
+    assert {alice.id, bob.id} < set(seen)
+    assert seen == [row[0] for row in await owner.fetch("SELECT id FROM users ORDER BY id")]
 
 
 async def test_the_whole_trash(server: Server, alice: User, bob: User) -> None:
