@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -15,9 +17,10 @@ from patience import PATIENCE_SECONDS
 FILES = Path(os.environ["TEST_DEPLOYMENT"])
 CONFIG: dict[str, Any] = json.loads(Path(os.environ["TEST_IMAGE"]).read_text())["Docker"]["config"]
 SECRET = "0123456789abcdef0123456789abcdef"
-# The image's files as an engine shows them with --read-only --tmpfs /tmp.
+# The image's files as an engine shows them with --read-only --tmpfs /tmp, and the sockets of the tests' PostgreSQL.
 CONFINED = """
-    mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount -t tmpfs none "$0/tmp" || exit
+    mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount -t tmpfs none "$0/tmp" &&
+        mkdir "$0/tmp/run" && mount --bind "$SOCKETS" "$0/tmp/run" || exit
     user=$1 folder=$2; shift 2
     exec chroot --userspec="$user:$user" "$0" sh -c 'cd "$0" && exec "$@"' "$folder" "$@"
 """
@@ -44,10 +47,22 @@ def ended(process: "subprocess.Popen[str]") -> str:
     return out
 
 
+def sockets(server: Server) -> str:
+    """The folder of PostgreSQL's sockets."""
+    return parse_qs(urlsplit(server.app_url).query)["host"][0]
+
+
+def inside(url: str) -> str:
+    """The URL of the tests' PostgreSQL for a process in the container."""
+    return re.sub("(?<=host=)[^&]+", "/tmp/run", url)  # noqa: S108 - a mount of the container's own
+
+
 @pytest.fixture(scope="module")
 def environment(server: Server) -> dict[str, str]:
+    Path(sockets(server)).chmod(0o755)  # the image's user has another number than the database's
     return {
-        "DATABASE_URL": server.app_url,
+        "SOCKETS": sockets(server),
+        "DATABASE_URL": inside(server.app_url),
         "AUTH_SECRET": SECRET,
         "PORT": str(free_port()),
         "DRAIN_SECONDS": "0",
@@ -57,7 +72,7 @@ def environment(server: Server) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def served(server: Server, environment: dict[str, str]) -> Iterator[Serving]:
     """The image as an engine runs it, after its `migrate`."""
-    ended(container(*CONFIG["Entrypoint"], "migrate", **environment, DATABASE_OWNER_URL=server.owner_url))
+    ended(container(*CONFIG["Entrypoint"], "migrate", **environment, DATABASE_OWNER_URL=inside(server.owner_url)))
     with container(*CONFIG["Entrypoint"], *CONFIG["Cmd"], **environment) as process:
         try:
             assert process.stdout
@@ -71,7 +86,7 @@ def served(server: Server, environment: dict[str, str]) -> Iterator[Serving]:
 def token(environment: dict[str, str], email: str, owner_url: str) -> str:
     """An access token by the image's own command."""
     command = (*CONFIG["Entrypoint"], "token", "--email", email)
-    return ended(container(*command, **environment, DATABASE_OWNER_URL=owner_url)).split()[-1]
+    return ended(container(*command, **environment, DATABASE_OWNER_URL=inside(owner_url))).split()[-1]
 
 
 def test_two_users(served: Serving, server: Server, environment: dict[str, str]) -> None:
@@ -115,9 +130,9 @@ def test_the_image_describes_itself() -> None:
 
 
 def test_the_image_has_the_server_alone() -> None:
-    """It has no tests, no scripts, nothing of a checkout, and no owner's tools."""
+    """It has no tests, no scripts, and nothing else of a checkout."""
     assert {path.name for path in (FILES / "srv/taskql").iterdir()} == {
-        "LICENSE", "README.md", "app", "migrations", "pyproject.toml", "requirements", "schema", "taskql.egg-info",
+        "LICENSE", "README.md", "app", "migrations", "pyproject.toml", "requirements", "schema",
     }  # fmt: skip
 
 
