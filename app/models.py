@@ -146,8 +146,8 @@ class Task(Owned, Base):
     list_id: Mapped[UUID | None] = mapped_column(Uuid)
     # Whether the task is in the trash because its list is: restoring the list restores the task.
     trashed_with_list: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
-    # The search keys of title and description, set by triggers. A line break separates the two. A word contains none, so
-    # no match spans title and description.
+    # The search keys of title and description, set by triggers. A line break separates the two; no word contains
+    # one, so that each is found within one of them.
     search: Mapped[str | None] = mapped_column(Text, FetchedValue(), server_onupdate=FetchedValue())
 
     # Updates, too, read back what triggers have set.

@@ -30,7 +30,7 @@ MARKS = (
     r"\U0001e08f\U0001e130-\U0001e136\U0001e2ae\U0001e2ec-\U0001e2ef\U0001e4ec-\U0001e4ef\U0001e8d0-\U0001e8d6"
     r"\U0001e944-\U0001e94a"
 )
-# Characters that Unicode decomposes into a space and marks, such as the diaeresis alone. They are no space between words.
+# Characters that Unicode decomposes into a space and marks, such as the diaeresis alone. They do not separate words.
 SPACING_MARKS = (
     r"\u00a8\u00af\u00b8\u02d8-\u02dd\u037a\u0385\u1fc0\u1fc1\u1fcd-\u1fcf\u1fdd-\u1fdf\u1fed\u1fee\u1ffe\u2017\u203e"
     r"\u309b\u309c\ufc5e-\ufc63\ufe49-\ufe4c\ufe70\ufe72\ufe74\ufe76\ufe78\ufe7a\ufe7c\ufe7e\uffe3"
@@ -41,7 +41,7 @@ IGNORABLE = INVISIBLE + JOINING
 _QUOTES_FIRST = {"'": "\u00b4\u0384\u1fbd\u1fbf\u1ffd", '"': "\u2033\u2036"}
 _QUOTES = {
     "'": "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf\u055a\u05f3\u2018\u2019\u201a\u201b\u2032\u2035\u2039\u203a\u275b\u275c"
-    "\u275f\ua78c",
+    "\u275f\ua78b\ua78c",
     '"': "\u00ab\u00bb\u02ba\u05f4\u201c\u201d\u201e\u201f\u275d\u275e\u2760\u2e42\u301d\u301e\u301f",
     "-": "\u058a\u05be\u1400\u1806\u2010\u2012\u2013\u2014\u2015\u2043\u2212\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u2e5d\u301c"
     "\u30a0\u3030\U00010ead",
@@ -59,7 +59,7 @@ REPLACED = {
     **QUOTES,
     **LATIN,
     **{letter: letter for letter in SPELLED},
-    **{letter: small for letter, small in CAPITALS.items() if letter > "\x7f" and letter not in LATIN},
+    **{letter: small for letter, small in CAPITALS.items() if letter > "\x7f" and letter not in {*QUOTES, *LATIN}},
 }
 # A text that has more of them than this is asked for different ones.
 MANY = 50
@@ -128,7 +128,7 @@ def _search_key() -> None:
             RETURN words;
         END
         $$
-    """)
+    """)  # noqa: S608 - constants of this module
 
 
 def _translated(words: str, table: dict[str, str]) -> str:
@@ -155,8 +155,8 @@ def _clean() -> None:
 
 
 def _recompute(text: str) -> None:
-    # A generated column is computed in one pass, which fires no triggers: the tasks get no new version. PostgreSQL would
-    # recompute it with each update, also of other columns, so a trigger maintains the column from now on.
+    # A generated column is computed in one pass, which fires no triggers: the tasks get no new version. PostgreSQL
+    # would recompute it with each update, also of other columns, so a trigger maintains the column from now on.
     op.execute("DROP TRIGGER derive_updated_task ON tasks")
     op.drop_column("tasks", "search")
     op.execute(f"""
@@ -267,12 +267,11 @@ def _name_task_tags(checked: str) -> None:
 def _checks_of_lists(seen: str) -> None:
     # Lists are few, so their checks are validated at once.
     for name in ("name", "icon"):
-        op.execute(
-            f"-- squawk-ignore ban-drop-constraint\nALTER TABLE task_lists DROP CONSTRAINT ck_task_lists_{name}_not_blank"
-        )
+        check = f"ck_task_lists_{name}_not_blank"
+        op.execute(f"-- squawk-ignore ban-drop-constraint\nALTER TABLE task_lists DROP CONSTRAINT {check}")
         op.execute(f"""
             -- squawk-ignore constraint-missing-not-valid
-            ALTER TABLE task_lists ADD CONSTRAINT ck_task_lists_{name}_not_blank CHECK ({name} ~ '{seen}')
+            ALTER TABLE task_lists ADD CONSTRAINT {check} CHECK ({name} ~ '{seen}')
         """)
 
 
