@@ -80,10 +80,14 @@ def folded(text: str) -> str:
     return "".join(map(_folded, parts))
 
 
+def words_of(text: str) -> list[str]:
+    """The different words of a search."""
+    return list(dict.fromkeys("".join(letter for letter in text if not is_ignorable(letter)).split()))
+
+
 def is_found(text: str, searched: Iterable[str]) -> bool:
     """Whether each word of a search occurs in one of these texts. A blank search finds everything."""
-    visible = "".join(letter for letter in text if not is_ignorable(letter))
-    keys, texts = [folded(word) for word in visible.split()], [folded(each) for each in searched]
+    keys, texts = [folded(word) for word in words_of(text)], [folded(each) for each in searched]
     return all(key != "" and any(key in each for each in texts) for key in keys)
 
 
