@@ -67,7 +67,7 @@ TEXTS = [
     Text("\u0e31", None, None, None),
     Text("👩\u200d👩\u200d👧 ❤\ufe0f", None, None, None),
     Text("می\u200cخواهم", None, None, None),  # noqa: RUF001 - Arabic
-    Text("co\u00adop \u200fשלום", None, None, None),
+    Text("co\u00adop \u200f\u05e9\u05dc\u05d5\u05dd", None, None, None),
     Text("  spaces  ", None, None, None),
 ]
 
