@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
+    Computed,
     Date,
     DateTime,
     FetchedValue,
@@ -27,6 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from app.characters import CONTROL, UNSEEN
+
 TITLE_LENGTH = 200
 DESCRIPTION_LENGTH = 1000
 TAG_LENGTH = 50
@@ -36,8 +39,6 @@ MOST_TAGS_OF_USER = 1000
 LIST_NAME_LENGTH = 100
 ICON_LENGTH = 32
 PRIORITIES = ("NONE", "LOW", "MEDIUM", "HIGH", "URGENT")
-# Control characters and line breaks, as a class in PostgreSQL's regular expressions.
-CONTROL = r"\u0001-\u001f\u007f-\u009f\u2028\u2029"
 
 
 class Base(DeclarativeBase):
@@ -98,6 +99,8 @@ class TaskList(Owned, Base):
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     name: Mapped[str] = mapped_column(String(LIST_NAME_LENGTH))
     icon: Mapped[str | None] = mapped_column(String(ICON_LENGTH))
+    # The key by which a search of tasks finds the names of their lists.
+    search: Mapped[str | None] = mapped_column(Text, Computed("search_key(name)", persisted=True))
     # Triggers maintain these as those of tasks.
     position: Mapped[str] = mapped_column(Text(collation="C"), server_default=text("''"))
     version: Mapped[int] = mapped_column(Integer, server_default=text("0"), server_onupdate=FetchedValue())
@@ -109,10 +112,10 @@ class TaskList(Owned, Base):
 
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy has it
     __table_args__ = (
-        CheckConstraint(r"name ~ '\S'", "name_not_blank"),
-        CheckConstraint(rf"name !~ '[{CONTROL}]'", "name_one_line"),
-        CheckConstraint(r"icon ~ '\S'", "icon_not_blank"),
-        CheckConstraint(rf"icon !~ '[{CONTROL}]'", "icon_one_line"),
+        CheckConstraint(f"name ~ '[^{UNSEEN}]'", "name_not_blank"),
+        CheckConstraint(f"name !~ '[{CONTROL}]'", "name_one_line"),
+        CheckConstraint(f"icon ~ '[^{UNSEEN}]'", "icon_not_blank"),
+        CheckConstraint(f"icon !~ '[{CONTROL}]'", "icon_one_line"),
     )
 
 
@@ -143,13 +146,14 @@ class Task(Owned, Base):
     list_id: Mapped[UUID | None] = mapped_column(Uuid)
     # Whether the task is in the trash because its list is: restoring the list restores the task.
     trashed_with_list: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
-    # The search keys of title and description, set by triggers. A combining mark separates the two. Search keys contain
-    # none, so no match spans title and description.
+    # The search keys of title and description, set by triggers. A line break separates the two; no word contains
+    # one, so that each is found within one of them.
     search: Mapped[str | None] = mapped_column(Text, FetchedValue(), server_onupdate=FetchedValue())
 
     # Updates, too, read back what triggers have set.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy has it
-    # A single check, because PostgreSQL prepares each anew in each write. The function's errors name the rule.
+    # A single check, because PostgreSQL prepares each anew in each write. The function's errors name the rule. The
+    # trigger that sets `search` checks texts, when they are written.
     __table_args__ = (
         CheckConstraint("check_task(title, priority, completed, completed_at, due_date, tags)", "valid"),
         # A trigger on lists clears `list_id`: Citus has no ON DELETE SET NULL for keys with the user.
@@ -176,6 +180,8 @@ class UserTag(Owned, Base):
 
     key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     name: Mapped[str] = mapped_column(String(TAG_LENGTH))
+    # The key by which a search of tasks finds their tags.
+    search: Mapped[str | None] = mapped_column(Text, Computed("search_key(name)", persisted=True))
 
 
 class State(Base):

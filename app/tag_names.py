@@ -1,6 +1,6 @@
 """The names of tags: how one is shown, and the key by which two names are the same tag.
 
-`tag_name()` and `tag_key()` in the database compute the same. Both use the tables below, so that the result depends
+`tag_name()` and `tag_key()` in the database compute the same. Both use the same tables, so that the result depends
 neither on the database's locale nor on a version of Unicode. Stored keys were made with these tables: a change of a
 table takes a migration that makes all keys anew.
 """
@@ -9,15 +9,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-# White space, as in str.split(). Each run becomes one space.
-WHITE_SPACE = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-# The characters that Unicode calls default ignorable. A key has none of them. A name keeps those that change how its
-# other characters look: joiners, and selectors of variants such as the color of an emoji.
-INVISIBLE = (
-    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
-    r"\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-)
-JOINING = r"\u180b-\u180d\u180f\u200c\u200d\ufe00-\ufe0f\U000e0000-\U000e0fff"
+from app.characters import INVISIBLE, JOINING
+
 # Unicode's full case folding (14.0) of the letters that NFD leaves as they are, as hexadecimal code points:
 # first-last/step, and what to add.
 _RUNS = """

@@ -50,7 +50,11 @@ def config(connection: Connection | None = None) -> Config:
 
 
 def missing(connection: Connection) -> list[str]:
-    """The revisions that this database lacks, oldest first. Raises StartupError if its revision is unknown."""
+    """The revisions that this database lacks, oldest first.
+
+    Raises StartupError if its revision is unknown, or if its encoding is not UTF-8.
+    """
+    _require_utf8(connection)
     current = MigrationContext.configure(connection).get_current_heads()
     script = ScriptDirectory.from_config(config())
     try:
@@ -61,6 +65,16 @@ def missing(connection: Connection) -> list[str]:
             " version that migrated it, or a newer one."
         ) from None
     return found[::-1]
+
+
+def _require_utf8(connection: Connection) -> None:
+    """Raise StartupError for another encoding, which lacks characters, and in which PostgreSQL cannot fold text."""
+    encoding = connection.execute(text("SELECT current_setting('server_encoding')")).scalar_one()
+    if encoding != "UTF8":
+        raise StartupError(
+            f"The database has the encoding {encoding}, and TaskQL needs UTF8, for text in all languages. Use another:"
+            " CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0."
+        )
 
 
 async def migrate(

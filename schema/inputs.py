@@ -49,7 +49,9 @@ class TaskFilter:
     )
     completed: bool | None = strawberry.field(description="true: completed tasks; false: open tasks.")
     search: str | None = strawberry.field(
-        description="The title or the description contains this text. Case and accents are ignored."
+        description="All of these words occur in the task, in any order: in its title, its description, its tags or"
+        " the name of its list. A word may be a part of a longer one. Case, accents, vowel points, invisible characters"
+        " and the form of quotes and dashes are ignored. A blank text matches every task. Each word is one condition."
     )
     priority: list[TaskPriority] | None = strawberry.field(
         description="The priority is one of these. An empty list matches no task."
@@ -154,7 +156,7 @@ OMITTED = ("id", "completed", "completed_at", "created_at")
 
 @strawberry.input(description="A new task.")
 class CreateTaskInput:
-    title: str = strawberry.field(description="1 to 200 characters, not blank.")
+    title: str = strawberry.field(description="1 to 200 characters on one line, not blank.")
     id: strawberry.ID | None = strawberry.field(
         description="A UUID of your choice makes the mutation safe to retry: if you already have a task with this id"
         " and the same content, you get that task, and nothing is created. With different content, the error is"
@@ -195,7 +197,9 @@ class CreateTaskInput:
 
 @strawberry.input(description="Changes to a task. Omit a field to keep its value.")
 class UpdateTaskInput:
-    title: Maybe[str | None] = strawberry.field(description="1 to 200 characters, not blank. Cannot be null.")
+    title: Maybe[str | None] = strawberry.field(
+        description="1 to 200 characters on one line, not blank. Cannot be null."
+    )
     description: Maybe[str | None] = strawberry.field(description="At most 1,000 characters. Null clears it.")
     completed: Maybe[bool | None] = strawberry.field(
         description="true: the task is done; false: it is open. Cannot be null."

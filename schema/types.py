@@ -133,7 +133,7 @@ class User(Node):
 
 @strawberry.type(description="A task. Each user sees only their own tasks.")
 class Task(Node):
-    title: str = strawberry.field(description="1 to 200 characters, not blank.")
+    title: str = strawberry.field(description="1 to 200 characters on one line, not blank.")
     description: str | None = strawberry.field(description="At most 1,000 characters; null if there is none.")
     completed: bool = strawberry.field(description="Whether the task is done.")
     completed_at: datetime | None = strawberry.field(description="When the task was completed; null while it is open.")
@@ -266,7 +266,7 @@ class TaskListConnection:
 
 @strawberry.enum(description="What is wrong with the input.")
 class UserErrorCode(Enum):
-    BLANK = strawberry.enum_value("BLANK", description="A required text is null or blank.")
+    BLANK = strawberry.enum_value("BLANK", description="A required text is null or blank: nothing of it can be seen.")
     TOO_LONG = strawberry.enum_value("TOO_LONG", description="A text has too many characters.")
     INVALID = strawberry.enum_value("INVALID", description="This field does not accept this value.")
     NOT_FOUND = strawberry.enum_value(

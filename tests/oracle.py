@@ -1,8 +1,7 @@
 """The expected response to any operation: the schema resolved field by field over ORM rows.
 
 Slow and simple on purpose: no rendered SQL, no prepared operations, filters and pages in plain Python. The database is
-asked only for what it alone decides: how text is folded for a search, when a write happened, and the sort key of a
-position in the manual order.
+asked only for what it alone decides: when a write happened, and the sort key of a position in the manual order.
 """
 
 import base64
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from declared import empty, given, is_derived, snake
+from folding import has_controls, is_blank, is_found, is_line, words_of
 from graphql import (
     ExecutionResult,
     GraphQLEnumType,
@@ -33,7 +33,7 @@ from graphql import (
     parse,
     validate,
 )
-from sqlalchemy import func, or_, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from app.database.url import DatabaseURL
@@ -204,7 +204,7 @@ class Oracle:
         places = {self.cursor(row, order): place for place, row in enumerate(everything)}
         start, end = _place(after, places, -1), _place(before, places, len(everything))
         inside = [row for row in rows if within is None or row.list_id == within]
-        matching = await self._matching(inside, filter or {})
+        matching = self._matching(inside, filter or {})
         shown = [(place, row) for place, row in enumerate(everything) if row.id in matching]
         inside = [row for place, row in shown if start < place < end]
         page = inside[:size] if last is None else inside[-size:]
@@ -332,19 +332,10 @@ class Oracle:
 
     # Filters
 
-    async def _matching(self, of: Iterable[Any], wanted: Json) -> set[UUID]:
-        found = {words: await self._found(words) for words in _searches(wanted)}
+    def _matching(self, of: Iterable[Any], wanted: Json) -> set[UUID]:
         trashed = bool(wanted.get("trashed"))
         rows = [row for row in of if (row.deleted_at is not None) == trashed]
-        return {row.id for row in rows if _meets(row, wanted, found)}
-
-    async def _found(self, words: str) -> set[UUID]:
-        """The tasks whose title or description contains the search text, all of it folded."""
-        texts = (func.search_key(text) for text in (Task.title, Task.description))
-        places = [func.strpos(text, func.search_key(words)) for text in texts]
-        found = select(Task.id).where(Task.user_id == self.user_id, or_(*(place > 0 for place in places)))
-        async with AsyncSession(self._engine) as session:
-            return set(await session.scalars(found))
+        return {row.id for row in rows if _meets(row, wanted, self.task_lists)}
 
     # Mutation
 
@@ -547,7 +538,7 @@ class Oracle:
             _check(wanted)
             if wanted.get("trashed") and kind != "restore":
                 raise BadUserInput("trashed")
-            chosen, missing = await self._matching(self.rows.values(), {**wanted, "trashed": kind == "restore"}), []
+            chosen, missing = self._matching(self.rows.values(), {**wanted, "trashed": kind == "restore"}), []
         return [self.rows[key] for key in sorted(chosen)], missing
 
     async def _insert(self, tasks: list[tuple[int, UUID, Json]]) -> None:
@@ -932,24 +923,22 @@ def _conditions(wanted: Json) -> Iterable[tuple[str, Any]]:
                 if branch.get("trashed"):
                     raise BadUserInput("trashed within")
                 yield from _conditions(branch)
+        elif name == "search":
+            yield from ((name, word) for word in words_of(value) or [""])
         else:
             yield name, value
 
 
-def _searches(wanted: Json) -> set[str]:
-    return {value for name, value in _conditions({**wanted, "trashed": None}) if name == "search"}
-
-
-def _meets(row: Task, wanted: Json, found: Mapping[str, set[UUID]]) -> bool:
+def _meets(row: Task, wanted: Json, lists: Mapping[UUID, TaskList]) -> bool:
     conditions = {name: value for name, value in wanted.items() if value is not None and name != "trashed"}
-    return all(_holds(row, name, value, found) for name, value in conditions.items())
+    return all(_holds(row, name, value, lists) for name, value in conditions.items())
 
 
-def _holds(row: Task, name: str, value: Any, found: Mapping[str, set[UUID]]) -> bool:
+def _holds(row: Task, name: str, value: Any, lists: Mapping[UUID, TaskList]) -> bool:
     tests: dict[str, Callable[[], bool]] = {
         "ids": lambda: row.id in {UUID(item) for item in value},
         "completed": lambda: row.completed == value,
-        "search": lambda: row.id in found[value],
+        "search": lambda: _is_found(row, value, lists),
         "priority": lambda: row.priority in value,
         "tagsAll": lambda: _keys(value) <= _keys(row.tags),
         "tagsAny": lambda: bool(_keys(value) & _keys(row.tags)),
@@ -957,11 +946,16 @@ def _holds(row: Task, name: str, value: Any, found: Mapping[str, set[UUID]]) -> 
         "due": lambda: _within(row.due_date, value),
         "created": lambda: _within(row.created_at, value),
         "updated": lambda: _within(row.updated_at, value),
-        "and": lambda: all(_meets(row, branch, found) for branch in value),
-        "or": lambda: any(_meets(row, branch, found) for branch in value),
-        "not": lambda: not _meets(row, value, found),
+        "and": lambda: all(_meets(row, branch, lists) for branch in value),
+        "or": lambda: any(_meets(row, branch, lists) for branch in value),
+        "not": lambda: not _meets(row, value, lists),
     }
     return tests[name]() if name in tests else _within(getattr(row, snake(name)), value)
+
+
+def _is_found(row: Task, words: str, lists: Mapping[UUID, TaskList]) -> bool:
+    names = [] if row.list_id is None else [lists[row.list_id].name]
+    return is_found(words, [row.title, row.description or "", *row.tags, *names])
 
 
 def _is_in_list(row: Task, wanted: Json) -> bool:
@@ -1043,11 +1037,11 @@ def _problems(values: Json, path: list[str]) -> list[Problem]:
         _uuid(values["listId"])
     for text in (title, description, *(tag for tags in lists.values() for tag in tags)):
         _text(text or "")
-    if "title" in values and not (title or "").strip():
-        result.append(("BLANK", [*path, "title"]))
-    if title is not None and title.strip() and len(title) > 200:
-        result.append(("TOO_LONG", [*path, "title"]))
-    if description is not None and len(description) > 1000:
+    if "title" in values and (wrong := _title_problem(title or "")):
+        result.append((wrong, [*path, "title"]))
+    if description is not None and has_controls(description):
+        result.append(("INVALID", [*path, "description"]))
+    elif description is not None and len(description) > 1000:
         result.append(("TOO_LONG", [*path, "description"]))
     if "completed" in values and values["completed"] is None:
         result.append(("INVALID", [*path, "completed"]))
@@ -1060,6 +1054,12 @@ def _problems(values: Json, path: list[str]) -> list[Problem]:
     return result
 
 
+def _title_problem(title: str) -> str | None:
+    if is_blank(title):
+        return "BLANK"
+    return "INVALID" if not is_line(title) else "TOO_LONG" if len(title) > 200 else None
+
+
 def _list_problems(values: Json) -> list[Problem]:
     """The user errors of a list's input."""
     result: list[Problem] = []
@@ -1068,19 +1068,25 @@ def _list_problems(values: Json) -> list[Problem]:
         if name not in values or value is None:
             continue
         path = ["input", name]
-        if not _text(value).strip():
+        if is_blank(_text(value)):
             result.append(("BLANK", path))
         elif len(value) > most:
             result.append(("TOO_LONG", path))
-        elif any(unicodedata.category(letter) in {"Cc", "Zl", "Zp"} for letter in value):
+        elif not is_line(value):
             result.append(("INVALID", path))
     return result
 
 
 def _tag_problems(tags: list[str], path: list[str]) -> list[Problem]:
     few: list[Problem] = [] if len(_keys(tags)) <= 20 or path[-1] == "removeTags" else [("LIMIT_EXCEEDED", path)]
-    wrong = [(place, tag) for place, tag in enumerate(tags) if not tag_key(tag) or len(tag_name(tag)) > 50]
-    return few + [("TOO_LONG" if tag_key(tag) else "BLANK", [*path, str(place)]) for place, tag in wrong]
+    wrong = [(_tag_problem(tag_name(tag)), place) for place, tag in enumerate(tags)]
+    return few + [(code, [*path, str(place)]) for code, place in wrong if code]
+
+
+def _tag_problem(name: str) -> str | None:
+    if is_blank(name):
+        return "BLANK"
+    return "INVALID" if not is_line(name) else "TOO_LONG" if len(name) > 50 else None
 
 
 def _payload(errors: Sequence[Problem], **more: Any) -> Json:

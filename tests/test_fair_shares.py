@@ -191,6 +191,7 @@ async def test_filters_and_orders_have_a_cost(alice: User) -> None:
     nested = await rows(alice, FILTERED, filter={"or": [{"search": "a"}, {"search": "b"}, {"not": {"and": []}}]})
 
     assert (plain, search, tags, nested) == (1, 102, 22, 1 + 1 + 20 + 101 + 101 + 2)
+    assert await rows(alice, FILTERED, filter={"search": " one two\u200b  one three "}) == 102 + 2 * 20
     assert await rows(alice, ORDERED, by={"field": "TITLE"}) == 101
     assert await rows(alice, ORDERED, by=[{"field": "DUE_DATE"}, {"field": "PRIORITY"}]) == 101
     assert await rows(alice, ORDERED, by={"field": "DUE_DATE"}) == 1
@@ -240,6 +241,7 @@ async def test_literals_cost_what_variables_cost(alice: User) -> None:
     )
     inner = "query ($s: String) { tasks(first: 1, filter: { or: [{ search: $s }, { search: $s }] }) { nodes { id } } }"
     assert await rows(alice, inner, s="a") == 1 + 21 + 202
+    assert await rows(alice, inner, s="a b") == 1 + 21 + 242
     bulk = "mutation ($where: TaskSelector!) { deleteTasks(where: $where, atMost: 1) { affectedCount } }"
     assert await rows(alice, bulk, where={"filter": {"search": "a"}}) == 102
 

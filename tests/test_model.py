@@ -11,6 +11,7 @@ import hypothesis
 import hypothesis.strategies as st
 from conftest import ALL_FIELDS, NEVER_CHECKED, User
 from declared import empty, given, inputs, strategy
+from folding import is_found
 
 FIELDS = f"{ALL_FIELDS} list {{ id }}"
 ONE = f"{{ task {{ {FIELDS} }} userErrors {{ code field }} token }}"
@@ -338,7 +339,11 @@ class Model:
                 task for task in self.order if task["id"] in ids and (change != self.update or not task["deletedAt"])
             ]
         trashed = change == self.restore
-        return [task for task in self.order if bool(task["deletedAt"]) is trashed and is_matched(task, where["filter"])]
+        return [
+            task
+            for task in self.order
+            if bool(task["deletedAt"]) is trashed and is_matched(task, where["filter"], self.one_list)
+        ]
 
     # The comparison
 
@@ -450,12 +455,13 @@ def problems(content: Task, *path: str) -> list[Problem]:
     return found
 
 
-def folded(text: str) -> str:
-    """Text without case and accents, for the few letters used here."""
-    return text.lower().replace("ö", "o")
+def searched(task: Task, named: Callable[[str], Task | None]) -> list[str]:
+    """The texts of a task that a search reads."""
+    one = named(task["list"]["id"]) if task["list"] else None
+    return [task["title"], task["description"] or "", *task["tags"], *([one["name"]] if one else [])]
 
 
-def is_matched(task: Task, conditions: Mapping[str, Any]) -> bool:
+def is_matched(task: Task, conditions: Mapping[str, Any], named: Callable[[str], Task | None]) -> bool:
     """Whether a task matches a filter, for the conditions used here."""
     tests: Mapping[str, Callable[[Any], bool]] = {
         "ids": lambda ids: task["id"] in [given.lower() for given in ids],
@@ -468,10 +474,10 @@ def is_matched(task: Task, conditions: Mapping[str, Any]) -> bool:
             else task["list"] is not None and task["list"]["id"] in wanted["ids"]
         ),
         "due": lambda span: (task["dueDate"] is None) is span["isNull"],
-        "search": lambda words: folded(words) in folded(f"{task['title']}\n{task['description'] or ''}"),
+        "search": lambda words: is_found(words, searched(task, named)),
         "trashed": lambda _: True,
-        "not": lambda inner: not is_matched(task, inner),
-        "or": lambda branches: any(is_matched(task, branch) for branch in branches),
+        "not": lambda inner: not is_matched(task, inner, named),
+        "or": lambda branches: any(is_matched(task, branch, named) for branch in branches),
     }
     return all(tests[name](value) for name, value in conditions.items())
 
@@ -562,7 +568,7 @@ CONDITIONS = st.fixed_dictionaries(
         "tagsAny": st.lists(st.sampled_from(["a", "b", "C"]), max_size=2),
         "due": st.fixed_dictionaries({"isNull": st.booleans()}),
         "list": st.fixed_dictionaries({"isNull": st.booleans()}) | st.fixed_dictionaries({"ids": st.lists(LIST_REFS)}),
-        "search": st.sampled_from(["rest", "R", "about", ""]),
+        "search": st.sampled_from(["rest", "R", "about", "", "home", "work o"]),
     },
 )
 SIMPLE = st.sampled_from([{}, {"completed": True}, {"completed": False}, {"search": "WORK"}, {"trashed": True}])

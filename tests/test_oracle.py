@@ -79,21 +79,30 @@ TITLES = [
     "buy MILK",
     'say "no"',
     "back\\slash \\n \\u0041",
-    "line\nbreak\ttab\rreturn\x08\x0c",
-    "\x01\x1f\x7f control",
+    "Don\u2019t \u2013 caf\u00e9\u200b \u0645\u064f\u062d",
+    "\ufeffinvisible\u00ad",
     "emoji 👩‍👩‍👧 and U+1D518: \U0001d518",
     "Äpfel ÉCOLE straße",
     "ÄPFEL école STRASSE",
     "100% _under_ %",
     "'); DROP TABLE tasks; --",
     '{"__typename":"Task"}',
-    "\u2028separators\u2029\ufeff",
+    "\u3000wide spaces\u2003\ufeff",
     " leading and trailing ",
     "x" * 200,
     "<script>&amp;</script>",
     "Ⅷ ǅ ΑΣ İ",
 ]
-DESCRIPTIONS = [None, "", "plain", 'a "quoted"\\ line\nbreak', "\x01", "😀" * 10, "d" * 1000, "MILK and 100%"]
+DESCRIPTIONS = [
+    None,
+    "",
+    "plain",
+    'a "quoted"\\ line\nbreak\ttab\r\u2028',
+    "\u200b",
+    "😀" * 10,
+    "d" * 1000,
+    "MILK and 100%",
+]
 TAGS = [
     "home",
     "Home",
@@ -105,7 +114,7 @@ TAGS = [
     "NULL",
     "ünï",
     "👍",
-    "\x02",
+    "\u0301",
     "t" * 50,
     " sp ",
 ]
@@ -126,6 +135,12 @@ SNIPPETS = [
     "\x01",
     "ΣΑ",
     "ας",
+    "milk  buy",
+    "HOME milk",
+    "don't -",
+    "\u0301",
+    "\u00ad",
+    "\u0645\u062d cafe",
 ]
 
 # Without Hypothesis' explain phase, which takes minutes; the assertion message is enough.
@@ -876,18 +891,19 @@ THEIRS = [str(IDS[place]) for place in (0, 0, 0, 1, 1, 1, 4, 5, 6)]
 MINE = st.sampled_from(
     [*THEIRS * 2, *map(str, LIST_IDS), str(LIST_IDS[0]), str(CAROL), str(IDS[0]).upper(), "no UUID", ""]
 )
-TITLE = st.sampled_from([*TITLES * 3, "😀" * 200, "", " \n", "x" * 201, "\0"])
+TITLE = st.sampled_from([*TITLES * 3, "😀" * 200, "", " \n", "\u200b\u2800", "two\nlines", "\x1b", "x" * 201, "\0"])
 OTHERS = {name: type_ for name, type_ in inputs("CreateTaskInput").items() if name not in {"id", "title", *DECIDED}}
 TEXTS = {name: strategy(type_) for name, type_ in OTHERS.items()} | {
     "listId": st.none() | LISTED,
-    "description": st.sampled_from([*DESCRIPTIONS * 3, "d" * 1001]),
+    "description": st.sampled_from([*DESCRIPTIONS * 3, "\x08\x0c", "d" * 1001]),
     "priority": st.none() | PRIORITY,
     "dueDate": st.none() | st.sampled_from(DAY_TEXTS),
-    "tags": st.none() | st.lists(st.sampled_from([*TAGS * 4, " home", "Home ", "", "t" * 51]), max_size=4),
+    "tags": st.none()
+    | st.lists(st.sampled_from([*TAGS * 4, " home", "Home ", "", "\u2800", "\x02", "t" * 51]), max_size=4),
 }
 DONE = st.sampled_from([True, True, False])
 TAG_CHANGES = {
-    name: st.none() | st.lists(st.sampled_from([*TAGS * 4, "HOME", "", "t" * 51]), max_size=4)
+    name: st.none() | st.lists(st.sampled_from([*TAGS * 4, "HOME", "", "\x02", "t" * 51]), max_size=4)
     for name in ("addTags", "removeTags")
 }
 LIST_NAME = st.sampled_from([*NAMES * 3, "", " ", "x" * 101, "a\nb", "a\u2028", "\0"])

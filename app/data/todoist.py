@@ -103,7 +103,7 @@ class _Reading:
         title = " ".join(_LABEL.sub("", content).split())
         task = TaskLine(
             id=self._id("task", content),
-            title=title or content,
+            title=title or " ".join(content.split()),
             description=cells.get("DESCRIPTION") or None,
             priority=priority,
             due_date=self._day(number, cells),

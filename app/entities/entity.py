@@ -85,8 +85,8 @@ class Condition:
     sql: Callable[[BindParameter[Any]], ColumnElement[bool]]
     bound: TypeEngine[Any]
     value: Callable[[str, Any], Any] | None = None
-    # Whether every row matches an empty list. The condition is then omitted.
-    met_by_empty: bool = False
+    # Splits the input into values that a row must all match. If there are none, every row matches.
+    parts: Callable[[Any], Sequence[Any]] = lambda value: [value]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,15 +36,15 @@ class Filter:
                 return [(name, self._nested(value))]
         if isinstance(value, dict):
             return [self._leaf(f"{name}.{end}", bound) for end, bound in value.items()]
-        if value == [] and self._known[name].met_by_empty:
+        parts = self._known[name].parts(value)
+        if not parts:
             self._count(1)
-            return []
-        return [self._leaf(name, value)]
+        return [self._leaf(name, part) for part in parts]
 
     def _count(self, conditions: int) -> None:
         self._conditions += conditions
         if self._conditions > MOST_CONDITIONS:
-            raise LimitExceeded(f"The filter has more than {MOST_CONDITIONS} conditions.")
+            raise LimitExceeded(f"The filter has more than {MOST_CONDITIONS} conditions; each word of a search is one.")
 
     def _nested(self, tree: Mapping[str, Any]) -> Shape:
         """A nested filter. One without conditions of its own counts as one condition."""

@@ -22,9 +22,9 @@ from sqlalchemy import (
     func,
     literal_column,
     null,
-    select,
 )
 
+from app.characters import is_blank, is_one_line, is_printable, words
 from app.database.rendering import Columns, json_or_null, json_text, plain, quoted
 from app.entities.entity import Condition, Content, Contents, Entity, Field, Membership, Nulls, SortKey
 from app.entities.filters import MOST_VALUES
@@ -52,21 +52,26 @@ from app.models import (
 )
 from app.tag_names import tag_names
 from app.tasks.listed import listed
+from app.tasks.searching import found
 from app.tasks.tags import REFUSALS, TAG_LIST, merged, overfull, shown, tag_problems, tagged
 
 # Checks
 
 
 def _title(value: str | None) -> Sequence[Problem]:
-    if value is None or not storable(value, "title").strip():
+    if value is None or is_blank(storable(value, "title")):
         return [Problem("BLANK", "The title must not be blank.")]
+    if not is_one_line(value):
+        return [Problem("INVALID", "The title must not contain line breaks or control characters.")]
     return () if len(value) <= TITLE_LENGTH else [too_long("The title", value, TITLE_LENGTH)]
 
 
 def _description(value: str | None) -> Sequence[Problem]:
-    if value is None or len(storable(value, "description")) <= DESCRIPTION_LENGTH:
+    if value is None:
         return ()
-    return [too_long("The description", value, DESCRIPTION_LENGTH)]
+    if not is_printable(storable(value, "description")):
+        return [Problem("INVALID", "The description may contain line breaks and tabs, but no control characters.")]
+    return () if len(value) <= DESCRIPTION_LENGTH else [too_long("The description", value, DESCRIPTION_LENGTH)]
 
 
 def _completed(value: bool | None) -> Sequence[Problem]:  # noqa: FBT001 - a column's value
@@ -139,12 +144,6 @@ def _text(name: str, value: str) -> str:
     return storable(value, name)
 
 
-def _found(bind: BindParameter[Any]) -> ColumnElement[bool]:
-    """Ignores case and accents: the search text is normalized as the column is."""
-    key = select(func.search_key(bind)).scalar_subquery()  # a subquery is evaluated once, not for each task
-    return func.strpos(TASKS.c.search, key) > literal_column("0")
-
-
 def _completion(content: Contents, row: Columns | None, at: ColumnElement[Any]) -> Contents:
     """`completed_at` for `completed`: now, unless it is given or the task was completed before; and the reverse."""
     if "completed" not in content and "completed_at" not in content:
@@ -175,7 +174,9 @@ _DUE: Mapping[str, Condition] = {
 }
 _DUE_NULLS = Nulls(_LOW_DUE, due_sort, frozenset(["due.gte", "due.lt"]))
 _TAG_CONDITIONS: Mapping[str, Condition] = {
-    "tagsAll": Condition(lambda bind: TASKS.c.tags.contains(shown(bind)), TEXTS, _texts, met_by_empty=True),
+    "tagsAll": Condition(
+        lambda bind: TASKS.c.tags.contains(shown(bind)), TEXTS, _texts, parts=lambda tags: [tags] if tags else []
+    ),
     "tagsAny": Condition(lambda bind: TASKS.c.tags.overlap(shown(bind)), TEXTS, _texts),
 }
 
@@ -241,7 +242,7 @@ TASK = Entity(
         Field(TASKS.c.list_id, None, Content(Text(), cast=Uuid(), stored=_list_id), conditions=_LIST),
         Field(TASKS.c.trashed_with_list, None),
     ),
-    more_conditions={"search": Condition(_found, Text(), _text)},
+    more_conditions={"search": Condition(found, Text(), _text, parts=words)},
     following=_completion,
     more_contents={
         "add_tags": Content(TEXTS, check=_tags, stored=_named, at_creation=False),

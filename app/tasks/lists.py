@@ -1,11 +1,11 @@
 """Lists of tasks: the fields of a list, each declared once."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Text, collate, func
 
+from app.characters import is_blank, is_one_line
 from app.database.rendering import Field as Entry
 from app.database.rendering import json_or_null, json_text
 from app.database.statements import text_literal
@@ -13,21 +13,19 @@ from app.entities.entity import Content, Entity, Field, Related, SortKey
 from app.entities.kinds import fields_of_rows, text_value
 from app.entities.problems import Problem, storable, too_long
 from app.entities.reading import View, nested, row
-from app.models import CLOCKS, CONTROL, ICON_LENGTH, LIST_NAME_LENGTH, LISTS, TASKS
+from app.models import CLOCKS, ICON_LENGTH, LIST_NAME_LENGTH, LISTS, TASKS
 from app.tasks.fields import LISTED, TASK
 from app.tasks.listed import of_list
 from app.tasks.stats import stats
 
-_CONTROL = re.compile(f"[{CONTROL}]")
-
 
 def _line(value: str, name: str, most: int) -> Sequence[Problem]:
     """The problems of a text of one line, which is not blank."""
-    if not storable(value, name).strip():
+    if is_blank(storable(value, name)):
         return [Problem("BLANK", f"The {name} must not be blank.")]
     if len(value) > most:
         return [too_long(f"The {name}", value, most)]
-    if _CONTROL.search(value):
+    if not is_one_line(value):
         return [Problem("INVALID", f"The {name} must not contain line breaks or control characters.")]
     return ()
 

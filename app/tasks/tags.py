@@ -28,12 +28,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.selectable import LateralFromClause
 
+from app.characters import is_blank, is_one_line
 from app.database.rendering import Columns
 from app.database.statements import Reader, user_id
 from app.entities.entity import Contents, Few, Shape
 from app.entities.problems import Problem, storable, too_long
 from app.models import MOST_TAGS, TAG_LENGTH, TAGS, TASKS, USER_TAGS
-from app.tag_names import tag_key, tag_name
+from app.tag_names import tag_name
 
 FEW = 200
 # Without a length: a cast to varchar(50) would truncate a longer tag.
@@ -44,8 +45,10 @@ _NONE = literal_column("'{}'::text[]", ARRAY(Text))
 def tag_problems(text: str) -> Sequence[Problem]:
     """What is wrong with a tag."""
     name = tag_name(storable(text, "A tag"))
-    if not tag_key(name):
+    if is_blank(name):
         return [Problem("BLANK", "A tag must not be blank.")]
+    if not is_one_line(name):
+        return [Problem("INVALID", "A tag must not contain control characters.")]
     return () if len(name) <= TAG_LENGTH else [too_long("A tag", name, TAG_LENGTH)]
 
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.tag_names import FOLDS, INVISIBLE, JOINING, LONG_FOLDS, WHITE_SPACE
+from migrations.unicode_14 import FOLDS, INVISIBLE, JOINING, LONG_FOLDS, WHITE_SPACE
 
 revision = "0022"
 down_revision = "0021"

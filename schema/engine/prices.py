@@ -20,6 +20,7 @@ from graphql import (
     VariableNode,
 )
 
+from app.characters import words
 from app.entities.changes import LARGEST_CHANGE_PAGE
 from app.entities.feed import DEFAULT_CHANGE_PAGE
 from app.entities.ordering import FIRST, LAST
@@ -53,9 +54,10 @@ ROWS_OF_CHANGES = dict.fromkeys(("deleteList", "restoreList", "renameTag", "dele
 # Introspection costs one row for this many values, because its result is cached.
 VALUES_OF_A_ROW = 1000
 # The arguments with conditions and orders. Every node of a filter costs a row. These cost more: a search reads every
-# task, the others read more tasks than they return.
+# task, and looks for another word in those that contain the words before; the others read more tasks than they return.
 FILTERS, ORDER = ("filter", "where"), "orderBy"
-ROWS_OF = {"search": 100, "tagsAll": 20, "tagsAny": 20, "list": 20, "or": 20}
+SEARCH, ROWS_OF_ANOTHER_WORD = "search", 20
+ROWS_OF = {SEARCH: 100, "tagsAll": 20, "tagsAny": 20, "list": 20, "or": 20}
 # An order without an index sorts all tasks.
 ROWS_OF_A_SORT = 100
 SORT_KEYS = [key for entity in ENTITIES for key in entity.sort_keys.items()]
@@ -167,8 +169,13 @@ def _filter_rows(tree: Any) -> int:
             waiting += [item for item in node if isinstance(item, dict | list)]
         elif isinstance(node, dict):
             rows += 1 + sum(ROWS_OF.get(name, 0) for name, value in node.items() if value is not None)
+            rows += ROWS_OF_ANOTHER_WORD * _other_words(node.get(SEARCH))
             waiting += [value for value in node.values() if isinstance(value, dict | list)]
     return rows
+
+
+def _other_words(text: Any) -> int:
+    return max(len(words(text)) - 1, 0) if isinstance(text, str) else 0
 
 
 def _order_rows(terms: Any, tree: Any) -> int:
