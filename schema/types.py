@@ -271,7 +271,7 @@ class UserErrorCode(Enum):
     INVALID = strawberry.enum_value("INVALID", description="This field does not accept this value.")
     NOT_FOUND = strawberry.enum_value(
         "NOT_FOUND",
-        description="You have no such task, list or tag, or the one to change is in the trash: restore it first.",
+        description="You have no such task, list or tag.",
     )
     VERSION_CONFLICT = strawberry.enum_value(
         "VERSION_CONFLICT",
@@ -282,7 +282,11 @@ class UserErrorCode(Enum):
         description="You already have a task or list with this id and different content, or `inputs` uses the id twice."
         " If you sent this mutation before, it succeeded, and what it created was changed since.",
     )
-    IN_TRASH = strawberry.enum_value("IN_TRASH", description="The list is in the trash: restore it first.")
+    IN_TRASH = strawberry.enum_value(
+        "IN_TRASH",
+        description="The task or list to change is in the trash, or the list to put a task into: restore it first. The"
+        " payload has the current state.",
+    )
     LIMIT_EXCEEDED = strawberry.enum_value(
         "LIMIT_EXCEEDED",
         description="Too many tags, inputs, tasks or lists; `message` states the limit.",
@@ -358,8 +362,8 @@ class TasksPayload:
         description="Number of tasks in `tasks`, including those that needed no change; 0 if the mutation was rejected."
     )
     user_errors: list[UserError] = strawberry.field(
-        description="Empty if the mutation succeeded. NOT_FOUND names ids that were skipped; with any other error the"
-        " mutation was rejected, and nothing was changed."
+        description="Empty if the mutation succeeded. NOT_FOUND at `where.ids`, and for `updateTasks` IN_TRASH, name"
+        " ids that were skipped; with any other error the mutation was rejected, and nothing was changed."
     )
     token: SyncToken | None = strawberry.field(
         description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"

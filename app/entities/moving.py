@@ -31,6 +31,7 @@ from app.entities.writing import (
     clock,
     first_position,
     is_there,
+    is_trashed,
     last_position,
     notice,
     outcome,
@@ -44,7 +45,7 @@ LONGEST_KEY = 60
 
 def move(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Move a row before or after another one, or to an end. Changes nothing if it is already there."""
-    before, now, table = present(entity, in_trash=False), clock(), entity.table
+    before, now, table = present(entity), clock(), entity.table
     target = _target(table, change.kind, before, now)
     fits = func.length(target.c.key) <= literal_column(str(LONGEST_KEY))
     written = (
@@ -62,6 +63,7 @@ def move(entity: Entity, payload: Selection, change: Change) -> Statement:
     )
     refusal = case(
         (before.c.id.is_(None), text_literal("NOT_FOUND")),
+        is_trashed(before),
         (exists(select(target.c.key).where(~target.c.anchored)), text_literal("ANCHOR_NOT_FOUND")),
         (exists(select(target.c.key).where(~target.c.settled, ~fits)), text_literal("CROWDED")),
         else_=null(),

@@ -75,10 +75,10 @@ class Window:
     def size(self) -> int:
         """The page size. Raises BadUserInput if it is out of range."""
         if self.first is not None and self.last is not None:
-            raise BadUserInput("Pass first or last, not both.")
+            raise BadUserInput("Pass first or last, not both.", "last")
         name, size = ("first", self.first) if self.last is None else ("last", self.last)
         if size is not None and not 1 <= size <= LARGEST_PAGE:
-            raise BadUserInput(f"{name} must be from 1 to {LARGEST_PAGE}; it is {size}.")
+            raise BadUserInput(f"{name} must be from 1 to {LARGEST_PAGE}; it is {size}.", name)
         return size or DEFAULT_PAGE
 
 
@@ -217,7 +217,7 @@ class Repository:
     ) -> Written:
         """Update, delete or restore the selected rows, unless there are more than `at_most`."""
         if not 1 <= at_most <= MOST_AT_ONCE:
-            raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.")
+            raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.", "atMost")
         content, wrong = taken(self._entity, changes)
         if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
@@ -239,7 +239,9 @@ class Repository:
             many = self._entity.many
             few = f"create{many[0].upper()}{many[1:]} takes 1 to {MOST_CREATED} {words(many)}; these are {len(given)}."
             return [], [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
-        ids = [identifier(each["id"], "inputs.id") if "id" in each else None for each in given]
+        ids = [
+            identifier(each["id"], f"inputs.{place}.id") if "id" in each else None for place, each in enumerate(given)
+        ]
         # In their order, so that rows without an id keep the order of the input wherever ids decide.
         made = iter(sorted(uuid7() for wanted in ids if wanted is None))
         rows, found = list[dict[str, Any]](), list[Problem]()
@@ -316,11 +318,14 @@ class Repository:
         if "ids" in where:
             if len(where["ids"]) > MOST_AT_ONCE:
                 raise LimitExceeded(f"where.ids lists {len(where['ids'])} ids; the maximum is {MOST_AT_ONCE}.")
-            return None, {"ids": [str(identifier(row_id, "where.ids")) for row_id in where["ids"]]}
-        wanted = Filter(self._entity, where["filter"])
+            return None, {
+                "ids": [str(identifier(row_id, f"where.ids.{place}")) for place, row_id in enumerate(where["ids"])]
+            }
+        chosen = where.get("filter", {})
+        wanted = Filter(self._entity, chosen, path="where.filter", strict="filter" in where)
         if wanted.trashed and kind != "restore":
             many = words(self._entity.many).capitalize()
-            raise BadUserInput(f"{many} in the trash can only be restored; omit trashed.")
+            raise BadUserInput(f"{many} in the trash can only be restored; omit trashed.", "where.filter.trashed")
         return (kind == "restore", *wanted.shape[1:]), wanted.values
 
     async def _many(
@@ -332,7 +337,7 @@ class Repository:
             for entry in payload.entries(many):
                 ids = [each["id"] for each in orjson.loads(shown[entry.key])]
                 shown[entry.key] = await self._found_many(entry.inner, ids)
-        # Ids that are not found are skipped; anything else is a refusal.
+        # Ids that are not found, and those in the trash, are skipped; anything else is a refusal.
         refused = any(problem.field is None or problem.field[0] != "where" for problem in found)
         return Written(row["version"], shown, found, 0 if refused else row["affected"], NO_ROWS)
 
@@ -342,8 +347,13 @@ class Repository:
             return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
         if row["code"]:
             return [self._refusal(row)]
-        missing = refusal(self._entity, "NOT_FOUND")
-        return [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
+        in_trash = row["in_trash"] or []
+        missing = [place for place in row["places"] or [] if place not in in_trash]
+        skipped = {**dict.fromkeys(missing, "NOT_FOUND"), **dict.fromkeys(in_trash, writing.IN_TRASH)}
+        return [
+            replace(refusal(self._entity, skipped[place]), field=("where", "ids", place))
+            for place in sorted(skipped, key=int)
+        ]
 
     def _refusal(self, row: Mapping[str, Any]) -> Problem:
         if row["code"] == "LIMIT_EXCEEDED":
@@ -421,6 +431,7 @@ def refusal(entity: Entity, code: str) -> Problem:
     one = words(entity.one)
     return {
         "NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one}.", ("id",)),
+        writing.IN_TRASH: Problem("IN_TRASH", f"The {one} is in the trash; restore it first.", ("id",)),
         "VERSION_CONFLICT": Problem(
             "VERSION_CONFLICT", f"The {one} has changed since you read it; read it and try again.", ("expectedVersion",)
         ),
