@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 TITLE_LENGTH = 200
-DESCRIPTION_LENGTH = 1000
+DESCRIPTION_LENGTH = 4000
 TAG_LENGTH = 50
 MOST_TAGS = 20
 # As the function name_task_tags() has it.

@@ -164,7 +164,7 @@ class CreateTaskInput:
         " ID_TAKEN. `completed`, `completedAt` and `createdAt` are part of the content only if you set them. If omitted"
         " or null, the server chooses a UUID.",
     )
-    description: str | None = strawberry.field(description="At most 1,000 characters.")
+    description: str | None = strawberry.field(description="At most 4,000 characters.")
     priority: TaskPriority | None = strawberry.field(
         default=TaskPriority.NONE, description="Priority; null is the same as NONE."
     )
@@ -199,7 +199,7 @@ class CreateTaskInput:
 @strawberry.input(description="Changes to a task. Omit a field to keep its value.")
 class UpdateTaskInput:
     title: Maybe[str | None] = strawberry.field(description="1 to 200 characters, not blank. Cannot be null.")
-    description: Maybe[str | None] = strawberry.field(description="At most 1,000 characters. Null clears it.")
+    description: Maybe[str | None] = strawberry.field(description="At most 4,000 characters. Null clears it.")
     completed: Maybe[bool | None] = strawberry.field(
         description="true: the task is done; false: it is open. Cannot be null."
     )

@@ -134,7 +134,7 @@ class User(Node):
 @strawberry.type(description="A task. Each user sees only their own tasks.")
 class Task(Node):
     title: str = strawberry.field(description="1 to 200 characters, not blank.")
-    description: str | None = strawberry.field(description="At most 1,000 characters; null if there is none.")
+    description: str | None = strawberry.field(description="At most 4,000 characters; null if there is none.")
     completed: bool = strawberry.field(description="Whether the task is done.")
     completed_at: datetime | None = strawberry.field(description="When the task was completed; null while it is open.")
     priority: TaskPriority = strawberry.field(description="Priority; `NONE` by default.")
@@ -310,6 +310,10 @@ class TaskPayload:
         description="The task after the mutation. If there are errors, the existing task, unchanged; null if there is"
         " none, or if the input is invalid."
     )
+    task_edge: TaskEdge | None = strawberry.field(
+        description="The same task as an edge, to insert into a page of `tasks`. The cursor is that of the default"
+        " order, newest first."
+    )
     user_errors: list[UserError] = strawberry.field(
         description="Why nothing was changed; empty if the mutation succeeded."
     )
@@ -325,6 +329,10 @@ class ListPayload:
         name="list",
         description="The list after the mutation. If there are errors, the existing list, unchanged; null if there is"
         " none, or if the input is invalid.",
+    )
+    list_edge: TaskListEdge | None = strawberry.field(
+        description="The same list as an edge, to insert into a page of `lists`. The cursor is that of the default"
+        " order, the manual one."
     )
     user_errors: list[UserError] = strawberry.field(
         description="Why nothing was changed; empty if the mutation succeeded."
@@ -357,6 +365,10 @@ class TasksPayload:
     tasks: list[Task] = strawberry.field(
         description="The selected tasks after the mutation; in a dry run, in their current state. Empty if the mutation"
         " was rejected."
+    )
+    task_edges: list[TaskEdge] = strawberry.field(
+        description="The same tasks as edges, to insert into a page of `tasks`. The cursors are those of the default"
+        " order, newest first."
     )
     affected_count: int = strawberry.field(
         description="Number of tasks in `tasks`, including those that needed no change; 0 if the mutation was rejected."

@@ -377,10 +377,8 @@ class Oracle:
         if errors := _problems(input, ["input"]):
             return _payload(errors)
         present, changes = self.rows.get(task_id), _stored(input)
-        if present is None:
-            return self._unchanged(None, ("NOT_FOUND", ["id"]))
-        if present.deleted_at is not None:
-            return self._unchanged(present, ("IN_TRASH", ["id"]))
+        if present is None or present.deleted_at is not None:
+            return self._unchanged(present, ("IN_TRASH" if present else "NOT_FOUND", ["id"]))
         if expectedVersion not in {None, present.version}:
             return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
         if refused := self._refused(changes, ["input"]):
@@ -429,12 +427,10 @@ class Oracle:
             raise BadUserInput("nowhere")
         anchor = rows.get(_uuid(target)) if place in {"before", "after"} else None
         row = rows.get(_uuid(id))
-        if row is None:
-            return self._unchanged(None, ("NOT_FOUND", ["id"]))
-        if row.deleted_at is not None:
-            return self._unchanged(row, ("IN_TRASH", ["id"]))
+        if row is None or row.deleted_at is not None:
+            return self._unchanged(row, ("IN_TRASH" if row else "NOT_FOUND", ["id"]))
         if place in {"before", "after"} and (anchor is None or anchor.deleted_at is not None):
-            return self._unchanged(row, ("NOT_FOUND", ["to"]))
+            return self._unchanged(row, ("IN_TRASH" if anchor else "NOT_FOUND", ["to"]))
         now = self.sorted(rows.values(), MANUALLY)
         wished = [other for other in now if other is not row]
         beside = wished.index(anchor) if anchor in wished else 0
@@ -654,10 +650,8 @@ class Oracle:
         if errors := _list_problems(input):
             return _payload(errors)
         present = self.task_lists.get(list_id)
-        if present is None:
-            return self._unchanged(None, ("NOT_FOUND", ["id"]))
-        if present.deleted_at is not None:
-            return self._unchanged(present, ("IN_TRASH", ["id"]))
+        if present is None or present.deleted_at is not None:
+            return self._unchanged(present, ("IN_TRASH" if present else "NOT_FOUND", ["id"]))
         if expectedVersion not in {None, present.version}:
             return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
         if not _is(present, _stored(input)):

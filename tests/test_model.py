@@ -194,7 +194,7 @@ class Model:
             return Outcome([task], [("IN_TRASH", ["id"])])
         anchor = None if target is True else self.live(target)
         if target is not True and anchor is None:
-            return Outcome([task], [("NOT_FOUND", ["to"])])
+            return Outcome([task], [("IN_TRASH" if self.find(target) else "NOT_FOUND", ["to"])])
         if anchor is not task:
             self.place(task, place, anchor)
         return Outcome([task])
@@ -324,9 +324,8 @@ class Model:
             return Outcome(refused="BAD_USER_INPUT")
         if wrong := problems(changes, "input"):
             return Outcome(problems=wrong, token=False)
-        if "filter" in where and selects_all(where["filter"]):
-            return Outcome(refused="BAD_USER_INPUT")
-        if where.get("filter", {}).get("trashed") and change != self.restore:
+        wanted = where.get("filter")
+        if wanted is not None and (selects_all(wanted) or (wanted.get("trashed") and change != self.restore)):
             return Outcome(refused="BAD_USER_INPUT")
         found = sorted(self.selected(change, where), key=lambda task: str(task["id"]))
         if len(found) > most:

@@ -35,9 +35,9 @@ from sqlalchemy import (
 from sqlalchemy import update as sql_update
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
-from app.database.rendering import Selection, joined
+from app.database.rendering import Field, Selection, joined
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
-from app.entities import membership
+from app.entities import edges, membership
 from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity, Shape
 from app.entities.filters import condition
@@ -301,13 +301,15 @@ def _lists(  # noqa: PLR0913, PLR0917 - the parts of a statement
 ) -> list[ColumnElement[Any]]:
     """The rows as a JSON list, for each response key that selects them."""
 
-    def listed(selection: Selection) -> ColumnElement[Any]:
-        elements = func.string_agg(entity.json(selection, current.c), aggregate_order_by(text_literal(","), order))
+    def listed(entry: Field) -> ColumnElement[Any]:
+        element = edges.shown(entity, entry, current.c)
+        elements = func.string_agg(element, aggregate_order_by(text_literal(","), order))
         text = joined([text_literal("["), func.coalesce(elements, text_literal(""), type_=Text), text_literal("]")])
         return select(text).select_from(rows).where(shown).scalar_subquery()
 
     return [
-        listed(entry.inner).label(f"{entity.many}_{place}") for place, entry in enumerate(payload.entries(entity.many))
+        listed(entry).label(f"{entity.many}_{place}")
+        for place, entry in enumerate(payload.entries(entity.many, entity.edges))
     ]
 
 

@@ -12,7 +12,7 @@ import orjson
 from app.database.compiling import Statements
 from app.database.rendering import Field, Selection
 from app.database.statements import Statement
-from app.entities import bulk, membership, moving, reading, writing
+from app.entities import bulk, edges, membership, moving, reading, writing
 from app.entities.content import taken
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
@@ -188,8 +188,7 @@ class Repository:
         try:
             return await self._write(payload, moving.move, place, {}, **values)
         except Crowded:
-            await self._database.write(self._owner, moving.spread(self._entity), {"user_id": self._owner})
-            return await self._write(payload, moving.move, place, {}, **values)
+            return await self._write(payload, moving.move_apart, place + moving.APART, {}, **values)
 
     async def create_many(self, payload: Selection, given: Sequence[Values]) -> Written:
         """Create rows, all or none."""
@@ -275,7 +274,7 @@ class Repository:
         if row["code"] == "CROWDED":
             raise Crowded
         one = entity.one
-        shown = {entry.key: row[f"{one}_{place}"] for place, entry in enumerate(payload.entries(one))}
+        shown = {entry.key: row[f"{one}_{place}"] for place, entry in enumerate(payload.entries(one, entity.edge))}
         if statement.names_only:
             shown = await self._shown_after(payload, shown)
         refusal = [self._refusal(row)] if row["code"] else []
@@ -293,21 +292,28 @@ class Repository:
     def _complete(self, payload: Selection, build: Callable[[Selection], Statement]) -> Statement:
         """The writing statement of a payload. If that shows other rows, the statement only names the rows."""
         entity = self._entity
-        names = {entity.one, entity.many}
-        rows = [entry for entry in payload.fields if entry.name in names]
-        if all(entity.knows(entry.inner) for entry in rows):
+        rows = payload.entries(entity.one, entity.edge) or payload.entries(entity.many, entity.edges)
+        if all(entity.knows(node.inner) for entry in rows for node in edges.nodes(entity, entry)):
             return build(payload)
-        only = Selection(entity.type_name, (Field("id", "id"),))
-        named = tuple(replace(entry, selection=only) if entry in rows else entry for entry in payload.fields)
+        named = tuple(
+            replace(entry, selection=edges.naming(entity, entry)) if entry in rows else entry
+            for entry in payload.fields
+        )
         return replace(build(Selection(payload.typename, named)), names_only=True)
 
     async def _shown_after(self, payload: Selection, named: Mapping[str, str | None]) -> dict[str, str | None]:
         """The rows that a write has named, read after it."""
         shown = dict[str, str | None]()
-        for entry in payload.entries(self._entity.one):
+        for entry in payload.entries(self._entity.one, self._entity.edge):
             name = named[entry.key]
-            shown[entry.key] = name and await self._found(entry.inner, UUID(orjson.loads(name)["id"]))
+            shown[entry.key] = name and await self._read_row(entry, orjson.loads(name))
         return shown
+
+    async def _read_row(self, entry: Field, name: Mapping[str, str]) -> str | None:
+        """The row that a write has named, or its edge, read after it."""
+        shown = edges.nodes(self._entity, entry)
+        read = {node.key: await self._found(node.inner, UUID(name["id"])) for node in shown}
+        return read[entry.key] if entry.name == self._entity.one else edges.completed(entry, name, read)
 
     def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
         """Compile a statement that the selection does not have yet."""
@@ -332,14 +338,25 @@ class Repository:
         self, payload: Selection, statement: Statement, row: Mapping[str, Any], found: list[Problem]
     ) -> Written:
         many = self._entity.many
-        shown = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(payload.entries(many))}
-        if statement.names_only:
-            for entry in payload.entries(many):
-                ids = [each["id"] for each in orjson.loads(shown[entry.key])]
-                shown[entry.key] = await self._found_many(entry.inner, ids)
+        entries = payload.entries(many, self._entity.edges)
+        shown = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(entries)}
+        for entry in entries if statement.names_only else ():
+            shown[entry.key] = await self._read_rows(entry, orjson.loads(shown[entry.key]))
         # Ids that are not found, and those in the trash, are skipped; anything else is a refusal.
         refused = any(problem.field is None or problem.field[0] != "where" for problem in found)
         return Written(row["version"], shown, found, 0 if refused else row["affected"], NO_ROWS)
+
+    async def _read_rows(self, entry: Field, named: Sequence[Mapping[str, str]]) -> str | None:
+        """The rows that a bulk write has named, or their edges, read after it."""
+        ids = [name["id"] for name in named]
+        if entry.name == self._entity.many:
+            return await self._found_many(entry.inner, ids)
+        read = [dict[str, str | None]() for _ in ids]
+        for node in edges.nodes(self._entity, entry):
+            rows = orjson.loads(await self._found_many(node.inner, ids) or NO_ROWS)
+            for one, row in zip(read, rows, strict=True):
+                one[node.key] = orjson.dumps(row).decode()
+        return f"[{','.join(edges.completed(entry, *pair) for pair in zip(named, read, strict=True))}]"
 
     def _bulk_problems(self, row: Mapping[str, Any], at_most: int) -> list[Problem]:
         if row["affected"] > at_most:
@@ -435,6 +452,7 @@ def refusal(entity: Entity, code: str) -> Problem:
         "VERSION_CONFLICT": Problem(
             "VERSION_CONFLICT", f"The {one} has changed since you read it; read it and try again.", ("expectedVersion",)
         ),
+        "ANCHOR_IN_TRASH": Problem("IN_TRASH", f"The {one} to move to is in the trash; restore it first.", ("to",)),
         "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one} to move to.", ("to",)),
         "ID_TAKEN": Problem("ID_TAKEN", f"You already have a {one}, or something else, with this id.", ("input", "id")),
         **entity.refusals,

@@ -40,7 +40,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from app.database import notices
 from app.database.rendering import Selection
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
-from app.entities import membership
+from app.entities import edges, membership
 from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
@@ -379,6 +379,6 @@ def _shown(entity: Entity, payload: Selection, rows: FromClause) -> list[ColumnE
     """The row as JSON, for each response key that selects it."""
     found = rows.c.id.is_not(None)
     return [
-        case((found, entity.json(entry.inner, rows.c)), else_=null()).label(f"{entity.one}_{place}")
-        for place, entry in enumerate(payload.entries(entity.one))
+        case((found, edges.shown(entity, entry, rows.c)), else_=null()).label(f"{entity.one}_{place}")
+        for place, entry in enumerate(payload.entries(entity.one, entity.edge))
     ]
