@@ -41,6 +41,7 @@ from app.tasks import restored as restoring
 from app.version import VERSION
 from app.web.connections import Connections
 from app.web.http_protocol import BoundedRequests
+from app.web.long_messages import MOST_BYTES
 from app.web.socket_protocol import BoundedSockets
 from schema import sdl
 
@@ -56,10 +57,11 @@ UNREAD_BYTES = 16_384
 # A connection is closed if its client reads nothing for this long.
 UNREAD_MILLISECONDS = 30_000
 # Pings detect clients that have vanished. Messages are small, and compression would cost each idle socket 42 KB.
-# ws_max_size exceeds the application's limit, so that the application can report messages that are too long.
+# ws_max_size exceeds the application's limit, so that the application can report messages that are too long. It applies
+# until connection_init; then the application allows longer messages.
 WEB_SOCKETS: Mapping[str, Any] = {
     "ws": BoundedSockets,
-    "ws_max_size": 200_000,
+    "ws_max_size": 2 * MOST_BYTES,
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,
     "ws_per_message_deflate": False,

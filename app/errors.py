@@ -58,9 +58,17 @@ class Unauthenticated(RequestError):
 
 
 class BadUserInput(RequestError):
-    """An argument is malformed, such as an id or a cursor."""
+    """An argument is malformed, such as an id or a cursor. `field` is its path, such as `input.id`, if it is known."""
 
     code = "BAD_USER_INPUT"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        return {"code": self.code} if self.field is None else {"code": self.code, "field": self.field}
 
 
 class MethodNotAllowed(RequestError):

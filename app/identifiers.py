@@ -18,9 +18,9 @@ _VERSION_7 = 0x7 << 76 | 0b10 << 62
 
 
 def identifier(value: str, name: str) -> UUID:
-    """A UUID from its canonical text form. Raises BadUserInput with the `name` of the value for other text."""
+    """A UUID from its canonical text form. Raises BadUserInput with the path `name` of the value for other text."""
     if not _CANONICAL_UUID.fullmatch(value):
-        raise BadUserInput(f"{name} must be a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057.")
+        raise BadUserInput(f"{name} must be a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057.", name)
     return UUID(value)
 
 

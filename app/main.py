@@ -37,6 +37,7 @@ from app.web.cors import CrossOrigin
 from app.web.endpoint import ExplorerFiles, GraphQLEndpoint, handlers
 from app.web.event_streams import EventStreams
 from app.web.health import Readiness
+from app.web.long_messages import LongMessages
 from app.web.other_requests import is_charged, limited
 from app.web.probe import Probe
 from app.web.refusals import no_address
@@ -82,8 +83,9 @@ def create_app(settings: Settings, metrics_listener: socket.socket | None = None
 
     execute = telemetry.recorded(executing(admission, authenticator, places, services))
     origins = Origins(settings.cors_origins)
-    endpoint = GraphQLEndpoint(execute, streams, rates, origins, telemetry.refused)
-    sockets = SocketEndpoint(execute, authenticator.principal, origins, settings.limit_sockets)
+    long = LongMessages(authenticator.principal)
+    endpoint = GraphQLEndpoint(execute, streams, rates, origins, telemetry.refused, long)
+    sockets = SocketEndpoint(execute, authenticator.principal, origins, settings.limit_sockets, long)
 
     def stopping() -> None:
         readiness.stopping()

@@ -31,7 +31,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from app.characters import CONTROL, UNSEEN
 
 TITLE_LENGTH = 200
-DESCRIPTION_LENGTH = 1000
+DESCRIPTION_LENGTH = 4000
 TAG_LENGTH = 50
 MOST_TAGS = 20
 # As the function name_task_tags() has it.

@@ -24,8 +24,8 @@ class GraphQLRequest:
     size: Bytes of the request, if known, with more for lists and objects. It cannot have more values than this.
     payer: The key that is charged: a user's id, or the network of an anonymous caller.
     is_large: Whether the variables have many values.
-    places, large_places: Where the request occupies a place until its response is complete; in `large_places` only if
-        it is long.
+    places, large_places, long_places: Where the request occupies a place until its response is complete; in the last
+        two only if it is large, and in the last one only if it is long.
     """
 
     query: str | None
@@ -42,6 +42,7 @@ class GraphQLRequest:
     is_large: bool = False
     places: Places | None = None
     large_places: Places | None = None
+    long_places: Places | None = None
 
     def leave(self) -> None:
         """Release the places of a request, its text and its variables.
@@ -55,6 +56,9 @@ class GraphQLRequest:
             if self.large_places is not None:
                 self.large_places.give(self.payer)
                 self.large_places = None
+                if self.long_places is not None:
+                    self.long_places.give(self.payer)
+                    self.long_places = None
 
 
 @dataclass(slots=True)

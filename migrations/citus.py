@@ -16,6 +16,8 @@ FUNCTIONS = (
     "act_as(uuid)",
     "begin_write(uuid)",
     "position_between(text, text)",
+    "positions_between(text, text, integer)",
+    "positions_around(text, text, integer, integer)",
     "search_key(text)",
     "title_key(text)",
     "tag_name(text)",

@@ -18,60 +18,63 @@ from schema.enums import TaskPriority
 T = TypeVar("T")
 
 
+def condition(description: str, name: str | None = None) -> Any:
+    """A field of a filter. If it is omitted, the object does not have it: bulk writes reject null, but not that."""
+    return strawberry.field(default=UNSET, description=description, name=name)
+
+
 @strawberry.input(description="A range of dates. Both ends are optional.")
 class DateRange:
-    gte: date | None = strawberry.field(description="On this date or later.")
-    lt: date | None = strawberry.field(description="Before this date.")
-    is_null: bool | None = strawberry.field(description="true: no date; false: any date.")
+    gte: date | None = condition(description="On this date or later.")
+    lt: date | None = condition(description="Before this date.")
+    is_null: bool | None = condition(description="true: no date; false: any date.")
 
 
 @strawberry.input(description="A range of points in time. Both ends are optional.")
 class DateTimeRange:
-    gte: datetime | None = strawberry.field(description="At this time or later.")
-    lt: datetime | None = strawberry.field(description="Before this time.")
+    gte: datetime | None = condition(description="At this time or later.")
+    lt: datetime | None = condition(description="Before this time.")
 
 
 @strawberry.input(description="The list of a task. Both conditions are optional.")
 class ListCondition:
-    ids: list[strawberry.ID] | None = strawberry.field(
+    ids: list[strawberry.ID] | None = condition(
         description="The id of the list is one of these. An empty list matches no task."
     )
-    is_null: bool | None = strawberry.field(description="true: no list, which is the inbox; false: any list.")
+    is_null: bool | None = condition(description="true: no list, which is the inbox; false: any list.")
 
 
 @strawberry.input(
-    description="Selects the tasks that meet all conditions. Omitted and null conditions are ignored. At most 50"
+    description="Selects the tasks that meet all conditions. Queries ignore omitted and null conditions. At most 50"
     " conditions, and 1,000 values per list; more get the error LIMIT_EXCEEDED."
 )
 class TaskFilter:
-    ids: list[strawberry.ID] | None = strawberry.field(
-        description="The id is one of these. An empty list matches no task."
-    )
-    completed: bool | None = strawberry.field(description="true: completed tasks; false: open tasks.")
-    search: str | None = strawberry.field(
+    ids: list[strawberry.ID] | None = condition(description="The id is one of these. An empty list matches no task.")
+    completed: bool | None = condition(description="true: completed tasks; false: open tasks.")
+    search: str | None = condition(
         description="All of these words occur in the task, in any order: in its title, its description, its tags or"
         " the name of its list. A word may be a part of a longer one. Case, accents, vowel points, invisible characters"
         " and the form of quotes and dashes are ignored. A blank text matches every task. Each word is one condition."
     )
-    priority: list[TaskPriority] | None = strawberry.field(
+    priority: list[TaskPriority] | None = condition(
         description="The priority is one of these. An empty list matches no task."
     )
-    tags_all: list[str] | None = strawberry.field(
+    tags_all: list[str] | None = condition(
         description="The task has all of these tags; case makes no difference. An empty list matches every task."
     )
-    tags_any: list[str] | None = strawberry.field(
+    tags_any: list[str] | None = condition(
         description="The task has at least one of these tags; case makes no difference. An empty list matches no task."
     )
-    due: DateRange | None = strawberry.field(
+    due: DateRange | None = condition(
         description="The range of `dueDate`. Tasks without a due date match only `isNull: true`."
     )
-    list_: ListCondition | None = strawberry.field(name="list", description="The list that the task is in.")
-    created: DateTimeRange | None = strawberry.field(description="The range of `createdAt`.")
-    updated: DateTimeRange | None = strawberry.field(description="The range of `updatedAt`.")
-    completed_at: DateTimeRange | None = strawberry.field(
+    list_: ListCondition | None = condition(name="list", description="The list that the task is in.")
+    created: DateTimeRange | None = condition(description="The range of `createdAt`.")
+    updated: DateTimeRange | None = condition(description="The range of `updatedAt`.")
+    completed_at: DateTimeRange | None = condition(
         description="The range of `completedAt`. Open tasks match no range with an end."
     )
-    deleted_at: DateTimeRange | None = strawberry.field(
+    deleted_at: DateTimeRange | None = condition(
         description="The range of `deletedAt`. Matches only tasks in the trash, so use it with `trashed: true`."
     )
     trashed: bool | None = strawberry.field(
@@ -79,13 +82,13 @@ class TaskFilter:
         description="true: only tasks in the trash; false: only tasks that are not. Allowed on the outermost filter"
         " only.",
     )
-    and_: list["TaskFilter"] | None = strawberry.field(
+    and_: list["TaskFilter"] | None = condition(
         name="and", description="All of these filters match. An empty list matches every task."
     )
-    or_: list["TaskFilter"] | None = strawberry.field(
+    or_: list["TaskFilter"] | None = condition(
         name="or", description="At least one of these filters matches. An empty list matches no task."
     )
-    not_: "TaskFilter | None" = strawberry.field(name="not", description="This filter does not match.")
+    not_: "TaskFilter | None" = condition(name="not", description="This filter does not match.")
 
 
 @strawberry.enum(
@@ -163,7 +166,7 @@ class CreateTaskInput:
         " ID_TAKEN. `completed`, `completedAt` and `createdAt` are part of the content only if you set them. If omitted"
         " or null, the server chooses a UUID.",
     )
-    description: str | None = strawberry.field(description="At most 1,000 characters.")
+    description: str | None = strawberry.field(description="At most 4,000 characters.")
     priority: TaskPriority | None = strawberry.field(
         default=TaskPriority.NONE, description="Priority; null is the same as NONE."
     )
@@ -200,7 +203,7 @@ class UpdateTaskInput:
     title: Maybe[str | None] = strawberry.field(
         description="1 to 200 characters on one line, not blank. Cannot be null."
     )
-    description: Maybe[str | None] = strawberry.field(description="At most 1,000 characters. Null clears it.")
+    description: Maybe[str | None] = strawberry.field(description="At most 4,000 characters. Null clears it.")
     completed: Maybe[bool | None] = strawberry.field(
         description="true: the task is done; false: it is open. Cannot be null."
     )
@@ -229,25 +232,38 @@ class UpdateTaskInput:
             if name in given and given[name] is None:
                 del given[name]
             elif name in given and "tags" in given:
-                raise BadUserInput("Send `tags` to replace all tags, or `addTags` and `removeTags`, but not both.")
+                both = "Send `tags` to replace all tags, or `addTags` and `removeTags`, but not both."
+                raise BadUserInput(both, f"input.{api_name(name)}")
         return stored(given)
 
 
-@strawberry.input(one_of=True, description="Selects tasks by id or by filter. Set exactly one of the two fields.")
+@strawberry.input(one_of=True, description="Selects tasks to change. Set exactly one of the fields.")
 class TaskSelector:
     ids: list[strawberry.ID] | None = strawberry.field(
         default=UNSET,
-        description="At most 1,000 ids. Ids that are not found are reported as NOT_FOUND and skipped; the other tasks"
-        " are changed.",
+        description="At most 1,000 ids; an empty list selects nothing. Ids that are not found are reported as NOT_FOUND"
+        " and skipped, and with `updateTasks` those in the trash as IN_TRASH; the other tasks are changed.",
     )
     filter: TaskFilter | None = strawberry.field(
         default=UNSET,
         description="All matching tasks: with `restoreTasks` of those in the trash, otherwise of those that are not."
-        " Omit `trashed`.",
+        " Omit `trashed`. The filter, and each filter in it, needs a condition that excludes tasks. No condition may be"
+        " null or search for blank text: a variable without a value must not select all tasks. Use `all` for these.",
+    )
+
+    all: bool | None = strawberry.field(
+        default=UNSET,
+        description="All tasks: with `restoreTasks` all of the trash, otherwise all that are not in it. Must be true.",
     )
 
     def selector(self) -> dict[str, Any]:
-        return {"ids": self.ids} if self.ids else {"filter": tree(self.filter)} if self.filter else {"ids": []}
+        """The one way of selecting: ids, a filter or all."""
+        if self.filter:
+            _refuse_null(self.filter, "where.filter")
+            return {"filter": tree(self.filter)}
+        if self.all is False:
+            raise BadUserInput("`where.all` must be true; otherwise select tasks by `ids` or `filter`.", "where.all")
+        return {"all": True} if self.all else {"ids": self.ids or []}
 
 
 @strawberry.input(one_of=True, description="A place in the manual order. Set exactly one field.")
@@ -269,7 +285,7 @@ class MoveTarget:
             return ("before", self.before) if self.before else ("after", self.after)
         if self.to_start or self.to_end:
             return ("toStart" if self.to_start else "toEnd"), None
-        raise BadUserInput("`to` must have one of before: ID, after: ID, toStart: true or toEnd: true.")
+        raise BadUserInput("`to` must have one of before: ID, after: ID, toStart: true or toEnd: true.", "to")
 
 
 def given(value: T | None) -> T | None:
@@ -281,6 +297,18 @@ def stored(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as columns store them: a priority as its rank."""
     priority = values.get("priority")
     return {**values, "priority": PRIORITIES.index(priority.value)} if priority is not None else dict(values)
+
+
+def _refuse_null(value: Any, path: str) -> None:
+    """Raise BadUserInput for a null condition in the filter at this path."""
+    if value is None:
+        raise BadUserInput(f"`{path}` is null; omit the condition, or give it a value.", path)
+    if isinstance(value, list):
+        for place, item in enumerate(value):
+            _refuse_null(item, f"{path}.{place}")
+    elif has_object_definition(value):
+        for name, item in vars(value).items():
+            _refuse_null(item, f"{path}.{api_name(name)}")
 
 
 def tree(value: Any) -> Any:

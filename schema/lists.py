@@ -7,7 +7,7 @@ import strawberry
 from strawberry import Maybe, Some
 
 from app.entities.ordering import OrderBy as Term
-from schema.inputs import DateTimeRange, OrderDirection
+from schema.inputs import DateTimeRange, OrderDirection, condition
 
 
 @strawberry.input(
@@ -15,23 +15,21 @@ from schema.inputs import DateTimeRange, OrderDirection
     " conditions, and 1,000 values per list; more get the error LIMIT_EXCEEDED."
 )
 class TaskListFilter:
-    ids: list[strawberry.ID] | None = strawberry.field(
-        description="The id is one of these. An empty list matches no list."
-    )
-    created: DateTimeRange | None = strawberry.field(description="The range of `createdAt`.")
-    updated: DateTimeRange | None = strawberry.field(description="The range of `updatedAt`.")
+    ids: list[strawberry.ID] | None = condition(description="The id is one of these. An empty list matches no list.")
+    created: DateTimeRange | None = condition(description="The range of `createdAt`.")
+    updated: DateTimeRange | None = condition(description="The range of `updatedAt`.")
     trashed: bool | None = strawberry.field(
         default=False,
         description="true: only lists in the trash; false: only lists that are not. Allowed on the outermost filter"
         " only.",
     )
-    and_: list["TaskListFilter"] | None = strawberry.field(
+    and_: list["TaskListFilter"] | None = condition(
         name="and", description="All of these filters match. An empty list matches every list."
     )
-    or_: list["TaskListFilter"] | None = strawberry.field(
+    or_: list["TaskListFilter"] | None = condition(
         name="or", description="At least one of these filters matches. An empty list matches no list."
     )
-    not_: "TaskListFilter | None" = strawberry.field(name="not", description="This filter does not match.")
+    not_: "TaskListFilter | None" = condition(name="not", description="This filter does not match.")
 
 
 @strawberry.enum(description="The field to sort lists by.")

@@ -43,7 +43,7 @@ def _rendered(text: str | None) -> Rendered | None:
     ' rows, is limited; send `"extensions": {"cost": true}` with a request to see it.'
 )
 class Query:
-    @strawberry.field(graphql_type=User, description="The user's account.")
+    @strawberry.field(graphql_type=User | None, description="The user's account.")
     async def viewer(self, info: Info) -> Rendered | None:
         return _rendered(await info.context.viewer().account(info.context.selection(info, "User")))
 
@@ -61,7 +61,7 @@ class Query:
     async def task(self, info: Info, id: Id) -> Rendered | None:
         return _rendered(await info.context.tasks().find(info.context.selection(info, "Task"), id))
 
-    @strawberry.field(graphql_type=TaskConnection, description="The user's tasks, in pages.")
+    @strawberry.field(graphql_type=TaskConnection | None, description="The user's tasks, in pages.")
     async def tasks(
         self,
         info: Info,
@@ -85,7 +85,7 @@ class Query:
     async def list_(self, info: Info, id: Id) -> Rendered | None:
         return _rendered(await info.context.lists().find(info.context.selection(info, "TaskList"), id))
 
-    @strawberry.field(graphql_type=TaskListConnection, description="The user's lists, in pages.")
+    @strawberry.field(graphql_type=TaskListConnection | None, description="The user's lists, in pages.")
     async def lists(
         self,
         info: Info,
@@ -101,7 +101,7 @@ class Query:
         return _rendered(await info.context.lists().page(selection, tree(given(filter)) or {}, order, page))
 
     @strawberry.field(
-        graphql_type=list[Tag],
+        graphql_type=list[Tag] | None,
         description="The user's tags in the order of their names, regardless of case, with counts of their tasks.",
     )
     async def tags(self, info: Info, first: FirstTags = DEFAULT_TAGS, after: AfterTag = UNSET) -> Rendered | None:
@@ -109,7 +109,7 @@ class Query:
         return _rendered(await info.context.tags().page(selection, first, given(after)))
 
     @strawberry.field(
-        graphql_type=ChangePage,
+        graphql_type=ChangePage | None,
         description="Changes of the user's lists and tasks since a token, in pages, to bring a local copy up to"
         " date. Repeat with the new `token` while `hasMore` is true. Then use the subscription `changes`.",
     )

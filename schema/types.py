@@ -134,7 +134,7 @@ class User(Node):
 @strawberry.type(description="A task. Each user sees only their own tasks.")
 class Task(Node):
     title: str = strawberry.field(description="1 to 200 characters on one line, not blank.")
-    description: str | None = strawberry.field(description="At most 1,000 characters; null if there is none.")
+    description: str | None = strawberry.field(description="At most 4,000 characters; null if there is none.")
     completed: bool = strawberry.field(description="Whether the task is done.")
     completed_at: datetime | None = strawberry.field(description="When the task was completed; null while it is open.")
     priority: TaskPriority = strawberry.field(description="Priority; `NONE` by default.")
@@ -271,7 +271,7 @@ class UserErrorCode(Enum):
     INVALID = strawberry.enum_value("INVALID", description="This field does not accept this value.")
     NOT_FOUND = strawberry.enum_value(
         "NOT_FOUND",
-        description="You have no such task, list or tag, or the one to change is in the trash: restore it first.",
+        description="You have no such task, list or tag.",
     )
     VERSION_CONFLICT = strawberry.enum_value(
         "VERSION_CONFLICT",
@@ -282,7 +282,11 @@ class UserErrorCode(Enum):
         description="You already have a task or list with this id and different content, or `inputs` uses the id twice."
         " If you sent this mutation before, it succeeded, and what it created was changed since.",
     )
-    IN_TRASH = strawberry.enum_value("IN_TRASH", description="The list is in the trash: restore it first.")
+    IN_TRASH = strawberry.enum_value(
+        "IN_TRASH",
+        description="The task or list to change is in the trash, or the list to put a task into: restore it first. The"
+        " payload has the current state.",
+    )
     LIMIT_EXCEEDED = strawberry.enum_value(
         "LIMIT_EXCEEDED",
         description="Too many tags, inputs, tasks or lists; `message` states the limit.",
@@ -306,6 +310,10 @@ class TaskPayload:
         description="The task after the mutation. If there are errors, the existing task, unchanged; null if there is"
         " none, or if the input is invalid."
     )
+    task_edge: TaskEdge | None = strawberry.field(
+        description="The same task as an edge, to insert into a page of `tasks`. The cursor is that of the default"
+        " order, newest first."
+    )
     user_errors: list[UserError] = strawberry.field(
         description="Why nothing was changed; empty if the mutation succeeded."
     )
@@ -321,6 +329,10 @@ class ListPayload:
         name="list",
         description="The list after the mutation. If there are errors, the existing list, unchanged; null if there is"
         " none, or if the input is invalid.",
+    )
+    list_edge: TaskListEdge | None = strawberry.field(
+        description="The same list as an edge, to insert into a page of `lists`. The cursor is that of the default"
+        " order, the manual one."
     )
     user_errors: list[UserError] = strawberry.field(
         description="Why nothing was changed; empty if the mutation succeeded."
@@ -354,12 +366,16 @@ class TasksPayload:
         description="The selected tasks after the mutation; in a dry run, in their current state. Empty if the mutation"
         " was rejected."
     )
+    task_edges: list[TaskEdge] = strawberry.field(
+        description="The same tasks as edges, to insert into a page of `tasks`. The cursors are those of the default"
+        " order, newest first."
+    )
     affected_count: int = strawberry.field(
         description="Number of tasks in `tasks`, including those that needed no change; 0 if the mutation was rejected."
     )
     user_errors: list[UserError] = strawberry.field(
-        description="Empty if the mutation succeeded. NOT_FOUND names ids that were skipped; with any other error the"
-        " mutation was rejected, and nothing was changed."
+        description="Empty if the mutation succeeded. NOT_FOUND at `where.ids`, and for `updateTasks` IN_TRASH, name"
+        " ids that were skipped; with any other error the mutation was rejected, and nothing was changed."
     )
     token: SyncToken | None = strawberry.field(
         description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"

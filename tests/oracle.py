@@ -369,7 +369,7 @@ class Oracle:
             return _payload(errors)
         present, changes = self.rows.get(task_id), _stored(input)
         if present is None or present.deleted_at is not None:
-            return self._unchanged(None, ("NOT_FOUND", ["id"]))
+            return self._unchanged(present, ("IN_TRASH" if present else "NOT_FOUND", ["id"]))
         if expectedVersion not in {None, present.version}:
             return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
         if refused := self._refused(changes, ["input"]):
@@ -419,9 +419,9 @@ class Oracle:
         anchor = rows.get(_uuid(target)) if place in {"before", "after"} else None
         row = rows.get(_uuid(id))
         if row is None or row.deleted_at is not None:
-            return self._unchanged(None, ("NOT_FOUND", ["id"]))
+            return self._unchanged(row, ("IN_TRASH" if row else "NOT_FOUND", ["id"]))
         if place in {"before", "after"} and (anchor is None or anchor.deleted_at is not None):
-            return self._unchanged(row, ("NOT_FOUND", ["to"]))
+            return self._unchanged(row, ("IN_TRASH" if anchor else "NOT_FOUND", ["to"]))
         now = self.sorted(rows.values(), MANUALLY)
         wished = [other for other in now if other is not row]
         beside = wished.index(anchor) if anchor in wished else 0
@@ -511,6 +511,8 @@ class Oracle:
         dryRun: bool | None,  # noqa: N803, FBT001 - as above
     ) -> Json:
         _check_tags(changes)
+        if where.get("all") is False or _has_null(where.get("filter")):
+            raise BadUserInput("null")
         most = 100 if atMost is None else atMost
         if not 1 <= most <= 1000:
             raise BadUserInput("no such limit")
@@ -525,17 +527,22 @@ class Oracle:
             return self._many([], [("LIMIT_EXCEEDED", ["input", "addTags"])])
         if not dryRun:
             await (self._update(rows, _stored(changes)) if kind == "update" else self._trash(rows, kind == "delete"))
-        return self._many(rows, [("NOT_FOUND", ["where", "ids", str(place)]) for place in missing])
+        return self._many(rows, [(code, ["where", "ids", str(place)]) for place, code in missing])
 
-    async def _selected(self, kind: str, where: Json) -> tuple[list[Task], list[int]]:
-        """The tasks that a bulk write selects, in the order of their ids, and the indexes of ids that match no task."""
+    async def _selected(self, kind: str, where: Json) -> tuple[list[Task], list[tuple[int, str]]]:
+        """The tasks that a bulk write selects, in the order of their ids, and the indexes of other ids, with codes."""
         ((way, wanted),) = where.items()
         if way == "ids":
             ids = [_uuid(task_id) for task_id in wanted]
             there = {key for key, row in self.rows.items() if kind != "update" or row.deleted_at is None}
-            chosen, missing = there & set(ids), [place for place, key in enumerate(ids) if key not in there]
+            chosen = there & set(ids)
+            codes = ["IN_TRASH" if key in self.rows else "NOT_FOUND" for key in ids]
+            missing = [(place, codes[place]) for place, key in enumerate(ids) if key not in there]
         else:
+            wanted = wanted if way == "filter" else {}
             _check(wanted)
+            if way == "filter" and selects_all(wanted):
+                raise BadUserInput("no condition")
             if wanted.get("trashed") and kind != "restore":
                 raise BadUserInput("trashed")
             chosen, missing = self._matching(self.rows.values(), {**wanted, "trashed": kind == "restore"}), []
@@ -635,7 +642,7 @@ class Oracle:
             return _payload(errors)
         present = self.task_lists.get(list_id)
         if present is None or present.deleted_at is not None:
-            return self._unchanged(None, ("NOT_FOUND", ["id"]))
+            return self._unchanged(present, ("IN_TRASH" if present else "NOT_FOUND", ["id"]))
         if expectedVersion not in {None, present.version}:
             return self._unchanged(present, ("VERSION_CONFLICT", ["expectedVersion"]))
         if not _is(present, _stored(input)):
@@ -907,6 +914,33 @@ def _check(wanted: Json) -> None:
             _text(item) if name.startswith("tags") else _uuid(item)
         if name == "search":
             _text(value)
+
+
+def _has_null(wanted: Any) -> bool:
+    inner = wanted.values() if isinstance(wanted, dict) else wanted if isinstance(wanted, list) else []
+    return any(value is None or _has_null(value) for value in inner)
+
+
+def selects_all(wanted: Json) -> bool:
+    """Whether a filter, or one within it, excludes no task, or searches for blank text."""
+    inner = [*wanted.get("and", []), *wanted.get("or", []), *([wanted["not"]] if "not" in wanted else [])]
+    blank = not words_of(wanted.get("search", "text"))
+    return blank or _is_met("", wanted) is True or any(map(selects_all, inner))
+
+
+def _is_met(name: str, value: Any) -> bool | None:
+    """Whether all tasks meet a condition, or none do, whatever they contain; None if that depends on the task."""
+    if name in {"and", "or"}:
+        met = {_is_met("", branch) for branch in value}
+        decisive = name == "or"
+        return decisive if decisive in met else None if None in met else not decisive
+    if name == "not":
+        met_inside = _is_met("", value)
+        return None if met_inside is None else not met_inside
+    if isinstance(value, dict):
+        met = {_is_met(inner, one) for inner, one in value.items() if inner != "trashed"}
+        return False if False in met else None if None in met else True
+    return (name == "tagsAll") if value == [] else None
 
 
 def _conditions(wanted: Json) -> Iterable[tuple[str, Any]]:

@@ -23,7 +23,7 @@ CREATE = 'mutation { createTask(input: { title: "Mine" }) { task { id } userErro
 WRITES = [
     CREATE,
     'mutation { createTasks(inputs: [{ title: "Mine" }]) { tasks { id } } }',
-    'mutation { updateTasks(where: { filter: {} }, input: { title: "Mine" }) { affectedCount } }',
+    'mutation { updateTasks(where: { all: true }, input: { title: "Mine" }) { affectedCount } }',
     'mutation { deleteTask(id: "01890a5d-ac96-774b-bcce-b302099a8057") { task { id } } }',
 ]
 KEY = made_key("EdDSA", "key")

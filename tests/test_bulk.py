@@ -398,12 +398,12 @@ async def test_the_default_limit_is_100(alice: User) -> None:
     await made(alice, inputs(1))
 
     for omitted in ({}, {"atMost": None}):
-        refused = await change(alice, "deleteTasks", {"filter": {}}, **omitted)
+        refused = await change(alice, "deleteTasks", {"all": True}, **omitted)
         assert problems(refused) == [("LIMIT_EXCEEDED", ["atMost"])]
         assert "201" in refused["userErrors"][0]["message"]
-    assert (await change(alice, "updateTasks", {"filter": {}}, atMost=1000))["affectedCount"] == 201
-    assert (await change(alice, "deleteTasks", {"filter": {}}, atMost=201))["affectedCount"] == 201
-    assert len((await change(alice, "restoreTasks", {"filter": {}}, atMost=201))["tasks"]) == 201
+    assert (await change(alice, "updateTasks", {"all": True}, atMost=1000))["affectedCount"] == 201
+    assert (await change(alice, "deleteTasks", {"all": True}, atMost=201))["affectedCount"] == 201
+    assert len((await change(alice, "restoreTasks", {"all": True}, atMost=201))["tasks"]) == 201
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -447,7 +447,7 @@ async def test_restore_undoes_a_bulk_delete(alice: User, bob: User) -> None:
     await change(alice, "updateTasks", {"ids": ids})
     before, bobs = await everything(alice), await everything(bob)
 
-    deleted = await change(alice, "deleteTasks", {"filter": {}})
+    deleted = await change(alice, "deleteTasks", {"all": True})
     assert (await alice.data(EVERYTHING))["live"]["totalCount"] == 0
     restored = await change(alice, "restoreTasks", {"ids": [task["id"] for task in deleted["tasks"]]})
 
@@ -462,15 +462,20 @@ async def test_restore_undoes_a_bulk_delete(alice: User, bob: User) -> None:
 
 
 async def test_update_leaves_the_trash(alice: User) -> None:
-    """Tasks in the trash are NOT_FOUND by id and match no filter."""
+    """Tasks in the trash are IN_TRASH by id and match no filter."""
     tasks = await made(alice, inputs(3))
     ids = [task["id"] for task in tasks]
     (trashed,) = (await change(alice, "deleteTasks", {"ids": ids[:1]}))["tasks"]
 
     payload = await change(alice, "updateTasks", {"ids": ids})
-    assert problems(payload) == [("NOT_FOUND", ["where", "ids", "0"])]
+    assert problems(payload) == [("IN_TRASH", ["where", "ids", "0"])]
     assert payload["affectedCount"] == 2
     assert (await change(alice, "updateTasks", {"filter": {"ids": ids}}))["affectedCount"] == 2
+    assert (await change(alice, "updateTasks", {"all": True}))["affectedCount"] == 2
+    missing = str(uuid4())
+    payload = await change(alice, "updateTasks", {"ids": [missing, *ids[:2], ids[0]]})
+    places = [("NOT_FOUND", "0"), ("IN_TRASH", "1"), ("IN_TRASH", "3")]
+    assert problems(payload) == [(code, ["where", "ids", place]) for code, place in places]
     code, _ = await error_of(alice, "updateTasks", where={"filter": {"trashed": True}})
     assert code == "BAD_USER_INPUT"
     assert (await alice.data(EVERYTHING))["trash"]["nodes"] == [trashed]
@@ -484,7 +489,7 @@ async def test_delete_refuses_the_trash_and_restore_looks_there(alice: User, wir
     assert (await error_of(alice, "deleteTasks", where={"filter": {"trashed": True}}))[0] == "BAD_USER_INPUT"
     assert await wire.statements() == []
 
-    named: list[dict[str, Any]] = [{}, {"trashed": True}, {"trashed": None}]
+    named: list[dict[str, Any]] = [{}, {"trashed": True}, {"trashed": False}]
     for trashed, task_id in zip(named, ids[:3], strict=True):
         payload = await change(alice, "restoreTasks", {"filter": {"ids": [task_id, ids[3]], **trashed}})
         assert [task["id"] for task in payload["tasks"]] == [task_id]
@@ -535,7 +540,7 @@ async def test_update_clears_what_is_null(alice: User) -> None:
 )
 async def test_bad_changes(alice: User, wire: Wire, changes: Task, code: str, path: list[str]) -> None:
     """An invalid field is a user error with its path, and no SQL is sent."""
-    selectors: list[dict[str, Any]] = [{"ids": [str(uuid4())]}, {"filter": {}}]
+    selectors: list[dict[str, Any]] = [{"ids": [str(uuid4())]}, {"all": True}]
     for where in selectors:
         payload = await change(alice, "updateTasks", where, input=changes)
         assert problems(payload) == [(code, ["input", *path])]
@@ -548,7 +553,7 @@ async def test_bad_changes(alice: User, wire: Wire, changes: Task, code: str, pa
     "variables",
     [
         {"where": {}},
-        {"where": {"ids": [], "filter": {}}},
+        {"where": {"ids": [], "all": True}},
         {"where": {"ids": None}},
         {"where": {"filter": None}},
         {"where": {"ids": [str(uuid4())], "filter": None}},
@@ -563,8 +568,8 @@ async def test_bad_changes(alice: User, wire: Wire, changes: Task, code: str, pa
         {"where": {"filter": {"and": [{"trashed": True}]}}},
         {"where": {"ids": [str(uuid4())]}, "atMost": 0},
         {"where": {"ids": [str(uuid4())]}, "atMost": -1},
-        {"where": {"filter": {}}, "atMost": 1001},
-        {"where": {"filter": {}}, "dryRun": "yes"},
+        {"where": {"all": True}, "atMost": 1001},
+        {"where": {"all": True}, "dryRun": "yes"},
     ],
 )
 async def test_malformed_arguments_are_rejected(alice: User, wire: Wire, kind: str, variables: dict[str, Any]) -> None:
@@ -575,12 +580,12 @@ async def test_malformed_arguments_are_rejected(alice: User, wire: Wire, kind: s
 
 @pytest.mark.parametrize(
     "where",
-    ["{}", "{ids: [], filter: {}}", "{ids: null}", "{filter: null}", "{ids: [], filter: null}"],
+    ["{}", "{ids: [], all: true}", "{ids: null}", "{filter: null}", "{ids: [], filter: null}"],
 )
-async def test_a_literal_without_one_selector_fails_at_its_field(alice: User, wire: Wire, where: str) -> None:
-    """Zero or two selectors written as literals are BAD_USER_INPUT at the field; no SQL is sent."""
-    [error] = (await alice.ask(f"mutation {{ some: deleteTasks(where: {where}) {{ affectedCount }} }}"))["errors"]
-    assert (error["path"], error["extensions"]["code"]) == (["some"], "BAD_USER_INPUT")
+async def test_a_literal_without_one_selector_is_invalid(alice: User, wire: Wire, where: str) -> None:
+    """Zero or two selectors written as literals make the document invalid; no SQL is sent."""
+    error, *_ = (await alice.ask(f"mutation {{ some: deleteTasks(where: {where}) {{ affectedCount }} }}"))["errors"]
+    assert error["extensions"]["code"] == "GRAPHQL_VALIDATION_FAILED"
     assert await wire.statements() == []
 
 
@@ -646,7 +651,7 @@ async def test_the_answer_is_as_selected(alice: User) -> None:
     document = """mutation ($ids: [ID!]!) {
         a: deleteTasks(where: {ids: $ids}) { __typename n: affectedCount x: tasks { id } y: tasks { t: title } }
         b: restoreTasks(where: {ids: $ids}) { userErrors { code } }
-        c: updateTasks(where: {filter: {}}, input: {title: "New"}) { tasks { __typename title } tasks { version } }
+        c: updateTasks(where: {all: true}, input: {title: "New"}) { tasks { __typename title } tasks { version } }
     }"""
 
     data = await alice.data(document, ids=ids)
@@ -659,7 +664,7 @@ async def test_the_answer_is_as_selected(alice: User) -> None:
     assert data["c"] == {"tasks": [{"__typename": "Task", "title": "New", "version": 4}] * 2}
 
 
-@pytest.mark.parametrize("where", ["{}", "{ filter: null, ids: [] }", "{ filter: {}, ids: [] }", "{ ids: null }"])
+@pytest.mark.parametrize("where", ["{}", "{ filter: null, ids: [] }", "{ all: true, ids: [] }", "{ ids: null }"])
 async def test_an_invalid_literal_selector_sends_no_sql(alice: User, wire: Wire, where: str) -> None:
     """An invalid literal selector is rejected without SQL."""
     error = (await alice.ask(f"mutation {{ deleteTasks(where: {where}) {{ affectedCount }} }}"))["errors"][0]

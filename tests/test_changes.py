@@ -346,10 +346,10 @@ async def test_any_change_token_continues_a_sync(alice: User, owner: "asyncpg.Co
     (home, _), (other, _) = await listed(alice, 2), await listed(alice, 2)
     before = Mirror(alice)
     await before.catch_up()
-    await done(alice, UPDATE_MANY, where={"filter": {}}, input={"title": "Other"})
+    await done(alice, UPDATE_MANY, where={"all": True}, input={"title": "Other"})
     await done(alice, DELETE_LIST, id=home)
     await done(alice, UPDATE_LIST, id=other, name="Other")
-    await done(alice, RESTORE_MANY, where={"filter": {}})
+    await done(alice, RESTORE_MANY, where={"all": True})
     page = (await alice.data(CHANGES, since=before.token))["changes"]
 
     for place, change in enumerate(page["changes"], 1):

@@ -33,6 +33,7 @@ from app.sharing.rate_limits import Pace
 from app.web import endpoint as http_module
 from app.web import other_requests, requests, sockets
 from app.web.arrivals import Arrivals
+from app.web.long_messages import LONGEST_BYTES
 from schema.engine.execution import Engine
 
 VIEWER = "{ viewer { id } }"
@@ -554,7 +555,8 @@ async def test_many_lists_make_a_request_large(alice: User, monkeypatch: pytest.
         await alice.http.get("/graphql", params=given, headers={"Authorization": f"Bearer {alice.token}"})
 
     assert [size > LARGE_BYTES for size in sizes] == [False, False, True, True]
-    assert sockets._message({"text": orjson.dumps(many).decode()})[1] > LARGE_BYTES  # noqa: SLF001 - not visible outside
+    event = {"text": orjson.dumps(many).decode()}
+    assert sockets._message(event, LONGEST_BYTES)[1] > LARGE_BYTES  # noqa: SLF001 - not visible outside
 
 
 def test_the_receive_buffer_is_limited() -> None:

@@ -20,7 +20,7 @@ from conftest import SECRET, User, Wire, running
 from app.errors import Unavailable
 from app.identity.tokens import LEEWAY_SECONDS
 from app.settings import Settings
-from app.web.requests import MOST_BYTES
+from app.web.long_messages import MOST_BYTES
 
 VIEWER = "{ viewer { id } }"
 TASK = '{ task(id: "01890a5d-ac96-774b-bcce-b302099a8057") { id } }'

@@ -10,7 +10,7 @@ from conftest import Application, User, Wire, running
 from graphql import get_introspection_query, parse
 
 from app.settings import Settings
-from app.web.requests import MOST_BYTES
+from app.web.long_messages import MOST_BYTES
 from schema import schema
 from schema.engine import execution
 from schema.engine.direct import core

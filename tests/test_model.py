@@ -12,6 +12,7 @@ import hypothesis.strategies as st
 from conftest import ALL_FIELDS, NEVER_CHECKED, User
 from declared import empty, given, inputs, strategy
 from folding import is_found
+from oracle import selects_all
 
 FIELDS = f"{ALL_FIELDS} list {{ id }}"
 ONE = f"{{ task {{ {FIELDS} }} userErrors {{ code field }} token }}"
@@ -159,7 +160,9 @@ class Model:
             return Outcome(refused="BAD_USER_INPUT")
         if wrong := problems(input, "input"):
             return Outcome(problems=wrong, token=False)
-        task = self.live(id)
+        task = self.find(id)
+        if task and task["deletedAt"]:
+            return Outcome([task], [("IN_TRASH", ["id"])])
         if task and expectedVersion in {None, task["version"]}:
             if refused := self.refused(input, "input"):
                 return Outcome([task], [refused])
@@ -183,14 +186,16 @@ class Model:
 
     def move_task(self, *, id: str, to: Mapping[str, Any]) -> Outcome:  # noqa: A002 - the argument of the field
         ((place, target),) = to.items()
-        task = self.live(id)
+        task = self.find(id)
         if target is False:
             return Outcome(refused="BAD_USER_INPUT")
         if task is None:
             return told(None, None)
+        if task["deletedAt"]:
+            return Outcome([task], [("IN_TRASH", ["id"])])
         anchor = None if target is True else self.live(target)
         if target is not True and anchor is None:
-            return Outcome([task], [("NOT_FOUND", ["to"])])
+            return Outcome([task], [("IN_TRASH" if self.find(target) else "NOT_FOUND", ["to"])])
         if anchor is not task:
             self.place(task, place, anchor)
         return Outcome([task])
@@ -221,8 +226,10 @@ class Model:
 
     def update_list(self, *, id: str, input: Task) -> Outcome:  # noqa: A002 - as above
         one = self.one_list(id)
-        if one is None or one["deletedAt"]:
+        if one is None:
             return told(None, None)
+        if one["deletedAt"]:
+            return Outcome([one], [("IN_TRASH", ["id"])])
         self.written(one, **input)
         return Outcome([one])
 
@@ -318,7 +325,8 @@ class Model:
             return Outcome(refused="BAD_USER_INPUT")
         if wrong := problems(changes, "input"):
             return Outcome(problems=wrong, token=False)
-        if where.get("filter", {}).get("trashed") and change != self.restore:
+        wanted = where.get("filter")
+        if wanted is not None and (selects_all(wanted) or (wanted.get("trashed") and change != self.restore)):
             return Outcome(refused="BAD_USER_INPUT")
         found = sorted(self.selected(change, where), key=lambda task: str(task["id"]))
         if len(found) > most:
@@ -326,10 +334,11 @@ class Model:
         if refused := self.refused(changes, "input"):
             return Outcome(problems=[refused])
         ids = [task["id"] for task in found]
-        missing = [place for place, given in enumerate(where.get("ids", [])) if given.lower() not in ids]
+        skipped = [(place, given) for place, given in enumerate(where.get("ids", [])) if given.lower() not in ids]
+        codes = [(place, "IN_TRASH" if self.find(given) else "NOT_FOUND") for place, given in skipped]
         for task in found if not dryRun else []:
             change(task, changes)
-        return Outcome(found, [("NOT_FOUND", ["where", "ids", str(place)]) for place in missing], len(found))
+        return Outcome(found, [(code, ["where", "ids", str(place)]) for place, code in codes], len(found))
 
     def selected(self, change: Callable[[Task, Task], None], where: Mapping[str, Any]) -> list[Task]:
         """By id: all tasks, but for updates no trashed ones. By filter: trashed tasks to restore, else live ones."""
@@ -339,10 +348,11 @@ class Model:
                 task for task in self.order if task["id"] in ids and (change != self.update or not task["deletedAt"])
             ]
         trashed = change == self.restore
+        wanted = where.get("filter", {})
         return [
             task
             for task in self.order
-            if bool(task["deletedAt"]) is trashed and is_matched(task, where["filter"], self.one_list)
+            if bool(task["deletedAt"]) is trashed and is_matched(task, wanted, self.one_list)
         ]
 
     # The comparison
@@ -578,7 +588,11 @@ FILTERS = (
     | st.fixed_dictionaries({"not": CONDITIONS})
     | st.fixed_dictionaries({"or": st.lists(CONDITIONS, max_size=2)})
 )
-SELECTORS = st.fixed_dictionaries({"ids": st.lists(REFS, max_size=6)}) | st.fixed_dictionaries({"filter": FILTERS})
+SELECTORS = (
+    st.fixed_dictionaries({"ids": st.lists(REFS, max_size=6)})
+    | st.fixed_dictionaries({"filter": FILTERS})
+    | st.just({"all": True})
+)
 LIMITS = {
     "atMost": st.sampled_from([1, 2, 4, 100, 1000, None, 1000, 4, 100, 0, 1001]),
     "dryRun": st.sampled_from([False, True, None, False]),

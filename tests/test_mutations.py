@@ -199,7 +199,7 @@ async def test_deleted_is_in_the_trash_and_comes_back_as_it_was(alice: User) -> 
     deleted = (await alice.data(DELETE, id=task["id"]))["deleteTask"]
     assert (await alice.data(DELETE, id=task["id"]))["deleteTask"] == deleted
     assert deleted["task"]["deletedAt"] == deleted["task"]["updatedAt"]
-    assert problem(await update(alice, task["id"], title="Late")) == ("NOT_FOUND", ["id"])
+    assert problem(await update(alice, task["id"], title="Late")) == ("IN_TRASH", ["id"])
     restored = (await alice.data(RESTORE, id=task["id"]))["restoreTask"]
     assert (await alice.data(RESTORE, id=task["id"]))["restoreTask"] == restored
 

@@ -935,7 +935,8 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     | st.fixed_dictionaries({"after": MINE})
     | st.sampled_from([{"toStart": True}, {"toEnd": True}, {"toStart": True}, {"toEnd": True}, {"toEnd": False}]),
     "where": st.fixed_dictionaries({"ids": st.lists(st.sampled_from(THEIRS), max_size=4) | st.lists(MINE, max_size=2)})
-    | st.fixed_dictionaries({"filter": filters() | st.just({})}),
+    | st.fixed_dictionaries({"filter": filters() | st.just({})})
+    | st.sampled_from([{"all": True}, {"all": True}, {"all": False}]),
     "most": st.sampled_from([*[None] * 6, 1, 2, 1000, 0, 1001]),
     "dry": st.sampled_from([None, False, False, True]),
     "from": st.sampled_from([*TAGS * 3, "", "\0", "unknown"]),

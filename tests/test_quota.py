@@ -289,10 +289,10 @@ async def test_other_writes_count_nothing(carol: User, owner: "Owner") -> None:
         """mutation ($id: ID!, $other: ID!) {
             a: updateTask(id: $id, input: { title: "New" }) { token }
             b: moveTask(id: $id, to: { after: $other }) { token }
-            c: updateTasks(where: { filter: {} }, input: { priority: LOW }) { token }
-            d: deleteTasks(where: { filter: {} }) { token }
+            c: updateTasks(where: { all: true }, input: { priority: LOW }) { token }
+            d: deleteTasks(where: { all: true }) { token }
             e: restoreTasks(where: { ids: [$id, $other] }) { token }
-            f: deleteTasks(where: { filter: {} }, atMost: 1) { token }
+            f: deleteTasks(where: { all: true }, atMost: 1) { token }
             g: createTask(input: { id: $id, title: "Taken" }) { token }
             h: createTask(input: { title: " " }) { token }
         }""",

@@ -16,8 +16,10 @@ from sqlalchemy.sql.elements import ClauseElement
 from test_partitions import READS, WRITES
 
 from app.database.compiling import Statements
+from app.database.rendering import Selection
 from app.database.statements import Statement, compiled, user_id
 from app.entities import changes, moving
+from app.entities.writing import Change
 from app.models import CLOCKS, TAGS, TASKS
 from app.settings import Settings
 from app.tasks.feed import FEED
@@ -39,6 +41,9 @@ MORE = {
     "everything": f"""mutation ($id: ID!) {{ updateTask(id: $id, input: {{
         title: "T", description: "D", completed: true, priority: HIGH, dueDate: "2026-05-05", tags: ["a"]
     }}) {TASK_ID} }}""",
+    "nothing of many": "mutation { deleteTasks(where: { filter: { or: [] } }) { affectedCount } }",
+    "no tasks": "{ tasks(filter: { or: [] }) { totalCount nodes { id } } }",
+    "all of many": "mutation { restoreTasks(where: { all: true }) { affectedCount } }",
     "everything of many": """mutation { updateTasks(where: { filter: { search: "t" } }, atMost: 1000, input: {
         title: "T", description: "D", completed: true, priority: HIGH, dueDate: "2026-05-05", tags: ["a"]
     }) { affectedCount } }""",
@@ -166,8 +171,9 @@ async def test_all_statements_go_to_one_worker(
             await alice.ask(query, **names)
         assert [seen async for seen in purge(application.database, timedelta(0))]
         assert [seen async for seen in recount(application.database)]
-    moving.spread(TASK)
-    moving.spread(LIST_OF_TASKS)
+    for entity in (TASK, LIST_OF_TASKS):
+        for kind in ("before", "after"):
+            moving.move_apart(entity, Selection(entity.type_name, ()), Change(kind + moving.APART, ()))
     changes.page(FEED, changes.whole(FEED))
 
     of_users = {text: construct for text, construct in record.constructs.items() if text not in record.elsewhere}

@@ -452,11 +452,11 @@ async def test_a_mutation_shows_what_a_query_then_shows(alice: User, mutation: s
 
 MANY = {
     "create": 'createTasks(inputs: [{title: "B"}, {title: "A", tags: ["x"]}, {title: "B"}])',
-    "update": 'updateTasks(where: {filter: {}}, input: {title: "é \\\\ \\"", priority: LOW, completed: true})',
-    "update nothing": "updateTasks(where: {filter: {}}, input: {})",
-    "dry run": 'updateTasks(where: {filter: {}}, input: {title: "Other"}, dryRun: true)',
-    "delete": "deleteTasks(where: {filter: {}})",
-    "restore": "restoreTasks(where: {filter: {}})",
+    "update": 'updateTasks(where: {all: true}, input: {title: "é \\\\ \\"", priority: LOW, completed: true})',
+    "update nothing": "updateTasks(where: {all: true}, input: {})",
+    "dry run": 'updateTasks(where: {all: true}, input: {title: "Other"}, dryRun: true)',
+    "delete": "deleteTasks(where: {all: true})",
+    "restore": "restoreTasks(where: {all: true})",
 }
 
 

@@ -30,6 +30,7 @@ from app.origins import Origins
 from app.settings import Settings, load
 from app.sharing.rate_limits import Pace
 from app.web import sockets
+from app.web.long_messages import LongMessages
 from app.web.sockets import SocketEndpoint
 
 VIEWER = "{ viewer { id } }"
@@ -261,7 +262,7 @@ async def test_a_token_that_cannot_be_verified(failure: Exception, code: int, ca
     async def verify(_authorization: str | None, _address: str) -> Principal:
         raise failure
 
-    async with served(SocketEndpoint(refuse, verify, Origins(()), 1)) as address:
+    async with served(SocketEndpoint(refuse, verify, Origins(()), 1, LongMessages(verify))) as address:
         client = Client(await connect(f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS))
         await client.send(type="connection_init")
         assert (await client.closed())[0] == code
@@ -275,7 +276,7 @@ async def test_a_bug_in_an_operation_is_masked(caplog: pytest.LogCaptureFixture)
     async def verify(_authorization: str | None, _address: str) -> Principal:
         return Principal(UUID(int=1), time.time() + 60)
 
-    async with served(SocketEndpoint(refuse, verify, Origins(()), 1)) as address:
+    async with served(SocketEndpoint(refuse, verify, Origins(()), 1, LongMessages(verify))) as address:
         client = Client(await connect(f"ws://{address}/graphql", open_timeout=PATIENCE_SECONDS, subprotocols=PROTOCOLS))
         await client.send(type="connection_init")
         assert await client.receive() == {"type": "connection_ack"}

@@ -112,6 +112,8 @@ FIRED = {
 DEFINERS = (*TRIGGERS, *ACROSS_USERS)
 CONFIGURED = {
     "position_between(text, text)": (SEARCH_PATH,),
+    "positions_between(text, text, integer)": (SEARCH_PATH,),
+    "positions_around(text, text, integer, integer)": (SEARCH_PATH,),
     **dict.fromkeys(TRIGGERS, (SEARCH_PATH,)),
     # Their lookups must use an index, also in a cached plan from when the table was empty.
     **dict.fromkeys(

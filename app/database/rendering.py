@@ -70,13 +70,13 @@ class Selection:
     fields: tuple[Field, ...]
     statements: dict[Hashable, Statement] = field(default_factory=dict)
     nested: tuple[Field, ...] = ()
-    _entries: dict[str, list[Field]] = field(default_factory=dict)
+    _entries: dict[tuple[str, ...], list[Field]] = field(default_factory=dict)
 
-    def entries(self, name: str) -> list[Field]:
-        """The entries of a field: none, one, or several with aliases."""
-        if name not in self._entries:
-            self._entries[name] = [entry for entry in self.fields if entry.name == name]
-        return self._entries[name]
+    def entries(self, *names: str) -> list[Field]:
+        """The entries of these fields: none, one, or several, also with aliases."""
+        if names not in self._entries:
+            self._entries[names] = [entry for entry in self.fields if entry.name in names]
+        return self._entries[names]
 
 
 class Selections:

@@ -35,9 +35,9 @@ from sqlalchemy import (
 from sqlalchemy import update as sql_update
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
-from app.database.rendering import Selection, joined
+from app.database.rendering import Field, Selection, joined
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
-from app.entities import membership
+from app.entities import edges, membership
 from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity, Shape
 from app.entities.filters import condition
@@ -202,8 +202,12 @@ def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
     lists = _lists(entity, payload, current, current, current.c.id, within)
     total = select(func.count()).select_from(matched).scalar_subquery()
     code = case(*refused, else_=null()) if refused else null()
-    missing = _missing(matched) if by_ids else null()
-    return _many(entity, now, written, lists, total, missing, more=[code.label("code")])
+    ids = _ids()
+    missing = _unmatched(ids, ~exists().where(matched.c.id == ids.c.id)) if by_ids else null()
+    only_live = by_ids and shape.kind == "update"
+    trashed = _unmatched(ids, _is_in_trash(entity, ids.c.id)) if only_live else null()
+    more = [code.label("code"), trashed.label("in_trash")]
+    return _many(entity, now, written, lists, total, missing, more=more)
 
 
 def _overfull(entity: Entity, content: Contents, matched: CTE) -> membership.Refusals:
@@ -267,12 +271,24 @@ def _values(entity: Entity, shape: Many, at: ColumnElement[Any]) -> tuple[Conten
     return {**content, **entity.following(content, row, at)}, differs(entity, content)
 
 
-def _missing(matched: CTE) -> ColumnElement[Any]:
-    """The indexes, from 0, of the ids without a row."""
+def _ids() -> TableValuedAlias:
+    """The selected ids, with their places from 1."""
     ids = func.unnest(_IDS).table_valued(column("id", Uuid), with_ordinality="place", name="ids")
-    ids = ids.render_derived()
-    unknown = select(ids.c.place - literal_column("1")).where(~exists().where(matched.c.id == ids.c.id))
-    return cast(func.array(unknown.order_by(ids.c.place).scalar_subquery()), ARRAY(Text))
+    return ids.render_derived()
+
+
+def _unmatched(ids: TableValuedAlias, where: ColumnElement[bool]) -> ColumnElement[Any]:
+    """The indexes, from 0, of the ids that meet a condition."""
+    found = select(ids.c.place - literal_column("1")).where(where).order_by(ids.c.place)
+    return cast(func.array(found.scalar_subquery()), ARRAY(Text))
+
+
+def _is_in_trash(entity: Entity, row_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    row = entity.table.alias("trash")
+    found = exists(
+        select(row.c.id).where(row.c.user_id == user_id(), row.c.id == row_id, row.c.deleted_at.is_not(None))
+    )
+    return found.correlate_except(row)
 
 
 def _lists(  # noqa: PLR0913, PLR0917 - the parts of a statement
@@ -285,13 +301,15 @@ def _lists(  # noqa: PLR0913, PLR0917 - the parts of a statement
 ) -> list[ColumnElement[Any]]:
     """The rows as a JSON list, for each response key that selects them."""
 
-    def listed(selection: Selection) -> ColumnElement[Any]:
-        elements = func.string_agg(entity.json(selection, current.c), aggregate_order_by(text_literal(","), order))
+    def listed(entry: Field) -> ColumnElement[Any]:
+        element = edges.shown(entity, entry, current.c)
+        elements = func.string_agg(element, aggregate_order_by(text_literal(","), order))
         text = joined([text_literal("["), func.coalesce(elements, text_literal(""), type_=Text), text_literal("]")])
         return select(text).select_from(rows).where(shown).scalar_subquery()
 
     return [
-        listed(entry.inner).label(f"{entity.many}_{place}") for place, entry in enumerate(payload.entries(entity.many))
+        listed(entry).label(f"{entity.many}_{place}")
+        for place, entry in enumerate(payload.entries(entity.many, entity.edges))
     ]
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, bindparam, cast
 from app.entities.entity import Content, Entity
 from app.entities.naming import api_name
 from app.entities.problems import Problem
+from app.errors import BadUserInput
 
 
 def taken(
@@ -16,17 +17,22 @@ def taken(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The values to bind, and the problems of the input, each with the path of its field.
 
-    The values are complete only if there are no problems. A single loop, because it runs for every write.
+    The values are complete only if there are no problems. A single loop, because it runs for every write. Raises
+    BadUserInput with the path of the field for text that cannot be stored, and for malformed ids.
     """
     contents = entity.contents
     bound: dict[str, Any] = {}
     found: list[Problem] = []
-    for column, value in changes.items():
-        content = contents[column]
-        if content.check and (wrong := content.check(value)):
-            found += _placed(wrong, *path, api_name(column))
-        else:
-            bound[column] = content.stored(value) if content.stored else value
+    try:
+        for column, value in changes.items():
+            content = contents[column]
+            if content.check and (wrong := content.check(value)):
+                found += _placed(wrong, *path, api_name(column))
+            else:
+                bound[column] = content.stored(value) if content.stored else value
+    except BadUserInput as error:
+        error.field = ".".join([*path, api_name(column)])
+        raise
     conflicts = entity.conflicts(changes)
     return bound, [*found, *_placed(conflicts, *path)] if conflicts else found
 

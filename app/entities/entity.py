@@ -223,6 +223,16 @@ class Entity:
     few: Callable[[Reader, Shape], Few | None] = _no_few
 
     @cached_property
+    def edge(self) -> str:
+        """The field of a payload with the row as an edge."""
+        return f"{self.one}Edge"
+
+    @cached_property
+    def edges(self) -> str:
+        """The field of a payload with several rows as edges."""
+        return f"{self.one}Edges"
+
+    @cached_property
     def fields(self) -> Mapping[str, Field]:
         """All fields by their names in the API."""
         return {each.name: each for each in self.declared if each.json}

@@ -49,7 +49,7 @@ class Feed:
         """A page of changes since a sync token, or from the beginning, as JSON."""
         size = DEFAULT_CHANGE_PAGE if first is None else first
         if not 1 <= size <= LARGEST_CHANGE_PAGE:
-            raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.")
+            raise BadUserInput(f"first must be from 1 to {LARGEST_CHANGE_PAGE}; it is {size}.", "first")
         inner = nested(selection, self._wanted, self._owner)
         key = "changes", inner.key
         statement = selection.statements.get(key) or await self._statements.compiled(

@@ -101,7 +101,7 @@ def moment(name: str, value: date) -> str:
     try:
         return utc(value) if isinstance(value, datetime) else value.isoformat()
     except OverflowError:
-        raise BadUserInput(f"{name} is out of range; the year must be from 1 to 9999, in UTC.") from None
+        raise BadUserInput(f"{name} is out of range; the year must be from 1 to 9999, in UTC.", name) from None
 
 
 def text_value(value: Any) -> str:
@@ -125,4 +125,4 @@ def _instant_or_end(value: Any) -> str:
 
 
 def _ids(name: str, value: list[str]) -> list[str]:
-    return [str(identifier(item, name)) for item in value]
+    return [str(identifier(item, f"{name}.{place}")) for place, item in enumerate(value)]

@@ -3,15 +3,19 @@
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     ColumnElement,
     Exists,
+    Integer,
+    ScalarSelect,
     Table,
     Text,
     Uuid,
     and_,
     bindparam,
     case,
+    cast,
     exists,
     false,
     func,
@@ -20,31 +24,39 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    union_all,
 )
 from sqlalchemy import update as sql_update
 
 from app.database.rendering import Selection
-from app.database.statements import Statement, text_literal, user_id, write
+from app.database.statements import Statement, text_literal, user_id
+from app.entities import membership
 from app.entities.entity import Entity
 from app.entities.writing import (
     Change,
     clock,
     first_position,
-    is_there,
+    is_trashed,
     last_position,
-    notice,
     outcome,
     present,
-    ranked_position,
 )
 
-# A key grows by a character with about five moves into the same gap. A longer key makes `spread` renew all keys.
-LONGEST_KEY = 60
+# A key grows by a character with about six moves into the same gap. If it would be longer, the rows around the gap get
+# new keys, unless these would hardly be shorter: at least so many characters.
+LONGEST_KEY, LEAST_GAIN = 60, 6
+# How many rows on each side of a gap get new keys.
+NEIGHBORS = 25
+# What the kind of a move ends with if it may give new keys to the rows around.
+APART = " apart"
 
 
 def move(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Move a row before or after another one, or to an end. Changes nothing if it is already there."""
-    before, now, table = present(entity, in_trash=False), clock(), entity.table
+    """Move a row before or after another one, or to an end. Changes nothing if it is already there.
+
+    Rejected as CROWDED if its key would be too long: then `move_apart` makes room.
+    """
+    before, now, table = present(entity), clock(), entity.table
     target = _target(table, change.kind, before, now)
     fits = func.length(target.c.key) <= literal_column(str(LONGEST_KEY))
     written = (
@@ -60,30 +72,99 @@ def move(entity: Entity, payload: Selection, change: Change) -> Statement:
         .returning(*table.c)
         .cte("written")
     )
-    refusal = case(
-        (before.c.id.is_(None), text_literal("NOT_FOUND")),
-        (exists(select(target.c.key).where(~target.c.anchored)), text_literal("ANCHOR_NOT_FOUND")),
-        (exists(select(target.c.key).where(~target.c.settled, ~fits)), text_literal("CROWDED")),
-        else_=null(),
-    )
+    crowded = exists(select(target.c.key).where(~target.c.settled, ~fits)), text_literal("CROWDED")
+    refusal = case(*_refusals(entity, change.kind, before, target), crowded, else_=null())
     return outcome(entity, payload, now, before, written, refusal)
 
 
-def spread(entity: Entity) -> Statement:
-    """Give all rows of the user new keys of equal length, in their current order."""
-    now, table = clock(), entity.table
-    rank = func.row_number().over(order_by=(table.c.position, table.c.id)).label("rank")
-    ranks = select(table.c.id, rank).where(table.c.user_id == user_id()).cte("ranks")
-    key = ranked_position(now.c.version, ranks.c.rank)
+def move_apart(entity: Entity, payload: Selection, change: Change) -> Statement:
+    """Like `move`, but gives new keys to the rows around a crowded gap: their position and version change, alone.
+
+    Their keys come close to those of the rows beyond, so that the gap is wide. Spread evenly, the keys would grow
+    without end while rows are moved to both sides of a gap in turn.
+    """
+    kind = change.kind.removesuffix(APART)
+    before, now, table = present(entity), clock(), entity.table
+    target = _target(table, kind, before, now)
+    sides = [_neighbors(table, kind, ahead=ahead) for ahead in (True, False)]
+    room = _room(before, now, target, *sides)
+    ranks = _ranks(before, *sides)
+    own = table.c.id == bindparam("id", type_=Uuid)
     written = (
         sql_update(table)
-        .values(position=key, version=now.c.version, updated_at=now.c.at)
+        .values(
+            position=case((room.c.crowded, room.c.renewed[ranks.c.rank]), else_=room.c.key),
+            version=now.c.version,
+            updated_at=case((own, now.c.at), else_=table.c.updated_at),
+        )
         .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id, table.c.id == ranks.c.id)
-        .returning(table.c.id)
+        .where(or_(own, room.c.crowded))
+        .returning(*table.c)
         .cte("written")
     )
-    changed = is_there(written)
-    return write(select(now.c.version, notice(now, changed)), changed)
+    moved = select(written).where(written.c.id == bindparam("id", type_=Uuid)).cte("moved")
+    refusal = case(*_refusals(entity, kind, before, target), else_=null())
+    return outcome(entity, payload, now, before, moved, refusal)
+
+
+def _refusals(entity: Entity, kind: str, before: CTE, target: CTE) -> membership.Refusals:
+    """When a row is not moved, with the codes."""
+    row = entity.table.alias("anchors")
+    astray = exists(select(target.c.key).where(~target.c.anchored))
+    found = [(before.c.id.is_(None), text_literal("NOT_FOUND")), is_trashed(before)]
+    if kind in {"before", "after"}:
+        mine = and_(row.c.user_id == user_id(), row.c.id == bindparam("anchor", type_=Uuid))
+        in_trash = exists(select(row.c.id).where(mine, row.c.deleted_at.is_not(None)))
+        found += [(and_(astray, in_trash), text_literal("ANCHOR_IN_TRASH"))]
+    return [*found, (astray, text_literal("ANCHOR_NOT_FOUND"))]
+
+
+def _neighbors(table: Table, kind: str, *, ahead: bool) -> CTE:
+    """The nearest rows on one side of the gap, those ahead of it or those behind, and the one beyond, by distance."""
+    others, anchor = _Others(table), _position_of_anchor(table)
+    if ahead:
+        side = others.position < anchor if kind == "before" else others.position <= anchor
+        order = others.position.desc(), others.id.desc()
+    else:
+        side = others.position >= anchor if kind == "before" else others.position > anchor
+        order = others.position.asc(), others.id.asc()
+    distance = func.row_number().over(order_by=order).label("distance")
+    nearest = select(others.id, others.position, distance).where(others.owned, side).order_by(*order)
+    return nearest.limit(literal_column(str(NEIGHBORS + 1))).cte("ahead" if ahead else "behind")
+
+
+def _room(before: CTE, now: CTE, target: CTE, ahead: CTE, behind: CTE) -> CTE:
+    """One row if the row is to be moved: its key, whether the gap is crowded, and new keys for the rows around it."""
+    version = select(now.c.version).scalar_subquery()
+    low = func.coalesce(_beyond(ahead), first_position(version), type_=Text)
+    high = func.coalesce(_beyond(behind), last_position(version), type_=Text)
+    best = func.length(func.position_between(low, high, type_=Text)) + literal_column(str(LEAST_GAIN))
+    crowded = func.length(target.c.key) > func.greatest(literal_column(str(LONGEST_KEY)), best)
+    due = and_(before.c.deleted_at.is_(None), target.c.anchored, ~target.c.settled)
+    keys = func.positions_around(low, high, _number(ahead), _number(behind), type_=ARRAY(Text))
+    return select(target.c.key, crowded.label("crowded"), keys.label("renewed")).where(due).cte("room")
+
+
+def _beyond(side: CTE) -> ColumnElement[str]:
+    """The key of the first row that keeps its key; null if there is none."""
+    return select(side.c.position).where(side.c.distance > literal_column(str(NEIGHBORS))).scalar_subquery()
+
+
+def _number(side: CTE) -> ColumnElement[int]:
+    """How many rows of a side may get new keys."""
+    within = side.c.distance <= literal_column(str(NEIGHBORS))
+    return select(cast(func.count(), Integer)).select_from(side).where(within).scalar_subquery()
+
+
+def _ranks(before: CTE, ahead: CTE, behind: CTE) -> CTE:
+    """The row and those around it, with the places of their new keys, from 1."""
+    most: ColumnElement[int] = literal_column(str(NEIGHBORS))
+    own = _number(ahead) + literal_column("1")
+    return union_all(
+        select(before.c.id, own.label("rank")),
+        select(ahead.c.id, own - ahead.c.distance).where(ahead.c.distance <= most),
+        select(behind.c.id, own + behind.c.distance).where(behind.c.distance <= most),
+    ).cte("ranks")
 
 
 Place = tuple[ColumnElement[Any], ColumnElement[bool], ColumnElement[bool]]
@@ -94,7 +175,7 @@ class _Others:
 
     def __init__(self, table: Table) -> None:
         self._rows = table.alias("others")
-        self.position = self._rows.c.position
+        self.id, self.position = self._rows.c.id, self._rows.c.position
         self.owned = and_(self._rows.c.user_id == user_id(), self._rows.c.id != bindparam("id", type_=Uuid))
 
     def exist(self, where: ColumnElement[bool]) -> Exists:
@@ -119,10 +200,14 @@ def _target(table: Table, kind: str, before: CTE, now: CTE) -> CTE:
     )
 
 
+def _position_of_anchor(table: Table) -> ScalarSelect[str]:
+    """The key of the row to move to; null if there is none, or if it is in the trash."""
+    live = and_(table.c.user_id == user_id(), table.c.deleted_at.is_(None))
+    return select(table.c.position).where(live, table.c.id == bindparam("anchor", type_=Uuid)).scalar_subquery()
+
+
 def _beside(table: Table, kind: str, before: CTE, outermost: ColumnElement[str]) -> Place:
-    anchor_id, others = bindparam("anchor", type_=Uuid), _Others(table)
-    live = and_(table.c.user_id == user_id(), table.c.deleted_at.is_(None), table.c.id == anchor_id)
-    anchor = select(table.c.position).where(live).scalar_subquery()
+    anchor_id, others, anchor = bindparam("anchor", type_=Uuid), _Others(table), _position_of_anchor(table)
     own, ahead = before.c.position, kind == "before"
     position = others.position
     side = position < anchor if ahead else position > anchor

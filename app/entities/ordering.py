@@ -54,7 +54,7 @@ class Order:
 
     def __init__(self, entity: Entity, terms: tuple[OrderBy, ...]) -> None:
         if len({term.field for term in terms}) < len(terms):
-            raise BadUserInput("orderBy names a field twice.")
+            raise BadUserInput("orderBy names a field twice.", "orderBy")
         terms = terms or (OrderBy(*entity.order),)
         self.terms = (*terms, OrderBy("ID", terms[-1].descending))
         # Part of each cursor, so that a cursor is rejected in another list or order.
@@ -93,11 +93,14 @@ class Order:
         """The values of a cursor, to bind as prefix_0, prefix_1, …; empty without a cursor."""
         if mark is None:
             return {}
-        values = cursors.decoded(mark, self.name, owner)
         try:
+            values = cursors.decoded(mark, self.name, owner)
             bounds = [key.read(value) for key, value in zip(self.keys, values, strict=True)]
+        except BadUserInput as error:
+            error.field = _argument(prefix)
+            raise
         except (ValueError, TypeError, AttributeError, OverflowError):
-            raise BadUserInput("The cursor is damaged.") from None
+            raise BadUserInput("The cursor is damaged.", _argument(prefix)) from None
         return {f"{prefix}_{place}": bound for place, bound in enumerate(bounds)}
 
     def beyond(
@@ -110,6 +113,11 @@ class Order:
         if len(set(falling)) == 1:
             return _ahead(tuple_(*expressions), tuple_(*bounds), falling=falling[0], inclusive=inclusive)
         return _mixed(expressions, bounds, falling, inclusive=inclusive)
+
+
+def _argument(prefix: str) -> str:
+    """The argument of a cursor, from the prefix of its parameters."""
+    return prefix.rpartition("_")[2]
 
 
 def _mixed(expressions: Keys, bounds: Keys, falling: list[bool], *, inclusive: bool) -> ColumnElement[bool]:
@@ -138,7 +146,9 @@ def _key(entity: Entity, term: OrderBy) -> SortKey:
     if term.nulls is not None and key.nulls is None:
         nullable = [name for name, each in entity.sort_keys.items() if each.nulls]
         known = ", ".join(nullable) or "none of its fields"
-        raise BadUserInput(f"orderBy.nulls does not apply to {term.field}, which is never null, only to: {known}.")
+        raise BadUserInput(
+            f"orderBy.nulls does not apply to {term.field}, which is never null, only to: {known}.", "orderBy"
+        )
     return replace(key, expression=key.nulls.low, indexed=False) if key.nulls and term.nulls_are_low else key
 
 

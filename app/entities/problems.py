@@ -19,14 +19,14 @@ class Problem:
 
 
 def storable(value: str, name: str) -> str:
-    """Text that PostgreSQL can store. Raises BadUserInput for U+0000 and unpaired surrogates."""
+    """Text that PostgreSQL can store. Raises BadUserInput with its path `name` for U+0000 and unpaired surrogates."""
     if "\0" in value:
-        raise BadUserInput(f"{name} contains the character U+0000, which cannot be stored.")
+        raise BadUserInput(f"{name} contains the character U+0000, which cannot be stored.", name)
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadUserInput(f"{name} contains an unpaired surrogate; send valid Unicode.") from None
+            raise BadUserInput(f"{name} contains an unpaired surrogate; send valid Unicode.", name) from None
     return value
 
 

@@ -12,7 +12,7 @@ import orjson
 from app.database.compiling import Statements
 from app.database.rendering import Field, Selection
 from app.database.statements import Statement
-from app.entities import bulk, membership, moving, reading, writing
+from app.entities import bulk, edges, membership, moving, reading, writing
 from app.entities.content import taken
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
@@ -75,10 +75,10 @@ class Window:
     def size(self) -> int:
         """The page size. Raises BadUserInput if it is out of range."""
         if self.first is not None and self.last is not None:
-            raise BadUserInput("Pass first or last, not both.")
+            raise BadUserInput("Pass first or last, not both.", "last")
         name, size = ("first", self.first) if self.last is None else ("last", self.last)
         if size is not None and not 1 <= size <= LARGEST_PAGE:
-            raise BadUserInput(f"{name} must be from 1 to {LARGEST_PAGE}; it is {size}.")
+            raise BadUserInput(f"{name} must be from 1 to {LARGEST_PAGE}; it is {size}.", name)
         return size or DEFAULT_PAGE
 
 
@@ -188,8 +188,7 @@ class Repository:
         try:
             return await self._write(payload, moving.move, place, {}, **values)
         except Crowded:
-            await self._database.write(self._owner, moving.spread(self._entity), {"user_id": self._owner})
-            return await self._write(payload, moving.move, place, {}, **values)
+            return await self._write(payload, moving.move_apart, place + moving.APART, {}, **values)
 
     async def create_many(self, payload: Selection, given: Sequence[Values]) -> Written:
         """Create rows, all or none."""
@@ -217,7 +216,7 @@ class Repository:
     ) -> Written:
         """Update, delete or restore the selected rows, unless there are more than `at_most`."""
         if not 1 <= at_most <= MOST_AT_ONCE:
-            raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.")
+            raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.", "atMost")
         content, wrong = taken(self._entity, changes)
         if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
@@ -239,7 +238,9 @@ class Repository:
             many = self._entity.many
             few = f"create{many[0].upper()}{many[1:]} takes 1 to {MOST_CREATED} {words(many)}; these are {len(given)}."
             return [], [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
-        ids = [identifier(each["id"], "inputs.id") if "id" in each else None for each in given]
+        ids = [
+            identifier(each["id"], f"inputs.{place}.id") if "id" in each else None for place, each in enumerate(given)
+        ]
         # In their order, so that rows without an id keep the order of the input wherever ids decide.
         made = iter(sorted(uuid7() for wanted in ids if wanted is None))
         rows, found = list[dict[str, Any]](), list[Problem]()
@@ -273,7 +274,7 @@ class Repository:
         if row["code"] == "CROWDED":
             raise Crowded
         one = entity.one
-        shown = {entry.key: row[f"{one}_{place}"] for place, entry in enumerate(payload.entries(one))}
+        shown = {entry.key: row[f"{one}_{place}"] for place, entry in enumerate(payload.entries(one, entity.edge))}
         if statement.names_only:
             shown = await self._shown_after(payload, shown)
         refusal = [self._refusal(row)] if row["code"] else []
@@ -291,21 +292,28 @@ class Repository:
     def _complete(self, payload: Selection, build: Callable[[Selection], Statement]) -> Statement:
         """The writing statement of a payload. If that shows other rows, the statement only names the rows."""
         entity = self._entity
-        names = {entity.one, entity.many}
-        rows = [entry for entry in payload.fields if entry.name in names]
-        if all(entity.knows(entry.inner) for entry in rows):
+        rows = payload.entries(entity.one, entity.edge) or payload.entries(entity.many, entity.edges)
+        if all(entity.knows(node.inner) for entry in rows for node in edges.nodes(entity, entry)):
             return build(payload)
-        only = Selection(entity.type_name, (Field("id", "id"),))
-        named = tuple(replace(entry, selection=only) if entry in rows else entry for entry in payload.fields)
+        named = tuple(
+            replace(entry, selection=edges.naming(entity, entry)) if entry in rows else entry
+            for entry in payload.fields
+        )
         return replace(build(Selection(payload.typename, named)), names_only=True)
 
     async def _shown_after(self, payload: Selection, named: Mapping[str, str | None]) -> dict[str, str | None]:
         """The rows that a write has named, read after it."""
         shown = dict[str, str | None]()
-        for entry in payload.entries(self._entity.one):
+        for entry in payload.entries(self._entity.one, self._entity.edge):
             name = named[entry.key]
-            shown[entry.key] = name and await self._found(entry.inner, UUID(orjson.loads(name)["id"]))
+            shown[entry.key] = name and await self._read_row(entry, orjson.loads(name))
         return shown
+
+    async def _read_row(self, entry: Field, name: Mapping[str, str]) -> str | None:
+        """The row that a write has named, or its edge, read after it."""
+        shown = edges.nodes(self._entity, entry)
+        read = {node.key: await self._found(node.inner, UUID(name["id"])) for node in shown}
+        return read[entry.key] if entry.name == self._entity.one else edges.completed(entry, name, read)
 
     def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
         """Compile a statement that the selection does not have yet."""
@@ -316,25 +324,39 @@ class Repository:
         if "ids" in where:
             if len(where["ids"]) > MOST_AT_ONCE:
                 raise LimitExceeded(f"where.ids lists {len(where['ids'])} ids; the maximum is {MOST_AT_ONCE}.")
-            return None, {"ids": [str(identifier(row_id, "where.ids")) for row_id in where["ids"]]}
-        wanted = Filter(self._entity, where["filter"])
+            return None, {
+                "ids": [str(identifier(row_id, f"where.ids.{place}")) for place, row_id in enumerate(where["ids"])]
+            }
+        chosen = where.get("filter", {})
+        wanted = Filter(self._entity, chosen, path="where.filter", strict="filter" in where)
         if wanted.trashed and kind != "restore":
             many = words(self._entity.many).capitalize()
-            raise BadUserInput(f"{many} in the trash can only be restored; omit trashed.")
+            raise BadUserInput(f"{many} in the trash can only be restored; omit trashed.", "where.filter.trashed")
         return (kind == "restore", *wanted.shape[1:]), wanted.values
 
     async def _many(
         self, payload: Selection, statement: Statement, row: Mapping[str, Any], found: list[Problem]
     ) -> Written:
         many = self._entity.many
-        shown = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(payload.entries(many))}
-        if statement.names_only:
-            for entry in payload.entries(many):
-                ids = [each["id"] for each in orjson.loads(shown[entry.key])]
-                shown[entry.key] = await self._found_many(entry.inner, ids)
-        # Ids that are not found are skipped; anything else is a refusal.
+        entries = payload.entries(many, self._entity.edges)
+        shown = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(entries)}
+        for entry in entries if statement.names_only else ():
+            shown[entry.key] = await self._read_rows(entry, orjson.loads(shown[entry.key]))
+        # Ids that are not found, and those in the trash, are skipped; anything else is a refusal.
         refused = any(problem.field is None or problem.field[0] != "where" for problem in found)
         return Written(row["version"], shown, found, 0 if refused else row["affected"], NO_ROWS)
+
+    async def _read_rows(self, entry: Field, named: Sequence[Mapping[str, str]]) -> str | None:
+        """The rows that a bulk write has named, or their edges, read after it."""
+        ids = [name["id"] for name in named]
+        if entry.name == self._entity.many:
+            return await self._found_many(entry.inner, ids)
+        read = [dict[str, str | None]() for _ in ids]
+        for node in edges.nodes(self._entity, entry):
+            rows = orjson.loads(await self._found_many(node.inner, ids) or NO_ROWS)
+            for one, row in zip(read, rows, strict=True):
+                one[node.key] = orjson.dumps(row).decode()
+        return f"[{','.join(edges.completed(entry, *pair) for pair in zip(named, read, strict=True))}]"
 
     def _bulk_problems(self, row: Mapping[str, Any], at_most: int) -> list[Problem]:
         if row["affected"] > at_most:
@@ -342,8 +364,13 @@ class Repository:
             return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
         if row["code"]:
             return [self._refusal(row)]
-        missing = refusal(self._entity, "NOT_FOUND")
-        return [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
+        in_trash = row["in_trash"] or []
+        missing = [place for place in row["places"] or [] if place not in in_trash]
+        skipped = {**dict.fromkeys(missing, "NOT_FOUND"), **dict.fromkeys(in_trash, writing.IN_TRASH)}
+        return [
+            replace(refusal(self._entity, skipped[place]), field=("where", "ids", place))
+            for place in sorted(skipped, key=int)
+        ]
 
     def _refusal(self, row: Mapping[str, Any]) -> Problem:
         if row["code"] == "LIMIT_EXCEEDED":
@@ -421,9 +448,11 @@ def refusal(entity: Entity, code: str) -> Problem:
     one = words(entity.one)
     return {
         "NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one}.", ("id",)),
+        writing.IN_TRASH: Problem("IN_TRASH", f"The {one} is in the trash; restore it first.", ("id",)),
         "VERSION_CONFLICT": Problem(
             "VERSION_CONFLICT", f"The {one} has changed since you read it; read it and try again.", ("expectedVersion",)
         ),
+        "ANCHOR_IN_TRASH": Problem("IN_TRASH", f"The {one} to move to is in the trash; restore it first.", ("to",)),
         "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one} to move to.", ("to",)),
         "ID_TAKEN": Problem("ID_TAKEN", f"You already have a {one}, or something else, with this id.", ("input", "id")),
         **entity.refusals,

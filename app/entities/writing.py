@@ -40,7 +40,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from app.database import notices
 from app.database.rendering import Selection
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
-from app.entities import membership
+from app.entities import edges, membership
 from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
@@ -50,6 +50,8 @@ from app.models import CLOCKS
 NOW = func.statement_timestamp()
 # How many rows a user may own, including those in the trash.
 QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
+# The code of a row that cannot be changed because it is in the trash.
+IN_TRASH = "IN_TRASH"
 _EXPECTED: ColumnElement[int] = bindparam("expected", type_=Integer)
 
 
@@ -163,7 +165,7 @@ def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElem
 
 
 def update(entity: Entity, payload: Selection, change: Change) -> Statement:
-    """Update columns of a row that is not in the trash."""
+    """Update columns of a row. Rejected if it is in the trash."""
     given, row = parameters(entity, change.columns), entity.table.c
     content = entity.merged(given, row)
     refused = entity.refused(given, row).values()
@@ -172,19 +174,19 @@ def update(entity: Entity, payload: Selection, change: Change) -> Statement:
     def values(at: ColumnElement[Any]) -> Contents:
         return {**content, **entity.following(content, row, at)}
 
-    return _changed(entity, payload, change, values, due, in_trash=False)
+    return _changed(entity, payload, change, values, due, live_only=True)
 
 
 def delete(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Move a row to the trash, and with it what it contains. Changes nothing if it is already there."""
     _, due = membership.deleted(entity, null())
-    return _changed(entity, payload, change, lambda at: membership.deleted(entity, at)[0], due, in_trash=True)
+    return _changed(entity, payload, change, lambda at: membership.deleted(entity, at)[0], due)
 
 
 def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Take a row out of the trash, and with it what went there with it. Changes nothing if it is not there."""
     content, due = membership.restored(entity)
-    return _changed(entity, payload, change, lambda _at: content, due, in_trash=True)
+    return _changed(entity, payload, change, lambda _at: content, due)
 
 
 def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
@@ -220,10 +222,10 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
     values: Callable[[ColumnElement[Any]], Contents],
     due: ColumnElement[bool],
     *,
-    in_trash: bool,
+    live_only: bool = False,
 ) -> Statement:
-    """Set what `values` returns for the time of the write, if the row is `due`."""
-    before, now, table = present(entity, in_trash=in_trash), clock(), entity.table
+    """Set what `values` returns for the time of the write, if the row is `due`; with `live_only` not in the trash."""
+    before, now, table = present(entity), clock(), entity.table
     content = parameters(entity, change.columns)
     refused, overfull = membership.refusals(entity, content), entity.refused(content, before.c).items()
     written = (
@@ -238,6 +240,8 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
     stale = before.c.version != _EXPECTED if change.expects_version else false()
     refusal = case(
         (before.c.id.is_(None), text_literal("NOT_FOUND")),
+        # Before the version, because moving it to the trash has changed that, too.
+        *([is_trashed(before)] if live_only else []),
         (stale, text_literal("VERSION_CONFLICT")),
         *refused,
         *((condition, text_literal(code)) for code, condition in overfull),
@@ -308,12 +312,16 @@ def _is_expected(entity: Entity, change: Change) -> ColumnElement[bool]:
     return entity.table.c.version == _EXPECTED if change.expects_version else true()
 
 
-def present(entity: Entity, *, in_trash: bool = True) -> CTE:
-    """The row before this statement; with `in_trash`, also if it is in the trash."""
+def present(entity: Entity) -> CTE:
+    """The row before this statement, also if it is in the trash."""
     table = entity.table
     wanted = table.c.id == bindparam("id", type_=Uuid)
-    live = true() if in_trash else table.c.deleted_at.is_(None)
-    return select(table).where(table.c.user_id == user_id(), wanted, live).cte("present")
+    return select(table).where(table.c.user_id == user_id(), wanted).cte("present")
+
+
+def is_trashed(before: CTE) -> tuple[ColumnElement[bool], ColumnElement[str]]:
+    """When the row itself is in the trash, with the code of that."""
+    return before.c.deleted_at.is_not(None), text_literal(IN_TRASH)
 
 
 def clock(*more: ColumnElement[Any]) -> CTE:
@@ -371,6 +379,6 @@ def _shown(entity: Entity, payload: Selection, rows: FromClause) -> list[ColumnE
     """The row as JSON, for each response key that selects it."""
     found = rows.c.id.is_not(None)
     return [
-        case((found, entity.json(entry.inner, rows.c)), else_=null()).label(f"{entity.one}_{place}")
-        for place, entry in enumerate(payload.entries(entity.one))
+        case((found, edges.shown(entity, entry, rows.c)), else_=null()).label(f"{entity.one}_{place}")
+        for place, entry in enumerate(payload.entries(entity.one, entity.edge))
     ]

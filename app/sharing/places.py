@@ -9,19 +9,23 @@ SHARE = 4
 # Few large requests may be in progress, because of their memory. Lists and objects count more than their bytes.
 LARGE_BYTES = 16_000
 MOST_LARGE, LARGE_OF_A_CALLER = 50, 16
+# Fewer long ones, which no caller without a token can send: a megabyte of text takes up to four in memory.
+LONG_BYTES = 180_000
+MOST_LONG, LONG_OF_A_CALLER = 20, 4
 
 
 class Places:
     """`most` places for users and a quarter of that for anonymous callers; each caller gets a quarter of these at most.
 
     A request has a place from when its body is complete and its caller is known until it is answered. A large request
-    needs a second place, of those for large requests.
+    needs a second place, of those for large requests, and a long one a third.
     """
 
     def __init__(self, most: int) -> None:
         anonymous = _part(most)
         self._users, self._anonymous = Turns[str](most, _part(most)), Turns[str](anonymous, _part(anonymous))
         self._large = Turns[str](MOST_LARGE, LARGE_OF_A_CALLER)
+        self._long = Turns[str](MOST_LONG, LONG_OF_A_CALLER)
 
     def take(self, request: GraphQLRequest, *, is_user: bool) -> None:
         """Take a place for a request. Raises Unavailable if all are taken, RateLimited if the caller has its share."""
@@ -33,6 +37,10 @@ class Places:
             if not self._large.take(request.payer):
                 raise _refusal(self._large, "large requests")
             request.large_places = self._large
+            if request.size > LONG_BYTES:
+                if not self._long.take(request.payer):
+                    raise _refusal(self._long, "long requests")
+                request.long_places = self._long
 
 
 def _refusal(places: Turns[str], what: str) -> Unavailable | RateLimited:

@@ -137,7 +137,7 @@ def _is_due_since(bind: BindParameter[Any]) -> ColumnElement[bool]:
 
 
 def _texts(name: str, value: list[str]) -> list[str]:
-    return [storable(item, name) for item in value]
+    return [storable(item, f"{name}.{place}") for place, item in enumerate(value)]
 
 
 def _text(name: str, value: str) -> str:
@@ -186,7 +186,7 @@ def _list_id(value: str | None) -> str | None:
 
 
 def _list_ids(name: str, value: list[str]) -> list[str]:
-    return [str(identifier(item, name)) for item in value]
+    return [str(identifier(item, f"{name}.{place}")) for place, item in enumerate(value)]
 
 
 _LIST: Mapping[str, Condition] = {

@@ -64,7 +64,7 @@ class UserTags:
         """The first tags in the order of their keys, after a tag, as a JSON list."""
         size = DEFAULT_TAGS if first is None else first
         if not 1 <= size <= MOST_TAGS_OF_USER:
-            raise BadUserInput(f"first must be from 1 to {MOST_TAGS_OF_USER:,}; it is {size}.")
+            raise BadUserInput(f"first must be from 1 to {MOST_TAGS_OF_USER:,}; it is {size}.", "first")
         values = {"user_id": self._owner, "size": size, "after": storable(after or "", "after")}
         statement = selection.statements.get("tags") or await self._compiled(selection, "tags", lambda: tags(selection))
         return await self._database.read(self._owner, statement, values)

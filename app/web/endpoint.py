@@ -35,9 +35,21 @@ from app.sharing.rate_limits import Rates, network
 from app.web.arrivals import Arrivals
 from app.web.event_streams import EventStreams
 from app.web.explorer import CONTENT_SECURITY_POLICY, page
+from app.web.long_messages import LongMessages
 from app.web.media import EVENT_STREAM, GRAPHQL_JSON, HTML, JSON, names, preferred, takes_gzip
 from app.web.refusals import FAILED, Refusal, no_address, no_method
-from app.web.requests import Disconnected, Header, Headers, Note, Refused, joined, read, refuse_conflicts, request_id
+from app.web.requests import (
+    Disconnected,
+    Header,
+    Headers,
+    Note,
+    Places,
+    Refused,
+    joined,
+    read,
+    refuse_conflicts,
+    request_id,
+)
 
 # A response that fits into TCP's initial window arrives no sooner if it is smaller.
 WORTH_COMPRESSING = 14_000
@@ -100,9 +112,11 @@ class GraphQLEndpoint:
     `note` is called for requests that are rejected before they become an operation.
     """
 
-    def __init__(self, execute: Execute, streams: EventStreams, rates: Rates, origins: Origins, note: Note) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what it is composed of
+        self, execute: Execute, streams: EventStreams, rates: Rates, origins: Origins, note: Note, long: LongMessages
+    ) -> None:
         self._execute, self._streams, self._rates, self._origins, self._note = execute, streams, rates, origins, note
-        self._arrivals = Arrivals(MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS)
+        self._places = Places(Arrivals(MOST_ARRIVALS, ARRIVALS_OF_AN_ADDRESS), long)
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -123,7 +137,7 @@ class GraphQLEndpoint:
             if media_type == HTML:
                 await self._charge(scope)
                 return await _respond(send, 200, _PAGE_HEADERS, page().encode())
-            asked = await read(scope, headers, receive, id_, self._arrivals)
+            asked = await read(scope, headers, receive, id_, self._places)
             response = await self._execute(asked)
             if isinstance(response, GraphQLResponse):
                 body, more = orjson.dumps(response.entries), [NO_STORE] if asked.safe else []

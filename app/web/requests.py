@@ -5,18 +5,26 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from app import operations
-from app.errors import RETRY_AFTER_SECONDS, BadUserInput, LimitExceeded, RequestError, Unavailable
+from app.errors import (
+    RETRY_AFTER_SECONDS,
+    BadUserInput,
+    LimitExceeded,
+    RateLimited,
+    RequestError,
+    Unauthenticated,
+    Unavailable,
+)
 from app.operations import GraphQLRequest
 from app.sharing.rate_limits import network
 from app.web.arrivals import BODY, Arrivals
 from app.web.bounded_json import parse
+from app.web.long_messages import LONGEST_BYTES, MOST_BYTES, LongMessages
 from app.web.media import is_identity, is_json
 
-MOST_BYTES = 100_000
 # Bodies up to this size are parsed as soon as they have arrived: a thousand of them at once use little memory.
 SMALL_BYTES = 16_000
 # How long the rest of a body is discarded, after it was rejected because of too many others, before the response.
@@ -63,11 +71,18 @@ def refuse_conflicts(lines: list[Header]) -> None:
             raise Refused(400, f"The request has {single.decode().title()} headers with different values; send one.")
 
 
+class Places(NamedTuple):
+    """The limits of bodies that are being received."""
+
+    arrivals: Arrivals
+    long: LongMessages
+
+
 class Disconnected(Exception):
     """The client has disconnected."""
 
 
-async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str, arrivals: Arrivals) -> GraphQLRequest:
+async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str, places: Places) -> GraphQLRequest:
     """Read the request from the body, or from the query string of a GET.
 
     Only JSON is accepted, because forms on other sites can send other media types without a preflight request.
@@ -82,19 +97,22 @@ async def read(scope: Scope, headers: Headers, receive: Receive, request_id: str
             message = "The body must not be compressed; send it without Content-Encoding."
             raise Refused(415, message, BadUserInput.code, (b"accept-encoding", b"identity"))
         elif is_json(headers.get(b"content-type", b"")):
-            members, size = await _members(receive, address, arrivals)
+            members, size = await _members(receive, address, token, places)
         else:
             raise Refused(415, "The Content-Type must be application/json, in UTF-8.")
         if type(members) is not dict:
             raise Refused(400, "The body must be a JSON object with the member query; batches are not supported.")
         asked = operations.request(members, token, request_id, address=address, safe=safe)
+    except (RateLimited, Unavailable) as error:
+        status = 429 if isinstance(error, RateLimited) else 503
+        raise Refused(status, str(error), error.code, _RETRY, _CLOSE) from None
     except RequestError as error:
         raise Refused(413 if isinstance(error, LimitExceeded) else 400, str(error), error.code) from None
     asked.size = size
     return asked
 
 
-async def _members(receive: Receive, address: str, arrivals: Arrivals) -> tuple[Any, int]:
+async def _members(receive: Receive, address: str, token: str | None, places: Places) -> tuple[Any, int]:
     """The parsed body, and its size. Bodies that are large or arrive in parts need a place first."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
@@ -102,7 +120,7 @@ async def _members(receive: Receive, address: str, arrivals: Arrivals) -> tuple[
         if len(body) <= SMALL_BYTES:
             return parse(body, BODY)
     try:
-        return await _large_members(message, receive, network(address), arrivals)
+        return await _large_members(message, receive, address, token, places)
     except TimeoutError:
         await _throw_away(receive)
         many = "Too many large or incomplete requests from your address are in progress; retry later."
@@ -118,26 +136,38 @@ async def _throw_away(receive: Receive) -> None:
 
 
 async def _large_members(
-    message: MutableMapping[str, Any], receive: Receive, address: str, arrivals: Arrivals
+    message: MutableMapping[str, Any], receive: Receive, address: str, token: str | None, places: Places
 ) -> tuple[Any, int]:
-    async with arrivals.place(address):
-        parts = await _parts(message, receive)
-        return await arrivals.json(address, parts)
+    payer, body = network(address), bytearray()
+    async with places.arrivals.place(payer):
+        if await _received(body, MOST_BYTES, message, receive):
+            return await places.arrivals.json(payer, body)
+        try:
+            async with places.long.place(token, address):
+                if not await _received(body, LONGEST_BYTES, await receive(), receive):
+                    raise _too_long(f"The body must be at most {LONGEST_BYTES:,} bytes.")
+                return await places.arrivals.json(payer, body)
+        except Unauthenticated as error:
+            few = f"The body must be at most {MOST_BYTES:,} bytes without a valid token. {error}"
+            raise _too_long(few) from None
 
 
-async def _parts(message: MutableMapping[str, Any], receive: Receive) -> bytearray:
-    """Read a body in several parts, up to the maximum size."""
-    body = bytearray()
+async def _received(body: bytearray, most: int, message: MutableMapping[str, Any], receive: Receive) -> bool:
+    """Read the parts of a body until it is complete, or longer than `most`; returns whether it is complete."""
     while True:
         if message["type"] == "http.disconnect":
             raise Disconnected
         body += message.get("body", b"")
-        if len(body) > MOST_BYTES:
-            # The connection stays open: if it is closed while the client still sends, the response may be lost.
-            raise Refused(413, f"The body must be at most {MOST_BYTES:,} bytes.", LimitExceeded.code)
+        if len(body) > most:
+            return False
         if not message.get("more_body"):
-            return body
+            return True
         message = await receive()
+
+
+def _too_long(message: str) -> Refused:
+    # The connection stays open: if it is closed while the client still sends, the response may be lost.
+    return Refused(413, message, LimitExceeded.code)
 
 
 def _parameters(query_string: bytes) -> tuple[dict[str, Any], int]:

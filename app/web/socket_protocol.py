@@ -1,6 +1,7 @@
 """uvicorn's protocol for WebSockets, with limits that apply before a message reaches the application."""
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -17,17 +18,25 @@ from app.origins import Header, Origins
 from app.shapes import require
 from app.web import heads, refusals
 from app.web.connections import closed_alone
-from app.web.heads import MOST_BYTES
+from app.web.long_messages import LONGEST_BYTES, MOST_BYTES
 from app.web.refusals import MALFORMED, STALLED, STOPPING, Refusal
 
 # More than the largest response, which may be in the send buffer when a ping arrives.
-MOST_UNSENT = 5_000_000
+MOST_UNSENT = 20_000_000
 LARGE_READ = 30_000
 # How long the application may take to accept or reject a socket.
 HANDSHAKE_SECONDS = 9.0
 # How long a peer may take to answer the close of its socket.
 CLOSE_SECONDS = 1.0
-_END = "end"  # the key in the state of a scope
+# The keys in the state of a scope.
+_END, _LENGTHEN = "end", "lengthen"
+# More than the longest message, so that the application can say that one is too long.
+LONGEST_FRAME = LONGEST_BYTES + MOST_BYTES
+_CROWDED = "Too many long messages are being received; retry later."
+
+# Takes a place for a long message, if one is free.
+Take = Callable[[], bool]
+Give = Callable[[], None]
 
 _WITH_BODY = refusals.handshake(HTTPStatus.BAD_REQUEST, "A WebSocket handshake must be a GET without a body.")
 
@@ -59,18 +68,29 @@ def end_of(scope: Scope) -> "asyncio.Future[None]":
     return state.get(_END) or asyncio.get_running_loop().create_future()
 
 
+def lengthen(scope: Scope, take: Take, give: Give) -> None:
+    """Accept long messages from now on. `take` gets a place for each while it is received, `give` gives it back."""
+    lengthened = scope.get("state", {}).get(_LENGTHEN)
+    if lengthened is not None:
+        lengthened(take, give)
+
+
 class BoundedSockets(WebSocketsSansIOProtocol):
     """uvicorn's protocol for WebSockets, with limits.
 
     It drops clients that send pings but do not read pongs. After a large read, which may have thousands of tiny frames,
     it serves other connections first. It receives handshakes that BoundedRequests has validated, and rejects those that
-    the application does not answer in time.
+    the application does not answer in time. Long messages need a place, once the application accepts them at all.
     """
 
     def __init__(self, asked: list[Header], origins: Origins, **options: Any) -> None:
         super().__init__(**options)
         self._asked, self._origins, self._early = asked, origins, b""
         self._end = self.loop.create_future()
+        # The places of long messages, once the application accepts these, and whether one is held.
+        self._take: Take | None = None
+        self._give: Give | None = None
+        self._is_long = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -80,6 +100,7 @@ class BoundedSockets(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         self._tell_end()
+        self._shorten()
         super().connection_lost(exc)
         self.conn.parser.close()  # it refers to `conn`: both would stay in memory until a full garbage collection
 
@@ -93,12 +114,41 @@ class BoundedSockets(WebSocketsSansIOProtocol):
         if self.handshake_initiated and not self.handshake_complete:
             return self._keep(data)
         super().data_received(data)
+        if self._take is not None and not self._is_long and self._unread() > MOST_BYTES:
+            self._make_long(self._take)
         if not self.handshake_initiated:  # the head is complete, so websockets has rejected it
             self._refuse(MALFORMED)
         elif len(data) >= LARGE_READ and not self.read_paused and not self.transport.is_closing():
             self.transport.pause_reading()
             self.loop.call_soon(self._read_on)
         return None
+
+    def _lengthen(self, take: Take, give: Give) -> None:
+        self._take, self._give = take, give
+        self.conn.max_message_size = LONGEST_FRAME
+
+    def _unread(self) -> int:
+        """The bytes of an incomplete message."""
+        return len(self.conn.reader.buffer) + (self.conn.current_size or 0)
+
+    def _make_long(self, take: Take) -> None:
+        """Take a place for a message that is long already, and not complete."""
+        self._is_long = take()
+        if not self._is_long and self.conn.parser_exc is None and not self.close_sent:
+            self.conn.fail(CloseCode.TRY_AGAIN_LATER, _CROWDED)
+            self.handle_parser_exception()
+
+    def _shorten(self) -> None:
+        """Give back the place of a long message, which is complete."""
+        if self._is_long and self._give is not None:
+            self._is_long = False
+            self._give()
+
+    async def receive(self) -> Any:
+        """Called by uvicorn's application for the next event, when it has parsed the last one."""
+        if self.queue.empty():
+            self._shorten()
+        return await super().receive()
 
     def _keep(self, data: bytes) -> None:
         """Keep frames that arrive before the handshake is complete, because websockets cannot parse them yet."""
@@ -156,7 +206,7 @@ class BoundedSockets(WebSocketsSansIOProtocol):
             self.transport.close()
 
     async def run_asgi(self) -> None:
-        self.scope["state"][_END] = self._end
+        self.scope["state"] |= {_END: self._end, _LENGTHEN: self._lengthen}
         app = self.app
         self.app = partial(self._run, app)
         try:

@@ -8,8 +8,9 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, aclosing, contextmanager, suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,6 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import BadUserInput, LimitExceeded, RequestError, Unauthenticated, Unavailable
-from app.identity.tokens import Principal
 from app.observability.masking import masked
 from app.observability.metrics import SOCKETS
 from app.operations import Execute, GraphQLRequest, GraphQLResponse, each, request
@@ -26,9 +26,10 @@ from app.origins import Origins, is_same
 from app.sharing.rate_limits import Pace, network
 from app.web.bounded_json import parse
 from app.web.lobby import Lobby
+from app.web.long_messages import LONGEST_BYTES, MOST_BYTES, LongMessages, Verify
 from app.web.refusals import FOREIGN
-from app.web.requests import MOST_BYTES, Refused, refuse_conflicts
-from app.web.socket_protocol import end_of
+from app.web.requests import Refused, refuse_conflicts
+from app.web.socket_protocol import end_of, lengthen
 
 SUBPROTOCOL = "graphql-transport-ws"
 INIT_SECONDS = 5.0
@@ -46,8 +47,6 @@ SECONDS_OF_A_MESSAGE, MESSAGES_AT_ONCE = 0.01, 100
 LONGEST_REASON = 123  # bytes, the limit of a close frame
 
 _FORBIDDEN = {Unauthenticated.EXPIRED: "Expired", Unauthenticated.NOT_YET_VALID: "Not yet valid"}
-
-Verify = Callable[[str | None, str], Awaitable[Principal]]
 
 
 class _Closing(Exception):
@@ -73,8 +72,8 @@ class _Callers:
     The sockets of a user share one limit of uncharged messages.
     """
 
-    def __init__(self, verify: Verify, most: int) -> None:
-        self.verify, self._most = verify, most
+    def __init__(self, verify: Verify, most: int, long: LongMessages) -> None:
+        self.verify, self._most, self.long = verify, most, long
         self.lobby = Lobby(UNKNOWN_OF_A_NETWORK, MOST_UNKNOWN)
         self._taken: Counter[UUID] = Counter()
         self._paces: dict[UUID, Pace] = {}
@@ -98,8 +97,8 @@ class SocketEndpoint:
     A user may have `most` open sockets.
     """
 
-    def __init__(self, execute: Execute, verify: Verify, origins: Origins, most: int) -> None:
-        self._execute, self._callers, self._origins = execute, _Callers(verify, most), origins
+    def __init__(self, execute: Execute, verify: Verify, origins: Origins, most: int, long: LongMessages) -> None:
+        self._execute, self._callers, self._origins = execute, _Callers(verify, most, long), origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -133,7 +132,7 @@ class _Socket:
         self._address = client[0] if client else ""
         self._initialised = False
         self._place, self._pace = ExitStack(), _pace()
-        self._end = end_of(scope)
+        self._scope, self._end = scope, end_of(scope)
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
@@ -177,7 +176,7 @@ class _Socket:
         event = await self._receive()
         if event["type"] != "websocket.receive":
             return False
-        await self._handle(*_message(event))
+        await self._handle(*_message(event, LONGEST_BYTES if self._initialised else MOST_BYTES))
         await asyncio.sleep(0)  # serve others first, even if the next message has arrived already
         return True
 
@@ -232,6 +231,8 @@ class _Socket:
         self._place.close()
         self._pace = self._place.enter_context(self._callers.place(principal.user_id))
         self._initialised, self._late = True, _EXPIRED
+        long, user_id = self._callers.long, principal.user_id
+        lengthen(self._scope, partial(long.take, user_id), partial(long.give, user_id))
         self._deadline.reschedule(asyncio.get_running_loop().time() + principal.expires_at - time.time())
         await self._write({"type": "connection_ack"})
 
@@ -316,11 +317,11 @@ def _close(closing: _Closing) -> Message:
     return {"type": "websocket.close", "code": closing.code, "reason": short}
 
 
-def _message(event: Message) -> tuple[dict[str, Any], int]:
-    """The message of an event, and its size."""
+def _message(event: Message, most: int) -> tuple[dict[str, Any], int]:
+    """The message of an event, which may have `most` bytes, and its size."""
     text = event.get("text")
-    if text is None or len(text) > MOST_BYTES or (not text.isascii() and len(text.encode()) > MOST_BYTES):
-        raise _Closing(4400, f"A message must be text of at most {MOST_BYTES:,} bytes.")
+    if text is None or len(text) > most or (not text.isascii() and len(text.encode()) > most):
+        raise _Closing(4400, f"A message must be text of at most {most:,} bytes.")
     try:
         message, size = parse(text, "The message")
     except RequestError as refusal:

@@ -66,6 +66,8 @@ def _name_arguments(type_: GraphQLObjectType) -> None:
 def _build_directly(type_: GraphQLInputObjectType, definition: StrawberryObjectDefinition) -> None:
     for field, described in zip(type_.fields.values(), definition.fields, strict=True):
         field.out_name = described.python_name
+    # Strawberry checks @oneOf types itself, with errors that name no field. graphql-core's do.
+    type_.is_one_of = definition.is_one_of
     definition.from_input = _already_built
     # Assigned as its constructor does. Strawberry's own function checks @oneOf types.
     type_.out_type = _builder(definition, type_.out_type)  # type: ignore[method-assign]  # see above

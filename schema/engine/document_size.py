@@ -183,6 +183,8 @@ def _price(size: Size, node: FieldNode, definition: GraphQLField, inner: Any, on
     is_row = "Node" in {inner.name, *(one.name for one in getattr(inner, "interfaces", ()))}
     is_repeated = on is not None and (on.name, node.name.value) in prices.REPEATED
     size.rows += is_row and not (is_repeated and prices.is_known(node))
+    if on is not None:
+        size.rows += prices.LONG.get((on.name, node.name.value), 0)
     size.counts += node.name.value in prices.COUNTS
     if is_repeated:
         size.repeat()

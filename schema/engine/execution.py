@@ -357,7 +357,8 @@ class Engine:
         definitions = operation.node.variable_definitions or ()
         values = get_variable_values(self.schema, definitions, given, MOST_ERRORS, hide_suggestions=True)
         if isinstance(values, list):
-            wording.show_as_json(values, self.schema, given)
+            fragments = [details.definition for details in operation.fragments.values()]
+            wording.explain(values, self.schema, operation.node, fragments, given)
             raise RequestErrors(values, BadUserInput.code)
         return values
 

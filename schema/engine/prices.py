@@ -48,6 +48,8 @@ LARGER = {"tags": MOST_TAGS_OF_USER}
 # their counts, filters and orders cost as much as those of all tasks. The lists of the tasks of a page may be the same.
 COUNTS = {"totalCount", "taskStats"}
 REPEATED = {("Task", "list")}
+# Long fields: a row stands for up to 4,000 characters of an answer.
+LONG = {("Task", "description"): 1}
 ROWS_OF_A_COUNT = 100
 # The fixed cost of fields that change all tasks of a list or with a tag, before the time that they take is charged.
 ROWS_OF_CHANGES = dict.fromkeys(("deleteList", "restoreList", "renameTag", "deleteTag"), 100)

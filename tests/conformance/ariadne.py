@@ -22,17 +22,23 @@ async def main() -> None:
     assert task.created_at.tzinfo
 
     listed = await hers.tasks(filter_=TaskFilter(completed=False))
+    assert listed.tasks
     assert [edge.node.title for edge in listed.tasks.edges] == ["Ariadne"]
-    assert (await his.tasks()).tasks.edges == []
+    others = (await his.tasks()).tasks
+    assert others
+    assert others.edges == []
 
     page = (await hers.changes()).changes
+    assert page
     assert [change.task.title for change in page.changes if change.typename__ == "TaskUpserted"] == ["Ariadne"]
-    assert (await hers.changes(since=page.token)).changes.changes == []
+    later = (await hers.changes(since=page.token)).changes
+    assert later
+    assert later.changes == []
 
     refused = await his.move_task(task.id, MoveTarget(to_start=True))
     assert [error.code for error in refused.move_task.user_errors] == ["NOT_FOUND"]
     error = await problem(hers.node("x"))
-    assert error.errors[0].extensions == {"code": "BAD_USER_INPUT"}
+    assert error.errors[0].extensions == {"code": "BAD_USER_INPUT", "field": "id"}
 
 
 async def problem(call: Awaitable[object]) -> GraphQLClientGraphQLMultiError:
