@@ -16,7 +16,7 @@ from app.entities.feed import Feed, followed
 from app.entities.repository import Repository, Values, Wanted
 from app.errors import RequestError
 from app.identity.tokens import Principal
-from app.live.followers import Change, Realtime
+from app.live.followers import Changes, Realtime
 from app.sharing.preparing import Preparation
 from app.tasks.feed import FEED
 from app.tasks.fields import TASK
@@ -86,10 +86,11 @@ class Context:
         is_user = isinstance(self.caller, Principal)
         return await self.services.preparation.run(self.payer, work, is_user=is_user)
 
-    def follow(self, since: str | None) -> AsyncGenerator[Change, None]:
-        """Each change of the caller's lists and tasks, with all fields, since a token or from now on."""
+    def follow(self, since: str | None, render: Callable[[Changes], T], *, trash: bool) -> AsyncGenerator[T, None]:
+        """Each page of changes of the caller's lists and tasks, as rendered, since a token or from now on."""
         feed = self.feed()
-        return self.services.realtime.follow(self.principal.user_id, partial(feed.token, since), feed.since)
+        start = partial(feed.start, since, trash=trash)
+        return self.services.realtime.follow(self.principal.user_id, start, feed.since, render)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
         """The fields of an object type that a root field selects."""
@@ -103,4 +104,5 @@ class Context:
 Info = strawberry.Info[Context, None]
 
 # Compiled now, and not while the first subscriber waits.
-followed(FEED)
+for with_trash in (False, True):
+    followed(FEED, trash=with_trash)
