@@ -13,11 +13,12 @@ from app.database.compiling import Statements
 from app.database.database import Database
 from app.database.rendering import Field, Selection
 from app.entities.feed import Feed, followed
-from app.entities.repository import Repository, Values, Wanted
+from app.entities.repository import Repository, Values, Wanted, Written
 from app.errors import RequestError
 from app.identity.tokens import Principal
 from app.live.followers import Changes, Realtime
 from app.sharing.preparing import Preparation
+from app.tasks import trash
 from app.tasks.feed import FEED
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
@@ -76,6 +77,10 @@ class Context:
     def tags(self) -> UserTags:
         """The caller's tags."""
         return UserTags(self.services.database, self.principal.user_id, self.services.statements)
+
+    async def empty_trash(self, *, at_most: int, dry_run: bool) -> Written:
+        """Permanently delete what is in the caller's trash."""
+        return await trash.empty(self.services.database, self.principal.user_id, at_most=at_most, dry_run=dry_run)
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session of SQLAlchemy acting as the caller, in one transaction: `async with`; see docs/adding.md."""

@@ -238,8 +238,8 @@ class TaskSelector:
     )
     filter: TaskFilter | None = strawberry.field(
         default=UNSET,
-        description="All matching tasks: with `restoreTasks` of those in the trash, otherwise of those that are not."
-        " Omit `trashed`.",
+        description="All matching tasks: with `restoreTasks` and `purgeTasks` of those in the trash, otherwise of those"
+        " that are not. Omit `trashed`.",
     )
 
     def selector(self) -> dict[str, Any]:

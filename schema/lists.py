@@ -4,10 +4,10 @@ from enum import Enum
 from typing import Annotated, Any
 
 import strawberry
-from strawberry import Maybe, Some
+from strawberry import UNSET, Maybe, Some
 
 from app.entities.ordering import OrderBy as Term
-from schema.inputs import DateTimeRange, OrderDirection
+from schema.inputs import DateTimeRange, OrderDirection, tree
 
 
 @strawberry.input(
@@ -84,6 +84,21 @@ class UpdateListInput:
 
     def changes(self) -> dict[str, Any]:
         return {name: value.value for name, value in vars(self).items() if isinstance(value, Some)}
+
+
+@strawberry.input(one_of=True, description="Selects lists by id or by filter. Set exactly one of the two fields.")
+class TaskListSelector:
+    ids: list[strawberry.ID] | None = strawberry.field(
+        default=UNSET,
+        description="At most 1,000 ids. Ids that are not found are reported as NOT_FOUND and skipped; the other lists"
+        " are deleted.",
+    )
+    filter: TaskListFilter | None = strawberry.field(
+        default=UNSET, description="All matching lists in the trash. Omit `trashed`."
+    )
+
+    def selector(self) -> dict[str, Any]:
+        return {"ids": self.ids} if self.ids else {"filter": tree(self.filter)} if self.filter else {"ids": []}
 
 
 ListsFilter = Annotated[

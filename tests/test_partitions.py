@@ -233,7 +233,7 @@ async def test_what_sessions_do_stays_in_one_part(divided: Divided) -> None:
     await owner.close()
     sent = by_sessions(database)
     assert [seen async for seen in recount(database)] == [(1, 1)]
-    assert [seen async for seen in purge(database, timedelta(0))] == [Progress(1, 1, 0)]
+    assert [seen async for seen in purge(database, timedelta(0), timedelta(0))] == [Progress(1, 1, 0)]
     async with database.session(divided.user.id) as session:
         made = Task(id=uuid4(), title="Made")
         session.add(made)

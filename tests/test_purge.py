@@ -106,7 +106,7 @@ async def test_users_who_cannot_be_listed(empty: Server) -> None:
     await admin.execute(f"ALTER FUNCTION users_after(uuid, integer) OWNER TO {role}")
     database = Database(DatabaseURL(empty.app_url), pool_size=1, quotas={"tasks": 100})
     with pytest.raises(StartupError, match=r"users cannot be listed.*row-level security"):
-        [seen async for seen in purging.purge(database, timedelta(days=1))]
+        [seen async for seen in purging.purge(database, timedelta(days=1), timedelta(days=30))]
     await database.close()
 
     code, said = purge(empty, "1d")

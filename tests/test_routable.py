@@ -164,7 +164,7 @@ async def test_all_statements_go_to_one_worker(
         for query in {**READS, **WRITES, **MORE, **LISTS}.values():
             names = {name: task for name, task in zip(("id", "other"), tasks, strict=False) if f"${name}:" in query}
             await alice.ask(query, **names)
-        assert [seen async for seen in purge(application.database, timedelta(0))]
+        assert [seen async for seen in purge(application.database, timedelta(0), timedelta(0))]
         assert [seen async for seen in recount(application.database)]
     moving.spread(TASK)
     moving.spread(LIST_OF_TASKS)

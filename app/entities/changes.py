@@ -219,7 +219,7 @@ class _Page:
         """The user's tombstones after the start, of rows that the copy may contain."""
         row, start = TOMBSTONES.c, self.start.c
         passed = tuple_(start.gone_version, bindparam("gone_kind", type_=Integer), bindparam("gone_id", type_=Uuid))
-        unknown = () if self.trash else (row.trashed_version > _number("safe"),)
+        unknown = () if self.trash else (row.trashed_version > start.base,)
         return self.me.owns(TOMBSTONES), tuple_(row.version, row.kind, row.id) > passed, *unknown
 
     def _of(self, rows: Select[Any]) -> Subquery:

@@ -1,4 +1,7 @@
-"""Permanently deletes tasks and lists that have been in the trash for some time, user by user."""
+"""Permanently deletes tasks and lists that have been in the trash for some time, user by user.
+
+Triggers leave tombstones of them. It also deletes old tombstones, which invalidates the sync tokens from before them.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from app.database.database import Database
 from app.database.failures import driver_error
 from app.errors import StartupError
-from app.models import Task, TaskList
+from app.models import Task, TaskList, Tombstone
 from app.tasks import clocks
 
 BATCH = 1000
@@ -28,16 +31,21 @@ class Progress(NamedTuple):
     lists: int
 
 
-async def purge(database: Database, older_than: timedelta) -> AsyncIterator[Progress]:
-    """Purge tasks and lists deleted longer ago than this. Yields after each user.
+async def purge(database: Database, older_than: timedelta, remembered: timedelta) -> AsyncIterator[Progress]:
+    """Purge tasks and lists deleted longer ago than this, and tombstones that are older than they are remembered.
+
+    Yields after each user.
 
     Each batch is a transaction, and users are processed by id. So an interrupted run keeps what it has done, and the
     next run passes that quickly. Lists follow their tasks, which then need no change.
     """
-    before, done = datetime.now(UTC) - older_than, Progress(0, 0, 0)
+    now, done = datetime.now(UTC), Progress(0, 0, 0)
+    before = now - older_than
     async for owner in each_user(database):
         tasks = await _purged(database, owner, before, Task, BATCH)
         lists = await _purged(database, owner, before, TaskList, BATCH_OF_LISTS)
+        while await _forget(database, owner, now - remembered):
+            pass
         done = Progress(done.users + 1, done.tasks + tasks, done.lists + lists)
         yield done
 
@@ -55,16 +63,34 @@ async def _purged(
 async def _purge(
     database: Database, owner: UUID, before: datetime, kind: type[Task] | type[TaskList], most: int
 ) -> int:
-    """Purge one batch. A trigger invalidates the sync tokens that would miss these removals."""
+    """Purge one batch. A trigger leaves tombstones, and advances the clock."""
     old = select(kind.id).where(kind.deleted_at < before).limit(most)
     async with database.session(owner) as session:
         # Most users have none. This query takes no locks.
         if not await session.scalar(select(old.exists())):
             return 0
-        await clocks.locked(session, owner)
+        clock = await clocks.locked(session, owner)
         # An array, for lookups in the index: with a subquery on a new table, the planner compares all pairs of rows.
         gone = delete(kind).where(kind.id == any_(func.array(old.scalar_subquery()))).returning(kind.id)
-        return len((await session.scalars(gone, execution_options={"synchronize_session": False})).all())
+        removed = (await session.scalars(gone, execution_options={"synchronize_session": False})).all()
+        # On a cluster triggers do not notify; elsewhere PostgreSQL sends equal notifications once.
+        await session.refresh(clock)
+        await clocks.tell(session, clock)
+        return len(removed)
+
+
+async def _forget(database: Database, owner: UUID, before: datetime) -> int:
+    """Delete a batch of old tombstones. Clients that have not received them must sync from the beginning."""
+    old = select(Tombstone.id).where(Tombstone.purged_at < before).limit(BATCH)
+    async with database.session(owner) as session:
+        if not await session.scalar(select(old.exists())):
+            return 0
+        clock = await clocks.locked(session, owner)
+        some = Tombstone.id == any_(func.array(old.scalar_subquery()))
+        forgotten = delete(Tombstone).where(some).returning(Tombstone.version)
+        versions = (await session.scalars(forgotten, execution_options={"synchronize_session": False})).all()
+        clock.purged_through = max(clock.purged_through, *versions)
+        return len(versions)
 
 
 async def each_user(database: Database) -> AsyncIterator[UUID]:

@@ -216,7 +216,7 @@ async def test_purging_goes_to_one_worker_at_a_time(
     user = await new_user(admin, application)
     await user.data(WRITES["delete"], id=(await user.add("Waste"))["id"])
     told.taken()
-    assert [seen async for seen in purge(application.database, timedelta(0))]
+    assert [seen async for seen in purge(application.database, timedelta(0), timedelta(0))]
 
     assert not await admin.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", user.id)
     begun = [place for text, place in told.commands if text.startswith("BEGIN")]
