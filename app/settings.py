@@ -137,8 +137,8 @@ class Settings(BaseSettings):
         default=30,
         ge=1,
         le=3650,
-        description="Days for which clients are told of permanent deletions, and ids of deleted tasks and lists cannot be"
-        " used again. `taskql purge` then forgets them, and older copies sync from the beginning.",
+        description="Days for which clients are told of permanent deletions, and ids of deleted tasks and lists cannot"
+        " be used again. `taskql purge` then forgets them, and older copies sync from the beginning.",
     )
     limit_subscriptions: int = Field(
         default=100,

@@ -1,6 +1,6 @@
 """The context of resolvers: it gives access to the caller's own data only."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -91,7 +91,9 @@ class Context:
         is_user = isinstance(self.caller, Principal)
         return await self.services.preparation.run(self.payer, work, is_user=is_user)
 
-    def follow(self, since: str | None, render: Callable[[Changes], T], *, trash: bool) -> AsyncGenerator[T, None]:
+    def follow(
+        self, since: str | None, render: Callable[[Changes], Sequence[T]], *, trash: bool
+    ) -> AsyncGenerator[T, None]:
         """Each page of changes of the caller's lists and tasks, as rendered, since a token or from now on."""
         feed = self.feed()
         start = partial(feed.start, since, trash=trash)

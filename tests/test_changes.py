@@ -581,7 +581,7 @@ async def test_a_purge_of_tasks_after_a_page_break(
 async def test_a_purged_list_is_reported(
     application: Application, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """A purged list and its tasks are removed from copies in pages of any size, also after a page with only the list."""
+    """A purged list and its tasks are removed in pages of any size, also after a page with only the list."""
     home, tasks = await listed(alice, 4)
     await alice.add()
     mirrors = [Mirror(alice, trash=trash) for trash in (False, False, True, True)]
@@ -922,7 +922,7 @@ BY_SQL = {
     "insert": f"""
         INSERT INTO tasks (user_id, id, title) SELECT $1, id::uuid, 'sql' FROM unnest(ARRAY{IDS[:3]}) AS id
         ON CONFLICT DO NOTHING
-    """,
+    """,  # noqa: S608 - constants of this module
     "forget": """
         WITH gone AS (DELETE FROM tombstones WHERE user_id = $1 RETURNING version)
         UPDATE task_clocks SET purged_through = greatest(purged_through, (SELECT max(version) FROM gone))

@@ -11,9 +11,9 @@ rate, which is charged for each page, and by the number of deliveries in each it
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID
 from weakref import ref
@@ -59,6 +59,12 @@ class Changes:
     more: bool
     full: bool
 
+    def halves(self) -> "tuple[Changes, Changes]":
+        """Two pages with the same changes, of which there must be at least two."""
+        half = len(self.items) // 2
+        first = replace(self, items=self.items[:half], token=self.items[half - 1]["token"], more=True)
+        return first, replace(self, items=self.items[half:], full=False)
+
 
 Read = Callable[[str], Awaitable[Changes]]
 
@@ -78,12 +84,12 @@ class Realtime:
         self._turns = Turns[UUID](MOST_READS, READS_OF_A_USER)
 
     async def follow(
-        self, user: UUID, start: Callable[[], Awaitable[str]], read: Read, render: Callable[[Changes], T]
+        self, user: UUID, start: Callable[[], Awaitable[str]], read: Read, render: Callable[[Changes], Sequence[T]]
     ) -> AsyncGenerator[T, None]:
         """Yield each page of changes of a user's rows after the token that `start` returns, as soon as it is known.
 
         The first page comes at once, also if it is empty; later ones have changes, or say that no more follow. What
-        `render` returns for a page is yielded. `read` must return the same for all followers of this user. Each page is
+        `render` makes of a page is yielded. `read` must return the same for all followers of this user. Each page is
         charged to the user's rate and waits for it, except the first, which is part of the subscription's cost.
 
         Raises LimitExceeded if the user has too many followers, and whatever the first read raises.
@@ -93,7 +99,8 @@ class Realtime:
             token = await start()
             await followed.watched()
             seen, changes = followed.seen, await followed.read(token, read)
-            yield await followed.delivered(changes, render)
+            for shown in await followed.delivered(changes, render):
+                yield shown
             while True:
                 token, clock, is_behind = changes.token, changes.clock, changes.more
                 # Free the delivered page: the wait below may last for days.
@@ -103,7 +110,8 @@ class Realtime:
                 seen, changes = followed.seen, await followed.read_patiently(token, read)
                 await self._rates.pace(str(user), max(1, len(changes.items)), is_behind=changes.more)
                 if changes.items or changes.full or is_behind:
-                    yield await followed.delivered(changes, render)
+                    for shown in await followed.delivered(changes, render):
+                        yield shown
 
     @contextmanager
     def _followed(self, user: UUID) -> Iterator["_Followed"]:

@@ -14,20 +14,30 @@ from app.errors import BadUserInput
 from app.live.followers import Change, Changes
 from schema.engine.execution import Rendered
 
+# A page with more bytes of JSON is delivered in parts: many clients do not accept messages of more than 1 MB.
+MOST_BYTES = 500_000
 # What was rendered of pages that are still in use, by selection.
-_rendered: WeakKeyDictionary[Changes, dict[Selection, Fragment]] = WeakKeyDictionary()
+_rendered: WeakKeyDictionary[Changes, dict[Selection, list[Fragment]]] = WeakKeyDictionary()
 
 
-def shown(selection: Selection, page: Changes) -> Rendered:
-    """The selected fields of a page. Rendered once for all subscribers with this selection."""
+def shown(selection: Selection, page: Changes) -> list[Rendered]:
+    """The selected fields of a page, or of parts of it. Rendered once for all subscribers with this selection."""
     known = _rendered.setdefault(page, {})
     if selection not in known:
-        fields = {entry.key: _of_page(entry, selection, page) for entry in selection.fields}
-        known[selection] = Fragment(orjson.dumps(fields))
-    return Rendered(known[selection])
+        known[selection] = list(_parts(selection, page))
+    return [Rendered(part) for part in known[selection]]
 
 
-def _of_page(entry: Field, selection: Selection, page: Changes) -> Any:
+def _parts(selection: Selection, page: Changes) -> Iterator[Fragment]:
+    text = orjson.dumps({entry.key: field_of_page(entry, selection, page) for entry in selection.fields})
+    if len(text) <= MOST_BYTES or len(page.items) == 1:
+        yield Fragment(text)
+        return
+    for half in page.halves():
+        yield from _parts(selection, half)
+
+
+def field_of_page(entry: Field, selection: Selection, page: Changes) -> Any:
     match entry.name:
         case "changes":
             members = {member.typename: member for member in entry.members}
