@@ -173,6 +173,8 @@ async def test_token_expiry_frees_the_slot(narrow: Site, alice: User, monkeypatc
     live.brief(monkeypatch.setattr, until := live.soon(), 1)
     brief = User(alice.id, alice.email, live.expiring(alice.id, until), alice.http)
     follower, stream = await narrow.follow(brief), await narrow.stream(brief)
+    await follower.page()
+    await stream.answer()
 
     assert await stream.answer() is None
     assert (await follower.client.closed())[0] == 4403

@@ -183,7 +183,8 @@ COSTS = {
     "{ changes { token } }": 100,
     "subscription { changes { changes { ... on TaskUpserted { task { id } } } } }": 100,
     "subscription { changes(trash: true) { changes { ... on TaskRemoved { taskId } } } }": 100,
-    "subscription { changes { changes { ... on ListUpserted { list { id } } ... on TaskUpserted { task { id } } } } }": 100,
+    "subscription { changes { changes { ... on ListUpserted { list { id } } ... on TaskUpserted { task { id } } }"
+    " upToDate } }": 100,
     "mutation { purgeTasks(where: { ids: [] }) { affectedCount } }": 100,
     "mutation { purgeLists(where: { ids: [] }, atMost: 7) { affectedCount } }": 7,
     "mutation { emptyTrash(atMost: 1000) { affectedCount } }": 1000,

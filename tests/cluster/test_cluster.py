@@ -268,7 +268,8 @@ async def test_row_security_is_forced_on_every_shard(cluster: Cluster) -> None:
         await connection.execute("SET citus.show_shards_for_app_name_prefixes = '*'")
         rows = await connection.fetch(
             """SELECT relrowsecurity AND relforcerowsecurity AS walled, count(*) AS number FROM pg_class
-            WHERE relname ~ '^(tasks|task_clocks|task_tags|user_tags|tombstones)_[0-9]+$' AND relkind = 'r' GROUP BY 1"""
+            WHERE relname ~ '^(tasks|task_clocks|task_tags|user_tags|tombstones)_[0-9]+$' AND relkind = 'r'
+            GROUP BY 1"""
         )
         await connection.close()
         assert [row["walled"] for row in rows] == [True]
