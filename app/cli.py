@@ -188,8 +188,8 @@ def schema(check: bool, against: Path | None) -> None:  # noqa: FBT001 - a flag 
 def purge(older_than: str, data_dir: Path | None) -> None:
     """Permanently delete tasks and lists that have been in the trash for some time.
 
-    It works in batches, and can be interrupted and run again at any time. Clients with older sync tokens then do a full
-    sync.
+    It works in batches, and can be interrupted and run again at any time. Clients learn of it for TOMBSTONE_DAYS; those
+    that were offline for longer do a full sync.
     """
     age = _duration(older_than, "--older-than", least=0)
     with startup.database_settings(loaded(data_dir=data_dir)) as settings:
@@ -337,7 +337,7 @@ async def _purged(settings: Settings, age: timedelta) -> purging.Progress:
     await startup.refuse_failures(settings)
     database, done = connect(settings), purging.Progress(0, 0, 0)
     try:
-        async for done in purging.purge(database, age):
+        async for done in purging.purge(database, age, timedelta(days=settings.tombstone_days)):
             if done.users % PROGRESS_EVERY == 0:
                 click.echo(f"{done.users} users, {done.tasks} tasks and {done.lists} lists deleted", err=True)
     finally:

@@ -13,7 +13,6 @@ TaskQLError
     ├── LimitExceeded
     │   └── TooManyTags
     ├── RateLimited
-    ├── FullSyncRequired
     └── Unavailable
 """
 
@@ -123,15 +122,6 @@ class RateLimited(RequestError):
     @property
     def extensions(self) -> dict[str, Any]:
         return {"code": self.code, "retryAfter": self.seconds}
-
-
-class FullSyncRequired(RequestError):
-    """A sync token cannot be continued: it is damaged, another user's, or from before a purge or a restore."""
-
-    code = "FULL_SYNC_REQUIRED"
-
-    def __init__(self) -> None:
-        super().__init__("The sync token cannot be continued; run the query changes with it, for a full sync.")
 
 
 class Unavailable(RequestError):

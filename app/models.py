@@ -184,6 +184,23 @@ class UserTag(Owned, Base):
     search: Mapped[str | None] = mapped_column(Text, Computed("search_key(name)", persisted=True))
 
 
+class Tombstone(Owned, Base):
+    """What remains of a task or list that was deleted permanently, so that clients learn of it: triggers leave it.
+
+    `version` is the clock's version at the deletion. `trashed_version` is that of the row in the trash, or `version` if
+    the row was not there.
+    """
+
+    __tablename__ = "tombstones"
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    # The place of the row's entity in the feed: 0 for a list, 1 for a task.
+    kind: Mapped[int] = mapped_column(SmallInteger)
+    version: Mapped[int] = mapped_column(Integer)
+    trashed_version: Mapped[int] = mapped_column(Integer)
+    purged_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
 class State(Base):
     """The single row about the database itself: its fingerprint when last seen, and the first clock of new users."""
 
@@ -200,7 +217,7 @@ class State(Base):
 
 # Statements use the tables directly: mapped attributes take the compiler half as much time again.
 USERS, CLOCKS, TASKS, TAGS = (Base.metadata.tables[name] for name in ("users", "task_clocks", "tasks", "task_tags"))
-USER_TAGS, LISTS = (Base.metadata.tables[name] for name in ("user_tags", "task_lists"))
+USER_TAGS, LISTS, TOMBSTONES = (Base.metadata.tables[name] for name in ("user_tags", "task_lists", "tombstones"))
 STATE = Base.metadata.tables["taskql_state"]
 
 # A missing due date sorts after every date. This is a CASE instead of coalesce() because row-level security lets the
@@ -237,6 +254,8 @@ Index(
 )
 Index("ix_task_lists_position", LISTS.c.user_id, LISTS.c.position, LISTS.c.id)
 Index("ix_task_lists_version", LISTS.c.user_id, LISTS.c.version, LISTS.c.id)
+# In the order of the feed.
+Index("ix_tombstones_version", TOMBSTONES.c.user_id, TOMBSTONES.c.version, TOMBSTONES.c.kind, TOMBSTONES.c.id)
 # For a few of the tasks, so that creating a task does not maintain these.
 Index(
     "ix_tasks_completed_at",

@@ -133,6 +133,13 @@ class Settings(BaseSettings):
     limit_sockets: int = Field(default=100, ge=1, description="Open WebSockets per user and process.")
     limit_tasks: int = Field(default=100_000, ge=1, le=MOST_COUNTED, description="Tasks per user, including the trash.")
     limit_lists: int = Field(default=500, ge=1, le=MOST_COUNTED, description="Lists per user, including the trash.")
+    tombstone_days: int = Field(
+        default=30,
+        ge=1,
+        le=3650,
+        description="Days for which clients are told of permanent deletions, and ids of deleted tasks and lists cannot"
+        " be used again. `taskql purge` then forgets them, and older copies sync from the beginning.",
+    )
     limit_subscriptions: int = Field(
         default=100,
         ge=1,

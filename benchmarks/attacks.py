@@ -110,7 +110,7 @@ async def documents(target: Target) -> None:
 
 
 CHANGE = f"__typename ... on TaskUpserted {{ task {{ {ALL} }} token }} ... on TaskRemoved {{ taskId token }}"
-FEED = f"subscription ($since: SyncToken) {{ changes(since: $since) {{ {CHANGE} }} }}"
+FEED = f"subscription ($since: SyncToken) {{ changes(since: $since) {{ changes {{ {CHANGE} }} token }} }}"
 
 
 async def old_token(target: Target) -> None:

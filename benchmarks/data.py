@@ -152,7 +152,7 @@ async def execute(site: Site, *statements: str) -> None:
 
 async def _fill(connection: "asyncpg.Connection[Any]") -> None:
     """Create the users in groups. The last one marks completion: without it, the next run starts from the beginning."""
-    await connection.execute("TRUNCATE users, tasks, task_clocks, task_lists, task_tags, user_tags")
+    await connection.execute("TRUNCATE users, tasks, task_clocks, task_lists, task_tags, user_tags, tombstones")
     last = WRITERS[-1]
     groups = [(first, min(first + SPAN - 1, last), TASKS_EACH, 0) for first in range(1, last + 1, SPAN)]
     groups += [(BUSY, BUSY, BUSY_TASKS, 0), (WORDY, WORDY, WORDY_TASKS, 820)]

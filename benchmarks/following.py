@@ -21,7 +21,7 @@ from benchmarks import data
 FIELDS = "id title completed priority version updatedAt"
 CHANGE = f"... on TaskUpserted {{ task {{ {FIELDS} }} token }} ... on TaskRemoved {{ taskId token }}"
 PAGE = f"query ($since: SyncToken) {{ changes(since: $since) {{ changes {{ {CHANGE} }} token hasMore fullSync }} }}"
-FOLLOW = f"subscription ($since: SyncToken) {{ changes(since: $since) {{ {CHANGE} }} }}"
+FOLLOW = f"subscription ($since: SyncToken) {{ changes(since: $since) {{ changes {{ {CHANGE} }} token fullSync }} }}"
 BROKEN = (OSError, WebSocketException, TimeoutError, httpx.HTTPError, EOFError)
 PAUSE_SECONDS = 0.05
 COPIES_OF_AN_ADDRESS = 200  # an address may open 1,000 sockets in ten seconds
@@ -85,16 +85,17 @@ class Copy:
 
     def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "next":
-            change = message["payload"]["data"]["changes"]
-            if "task" in change:
-                written = datetime.fromisoformat(change["task"]["updatedAt"]).timestamp()
-                self.latencies.append(time.time() - written)
-            self._apply(change)
-            self.token = change["token"]
+            page = message["payload"]["data"]["changes"]
+            if page["fullSync"]:
+                self.began_anew += 1
+                self.tasks.clear()
+            for change in page["changes"]:
+                if "task" in change:
+                    written = datetime.fromisoformat(change["task"]["updatedAt"]).timestamp()
+                    self.latencies.append(time.time() - written)
+                self._apply(change)
+            self.token = page["token"]
             return
-        if message["type"] == "error" and message["payload"][0]["extensions"]["code"] == "FULL_SYNC_REQUIRED":
-            self.began_anew += 1
-            self.token = None
         raise EOFError(message)
 
     def _apply(self, change: dict[str, Any]) -> None:

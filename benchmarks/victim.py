@@ -30,7 +30,7 @@ PRIORITY = -10
 
 VIEWER = wire.asked("{ viewer { id } }")
 CREATE = "mutation ($title: String!) { createTask(input: { title: $title }) { task { id } userErrors { code } } }"
-FOLLOW = "subscription { changes { ... on TaskUpserted { task { id } } } }"
+FOLLOW = "subscription { changes { changes { ... on TaskUpserted { task { id } } } } }"
 LEAVES = "id title description completed completedAt priority dueDate tags position version createdAt updatedAt"
 LARGE = f"{{ {' '.join(f'v{n}: tasks(first: 1) {{ nodes {{ {LEAVES} }} }}' for n in range(20))} }}"
 HASH = {"persistedQuery": {"version": 1, "sha256Hash": hashlib.sha256(LARGE.encode()).hexdigest()}}
@@ -173,8 +173,8 @@ class Victim:
 
     def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "next":
-            change = message["payload"]["data"]["changes"]
-            self.seen.arrived[change["task"]["id"]] = time.monotonic()
+            for change in message["payload"]["data"]["changes"]["changes"]:
+                self.seen.arrived[change["task"]["id"]] = time.monotonic()
 
 
 class _Client:

@@ -1,6 +1,6 @@
 """The context of resolvers: it gives access to the caller's own data only."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,11 +13,12 @@ from app.database.compiling import Statements
 from app.database.database import Database
 from app.database.rendering import Field, Selection
 from app.entities.feed import Feed, followed
-from app.entities.repository import Repository, Values, Wanted
+from app.entities.repository import Repository, Values, Wanted, Written
 from app.errors import RequestError
 from app.identity.tokens import Principal
-from app.live.followers import Change, Realtime
+from app.live.followers import Changes, Realtime
 from app.sharing.preparing import Preparation
+from app.tasks import trash
 from app.tasks.feed import FEED
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
@@ -77,6 +78,10 @@ class Context:
         """The caller's tags."""
         return UserTags(self.services.database, self.principal.user_id, self.services.statements)
 
+    async def empty_trash(self, *, at_most: int, dry_run: bool) -> Written:
+        """Permanently delete what is in the caller's trash."""
+        return await trash.empty(self.services.database, self.principal.user_id, at_most=at_most, dry_run=dry_run)
+
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session of SQLAlchemy acting as the caller, in one transaction: `async with`; see docs/adding.md."""
         return self.services.database.session(self.principal.user_id)
@@ -86,10 +91,13 @@ class Context:
         is_user = isinstance(self.caller, Principal)
         return await self.services.preparation.run(self.payer, work, is_user=is_user)
 
-    def follow(self, since: str | None) -> AsyncGenerator[Change, None]:
-        """Each change of the caller's lists and tasks, with all fields, since a token or from now on."""
+    def follow(
+        self, since: str | None, render: Callable[[Changes], Sequence[T]], *, trash: bool
+    ) -> AsyncGenerator[T, None]:
+        """Each page of changes of the caller's lists and tasks, as rendered, since a token or from now on."""
         feed = self.feed()
-        return self.services.realtime.follow(self.principal.user_id, partial(feed.token, since), feed.since)
+        start = partial(feed.start, since, trash=trash)
+        return self.services.realtime.follow(self.principal.user_id, start, feed.since, render)
 
     def selection(self, info: "Info", type_name: str) -> Selection:
         """The fields of an object type that a root field selects."""
@@ -103,4 +111,5 @@ class Context:
 Info = strawberry.Info[Context, None]
 
 # Compiled now, and not while the first subscriber waits.
-followed(FEED)
+for with_trash in (False, True):
+    followed(FEED, trash=with_trash)

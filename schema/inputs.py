@@ -246,24 +246,20 @@ class TaskSelector:
     )
     filter: TaskFilter | None = strawberry.field(
         default=UNSET,
-        description="All matching tasks: with `restoreTasks` of those in the trash, otherwise of those that are not."
-        " Omit `trashed`. The filter, and each filter in it, needs a condition that excludes tasks. No condition may be"
-        " null or search for blank text: a variable without a value must not select all tasks. Use `all` for these.",
+        description="All matching tasks: with `restoreTasks` and `purgeTasks` of those in the trash, otherwise of those"
+        " that are not. Omit `trashed`. The filter, and each filter in it, needs a condition that excludes tasks. No"
+        " condition may be null or search for blank text: a variable without a value must not select all tasks. Use"
+        " `all` for these.",
     )
 
     all: bool | None = strawberry.field(
         default=UNSET,
-        description="All tasks: with `restoreTasks` all of the trash, otherwise all that are not in it. Must be true.",
+        description="All tasks: with `restoreTasks` and `purgeTasks` all of the trash, otherwise all that are not in"
+        " it. Must be true.",
     )
 
     def selector(self) -> dict[str, Any]:
-        """The one way of selecting: ids, a filter or all."""
-        if self.filter:
-            _refuse_null(self.filter, "where.filter")
-            return {"filter": tree(self.filter)}
-        if self.all is False:
-            raise BadUserInput("`where.all` must be true; otherwise select tasks by `ids` or `filter`.", "where.all")
-        return {"all": True} if self.all else {"ids": self.ids or []}
+        return selected(self)
 
 
 @strawberry.input(one_of=True, description="A place in the manual order. Set exactly one field.")
@@ -297,6 +293,16 @@ def stored(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as columns store them: a priority as its rank."""
     priority = values.get("priority")
     return {**values, "priority": PRIORITIES.index(priority.value)} if priority is not None else dict(values)
+
+
+def selected(where: Any) -> dict[str, Any]:
+    """The one way of selecting of a selector: ids, a filter or all."""
+    if where.filter:
+        _refuse_null(where.filter, "where.filter")
+        return {"filter": tree(where.filter)}
+    if where.all is False:
+        raise BadUserInput("`where.all` must be true; otherwise select by `ids` or `filter`.", "where.all")
+    return {"all": True} if where.all else {"ids": where.ids or []}
 
 
 def _refuse_null(value: Any, path: str) -> None:

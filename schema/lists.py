@@ -4,10 +4,10 @@ from enum import Enum
 from typing import Annotated, Any
 
 import strawberry
-from strawberry import Maybe, Some
+from strawberry import UNSET, Maybe, Some
 
 from app.entities.ordering import OrderBy as Term
-from schema.inputs import DateTimeRange, OrderDirection, condition
+from schema.inputs import DateTimeRange, OrderDirection, condition, selected
 
 
 @strawberry.input(
@@ -82,6 +82,25 @@ class UpdateListInput:
 
     def changes(self) -> dict[str, Any]:
         return {name: value.value for name, value in vars(self).items() if isinstance(value, Some)}
+
+
+@strawberry.input(one_of=True, description="Selects lists in the trash. Set exactly one of the fields.")
+class TaskListSelector:
+    ids: list[strawberry.ID] | None = strawberry.field(
+        default=UNSET,
+        description="At most 1,000 ids; an empty list selects nothing. Ids that are not found are reported as NOT_FOUND"
+        " and skipped; the other lists are deleted.",
+    )
+    filter: TaskListFilter | None = strawberry.field(
+        default=UNSET,
+        description="All matching lists in the trash. Omit `trashed`. The filter, and each filter in it, needs a"
+        " condition that excludes lists. No condition may be null: a variable without a value must not select all"
+        " lists. Use `all` for these.",
+    )
+    all: bool | None = strawberry.field(default=UNSET, description="All lists in the trash. Must be true.")
+
+    def selector(self) -> dict[str, Any]:
+        return selected(self)
 
 
 ListsFilter = Annotated[

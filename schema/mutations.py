@@ -1,6 +1,6 @@
 """The mutations. All by id are idempotent: a task or list that is already in the requested state is not changed."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import strawberry
 from strawberry import UNSET
@@ -9,9 +9,9 @@ from schema.arguments import Id
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import CreateTaskInput, MoveTarget, TaskSelector, UpdateTaskInput, given
-from schema.lists import CreateListInput, UpdateListInput
+from schema.lists import CreateListInput, TaskListSelector, UpdateListInput
 from schema.payloads import payload
-from schema.types import ListPayload, TagPayload, TaskPayload, TasksPayload
+from schema.types import ListPayload, ListsPayload, TagPayload, TaskPayload, TasksPayload, TrashPayload
 
 Expected = Annotated[
     int | None,
@@ -34,12 +34,18 @@ Selector = Annotated[TaskSelector, strawberry.argument(description="The tasks to
 AtMost = Annotated[
     int | None,
     strawberry.argument(
-        description="1 to 1,000. If more tasks are selected, nothing is changed, and the error is LIMIT_EXCEEDED. The"
-        " number is also the cost of the mutation, in rows."
+        description="1 to 1,000. If more tasks or lists are selected, nothing is changed, and the error is"
+        " LIMIT_EXCEEDED. The number is also the cost of the mutation, in rows."
     ),
 ]
 DryRun = Annotated[
     bool | None, strawberry.argument(description="true: change nothing, only report what would be changed.")
+]
+Trashed = Annotated[
+    TaskSelector, strawberry.argument(description="The tasks to delete. Only those in the trash match.")
+]
+TrashedLists = Annotated[
+    TaskListSelector, strawberry.argument(description="The lists to delete. Only those in the trash match.")
 ]
 Target = Annotated[MoveTarget, strawberry.argument(description="The new place in the manual order.")]
 NewList = Annotated[CreateListInput, strawberry.argument(description="The list to create.")]
@@ -53,6 +59,13 @@ To = Annotated[
 ]
 TagName = Annotated[str, strawberry.argument(description="The tag to delete. Case makes no difference.")]
 Completed = Annotated[bool, strawberry.argument(description="true: the task is done; false: it is open.")]
+
+
+class Limits(TypedDict):
+    """The limits of a purge."""
+
+    at_most: int
+    dry_run: bool
 
 
 @strawberry.type(
@@ -204,6 +217,41 @@ class Mutation:
     async def restore_list(self, info: Info, id: Id) -> Rendered:
         context, selection = info.context, info.context.selection(info, "ListPayload")
         written = await context.lists().restore(selection, id)
+        return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=TasksPayload,
+        description="Permanently delete several tasks that are in the trash. This cannot be undone, and their ids"
+        " cannot be used again. The payload shows them as they were.",
+    )
+    async def purge_tasks(self, info: Info, where: Trashed, at_most: AtMost = 100, dry_run: DryRun = False) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "TasksPayload")
+        limits: Limits = {"at_most": 100 if at_most is None else at_most, "dry_run": bool(dry_run)}
+        written = await context.tasks().purge(selection, where.selector(), **limits)
+        return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=ListsPayload,
+        description="Permanently delete several lists that are in the trash. This cannot be undone, and their ids"
+        " cannot be used again. Their tasks stay in the trash, in no list. The payload shows the lists as they were.",
+    )
+    async def purge_lists(
+        self, info: Info, where: TrashedLists, at_most: AtMost = 100, dry_run: DryRun = False
+    ) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "ListsPayload")
+        limits: Limits = {"at_most": 100 if at_most is None else at_most, "dry_run": bool(dry_run)}
+        written = await context.lists().purge(selection, where.selector(), **limits)
+        return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=TrashPayload,
+        description="Permanently delete all tasks and lists that are in the trash. This cannot be undone, and their ids"
+        " cannot be used again. If there are more than 1,000, delete them in parts with `purgeTasks`.",
+    )
+    async def empty_trash(self, info: Info, at_most: AtMost = 100, dry_run: DryRun = False) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "TrashPayload")
+        limits: Limits = {"at_most": 100 if at_most is None else at_most, "dry_run": bool(dry_run)}
+        written = await context.empty_trash(**limits)
         return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(

@@ -10,7 +10,7 @@ from app.entities.feed import DEFAULT_CHANGE_PAGE
 from app.entities.repository import Window
 from app.tasks.user_tags import DEFAULT_TAGS
 from schema.arguments import After, Before, Filter, First, Id, Last, OrderBy
-from schema.changes import ChangePage
+from schema.changes import ChangePage, Trash
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import given, tree
@@ -114,7 +114,7 @@ class Query:
         " date. Repeat with the new `token` while `hasMore` is true. Then use the subscription `changes`.",
     )
     async def changes(
-        self, info: Info, since: Since = UNSET, first: FirstChanges = DEFAULT_CHANGE_PAGE
+        self, info: Info, since: Since = UNSET, first: FirstChanges = DEFAULT_CHANGE_PAGE, trash: Trash = False
     ) -> Rendered | None:
         selection = info.context.selection(info, "ChangePage")
-        return _rendered(await info.context.feed().page(selection, given(since), first))
+        return _rendered(await info.context.feed().page(selection, given(since), first, trash=bool(trash)))

@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 import strawberry
 from strawberry import UNSET
 
 from app.tasks.feed import FEED
-from schema.changes import Change
+from schema.changes import LiveChangePage, Trash
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.engine.following import refuse_what_is_not_followed, shown
@@ -18,26 +19,25 @@ from schema.types import SyncToken
 After = Annotated[
     SyncToken | None,
     strawberry.argument(
-        description="A token that you stored: you first get the changes since then. Omit it, or send null, to get only"
-        " changes from now on."
+        description="The token that you stored: you first get the changes since then. If it cannot be continued, you"
+        " get everything, and `fullSync` is true on the first page. Omit it, or send null, to get only changes from now"
+        " on."
     ),
 ]
-
-MEMBERS = "ListUpserted", "ListRemoved", "TaskUpserted", "TaskRemoved"
 
 
 @strawberry.type(description="Live updates, over WebSocket or server-sent events.")
 class Subscription:
     @strawberry.subscription(  # type: ignore[untyped-decorator]  # with graphql_type it is
-        graphql_type=Change,
-        description="Each change of the user's lists and tasks as it happens, starting from a token of the query"
-        " `changes` or of an earlier change. The error FULL_SYNC_REQUIRED means that the token cannot be continued: run"
-        " the query `changes` with it, which starts a full sync. LIMIT_EXCEEDED means that the user has too many"
-        " subscriptions.",
+        graphql_type=LiveChangePage,
+        description="Changes of the user's lists and tasks as they happen, in pages, starting from a token of the query"
+        " `changes` or of an earlier page. The first page comes at once, also if it is empty; nothing written after it"
+        " is missed. LIMIT_EXCEEDED means that the user has too many subscriptions.",
     )
-    async def changes(self, info: Info, since: After = UNSET) -> AsyncGenerator[Rendered, None]:
-        members = {name: info.context.selection(info, name) for name in MEMBERS}
-        refuse_what_is_not_followed(FEED, members)
-        async with aclosing(info.context.follow(given(since))) as changes:
-            async for change in changes:
-                yield Rendered(shown(members, change))
+    async def changes(self, info: Info, since: After = UNSET, trash: Trash = False) -> AsyncGenerator[Rendered, None]:
+        selection = info.context.selection(info, "LiveChangePage")
+        refuse_what_is_not_followed(FEED, selection)
+        async with aclosing(info.context.follow(given(since), partial(shown, selection), trash=bool(trash))) as pages:
+            async for page in pages:
+                yield page
+                page.value = None  # it was sent, and the next one may come days later

@@ -282,6 +282,10 @@ class UserErrorCode(Enum):
         description="You already have a task or list with this id and different content, or `inputs` uses the id twice."
         " If you sent this mutation before, it succeeded, and what it created was changed since.",
     )
+    GONE = strawberry.enum_value(
+        "GONE",
+        description="The task or list with this id was deleted permanently. It is not created again.",
+    )
     IN_TRASH = strawberry.enum_value(
         "IN_TRASH",
         description="The task or list to change is in the trash, or the list to put a task into: restore it first. The"
@@ -363,8 +367,8 @@ class TagPayload:
 @strawberry.type(description="Result of a mutation of several tasks.")
 class TasksPayload:
     tasks: list[Task] = strawberry.field(
-        description="The selected tasks after the mutation; in a dry run, in their current state. Empty if the mutation"
-        " was rejected."
+        description="The selected tasks after the mutation; in a dry run, in their current state. `purgeTasks` shows"
+        " them as they were. Empty if the mutation was rejected."
     )
     task_edges: list[TaskEdge] = strawberry.field(
         description="The same tasks as edges, to insert into a page of `tasks`. The cursors are those of the default"
@@ -376,6 +380,37 @@ class TasksPayload:
     user_errors: list[UserError] = strawberry.field(
         description="Empty if the mutation succeeded. NOT_FOUND at `where.ids`, and for `updateTasks` IN_TRASH, name"
         " ids that were skipped; with any other error the mutation was rejected, and nothing was changed."
+    )
+    token: SyncToken | None = strawberry.field(
+        description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"
+        " your copy may lack earlier changes by other clients."
+    )
+
+
+@strawberry.type(description="Result of a mutation of several lists.")
+class ListsPayload:
+    lists: list[TaskList] = strawberry.field(
+        description="The selected lists, as they were before the mutation. Empty if the mutation was rejected."
+    )
+    affected_count: int = strawberry.field(description="Number of lists in `lists`; 0 if the mutation was rejected.")
+    user_errors: list[UserError] = strawberry.field(
+        description="Empty if the mutation succeeded. NOT_FOUND names ids that were skipped; with any other error the"
+        " mutation was rejected, and nothing was changed."
+    )
+    token: SyncToken | None = strawberry.field(
+        description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"
+        " your copy may lack earlier changes by other clients."
+    )
+
+
+@strawberry.type(description="Result of `emptyTrash`.")
+class TrashPayload:
+    affected_count: int = strawberry.field(
+        description="Number of tasks and lists that were deleted, or in a dry run would be; 0 if the mutation was"
+        " rejected."
+    )
+    user_errors: list[UserError] = strawberry.field(
+        description="Why nothing was deleted; empty if the mutation succeeded."
     )
     token: SyncToken | None = strawberry.field(
         description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"

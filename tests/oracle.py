@@ -38,7 +38,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from app.database.url import DatabaseURL
 from app.errors import BadUserInput, LimitExceeded
-from app.models import PRIORITIES, Task, TaskClock, TaskList, User, UserTag
+from app.models import PRIORITIES, Task, TaskClock, TaskList, Tombstone, User, UserTag
 from app.tag_names import tag_key, tag_name, tag_names
 from schema import sdl
 
@@ -97,6 +97,8 @@ class Oracle:
         self.user: User
         self.rows: dict[UUID, Task] = {}
         self.task_lists: dict[UUID, TaskList] = {}
+        # What was deleted permanently: the kind, the version of the deletion, and that of the row in the trash.
+        self.stones: dict[UUID, tuple[str, int, int]] = {}
         # The names of the user's tags, by their keys.
         self.names: dict[str, str] = {}
         self.clock = 0
@@ -125,18 +127,21 @@ class Oracle:
             lists = (await session.scalars(select(TaskList).where(TaskList.user_id == self.user_id))).all()
             names = await session.execute(select(UserTag.key, UserTag.name).where(UserTag.user_id == self.user_id))
             self.names = {row.key: row.name for row in names}
+            stones = (await session.scalars(select(Tombstone).where(Tombstone.user_id == self.user_id))).all()
+            kinds = ("list", "task")
+            self.stones = {row.id: (kinds[row.kind], row.version, row.trashed_version) for row in stones}
         self.task_lists = {row.id: row for row in lists}
         self.clock, self.purged_through = (clock.version, clock.purged_through) if clock else (0, 0)
         self.rows = {row.id: row for row in found}
 
-    def state(self) -> tuple[int, Json, Json]:
-        """The clock, the names of tags, and every column of every task and list."""
+    def state(self) -> tuple[int, Json, Any, Json]:
+        """The clock, the names of tags, the tombstones, and every column of every task and list."""
         rows: list[Row] = [
             *self.sorted(self.rows.values(), MANUALLY),
             *self.sorted(self.task_lists.values(), MANUALLY),
         ]
         stored = {str(row.id): {name: getattr(row, name) for name in STORED[type(row)]} for row in rows}
-        return self.clock, self.names, stored
+        return self.clock, self.names, self.stones, stored
 
     async def answer(self, query: str, variables: Json | None = None, operation_name: str | None = None) -> Answer:
         """Execute an operation; returns the expected response."""
@@ -225,8 +230,11 @@ class Oracle:
             "totalCount": len(matching),
         }
 
-    async def changes(self, _info: object, *, since: str | None = None, first: int | None = None) -> Json:
-        point = self._point(since)
+    async def changes(
+        self, _info: object, *, since: str | None = None, first: int | None = None, trash: bool | None = False
+    ) -> Json:
+        end = " trash" if trash else ""
+        point = self._point(since, end)
         version, last, base = point or (0, None, 0)
         size = 100 if first is None else first
         if not 1 <= size <= 1000:
@@ -237,14 +245,24 @@ class Oracle:
         if full:
             version, last, base = 0, None, self.clock
         both: list[Row] = [*self.task_lists.values(), *self.rows.values()]
-        rows = sorted(both, key=_order_of)
-        rows = [row for row in rows if (row.version > version if last is None else _order_of(row) > (version, *last))]
-        rows = [row for row in rows if row.deleted_at is None or row.version > base]
-        tokens = [self.sealed(f"{row.version} {_one(row)} {row.id} {base}") for row in rows[:size]]
-        more = len(rows) > size
+        places: list[tuple[tuple[int, str, UUID], Row | None]] = [
+            (_order_of(row), row) for row in both if trash or row.deleted_at is None or row.version > base
+        ]
+        places += [
+            ((gone, one, row_id), None)
+            for row_id, (one, gone, trashed) in self.stones.items()
+            if gone > base and (trash or trashed > base)
+        ]
+        places.sort(key=lambda each: each[0])
+        after = [each for each in places if (each[0][0] > version if last is None else each[0] > (version, *last))]
+        tokens = [self.sealed(f"{v} {one} {row_id} {base}{end}") for (v, one, row_id), _ in after[:size]]
+        more = len(after) > size
         return {
-            "changes": [_change(row, token) for row, token in zip(rows, tokens, strict=False)],
-            "token": tokens[-1] if more else self.token(),
+            "changes": [
+                _change(place, row, token, is_gone=row is None or (row.deleted_at is not None and not trash))
+                for (place, row), token in zip(after, tokens, strict=False)
+            ],
+            "token": tokens[-1] if more else self.sealed(f"{self.clock} all{end}"),
             "hasMore": more,
             "fullSync": full,
         }
@@ -253,12 +271,12 @@ class Oracle:
         """The sync token of the clock."""
         return self.sealed(f"{self.clock} all")
 
-    def _point(self, token: str | None) -> tuple[int, tuple[str, UUID] | None, int] | None:
+    def _point(self, token: str | None, end: str) -> tuple[int, tuple[str, UUID] | None, int] | None:
         """The token's version, the last row shown of it, and the version the sync began at; None for a full sync."""
         content = None if token is None else _decoded(token)
-        if content is None or self.sealed(content) != token:
+        if content is None or self.sealed(content) != token or not content.endswith(end):
             return None
-        match content.split(" "):
+        match content.removesuffix(end).split(" "):
             case [version, "all"]:
                 return int(version), None, int(version)
             case [version, "list" | "task" as one, row_id, base]:
@@ -339,7 +357,11 @@ class Oracle:
 
     # Mutation
 
-    async def create_task(self, _info: object, input: Json) -> Json:  # noqa: A002 - the schema's argument names
+    async def create_task(  # noqa: PLR0911 - one for each refusal
+        self,
+        _info: object,
+        input: Json,  # noqa: A002 - the schema's argument names
+    ) -> Json:
         task_id = _uuid(input["id"])
         if task_id == self.user_id:
             return _payload([("INVALID", ["input", "id"])])
@@ -348,6 +370,8 @@ class Oracle:
         content = _created(input)
         present = self.rows.get(task_id)
         if present is None:
+            if task_id in self.stones and task_id not in self.task_lists:
+                return self._unchanged(None, ("GONE", ["input", "id"]))
             if refused := self._refused(content, ["input"]):
                 return self._unchanged(None, refused)
             if task_id in self.task_lists:
@@ -467,6 +491,22 @@ class Oracle:
     async def restore_tasks(self, _info: object, where: Json, **limits: Any) -> Json:
         return await self._of_many("restore", where, {}, **limits)
 
+    async def purge_tasks(self, _info: object, where: Json, **limits: Any) -> Json:
+        return await self._of_many("purge", where, {}, **limits)
+
+    async def empty_trash(self, _info: object, atMost: int | None, dryRun: bool | None) -> Json:  # noqa: N803, FBT001 - as above
+        most = 100 if atMost is None else atMost
+        if not 1 <= most <= 1000:
+            raise BadUserInput("no such limit")
+        rows: list[Row] = [*self.rows.values(), *self.task_lists.values()]
+        rows = [row for row in rows if row.deleted_at is not None]
+        if len(rows) > most:
+            return _payload([("LIMIT_EXCEEDED", ["atMost"])], affectedCount=0, token=self.token())
+        if not dryRun:
+            tasks = [row for row in rows if isinstance(row, Task)]
+            self._purge(tasks, [row for row in rows if isinstance(row, TaskList)])
+        return _payload([], affectedCount=len(rows), token=self.token())
+
     async def rename_tag(self, _info: object, **names: str) -> Json:
         source, target, new = tag_key(_text(names["from"])), tag_key(_text(names["to"])), tag_name(names["to"])
         if errors := _tag_problems([names["to"]], ["to"]):
@@ -525,7 +565,9 @@ class Oracle:
             return self._many([], [refused])
         if any(_is_overfull(row, _stored(changes)) for row in rows):
             return self._many([], [("LIMIT_EXCEEDED", ["input", "addTags"])])
-        if not dryRun:
+        if not dryRun and kind == "purge":
+            self._purge(rows)
+        elif not dryRun:
             await (self._update(rows, _stored(changes)) if kind == "update" else self._trash(rows, kind == "delete"))
         return self._many(rows, [(code, ["where", "ids", str(place)]) for place, code in missing])
 
@@ -535,17 +577,19 @@ class Oracle:
         if way == "ids":
             ids = [_uuid(task_id) for task_id in wanted]
             there = {key for key, row in self.rows.items() if kind != "update" or row.deleted_at is None}
+            there = {key for key in there if kind != "purge" or self.rows[key].deleted_at is not None}
             chosen = there & set(ids)
-            codes = ["IN_TRASH" if key in self.rows else "NOT_FOUND" for key in ids]
+            codes = ["IN_TRASH" if key in self.rows and kind == "update" else "NOT_FOUND" for key in ids]
             missing = [(place, codes[place]) for place, key in enumerate(ids) if key not in there]
         else:
             wanted = wanted if way == "filter" else {}
             _check(wanted)
             if way == "filter" and selects_all(wanted):
                 raise BadUserInput("no condition")
-            if wanted.get("trashed") and kind != "restore":
+            trashed = kind in {"restore", "purge"}
+            if wanted.get("trashed") and not trashed:
                 raise BadUserInput("trashed")
-            chosen, missing = self._matching(self.rows.values(), {**wanted, "trashed": kind == "restore"}), []
+            chosen, missing = self._matching(self.rows.values(), {**wanted, "trashed": trashed}), []
         return [self.rows[key] for key in sorted(chosen)], missing
 
     async def _insert(self, tasks: list[tuple[int, UUID, Json]]) -> None:
@@ -588,6 +632,16 @@ class Oracle:
                     row.list_id = None
             self._write(rows, now, trashed_with_list=False)
 
+    def _purge(self, *kinds: Sequence[Row]) -> None:
+        """Delete rows. The write and each kind of rows advance the clock by one."""
+        if any(kinds):
+            self.clock += 1
+        for rows in filter(None, kinds):
+            self.clock += 1
+            for row in rows:
+                self.stones[row.id] = _one(row), self.clock, row.version
+                (self.rows if isinstance(row, Task) else self.task_lists).pop(row.id)
+
     # Lists
 
     def _is_trashed(self, list_id: UUID | None) -> bool:
@@ -604,13 +658,18 @@ class Oracle:
         return ("IN_TRASH", [*path, "listId"]) if self._is_trashed(list_id) else None
 
     def _all_refused(self, pairs: Sequence[tuple[UUID, Json]]) -> list[Problem]:
+        gone = [
+            ("GONE", ["inputs", str(place), "id"])
+            for place, (key, _) in enumerate(pairs)
+            if key in self.stones and key not in self.rows
+        ]
         found = [
             self._refused(content, ["inputs", str(place)])
             for place, (key, content) in enumerate(pairs)
             if key not in self.rows
         ]
         refused = [problem for problem in found if problem]
-        return sorted(refused, key=lambda problem: problem[0], reverse=True)
+        return [*gone, *sorted(refused, key=lambda problem: problem[0], reverse=True)]
 
     async def create_list(self, _info: object, input: Json) -> Json:  # noqa: A002 - as above
         list_id = _uuid(input["id"])
@@ -621,6 +680,8 @@ class Oracle:
         content, present = {"icon": None} | _stored(input), self.task_lists.get(list_id)
         if present is not None:
             return self._unchanged(present, None if _is(present, content) else ("ID_TAKEN", ["input", "id"]))
+        if list_id in self.stones:
+            return self._unchanged(None, ("GONE", ["input", "id"]))
         if list_id in self.rows:
             return self._unchanged(None, ("ID_TAKEN", ["input", "id"]))
         now, position = [await self._of_row(list_id, name, TaskList) for name in ("updated_at", "position")]
@@ -773,11 +834,11 @@ def _order_of(row: Row) -> tuple[int, str, UUID]:
     return row.version, _one(row), row.id
 
 
-def _change(row: Row, token: str) -> Json:
-    one = _one(row)
-    if row.deleted_at is None:
+def _change(place: tuple[int, str, UUID], row: Row | None, token: str, *, is_gone: bool) -> Json:
+    version, one, row_id = place
+    if not is_gone:
         return {"kind": f"{one.capitalize()}Upserted", one: row, "token": token}
-    return {"kind": f"{one.capitalize()}Removed", f"{one}Id": row.id, "token": token}
+    return {"kind": f"{one.capitalize()}Removed", f"{one}Id": row_id, "version": version, "token": token}
 
 
 def _decoded(token: str) -> str | None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import asyncpg
 
-TABLES = ("tasks", "task_clocks", "task_tags", "user_tags")
+TABLES = ("tasks", "task_clocks", "task_tags", "user_tags", "tombstones")
 PARTS = 4
 
 # Statements that recreate what a table has besides its columns.

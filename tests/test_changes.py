@@ -33,6 +33,9 @@ COMPLETE = "mutation ($id: ID!) { setTaskCompleted(id: $id, completed: true) { u
 MOVE = "mutation ($id: ID!, $to: MoveTarget!) { moveTask(id: $id, to: $to) { userErrors { code } } }"
 DELETE = "mutation ($id: ID!) { deleteTask(id: $id) { userErrors { code } token } }"
 RESTORE = "mutation ($id: ID!) { restoreTask(id: $id) { userErrors { code } } }"
+PURGE_MANY = "mutation ($where: TaskSelector!) { purgeTasks(where: $where) { userErrors { code } } }"
+PURGE_LISTS = "mutation ($where: TaskListSelector!) { purgeLists(where: $where) { userErrors { code } } }"
+EMPTY_TRASH = "mutation { emptyTrash { userErrors { code } } }"
 UPDATE_MANY = """
     mutation ($where: TaskSelector!, $input: UpdateTaskInput!) {
         updateTasks(where: $where, input: $input, atMost: 1000) { affectedCount userErrors { code } }
@@ -472,45 +475,78 @@ async def purged(application: Application, owner: "asyncpg.Connection[Any]", use
     async with untold(owner):
         for table in ("tasks", "task_lists"):
             await owner.execute(OLD.format(table), user.id)
-    async for _ in purge(application.database, timedelta(days=30)):
+    async for _ in purge(application.database, timedelta(days=30), timedelta(days=30)):
         pass
 
 
-async def test_a_purged_removal_requires_a_full_sync(
-    application: Application, alice: User, owner: "asyncpg.Connection[Any]"
-) -> None:
-    """A full sync is required if a removal was purged before it was reported."""
+async def forgotten(application: Application, owner: "asyncpg.Connection[Any]", user: User) -> None:
+    """Let the user's tombstones grow old, and purge them."""
+    await owner.execute("UPDATE tombstones SET purged_at = '2000-01-01' WHERE user_id = $1", user.id)
+    await purged(application, owner, user)
+
+
+async def test_a_purge_is_reported(application: Application, alice: User, owner: "asyncpg.Connection[Any]") -> None:
+    """A purge is reported only to copies that may contain the task: those with the trash, and those not told before."""
     gone, stays = await filled(alice, 2)
-    mirror, told_in_time = Mirror(alice), Mirror(alice)
-    await mirror.catch_up()
-    await told_in_time.catch_up()
+    stale, told_in_time, with_trash = Mirror(alice), Mirror(alice), Mirror(alice, trash=True)
+    for each in (stale, told_in_time, with_trash):
+        await each.catch_up()
     await done(alice, DELETE, id=gone)
-    await told_in_time.catch_up()
+    for each in (told_in_time, with_trash):
+        await each.catch_up()
+    assert with_trash.tasks[gone]["deletedAt"]
     await purged(application, owner, alice)
 
-    assert [page["fullSync"] for page in await mirror.catch_up()] == [True]
-    assert [page["fullSync"] for page in await told_in_time.catch_up()] == [False]
-    assert list(mirror.tasks) == list(told_in_time.tasks) == [stays]
-    assert [page["fullSync"] for page in await mirror.catch_up()] == [False]
+    pages = [await each.catch_up() for each in (stale, told_in_time, with_trash)]
+
+    assert [told(each) for each in pages] == [removed(gone), [], removed(gone)]
+    assert [page["fullSync"] for each in pages for page in each] == [False] * 3
+    assert list(stale.tasks) == list(told_in_time.tasks) == list(with_trash.tasks) == [stays]
+    version = await owner.fetchval("SELECT version FROM task_clocks WHERE user_id = $1", alice.id)
+    assert {page["changes"][0]["version"] for page in (*pages[0], *pages[2])} == {version}
+
+
+async def test_forgotten_tombstones_require_a_full_sync(
+    application: Application, alice: User, owner: "asyncpg.Connection[Any]"
+) -> None:
+    """Only a copy that may contain a row whose tombstone is gone needs a full sync."""
+    gone, stays = await filled(alice, 2)
+    stale, late, current = Mirror(alice), Mirror(alice, trash=True), Mirror(alice, trash=True)
+    for each in (stale, late, current):
+        await each.catch_up()
+    await done(alice, DELETE, id=gone)
+    await late.catch_up()
+    await purged(application, owner, alice)
+    await current.catch_up()
+    await forgotten(application, owner, alice)
+
+    pages = [await each.catch_up() for each in (stale, late, current)]
+
+    assert [page["fullSync"] for each in pages for page in each] == [True, True, False]
+    assert list(stale.tasks) == list(late.tasks) == list(current.tasks) == [stays]
+    assert [page["fullSync"] for page in await stale.catch_up()] == [False]
 
 
 async def test_a_first_sync_after_a_purge(
     application: Application, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """A purge before a full sync began does not restart it on any page."""
+    """What was purged before a full sync began is not reported on any page, also once it is forgotten."""
     ids = await filled(alice, 6)
     await done(alice, DELETE_MANY, where={"ids": ids[:2]})
     await purged(application, owner, alice)
-    mirror = Mirror(alice)
+    for trash in (False, True):
+        mirror = Mirror(alice, trash=trash)
+        pages = [await mirror.pull(1)]
+        if trash:
+            await forgotten(application, owner, alice)
+        pages += await mirror.catch_up(1)
 
-    pages = await mirror.catch_up(1)
-
-    assert told(pages) == upserted(*sorted(ids[2:]))
-    assert [page["fullSync"] for page in pages] == [True, False, False, False]
+        assert told(pages) == upserted(*sorted(ids[2:]))
+        assert [page["fullSync"] for page in pages] == [True, False, False, False]
 
 
 async def test_a_purge_between_pages(application: Application, alice: User, owner: "asyncpg.Connection[Any]") -> None:
-    """A full sync restarts once if a task it has shown is deleted and purged."""
+    """If a task that a full sync has shown is deleted and purged, it is removed; the others come once."""
     ids = sorted(await filled(alice, 4))
     mirror = Mirror(alice)
     await mirror.pull(2)
@@ -519,68 +555,82 @@ async def test_a_purge_between_pages(application: Application, alice: User, owne
 
     pages = await mirror.catch_up(2)
 
-    assert told(pages) == upserted(*ids[1:])
-    assert [page["fullSync"] for page in pages] == [True, False]
+    assert told(pages) == upserted(*ids[2:]) + removed(ids[0])
+    assert [page["fullSync"] for page in pages] == [False, False]
     assert await mirror.is_exact(owner)
 
 
 async def test_a_purge_of_tasks_after_a_page_break(
     application: Application, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """A full sync is required if some tasks of a bulk delete are purged before the next page shows them."""
+    """If tasks of a bulk delete are purged before the next page shows them, that page removes them."""
     ids = await filled(alice, 4)
-    stays = (await alice.add())["id"]
     mirror = Mirror(alice)
     await mirror.catch_up()
     await done(alice, DELETE_MANY, where={"ids": ids})
     await mirror.pull(2)
     await purged(application, owner, alice)
 
-    pages = await mirror.catch_up()
+    pages = await mirror.catch_up(3)
 
-    assert (told(pages), pages[0]["fullSync"]) == (upserted(stays), True)
+    assert told(pages) == removed(*sorted(ids))
+    assert not any(page["fullSync"] for page in pages)
     assert await mirror.is_exact(owner)
 
 
-async def test_a_purged_removal_of_a_list_requires_a_full_sync(
+async def test_a_purged_list_is_reported(
     application: Application, alice: User, owner: "asyncpg.Connection[Any]"
 ) -> None:
-    """A full sync is required if the removal of a list was purged before it was reported."""
-    (gone, _), (stays, _) = await listed(alice), await listed(alice, 1)
-    mirror, told_in_time, told_half = Mirror(alice), Mirror(alice), Mirror(alice)
-    for each in (mirror, told_in_time, told_half):
+    """A purged list and its tasks are removed in pages of any size, also after a page with only the list."""
+    home, tasks = await listed(alice, 4)
+    await alice.add()
+    mirrors = [Mirror(alice, trash=trash) for trash in (False, False, True, True)]
+    for each in mirrors:
         await each.catch_up()
-    await done(alice, DELETE_LIST, id=gone)
-    await told_in_time.catch_up()
+    await done(alice, DELETE_LIST, id=home)
+    for each in mirrors[1::2]:
+        assert len(told([await each.pull(1)])) == 1
     await purged(application, owner, alice)
 
-    assert [page["fullSync"] for page in await mirror.catch_up(1)] == [True, False]
-    assert [page["fullSync"] for page in await told_in_time.catch_up()] == [False]
-    for each in (mirror, told_in_time):
-        assert list(each.lists) == [stays]
+    for size, each in enumerate(mirrors, 1):
+        pages = await each.catch_up(size)
+        assert sorted(told(pages)) == list_removed(home) + removed(*tasks), size
+        assert not any(page["fullSync"] for page in pages)
         assert await each.is_exact(owner)
 
 
-async def test_a_purge_of_a_list_and_its_tasks_after_a_page_break(
-    application: Application, alice: User, owner: "asyncpg.Connection[Any]"
-) -> None:
-    """A full sync is required if a list's tasks are purged after a page that showed only the list's removal."""
-    home, _ = await listed(alice, 4)
-    stays = (await alice.add())["id"]
-    mirror, whole = Mirror(alice), Mirror(alice)
-    for each in (mirror, whole):
-        await each.catch_up()
+@pytest.mark.parametrize("trash", [False, True])
+async def test_the_trash_is_shown_on_request(alice: User, owner: "asyncpg.Connection[Any]", *, trash: bool) -> None:
+    """With `trash: true`, what is in the trash is shown like everything else; otherwise it is removed or not shown."""
+    home, tasks = await listed(alice, 2)
+    early, late = Mirror(alice, trash=trash), Mirror(alice, trash=trash)
+    await early.catch_up()
     await done(alice, DELETE_LIST, id=home)
-    assert told([await mirror.pull(1)]) == list_removed(home)
-    await whole.catch_up()
-    await purged(application, owner, alice)
+    kind = "Upserted" if trash else "Removed"
+    expected = [(f"List{kind}", home), *((f"Task{kind}", task) for task in tasks)]
 
-    pages = await mirror.catch_up()
+    assert told(await early.catch_up(1)) == expected
+    assert told(await late.catch_up(1)) == (expected if trash else [])
+    await done(alice, RESTORE, id=tasks[0])
+    assert told(await early.catch_up()) == told(await late.catch_up()) == upserted(tasks[0])
+    for each in (early, late):
+        assert await each.is_exact(owner)
 
-    assert (told(pages), pages[0]["fullSync"]) == (upserted(stays), True)
-    assert [page["fullSync"] for page in await whole.catch_up()] == [False]
-    assert await mirror.is_exact(owner)
-    assert await whole.is_exact(owner)
+
+async def test_tokens_of_copies_with_and_without_the_trash(alice: User) -> None:
+    """A token of a copy without the trash causes a full sync with it, and the other way round, on any page."""
+    ids = sorted(await filled(alice, 3))
+    await done(alice, DELETE, id=ids[1])
+    for trash in (False, True):
+        for size in (1, 3):
+            page = (await alice.data(CHANGES, first=size, trash=trash))["changes"]
+            other = (await alice.data(CHANGES, since=page["token"], trash=not trash))["changes"]
+            assert (other["fullSync"], len(other["changes"])) == (True, 2 if trash else 3)
+            same = (await alice.data(CHANGES, since=page["token"], trash=trash))["changes"]
+            assert same["fullSync"] is False
+            for change in page["changes"]:
+                other = (await alice.data(CHANGES, since=change["token"], trash=not trash))["changes"]
+                assert other["fullSync"] is True
 
 
 async def test_lists_in_the_trash_before_a_first_sync_are_not_reported(
@@ -632,6 +682,9 @@ UNKNOWN = [
     b"1",
     b"1 2",
     b"1 all 1",
+    b"1 trash",
+    b"1 all  trash",
+    b"1 all trash trash",
     b"2147483648 all",
     b"1 task not-a-uuid 1",
     f"1 {uuid4()} 1".encode(),
@@ -829,9 +882,13 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("put into a list"), SOME, st.none()),
     st.tuples(st.just("delete list"), LIST_ID, st.none()),
     st.tuples(st.just("restore list"), LIST_ID, st.none()),
-    st.tuples(st.just("purge"), st.sampled_from([["tasks", "task_lists"], ["task_lists"]]), st.none()),
-    st.tuples(st.just("begin anew"), st.integers(0, 1), st.none()),
-    *[st.tuples(st.just("pull"), st.integers(0, 1), st.integers(1, 5))] * 6,
+    st.tuples(st.just("sql"), st.sampled_from([["purge tasks", "purge lists"], ["purge lists"]]), st.none()),
+    st.tuples(st.just("sql"), st.sampled_from([["delete"], ["insert"], ["forget"]]), st.none()),
+    st.tuples(st.just("purge many"), SOME, st.none()),
+    st.tuples(st.just("purge list"), LIST_ID, st.none()),
+    st.tuples(st.just("empty"), st.none(), st.none()),
+    st.tuples(st.just("begin anew"), st.integers(0, 2), st.none()),
+    *[st.tuples(st.just("pull"), st.integers(0, 2), st.integers(1, 5))] * 6,
 )
 STORY_WRITES: dict[str, tuple[str, Callable[[Any, Any], dict[str, Any]]]] = {
     "create": (CREATE_MANY, lambda ids, title: {"inputs": [{"id": one, "title": title} for one in ids]}),
@@ -846,31 +903,47 @@ STORY_WRITES: dict[str, tuple[str, Callable[[Any, Any], dict[str, Any]]]] = {
     "put into a list": (UPDATE_MANY, lambda ids, one: {"where": {"ids": ids}, "input": {"listId": one}}),
     "delete list": (DELETE_LIST, lambda one, _: {"id": one}),
     "restore list": (RESTORE_LIST, lambda one, _: {"id": one}),
+    "purge many": (PURGE_MANY, lambda ids, _: {"where": {"ids": ids}}),
+    "purge list": (PURGE_LISTS, lambda one, _: {"where": {"ids": [one]}}),
+    "empty": (EMPTY_TRASH, lambda _what, _how: {}),
 }
 # Two lists of four tasks each, so that many sequences change several rows in one write.
 FILLED: list[Step] = [
     ("create", IDS, "a"),
     *[("create list", list_id, "a") for list_id in LIST_IDS[1:3]],
     *[("put into a list", IDS[4 * n : 4 * n + 4], LIST_IDS[1 + n]) for n in range(2)],
-    *[("pull", mirror, 100) for mirror in range(2)],
+    *[("pull", mirror, 100) for mirror in range(3)],
 ]
-# As app.tasks.purge does for one user, with the triggers of the tables.
-PURGE = "DELETE FROM {} WHERE user_id = $1 AND deleted_at IS NOT NULL"
+# As app.tasks.purge does for one user, and what other programs do, with the triggers of the tables.
+BY_SQL = {
+    "purge tasks": "DELETE FROM tasks WHERE user_id = $1 AND deleted_at IS NOT NULL",
+    "purge lists": "DELETE FROM task_lists WHERE user_id = $1 AND deleted_at IS NOT NULL",
+    "delete": "DELETE FROM tasks WHERE user_id = $1 AND title = 'b'",
+    "insert": f"""
+        INSERT INTO tasks (user_id, id, title) SELECT $1, id::uuid, 'sql' FROM unnest(ARRAY{IDS[:3]}) AS id
+        ON CONFLICT DO NOTHING
+    """,  # noqa: S608 - constants of this module
+    "forget": """
+        WITH gone AS (DELETE FROM tombstones WHERE user_id = $1 RETURNING version)
+        UPDATE task_clocks SET purged_through = greatest(purged_through, (SELECT max(version) FROM gone))
+        WHERE user_id = $1
+    """,
+}
 
 
 class Story:
-    """A user who writes, and two mirrors that sync independently."""
+    """A user who writes, and mirrors that sync independently, one of them with the trash."""
 
     def __init__(self, user: User, owner: "asyncpg.Connection[Any]") -> None:
         self.user, self.owner = user, owner
-        self.mirrors = [Mirror(user), Mirror(user)]
+        self.mirrors = [Mirror(user), Mirror(user), Mirror(user, trash=True)]
 
     async def step(self, kind: str, what: Any, how: Any) -> None:
-        if kind == "purge":
-            for table in what:
-                await self.owner.execute(PURGE.format(table), self.user.id)
+        if kind == "sql":
+            for statement in what:
+                await self.owner.execute(BY_SQL[statement], self.user.id)
         elif kind == "begin anew":
-            self.mirrors[what] = Mirror(self.user)
+            self.mirrors[what] = Mirror(self.user, trash=self.mirrors[what].trash)
         elif kind == "pull":
             page = await self.mirrors[what].pull(how)
             assert page["hasMore"] or await self.mirrors[what].is_exact(self.owner)
@@ -893,7 +966,7 @@ async def carol(server: Server, application: Application) -> AsyncIterator[Story
 @hypothesis.given(begun=st.sampled_from([[], FILLED]), steps=st.lists(STEPS, min_size=8, max_size=50))
 async def test_mirrors_become_exact_after_any_sequence(carol: Story, begun: list[Step], steps: list[Step]) -> None:
     """After any writes, purges and pages of any size, a mirror without further pages is exact."""
-    for table in ("tasks", "task_lists", "task_clocks"):
+    for table in ("tasks", "task_lists", "task_clocks", "tombstones"):
         await carol.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", carol.user.id)  # noqa: S608 - test tables
     story = Story(carol.user, carol.owner)
     for step in begun + steps:

@@ -28,7 +28,7 @@ VIEWER = "{ viewer { id } }"
 ADD = 'mutation { createTask(input: { title: "One" }) { token } }'
 UPDATE = 'mutation ($id: ID!) { updateTask(id: $id, input: { title: "Two" }) { userErrors { code } } }'
 FOLLOW = """
-    subscription ($since: SyncToken) { changes(since: $since) { ... on TaskUpserted { task { title } } } }
+    subscription ($since: SyncToken) { changes(since: $since) { changes { ... on TaskUpserted { task { title } } } } }
 """
 UNAVAILABLE = {"code": "UNAVAILABLE", "retryAfter": 1}
 END = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = 'taskql_app'"
@@ -144,6 +144,7 @@ async def test_subscriptions_survive_refused_connections(
             client = Client(connection)
             await client.initialise(alice)
             await client.subscribe("follow", FOLLOW, since=token)
+            await client.receive()
             await alice.add("First")
             first = await client.receive()
             await owner.execute("ALTER ROLE taskql_app NOLOGIN")
@@ -155,8 +156,8 @@ async def test_subscriptions_survive_refused_connections(
             await alice.add("Second")
             second = await client.receive()
 
-    titles = [message["payload"]["data"]["changes"]["task"]["title"] for message in (first, second)]
-    assert titles == ["First", "Second"]
+    pages = [message["payload"]["data"]["changes"]["changes"] for message in (first, second)]
+    assert [change["task"]["title"] for changes in pages for change in changes] == ["First", "Second"]
     assert "listening for changes failed, retrying: InvalidAuthorizationSpecificationError" in caplog.text
 
 

@@ -64,7 +64,7 @@ SHADOWS = (
 SHADOW = """
     CREATE FUNCTION evil.{signature} RETURNS {result} LANGUAGE plpgsql AS $$ BEGIN PERFORM evil.take('{name}'); END $$;
 """
-TABLES = ("users", "tasks", "task_clocks", "task_tags", "user_tags")
+TABLES = ("users", "tasks", "task_clocks", "task_tags", "user_tags", "tombstones")
 IS_SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user::pg_catalog.name"
 HOSTILE_PATH = "SET search_path = evil, pg_temp, pg_catalog, public"
 

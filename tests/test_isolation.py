@@ -40,6 +40,12 @@ UPDATE_MANY = f'mutation ($id: ID!) {{ updateTasks(where: {{ids: [$id]}}, input:
 DELETE_MANY = f"mutation ($id: ID!) {{ deleteTasks(where: {{ids: [$id]}}) {MANY} }}"
 RESTORE_MANY = f"mutation ($id: ID!) {{ restoreTasks(where: {{ids: [$id]}}) {MANY} }}"
 CREATE_MANY = f'mutation ($id: ID!) {{ createTasks(inputs: [{{id: $id, title: "Bob\'s"}}]) {MANY} }}'
+PURGE_MANY = f"mutation ($id: ID!) {{ purgeTasks(where: {{ids: [$id]}}) {MANY} }}"
+PURGE_ALL = f"mutation {{ purgeTasks(where: {{filter: {{}}}}) {MANY} }}"
+PURGE_LISTS = """mutation ($id: ID!) {
+    purgeLists(where: { ids: [$id] }) { lists { id } affectedCount userErrors { code message field } token }
+}"""
+EMPTY_TRASH = "mutation { emptyTrash { affectedCount userErrors { code } } }"
 DELETE_ALL = f"mutation {{ deleteTasks(where: {{filter: {{}}}}) {MANY} }}"
 MOVE = f"mutation ($id: ID!) {{ moveTask(id: $id, to: {{toStart: true}}) {PAYLOAD} }}"
 MOVE_BESIDE = f"mutation ($own: ID!, $id: ID!) {{ moveTask(id: $own, to: {{after: $id}}) {PAYLOAD} }}"
@@ -222,7 +228,37 @@ async def list_like_a_missing_one(query: str, alice: User, bob: User) -> dict[st
     return one
 
 
+async def purge_tasks(alice: User, bob: User, task: dict[str, Any]) -> None:
+    """Another user's trash is like missing, and a purge of everything leaves it."""
+    await alice.data(DELETE, id=task["id"])
+    foreign, missing = [await bob.post(PURGE_MANY, {"id": wanted}) for wanted in (task["id"], str(uuid4()))]
+    assert foreign.content == missing.content
+    assert (await bob.data(PURGE_ALL))["purgeTasks"]["affectedCount"] == 0
+    assert (await alice.data(TASK, id=task["id"]))["task"]["deletedAt"]
+    await alice.data(PURGE_MANY, id=task["id"])
+    assert (await bob.data(CREATE, id=task["id"]))["createTask"]["userErrors"] == []
+
+
+async def purge_lists(alice: User, bob: User, _task: dict[str, Any]) -> None:
+    """Another user's lists in the trash are like missing ones."""
+    one = await made_list(alice)
+    await alice.data(CHANGES_OF_LISTS["deleteList"], id=one["id"])
+    foreign, missing = [await bob.post(PURGE_LISTS, {"id": wanted}) for wanted in (one["id"], str(uuid4()))]
+    assert foreign.content == missing.content
+    assert (await alice.data(ONE_LIST, id=one["id"]))["list"]["deletedAt"]
+
+
+async def empty_trash(alice: User, bob: User, task: dict[str, Any]) -> None:
+    """Only the user's own trash is emptied."""
+    await alice.data(DELETE, id=task["id"])
+    assert (await bob.data(EMPTY_TRASH))["emptyTrash"]["affectedCount"] == 0
+    assert (await alice.data(TASK, id=task["id"]))["task"]["deletedAt"]
+
+
 CASES: dict[str, Case] = {
+    "purgeTasks": purge_tasks,
+    "purgeLists": purge_lists,
+    "emptyTrash": empty_trash,
     "list": list_,
     "lists": lists,
     "createList": create_list,
@@ -335,7 +371,7 @@ async def test_without_a_user_there_are_no_rows(server: Server, alice: User) -> 
         assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
         assert await connection.fetchval("SELECT count(*) FROM users") == 1
 
-    for table in ("tasks", "task_clocks", "task_tags", "user_tags", "task_lists", "users"):
+    for table in ("tasks", "task_clocks", "task_tags", "user_tags", "task_lists", "tombstones", "users"):
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - constants of this module
     await connection.close()
 

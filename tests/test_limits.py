@@ -181,9 +181,13 @@ COSTS = {
     "mutation { deleteTasks(where: { ids: [] }, atMost: null) { affectedCount } }": 100,
     "mutation { deleteTasks(where: { ids: [] }, atMost: 1000) { affectedCount } }": 1000,
     "{ changes { token } }": 100,
-    "subscription { changes { ... on TaskUpserted { task { id } } } }": 100,
-    "subscription { changes { ... on TaskRemoved { taskId } } }": 100,
-    "subscription { changes { ... on ListUpserted { list { id } } ... on TaskUpserted { task { id } } } }": 100,
+    "subscription { changes { changes { ... on TaskUpserted { task { id } } } } }": 100,
+    "subscription { changes(trash: true) { changes { ... on TaskRemoved { taskId } } } }": 100,
+    "subscription { changes { changes { ... on ListUpserted { list { id } } ... on TaskUpserted { task { id } } }"
+    " upToDate } }": 100,
+    "mutation { purgeTasks(where: { ids: [] }) { affectedCount } }": 100,
+    "mutation { purgeLists(where: { ids: [] }, atMost: 7) { affectedCount } }": 7,
+    "mutation { emptyTrash(atMost: 1000) { affectedCount } }": 1000,
     "{ changes { changes { __typename ... on ListUpserted { list { name } } ... on TaskRemoved { taskId } ... on"
     " TaskUpserted { task { title } } } } }": 100,
     "{ changes(first: 1000) { changes { ...C } } } fragment C on Change { ...L ...T ... on ListRemoved { listId } }"

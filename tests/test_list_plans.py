@@ -24,7 +24,7 @@ from test_pages import (
 from test_pages import serving as serving_
 from test_plans import all_sorts, faults, nodes, whole_scans
 
-from app.entities.cursors import sync_token
+from app.entities.cursors import sync_token, sync_token_with_trash
 
 PAGE = """
     query ($filter: TaskFilter, $order: [TaskOrder!], $first: Int, $last: Int, $after: String) {
@@ -206,3 +206,48 @@ async def test_changes_of_lists_and_tasks(
         ran = [node for node in nodes(plan) if node["Actual Loops"]]
         assert [node for node in ran if all_sorts({**node, "Plans": []})] == [] or lists
         assert max((node["Actual Rows"] for node in ran), default=0) <= 202
+
+
+STONES = """
+    INSERT INTO tombstones (user_id, id, kind, version, trashed_version)
+    SELECT $1, gen_random_uuid(), n % 2, n, n - 10 FROM generate_series(1, 10000) AS n
+"""
+
+
+@pytest.mark.parametrize("trash", [False, True])
+async def test_changes_with_tombstones(
+    listed: Listed,
+    application: Application,
+    served: "asyncpg.Connection[Any]",
+    owner: "asyncpg.Connection[Any]",
+    *,
+    trash: bool,
+) -> None:
+    """By any plan, tombstones cost one look into their index if there are none after the token, or a page of them.
+
+    In a first sync, 10,000 older ones are not read.
+    """
+    user = listed.user
+    await owner.execute(CLOCK, user.id, MANY)
+    await owner.execute(STONES, user.id)
+    query = CHANGES.replace("first: 100", f"first: 100, trash: {str(trash).lower()}")
+    token = sync_token_with_trash if trash else sync_token
+    try:
+        for since in (None, MANY, 9_900, 5_000):
+            asked = None if since is None else token(since, user.id)
+            statement = await sent(application, user, query, since=asked)
+            for mode in MODES:
+                plan = await explained(served, statement, mode, "ANALYZE,", runs=6)
+                ran = [
+                    node for node in nodes(plan) if node.get("Relation Name") == "tombstones" and node["Actual Loops"]
+                ]
+                assert faults(plan) == whole_scans(plan) == []
+                assert {node["Index Name"] for node in ran} == {"ix_tombstones_version"}
+                found = rows_read(plan, "tombstones")
+                if since in {None, MANY}:
+                    # In the first sync there are lists, with which tombstones would be merged.
+                    assert (len(ran), found) == (1 if since else 2, 0), mode
+                else:
+                    assert found <= 102 + 2 * 10, mode
+    finally:
+        await owner.execute("DELETE FROM tombstones WHERE user_id = $1", user.id)

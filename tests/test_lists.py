@@ -557,7 +557,8 @@ async def test_a_list_that_is_deleted_permanently(alice: User, owner: "asyncpg.C
     assert after
     assert (after["tasks"], after["lists"]) == (3, 0)
     assert after["version"] > before["version"]
-    assert after["purged_through"] == after["version"]
+    assert after["purged_through"] == 0
+    assert await owner.fetchval("SELECT version FROM tombstones WHERE user_id = $1", alice.id) == after["version"]
 
 
 async def test_an_account_is_deleted_with_its_lists(alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
@@ -572,14 +573,16 @@ async def test_an_account_is_deleted_with_its_lists(alice: User, bob: User, owne
             f"ALTER TABLE tasks ADD CONSTRAINT {name} FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE"
         )
     await owner.execute("DELETE FROM users WHERE id = $1", alice.id)
-    for table in ("tasks", "task_lists", "task_clocks"):
+    for table in ("tasks", "task_lists", "task_clocks", "tombstones"):
         assert await owner.fetchval(f"SELECT count(*) FROM {table} WHERE user_id = $1", alice.id) == 0  # noqa: S608 - constants
     assert len((await where(bob))[0]) == 1
 
 
 async def test_what_a_subscription_cannot_show(alice: User) -> None:
     """What changes do not contain is refused before the subscription begins."""
-    query = "subscription { changes { ... on TaskUpserted { task { list { tasks(first: 1) { nodes { id } } } } } } }"
+    query = """subscription {
+        changes { changes { ... on TaskUpserted { task { list { tasks(first: 1) { nodes { id } } } } } } }
+    }"""
     headers = {"Authorization": f"Bearer {alice.token}", "Accept": "text/event-stream"}
     response = await alice.http.post("/graphql", json={"query": query}, headers=headers)
     assert "BAD_USER_INPUT" in response.text

@@ -40,6 +40,10 @@ MUTATIONS = {
     "delete_list": f"($id: ID!) {{ done: deleteList(id: $id) {LIST} }}",
     "restore_list": f"($id: ID!) {{ done: restoreList(id: $id) {LIST} }}",
     "restore_tasks": f"({BULK}) {{ done: restoreTasks({BULK_GIVEN}) {MANY} }}",
+    "purge_tasks": f"({BULK}) {{ done: purgeTasks({BULK_GIVEN}) {MANY} }}",
+    "empty_trash": """($atMost: Int, $dryRun: Boolean) {
+        done: emptyTrash(atMost: $atMost, dryRun: $dryRun) { affectedCount userErrors { code field } token }
+    }""",
 }
 PAGE = f"""
     query ($trashed: Boolean!) {{
@@ -88,6 +92,8 @@ class Model:
         self.lists: list[Task] = []
         # The ids of the tasks that are in the trash because their lists are.
         self.with_lists: set[str] = set()
+        # The ids of what was deleted permanently.
+        self.gone: set[str] = set()
         # The tasks that the current write of a list changes, too.
         self.along: list[Task] = []
         self.clock = 0
@@ -117,13 +123,15 @@ class Model:
 
     # The mutations
 
-    def create_task(self, *, input: Task) -> Outcome:  # noqa: A002 - the argument of the field
+    def create_task(self, *, input: Task) -> Outcome:  # noqa: A002, PLR0911 - the argument of the field; refusals
         if input.get("id") == self.account:
             return Outcome(problems=[("INVALID", ["input", "id"])], token=False)
         if wrong := problems(given(input), "input"):
             return Outcome(problems=wrong, token=False)
         there = self.find(input["id"]) if input.get("id") else None
         if there is None:
+            if input.get("id", "").lower() in self.gone:
+                return Outcome(problems=[("GONE", ["input", "id"])])
             if refused := self.refused(input, "input"):
                 return Outcome(problems=[refused])
             if input.get("id") and self.one_list(input["id"]):
@@ -148,6 +156,8 @@ class Model:
             for place, (old, new) in enumerate(pairs)
             if (old and not is_like(old, new)) or (not old and new.get("id") and self.one_list(new["id"]))
         ]
+        gone = [place for place, wanted in enumerate(ids) if wanted in self.gone]
+        wrong += [("GONE", ["inputs", str(place), "id"]) for place in gone]
         refused = [self.refused(new, "inputs", str(place)) for place, (old, new) in enumerate(pairs) if not old]
         wrong += sorted((one for one in refused if one), key=lambda one: one[0], reverse=True)
         if wrong:
@@ -209,6 +219,27 @@ class Model:
     def restore_tasks(self, **which: Any) -> Outcome:
         return self.many(self.restore, {}, **which)
 
+    def purge_tasks(self, **which: Any) -> Outcome:
+        before = len(self.order)
+        outcome = self.many(self.purge, {}, **which)
+        # One for the write, and one for the trigger.
+        self.clock += 2 if len(self.order) < before else 0
+        return outcome
+
+    def empty_trash(self, *, atMost: int | None = None, dryRun: bool | None = None) -> Outcome:  # noqa: N803 - as above
+        most = 100 if atMost is None else atMost
+        if not 1 <= most <= 1000:
+            return Outcome(refused="BAD_USER_INPUT")
+        kinds = [[row for row in rows if row["deletedAt"]] for rows in (self.order, self.lists)]
+        number = sum(map(len, kinds))
+        if number > most:
+            return Outcome(problems=[("LIMIT_EXCEEDED", ["atMost"])])
+        if number and not dryRun:
+            self.clock += 1 + sum(map(bool, kinds))
+            for row in (*kinds[0], *kinds[1]):
+                self.purge(row, {})
+        return Outcome(affected=number)
+
     # Lists
 
     def create_list(self, *, input: Task) -> Outcome:  # noqa: A002 - the argument of the field
@@ -219,6 +250,8 @@ class Model:
             return Outcome([there], [] if there["name"] == input["name"] else [("ID_TAKEN", ["input", "id"])])
         if input.get("id") and self.find(input["id"]):
             return Outcome(problems=[("ID_TAKEN", ["input", "id"])])
+        if input.get("id", "").lower() in self.gone:
+            return Outcome(problems=[("GONE", ["input", "id"])])
         made: Task = {"id": input.get("id", UNKNOWN), "name": input["name"], "deletedAt": None}
         made |= {"version": self.clock + 1, "updatedAt": NOW}
         self.lists.append(made)
@@ -302,6 +335,12 @@ class Model:
         self.written(task, deletedAt=None, list=None if one and one["deletedAt"] else task["list"])
         self.with_lists.discard(task["id"])
 
+    def purge(self, row: Task, _changes: Task) -> None:
+        for rows in (self.order, self.lists):
+            rows[:] = [other for other in rows if other is not row]
+        self.with_lists.discard(row["id"])
+        self.gone.add(row["id"])
+
     def place(self, task: Task, place: str, anchor: Task | None) -> None:
         rest = [other for other in self.order if other is not task]
         beside = next((at for at, other in enumerate(rest) if other is anchor), 0)
@@ -325,8 +364,8 @@ class Model:
             return Outcome(refused="BAD_USER_INPUT")
         if wrong := problems(changes, "input"):
             return Outcome(problems=wrong, token=False)
-        wanted = where.get("filter")
-        if wanted is not None and (selects_all(wanted) or (wanted.get("trashed") and change != self.restore)):
+        wanted, is_of_trash = where.get("filter"), change in {self.restore, self.purge}
+        if wanted is not None and (selects_all(wanted) or (wanted.get("trashed") and not is_of_trash)):
             return Outcome(refused="BAD_USER_INPUT")
         found = sorted(self.selected(change, where), key=lambda task: str(task["id"]))
         if len(found) > most:
@@ -335,19 +374,19 @@ class Model:
             return Outcome(problems=[refused])
         ids = [task["id"] for task in found]
         skipped = [(place, given) for place, given in enumerate(where.get("ids", [])) if given.lower() not in ids]
-        codes = [(place, "IN_TRASH" if self.find(given) else "NOT_FOUND") for place, given in skipped]
+        updates = change == self.update
+        codes = [(place, "IN_TRASH" if updates and self.find(given) else "NOT_FOUND") for place, given in skipped]
         for task in found if not dryRun else []:
             change(task, changes)
         return Outcome(found, [(code, ["where", "ids", str(place)]) for place, code in codes], len(found))
 
     def selected(self, change: Callable[[Task, Task], None], where: Mapping[str, Any]) -> list[Task]:
-        """By id: all tasks, but for updates no trashed ones. By filter: trashed tasks to restore, else live ones."""
+        """By id: all, but to update live ones, to purge trashed ones. By filter: to restore or purge trashed ones."""
         if "ids" in where:
             ids = [given.lower() for given in where["ids"]]
-            return [
-                task for task in self.order if task["id"] in ids and (change != self.update or not task["deletedAt"])
-            ]
-        trashed = change == self.restore
+            states = {self.update: (False,), self.purge: (True,)}.get(change, (False, True))
+            return [task for task in self.order if task["id"] in ids and bool(task["deletedAt"]) in states]
+        trashed = change in {self.restore, self.purge}
         wanted = where.get("filter", {})
         return [
             task
@@ -620,6 +659,8 @@ VARIABLES: Mapping[str, st.SearchStrategy[dict[str, Any]]] = {
     "update_tasks": st.fixed_dictionaries({"where": SELECTORS, "input": CHANGES}, optional=LIMITS),
     "delete_tasks": SELECTED,
     "restore_tasks": SELECTED,
+    "purge_tasks": SELECTED,
+    "empty_trash": st.fixed_dictionaries({}, optional=LIMITS),
 }
 Step = tuple[bool, str, dict[str, Any]]
 # The initial tasks of each user; both users have the first two ids.

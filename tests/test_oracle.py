@@ -221,7 +221,7 @@ class Person:
 
     async def begin(self, rows: list[dict[str, Any]], lists: list[dict[str, Any]]) -> None:
         """Replace the user's tasks and lists with exactly these."""
-        for table in ("tasks", "task_lists", "task_clocks", "user_tags"):
+        for table in ("tasks", "task_lists", "task_clocks", "user_tags", "tombstones"):
             await self.owner.execute(f"DELETE FROM {table} WHERE user_id = $1", self.user.id)  # noqa: S608 - fixed names
         # As JSON, because the driver would write the maximum date as infinity.
         for table, many in (("task_lists", lists), ("tasks", rows)):
@@ -322,6 +322,7 @@ class Token:
         good = own.sealed(content)
         return {
             "good": good,
+            "with the trash": own.sealed(f"{content} trash"),
             "foreign": other.sealed(content),
             "cursor": own.cursor(own.rows[IDS[0]], NEWEST_FIRST),
             "changed": good[:-1] + ("A" if good[-1] != "A" else "B"),
@@ -330,7 +331,7 @@ class Token:
         }[self.kind]
 
 
-TOKEN_KINDS = ["good"] * 20 + ["foreign", "cursor", "changed", "empty", "garbage"]
+TOKEN_KINDS = ["good"] * 14 + ["with the trash"] * 10 + ["foreign", "cursor", "changed", "empty", "garbage"]
 CLOCKS = st.sampled_from([0, 1, 7, 15, 24, 29, 30, 31])
 TOKENS = st.builds(
     Token, st.none() | st.sampled_from(IDS) | st.sampled_from(LIST_IDS), CLOCKS, CLOCKS, st.sampled_from(TOKEN_KINDS)
@@ -595,7 +596,15 @@ LIST_WINDOWS = [
     "(last: $few#, before: $listAfter#, orderBy: $listOrder#, filter: $listFilter#)",
     "(first: 2, filter: {trashed: $trashed#, not: {ids: [$id#]}})",
 ]
-SYNCS = ["", "(since: $since#)", "(since: $since#, first: $first#)", "(since: $since#, first: 3)", "(first: $first#)"]
+SYNCS = [
+    "",
+    "(since: $since#, trash: $trash#)",
+    "(trash: true, first: 4)",
+    "(since: $since#)",
+    "(since: $since#, first: $first#)",
+    "(since: $since#, first: 3)",
+    "(first: $first#)",
+]
 VARIABLES = {
     "id": "ID!",
     "few": "Int",
@@ -610,6 +619,7 @@ VARIABLES = {
     "after": "String",
     "before": "String",
     "done": "Boolean",
+    "trash": "Boolean",
     "trashed": "Boolean = true",
     "search": "String",
     "field": "TaskOrderField!",
@@ -697,6 +707,7 @@ def values(draw: st.DrawFn, used: set[tuple[str, int]], text: str) -> dict[str, 
             "after": marks(order),
             "before": marks(order),
             "done": st.none() | st.booleans(),
+            "trash": st.none() | st.booleans(),
             "trashed": st.none() | st.booleans(),
             "search": st.none() | st.sampled_from(SNIPPETS),
             "field": st.sampled_from(ORDER_FIELDS),
@@ -848,11 +859,13 @@ MANY = {
     "updateTasks": "(where: $where, input: $update, atMost: $most, dryRun: $dry)",
     "deleteTasks": "(where: $where, atMost: $most, dryRun: $dry)",
     "restoreTasks": "(where: $where, dryRun: $dry)",
+    "purgeTasks": "(where: $where, atMost: $most, dryRun: $dry)",
 }
 OF_A_TAG = {"renameTag": "(from: $from, to: $name)", "deleteTag": "(name: $name)"}
 CALLS = {
     **{name: (arguments, f"{'List' if 'List' in name else 'Task'}Payload") for name, arguments in ONE.items()},
     **{name: (arguments, "TasksPayload") for name, arguments in MANY.items()},
+    "emptyTrash": ("(atMost: $most, dryRun: $dry)", "TrashPayload"),
     **{name: (arguments, "TagPayload") for name, arguments in OF_A_TAG.items()},
 }
 # The most interesting ones.

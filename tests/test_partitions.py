@@ -46,6 +46,7 @@ READS = {
     "node": "query ($id: ID!) { node(id: $id) { id ... on Task { title } ... on User { taskStats { total } } } }",
     "page": f"{{ tasks {CONNECTION} }}",
     "changes": f"{{ changes {{ changes {{ {CHANGE} }} token hasMore fullSync }} }}",
+    "changes with the trash": f"{{ changes(trash: true) {{ changes {{ {CHANGE} }} token hasMore fullSync }} }}",
     "last page": f"{{ tasks(last: 3) {CONNECTION} }}",
     "filtered": f"""query ($id: ID!) {{ tasks(filter: {{
         search: "task", completed: false, not: {{ ids: [$id] }}, or: [{{ priority: [NONE] }}, {{ tagsAny: ["x"] }}],
@@ -92,8 +93,13 @@ WRITES = {
     "restore": f"mutation ($id: ID!) {{ restoreTask(id: $id) {TASK} }}",
     "delete many": f"mutation ($id: ID!) {{ deleteTasks(where: {{ ids: [$id] }}) {MANY} }}",
     "restore many": f"mutation ($id: ID!) {{ restoreTasks(where: {{ ids: [$id] }}) {MANY} }}",
+    "dry purge": f"mutation {{ purgeTasks(where: {{ filter: {{}} }}, dryRun: true) {MANY} }}",
     "delete all": f"mutation {{ deleteTasks(where: {{ filter: {{}} }}) {MANY} }}",
     "restore all": f"mutation {{ restoreTasks(where: {{ filter: {{}} }}) {MANY} }}",
+    "purge": f"mutation ($id: ID!) {{ purgeTasks(where: {{ ids: [$id] }}) {MANY} }}",
+    "purge lists": "mutation ($id: ID!) { purgeLists(where: { ids: [$id] }) { affectedCount token } }",
+    "purge lists by filter": "mutation { purgeLists(where: { filter: {} }) { affectedCount lists { id } token } }",
+    "empty the trash": "mutation { emptyTrash { affectedCount userErrors { code } token } }",
 }
 
 
@@ -233,7 +239,7 @@ async def test_what_sessions_do_stays_in_one_part(divided: Divided) -> None:
     await owner.close()
     sent = by_sessions(database)
     assert [seen async for seen in recount(database)] == [(1, 1)]
-    assert [seen async for seen in purge(database, timedelta(0))] == [Progress(1, 1, 0)]
+    assert [seen async for seen in purge(database, timedelta(0), timedelta(0))] == [Progress(1, 1, 0)]
     async with database.session(divided.user.id) as session:
         made = Task(id=uuid4(), title="Made")
         session.add(made)

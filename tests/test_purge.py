@@ -41,7 +41,7 @@ async def trashed(user: User, title: str) -> dict[str, Any]:
 
 
 async def test_only_old_trash_goes(server: Server, alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
-    """Only tasks deleted before the given age are purged, of all users, and each clock records the purge."""
+    """Only tasks deleted before the given age are purged, of all users, and each leaves a tombstone."""
     old, young = await trashed(alice, "Old"), await trashed(alice, "Young")
     await alice.add("Live")
     others = await trashed(bob, "Old")
@@ -59,8 +59,14 @@ async def test_only_old_trash_goes(server: Server, alice: User, bob: User, owner
     assert [node["id"] for node in seen["tasks"]["nodes"]] == [young["id"]]
     assert seen["live"]["totalCount"] == 1
     assert (await bob.data(TRASH))["tasks"]["nodes"] == []
-    through = await owner.fetchval("SELECT purged_through FROM task_clocks WHERE user_id = $1", alice.id)
-    assert through == old["version"]
+    stones = await owner.fetch(
+        """SELECT id::text, kind, stone.version, trashed_version, purged_through FROM tombstones AS stone
+           JOIN task_clocks AS clock ON clock.user_id = stone.user_id AND clock.version = stone.version
+           WHERE stone.user_id = $1""",
+        alice.id,
+    )
+    live = (await alice.add())["version"]
+    assert [tuple(stone) for stone in stones] == [(old["id"], 1, live - 1, old["version"], 0)]
 
 
 async def test_a_second_run_finds_nothing(server: Server, alice: User) -> None:
@@ -106,7 +112,7 @@ async def test_users_who_cannot_be_listed(empty: Server) -> None:
     await admin.execute(f"ALTER FUNCTION users_after(uuid, integer) OWNER TO {role}")
     database = Database(DatabaseURL(empty.app_url), pool_size=1, quotas={"tasks": 100})
     with pytest.raises(StartupError, match=r"users cannot be listed.*row-level security"):
-        [seen async for seen in purging.purge(database, timedelta(days=1))]
+        [seen async for seen in purging.purge(database, timedelta(days=1), timedelta(days=30))]
     await database.close()
 
     code, said = purge(empty, "1d")
@@ -162,7 +168,8 @@ async def test_old_lists_go_with_their_tasks(
     ]
     for user, list_id in ((alice, old), (alice, young), (bob, theirs)):
         await user.add("A task", listId=list_id)
-    versions = [(await alice.data(delete, id=one))["deleteList"]["list"]["version"] for one in (old, young)]
+    for one in (old, young):
+        await alice.data(delete, id=one)
     async with untold(owner):
         for table, column in (("tasks", "list_id"), ("task_lists", "id")):
             await owner.execute(
@@ -177,4 +184,26 @@ async def test_old_lists_go_with_their_tasks(
     assert [row[0] for row in await owner.fetch(rows, alice.id)] == [young]
     assert [row[0] for row in await owner.fetch(rows, bob.id)] == [theirs]
     clock = await owner.fetchrow("SELECT tasks, lists, purged_through FROM task_clocks WHERE user_id = $1", alice.id)
-    assert clock == (1, 1, versions[0])
+    assert clock == (1, 1, 0)
+    kinds = await owner.fetch("SELECT kind FROM tombstones WHERE user_id = $1 ORDER BY version", alice.id)
+    assert [row[0] for row in kinds] == [1, 0]
+
+
+async def test_old_tombstones_go(server: Server, alice: User, bob: User, owner: "asyncpg.Connection[Any]") -> None:
+    """Tombstones of more than TOMBSTONE_DAYS are deleted, in batches, and only then older tokens become invalid."""
+    await alice.add()
+    insert = """
+        INSERT INTO tombstones SELECT $1, gen_random_uuid(), 1, n, n, now() - $2::interval
+        FROM generate_series($3::int, $4::int) AS n
+    """
+    for user, first, last, days in ((alice, 1, 2500, 31), (alice, 2501, 2600, 29), (bob, 1, 3, 29)):
+        await owner.execute(insert, user.id, timedelta(days=days), first, last)
+    await bob.add()
+
+    assert purge(server, "30d")[0] == 0
+
+    left = "SELECT count(*), min(version) FROM tombstones WHERE user_id = $1"
+    assert tuple(await owner.fetchrow(left, alice.id) or ()) == (100, 2501)
+    assert tuple(await owner.fetchrow(left, bob.id) or ()) == (3, 1)
+    through = "SELECT purged_through FROM task_clocks WHERE user_id = $1"
+    assert [await owner.fetchval(through, user.id) for user in (alice, bob)] == [2500, 0]

@@ -125,7 +125,7 @@ async def test_users(stage: Cast, role: tuple[str, "asyncpg.Connection[Any]"], o
     left = await stage.admin.fetchval("SELECT count(*) FROM users WHERE id = $1", subject)
     assert left == tables.get(operation, 1)
     if operation == "delete":
-        for table in ("tasks", "task_clocks", "task_tags", "user_tags"):
+        for table in ("tasks", "task_clocks", "task_tags", "user_tags", "tombstones"):
             assert await stage.admin.fetchval(f"SELECT count(*) FROM {table} WHERE user_id = $1", user) == 0  # noqa: S608
     assert await stage.admin.fetch("SELECT * FROM tasks WHERE user_id = $1 ORDER BY id", other) == untouched
     assert await stage.admin.fetch(ASTRAY) == []

@@ -91,6 +91,14 @@ LISTS = {
     "delete a list": f'mutation {{ deleteList(id: "{LIST_ID}") {LIST} }}',
     "restore from a list": "mutation ($id: ID!) { restoreTask(id: $id) { task { list { name } } } }",
     "restore a list": f'mutation {{ restoreList(id: "{LIST_ID}") {LIST} }}',
+    "purge with lists": "mutation { purgeTasks(where: { filter: {} }) { tasks { list { name } } } }",
+    "purge the list": f"""mutation {{
+        purgeLists(where: {{ ids: ["{LIST_ID}"] }}) {{ lists {{ name tasks {{ totalCount }} }} affectedCount }}
+    }}""",
+    "create the purged list": f'mutation {{ createList(input: {{ id: "{LIST_ID}", name: "Home" }}) {LIST} }}',
+    "create a task with its id": f"""mutation {{
+        createTasks(inputs: [{{ id: "{LIST_ID}", title: "In" }}]) {{ userErrors {{ code }} }}
+    }}""",
     "delete the list again": f'mutation {{ deleteList(id: "{LIST_ID}", expectedVersion: 1) {LIST} }}',
 }
 
@@ -169,12 +177,13 @@ async def test_all_statements_go_to_one_worker(
         for query in {**READS, **WRITES, **MORE, **LISTS}.values():
             names = {name: task for name, task in zip(("id", "other"), tasks, strict=False) if f"${name}:" in query}
             await alice.ask(query, **names)
-        assert [seen async for seen in purge(application.database, timedelta(0))]
+        assert [seen async for seen in purge(application.database, timedelta(0), timedelta(0))]
         assert [seen async for seen in recount(application.database)]
     for entity in (TASK, LIST_OF_TASKS):
         for kind in ("before", "after"):
             moving.move_apart(entity, Selection(entity.type_name, ()), Change(kind + moving.APART, ()))
-    changes.page(FEED, changes.whole(FEED))
+    for trash in (False, True):
+        changes.page(FEED, changes.whole(FEED), trash=trash)
 
     of_users = {text: construct for text, construct in record.constructs.items() if text not in record.elsewhere}
     assert len(of_users) > len(READS) + len(WRITES)

@@ -40,7 +40,7 @@ ADMIN_OPTION_NEEDED = 160000
 ON = ("on", "true", "yes", "1", "t", "y")
 PUBLIC = 0  # in the role oids of a policy
 # The tables of user data, for which row-level security is forced, so that it also applies to their owner.
-FORCED = ("tasks", "task_clocks", "task_tags", "user_tags", "task_lists")
+FORCED = ("tasks", "task_clocks", "task_tags", "user_tags", "task_lists", "tombstones")
 # Not forced here: the owner signs users up, and so do roles that do not act as users.
 USERS = "users"
 WALLED = (*FORCED, USERS)

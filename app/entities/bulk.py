@@ -37,7 +37,7 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 
 from app.database.rendering import Field, Selection, joined
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
-from app.entities import edges, membership
+from app.entities import edges, membership, tombstones
 from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity, Shape
 from app.entities.filters import condition
@@ -56,7 +56,7 @@ from app.models import CLOCKS
 
 # Lists are passed as text[]: for other list types, asyncpg needs a catalog lookup.
 _MICROSECOND = literal_column("interval '1 microsecond'", Interval)
-_IDS = cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid))
+IDS = cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid))
 
 
 class Many(NamedTuple):
@@ -71,8 +71,8 @@ def create(entity: Entity, payload: Selection) -> Statement:
     """Insert rows, all or none.
 
     Inserts none if an id exists with other content: `places` lists their indexes. Inserts none if the quota would be
-    exceeded: `owned` is then the current number of rows, otherwise null. Inserts none if a container is not found or in
-    the trash: `unknown` and `trashed` list the indexes.
+    exceeded: `owned` is then the current number of rows, otherwise null. Inserts none if an id was deleted permanently,
+    or a container is not found or in the trash: `gone`, `unknown` and `trashed` list the indexes.
     """
     now, given, table = clock(entity.counter), _given(entity), entity.table
     present = _present(entity, given)
@@ -88,11 +88,11 @@ def create(entity: Entity, payload: Selection) -> Statement:
     written = inserted.returning(*table.c).cte("written")
     current = union_all(select(written), select(present)).cte("current")
     rows = current.join(given, given.c.id == current.c.id)
-    lists = _lists(entity, payload, current, rows, given.c.place, free)
+    listed = lists(entity, payload, current, rows, given.c.place, free)
     affected = select(func.count()).select_from(rows).where(free).scalar_subquery()
     owned = select(excess.c.owned).scalar_subquery()
     why = [owned.label("owned"), *(_places(rows_).label(name) for name, rows_ in refused.items())]
-    made = _many(entity, now, written, lists, affected, _places(taken), new=why)
+    made = _many(entity, now, written, listed, affected, _places(taken), new=why)
     return replace(made, repeatable=True, creation=cache(partial(_creation, entity, payload)))
 
 
@@ -107,7 +107,8 @@ def _insert(entity: Entity) -> Statement:
     has_room = and_(CLOCKS.c.user_id == user_id(), entity.counter <= QUOTA)
     known = select(table.c.id).where(table.c.user_id == user_id())
     is_new = ~exists(known.where(table.c.id == given.c.id))
-    accepted = and_(membership.is_accepted(entity, given.c), not_(membership.is_namesake(entity, given.c.id)))
+    is_used = or_(membership.is_namesake(entity, given.c.id), tombstones.is_gone(given.c.id))
+    accepted = and_(membership.is_accepted(entity, given.c), not_(is_used))
     rows = select(*columns.values()).select_from(CLOCKS.join(given, true())).where(has_room, is_new, accepted)
     inserted = insert(table).from_select(list(columns), rows).on_conflict_do_nothing()
     return compiled(inserted.returning(table.c.id))
@@ -134,7 +135,7 @@ def _look(entity: Entity, payload: Selection) -> Statement:
             _places(taken).label("places"),
             select(excess.c.owned).scalar_subquery().label("owned"),
             *(_places(rows_).label(name) for name, rows_ in refused.items()),
-            *_lists(entity, payload, present, rows, given.c.place, free),
+            *lists(entity, payload, present, rows, given.c.place, free),
         ).select_from(now)
     )
 
@@ -161,9 +162,10 @@ def _taken(entity: Entity, given: CTE, present: CTE) -> CTE:
 
 
 def _refused(entity: Entity, given: CTE, is_new: ColumnElement[bool]) -> dict[str, CTE]:
-    """The indexes of new rows whose container is not found, and of those whose container is in the trash."""
+    """The indexes of new rows whose ids are gone, whose container is not found, and whose container is in the trash."""
     names = ("unknown", "trashed")
-    return {
+    gone = select(given.c.place).where(is_new, tombstones.is_gone(given.c.id)).cte("gone")
+    return {"gone": gone} | {
         name: select(given.c.place).where(is_new, condition).cte(name)
         for name, (condition, _) in zip(names, membership.refusals(entity, given.c), strict=False)
     }
@@ -181,7 +183,7 @@ def _places(taken: CTE) -> ColumnElement[Any]:
 def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
     """Update, delete or restore the selected rows, unless there are more than `at_most`."""
     now, table, by_ids = clock(), entity.table, shape.filter is None
-    selected = table.c.id == any_(_IDS) if shape.filter is None else condition(entity, shape.filter)
+    selected = table.c.id == any_(IDS) if shape.filter is None else condition(entity, shape.filter)
     live = table.c.deleted_at.is_(None) if shape.kind == "update" else true()
     matched = select(table).where(table.c.user_id == user_id(), selected, live).cte("matched")
     few = select(func.count() <= bindparam("at_most", type_=Integer)).select_from(matched).scalar_subquery()
@@ -199,15 +201,14 @@ def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
     )
     untouched = select(matched).where(matched.c.id.not_in(select(written.c.id)))
     current = union_all(select(written), untouched).cte("current")
-    lists = _lists(entity, payload, current, current, current.c.id, within)
+    listed = lists(entity, payload, current, current, current.c.id, within)
     total = select(func.count()).select_from(matched).scalar_subquery()
     code = case(*refused, else_=null()) if refused else null()
-    ids = _ids()
-    missing = _unmatched(ids, ~exists().where(matched.c.id == ids.c.id)) if by_ids else null()
-    only_live = by_ids and shape.kind == "update"
+    unknown = missing(matched) if by_ids else null()
+    ids, only_live = _ids(), by_ids and shape.kind == "update"
     trashed = _unmatched(ids, _is_in_trash(entity, ids.c.id)) if only_live else null()
     more = [code.label("code"), trashed.label("in_trash")]
-    return _many(entity, now, written, lists, total, missing, more=more)
+    return _many(entity, now, written, listed, total, unknown, more=more)
 
 
 def _overfull(entity: Entity, content: Contents, matched: CTE) -> membership.Refusals:
@@ -273,7 +274,7 @@ def _values(entity: Entity, shape: Many, at: ColumnElement[Any]) -> tuple[Conten
 
 def _ids() -> TableValuedAlias:
     """The selected ids, with their places from 1."""
-    ids = func.unnest(_IDS).table_valued(column("id", Uuid), with_ordinality="place", name="ids")
+    ids = func.unnest(IDS).table_valued(column("id", Uuid), with_ordinality="place", name="ids")
     return ids.render_derived()
 
 
@@ -281,6 +282,12 @@ def _unmatched(ids: TableValuedAlias, where: ColumnElement[bool]) -> ColumnEleme
     """The indexes, from 0, of the ids that meet a condition."""
     found = select(ids.c.place - literal_column("1")).where(where).order_by(ids.c.place)
     return cast(func.array(found.scalar_subquery()), ARRAY(Text))
+
+
+def missing(matched: CTE) -> ColumnElement[Any]:
+    """The indexes, from 0, of the ids without a row."""
+    ids = _ids()
+    return _unmatched(ids, ~exists().where(matched.c.id == ids.c.id))
 
 
 def _is_in_trash(entity: Entity, row_id: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -291,7 +298,7 @@ def _is_in_trash(entity: Entity, row_id: ColumnElement[Any]) -> ColumnElement[bo
     return found.correlate_except(row)
 
 
-def _lists(  # noqa: PLR0913, PLR0917 - the parts of a statement
+def lists(  # noqa: PLR0913, PLR0917 - the parts of a statement
     entity: Entity,
     payload: Selection,
     current: CTE,
@@ -317,7 +324,7 @@ def _many(  # noqa: PLR0913, PLR0917 - the parts of a statement
     entity: Entity,
     now: CTE,
     written: CTE,
-    lists: list[ColumnElement[Any]],
+    listed: list[ColumnElement[Any]],
     affected: ColumnElement[Any],
     places: ColumnElement[Any],
     *,
@@ -331,7 +338,7 @@ def _many(  # noqa: PLR0913, PLR0917 - the parts of a statement
         affected.label("affected"),
         places.label("places"),
         notice(now, changed),
-        *lists,
+        *listed,
     ]
     if not new:
         return write(select(*columns, *more).select_from(now), changed)

@@ -2,7 +2,8 @@
 
 Both are base64url of a checksum, which is six bytes of SHA-256, followed by their content. A cursor contains a JSON
 array: the name of the list and its order, then the sort keys. A sync token contains a clock and the word `all`; between
-the pages of one sync, it contains the version of a row, its kind, its id, and the base.
+the pages of one sync, it contains the version of a row, its kind, its id, and the base. That of a copy with the trash
+ends with the word `trash`.
 
 The hash covers the user's id: a cursor that is damaged or belongs to another user is rejected, and such a token starts
 from the beginning. The hash is not a secret: with a forged cursor or token, a caller still reads only their own rows.
@@ -26,23 +27,25 @@ from app.errors import BadUserInput
 SEAL_BYTES = 6
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
-_POINT = re.compile(r"(\d{1,10}) (?:all|([a-z]{1,20}) ([0-9a-f-]{36}) (\d{1,10}))", re.ASCII)
+_POINT = re.compile(r"(?:new|(\d{1,10}) (?:all|([a-z]{1,20}) ([0-9a-f-]{36}) (\d{1,10})))( trash)?", re.ASCII)
 
 
 class SyncPoint(NamedTuple):
     """The progress of a client's copy: it contains all writes up to `version`.
 
     Of the rows of that version, it contains those up to a row of this kind and id, or all of them if `row` is None. It
-    contains no rows that were in the trash when the clock was at `base`.
+    contains no rows that were deleted permanently when the clock was at `base`, and unless it is a copy with the
+    `trash`, none that were in the trash.
     """
 
     version: int
     row: tuple[str, UUID] | None
     base: int
+    trash: bool = False
 
     @property
     def safe(self) -> int:
-        """The clock up to which purges are harmless: the copy contains no row that was removed before that."""
+        """The clock up to which removals are harmless: the copy contains no row that was removed before that."""
         return max(self.base, self.version if self.row is None else self.version - 1)
 
     @property
@@ -54,9 +57,14 @@ class SyncPoint(NamedTuple):
 BEGINNING = SyncPoint(-1, None, -1)
 
 
-def complete(version: ColumnElement[int]) -> ColumnElement[str]:
+def complete(version: ColumnElement[int], *, trash: bool) -> ColumnElement[str]:
     """The SQL of the content of a token for all writes up to a version."""
-    return cast(version, Text).concat(text_literal(" all"))
+    return cast(version, Text).concat(text_literal(" all" + suffix(trash=trash)))
+
+
+def suffix(*, trash: bool) -> str:
+    """The end of the content of a token."""
+    return " trash" if trash else ""
 
 
 def sealed(content: ColumnElement[str]) -> ColumnElement[str]:
@@ -95,14 +103,27 @@ def sync_token(version: int, owner: UUID) -> str:
     return _encoded(b"%d all" % version, owner)
 
 
+def sync_token_with_trash(version: int, owner: UUID) -> str:
+    """The same for copies with the trash."""
+    return _encoded(b"%d all trash" % version, owner)
+
+
+def first_token(owner: UUID, *, trash: bool) -> str:
+    """The sync token of an empty copy."""
+    return _encoded(f"new{suffix(trash=trash)}".encode(), owner)
+
+
 def sync_point(token: str | None, owner: UUID) -> SyncPoint:
     """The position in a sync token of this user. The beginning if there is no token, or it is not valid."""
     try:
         found = token is not None and _POINT.fullmatch(_opened(token, owner).decode())
         if not found:
             return BEGINNING
-        version, kind, row_id, base = found.groups()
-        return SyncPoint(_clock(version), (kind, UUID(row_id)) if kind else None, _clock(base or version))
+        version, kind, row_id, base, trash = found.groups()
+        if version is None:
+            return BEGINNING._replace(trash=bool(trash))
+        row = (kind, UUID(row_id)) if kind else None
+        return SyncPoint(_clock(version), row, _clock(base or version), trash=bool(trash))
     except ValueError:
         return BEGINNING
 

@@ -12,7 +12,7 @@ import orjson
 from app.database.compiling import Statements
 from app.database.rendering import Field, Selection
 from app.database.statements import Statement
-from app.entities import bulk, edges, membership, moving, reading, writing
+from app.entities import bulk, edges, membership, moving, purging, reading, writing
 from app.entities.content import taken
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
@@ -206,6 +206,7 @@ class Repository:
         found = [self._taken(place) for place in row["places"]]
         if row["owned"] is not None:
             found.append(self._too_many(row["owned"], "inputs"))
+        found += [self._taken(place, "GONE") for place in row["gone"]]
         if self._entity.member:
             found += [self._not_contained(membership.NOT_FOUND, "inputs", place) for place in row["unknown"]]
             found += [self._not_contained(membership.IN_TRASH, "inputs", place) for place in row["trashed"]]
@@ -215,8 +216,7 @@ class Repository:
         self, payload: Selection, kind: str, where: Values, changes: Values, *, at_most: int, dry_run: bool
     ) -> Written:
         """Update, delete or restore the selected rows, unless there are more than `at_most`."""
-        if not 1 <= at_most <= MOST_AT_ONCE:
-            raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.", "atMost")
+        refuse_at_most(at_most)
         content, wrong = taken(self._entity, changes)
         if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
@@ -231,6 +231,30 @@ class Repository:
         except TooManyTags as error:
             return Written(problems=[_too_many_tags(error, "input", _tags_in(changes))], absent=NO_ROWS)
         return await self._many(payload, statement, row, self._bulk_problems(row, at_most))
+
+    async def purge(self, payload: Selection, where: Values, *, at_most: int, dry_run: bool) -> Written:
+        """Permanently delete the selected rows in the trash, unless there are more than `at_most`."""
+        refuse_at_most(at_most)
+        shape, selecting = self._selected("purge", where)
+        statement = payload.statements.get(("purge", shape)) or await self._compiled(
+            payload,
+            ("purge", shape),
+            lambda: self._complete(payload, lambda shown: purging.purge(self._entity, shown, shape)),
+        )
+        limits = {"at_most": at_most, "quota": self._database.quotas["tasks"]}
+        values = {"user_id": self._owner, "dry_run": dry_run, **limits, **selecting}
+        before: Mapping[str, str | None] = {}
+        if statement.names_only:  # what other rows contribute cannot be read afterwards
+            row = await self._database.write(self._owner, statement, {**values, "dry_run": True})
+            before = await self._shown_many(payload, statement, row)
+        row = await self._database.write(self._owner, statement, values)
+        shown = before or await self._shown_many(payload, statement, row)
+        problems = purge_problems(self._entity.many, row, limits)
+        if problems:
+            return Written(row["version"], {}, problems, 0, NO_ROWS)
+        missing = Problem("NOT_FOUND", f"There is no such {words(self._entity.one)} in the trash.")
+        skipped = [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
+        return Written(row["version"], shown, skipped, row["affected"], NO_ROWS)
 
     def _rows(self, given: Sequence[Values]) -> tuple[list[dict[str, Any]], list[Problem]]:
         """The rows to create, for the statement's JSON, and their problems, with the rows' indexes in the paths."""
@@ -320,7 +344,7 @@ class Repository:
         return self._statements.compiled(self._owner, selection, key, build)
 
     def _selected(self, kind: str, where: Values) -> tuple[Shape | None, dict[str, Any]]:
-        """The shape of a selector, and the values to bind. Restores select rows in the trash."""
+        """The shape of a selector, and the values to bind. Restores and purges select rows in the trash."""
         if "ids" in where:
             if len(where["ids"]) > MOST_AT_ONCE:
                 raise LimitExceeded(f"where.ids lists {len(where['ids'])} ids; the maximum is {MOST_AT_ONCE}.")
@@ -329,22 +353,31 @@ class Repository:
             }
         chosen = where.get("filter", {})
         wanted = Filter(self._entity, chosen, path="where.filter", strict="filter" in where)
-        if wanted.trashed and kind != "restore":
+        is_of_trash = kind in {"restore", "purge"}
+        if wanted.trashed and not is_of_trash:
             many = words(self._entity.many).capitalize()
-            raise BadUserInput(f"{many} in the trash can only be restored; omit trashed.", "where.filter.trashed")
-        return (kind == "restore", *wanted.shape[1:]), wanted.values
+            only = f"{many} in the trash can only be restored or purged; omit trashed."
+            raise BadUserInput(only, "where.filter.trashed")
+        return (is_of_trash, *wanted.shape[1:]), wanted.values
 
     async def _many(
         self, payload: Selection, statement: Statement, row: Mapping[str, Any], found: list[Problem]
     ) -> Written:
-        many = self._entity.many
-        entries = payload.entries(many, self._entity.edges)
-        shown = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(entries)}
-        for entry in entries if statement.names_only else ():
-            shown[entry.key] = await self._read_rows(entry, orjson.loads(shown[entry.key]))
+        shown = await self._shown_many(payload, statement, row)
         # Ids that are not found, and those in the trash, are skipped; anything else is a refusal.
         refused = any(problem.field is None or problem.field[0] != "where" for problem in found)
         return Written(row["version"], shown, found, 0 if refused else row["affected"], NO_ROWS)
+
+    async def _shown_many(
+        self, payload: Selection, statement: Statement, row: Mapping[str, Any]
+    ) -> dict[str, str | None]:
+        """The rows that a bulk write returns, by response key. Read if the write has only named them."""
+        many = self._entity.many
+        entries = payload.entries(many, self._entity.edges)
+        shown: dict[str, str | None] = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(entries)}
+        for entry in entries if statement.names_only else ():
+            shown[entry.key] = await self._read_rows(entry, orjson.loads(shown[entry.key] or NO_ROWS))
+        return shown
 
     async def _read_rows(self, entry: Field, named: Sequence[Mapping[str, str]]) -> str | None:
         """The rows that a bulk write has named, or their edges, read after it."""
@@ -388,8 +421,8 @@ class Repository:
             return Problem("NOT_FOUND", f"There is no such {what}.", field)
         return Problem("IN_TRASH", f"This {what} is in the trash; restore it first.", field)
 
-    def _taken(self, place: int | str) -> Problem:
-        return replace(refusal(self._entity, "ID_TAKEN"), field=("inputs", str(place), "id"))
+    def _taken(self, place: int | str, code: str = "ID_TAKEN") -> Problem:
+        return replace(refusal(self._entity, code), field=("inputs", str(place), "id"))
 
     def _too_many(self, owned: int, field: str) -> Problem:
         quota = self._database.quotas[self._entity.many]
@@ -402,6 +435,26 @@ class Repository:
 
     def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
         return self._database.read(self._owner, statement, {"user_id": self._owner, **values})
+
+
+def refuse_at_most(at_most: int) -> None:
+    """Raise BadUserInput for a limit of a bulk write that is out of range."""
+    if not 1 <= at_most <= MOST_AT_ONCE:
+        raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.", "atMost")
+
+
+def purge_problems(what: str, row: Mapping[str, Any], limits: Mapping[str, int]) -> list[Problem]:
+    """Why nothing was purged; empty if something was, or there was nothing to purge."""
+    if row["affected"] > limits["at_most"]:
+        text = f"{row['affected']} {words(what)} match, and atMost is {limits['at_most']}; nothing was deleted."
+        return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
+    if not row["affected"] or not row["is_full"]:
+        return []
+    text = (
+        f"You can permanently delete at most {limits['quota']:,} tasks and lists until the server forgets that they"
+        " existed. Nothing was deleted. Try again in some days, or leave them in the trash."
+    )
+    return [Problem("LIMIT_EXCEEDED", text)]
 
 
 class Nested(NamedTuple):
@@ -455,6 +508,11 @@ def refusal(entity: Entity, code: str) -> Problem:
         "ANCHOR_IN_TRASH": Problem("IN_TRASH", f"The {one} to move to is in the trash; restore it first.", ("to",)),
         "ANCHOR_NOT_FOUND": Problem("NOT_FOUND", f"There is no such {one} to move to.", ("to",)),
         "ID_TAKEN": Problem("ID_TAKEN", f"You already have a {one}, or something else, with this id.", ("input", "id")),
+        "GONE": Problem(
+            "GONE",
+            "What had this id was deleted permanently. Create it with another id, or not at all.",
+            ("input", "id"),
+        ),
         **entity.refusals,
     }[code]
 

@@ -40,7 +40,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from app.database import notices
 from app.database.rendering import Selection
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
-from app.entities import edges, membership
+from app.entities import edges, membership, tombstones
 from app.entities.content import differ, parameters
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
@@ -66,14 +66,15 @@ class Change(NamedTuple):
 def create(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Insert a row, unless the id exists. Then equal content succeeds without a write, and other content is rejected.
 
-    Rejected if the user has reached the quota; `owned` is the number of rows before. Rejected if its container does not
-    exist or is in the trash.
+    Rejected if the user has reached the quota; `owned` is the number of rows before. Rejected if a row with this id was
+    deleted permanently, or if its container does not exist or is in the trash.
     """
     before, now = present(entity), clock(entity.counter)
     count = now.c[entity.counter.name]
     has_room = count < QUOTA
     content, wanted = parameters(entity, change.columns), bindparam("id", type_=Uuid)
-    accepted = and_(not_(membership.is_namesake(entity, wanted)), membership.is_accepted(entity, content))
+    is_used = or_(membership.is_namesake(entity, wanted), tombstones.is_gone(wanted))
+    accepted = and_(not_(is_used), membership.is_accepted(entity, content))
     # Not left to the conflict alone: triggers run before it is found, and would keep the tags of a rejected task.
     is_new = not_(is_there(before))
     inserted = _inserted(entity, change, now, and_(has_room, is_new, accepted)).on_conflict_do_nothing()
@@ -82,6 +83,7 @@ def create(entity: Entity, payload: Selection, change: Change) -> Statement:
         (is_there(written), null()),
         (_is_same(entity, before, change), null()),
         (before.c.id.is_not(None), text_literal("ID_TAKEN")),
+        (tombstones.is_gone(wanted), text_literal("GONE")),
         (not_(has_room), text_literal("LIMIT_EXCEEDED")),
         *membership.refusals(entity, content),
         else_=text_literal("ID_TAKEN"),
@@ -117,7 +119,8 @@ def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
     """The equivalent of `create` on a cluster, where the clock has already counted the row."""
     now, before = clock(entity.counter), present(entity)
     content, wanted = parameters(entity, change.columns), bindparam("id", type_=Uuid)
-    accepted = and_(not_(membership.is_namesake(entity, wanted)), membership.is_accepted(entity, content))
+    is_used = or_(membership.is_namesake(entity, wanted), tombstones.is_gone(wanted))
+    accepted = and_(not_(is_used), membership.is_accepted(entity, content))
     row, has_room = entity.table.c, entity.counter <= QUOTA
     same = exists(select(row.id).where(row.user_id == user_id(), row.id == wanted))
     rows = _inserted(entity, change, CLOCKS, and_(CLOCKS.c.user_id == user_id(), has_room, not_(same), accepted))
@@ -126,6 +129,7 @@ def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
     refusal = case(
         (_is_same(entity, before, change), null()),
         (before.c.id.is_not(None), text_literal("ID_TAKEN")),
+        (tombstones.is_gone(wanted), text_literal("GONE")),
         (now.c[entity.counter.name] > QUOTA, text_literal("LIMIT_EXCEEDED")),
         *membership.refusals(entity, content),
         else_=text_literal("ID_TAKEN"),

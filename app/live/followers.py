@@ -11,15 +11,15 @@ rate, which is charged for each page, and by the number of deliveries in each it
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 from weakref import ref
 
 from app.database.url import DatabaseURL
-from app.errors import FullSyncRequired, LimitExceeded, Unavailable
+from app.errors import LimitExceeded, Unavailable
 from app.live.listener import Listener, Notify
 from app.sharing.rate_limits import Rates
 from app.sharing.steps import Steps
@@ -40,15 +40,17 @@ PAUSE_SECONDS = 1.0
 KEPT_SECONDS = 1.0
 MOST_KEPT = 10
 
+T = TypeVar("T")
+
 # A change of one row, as decoded JSON.
 Change = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Changes:
     """A page of changes after a token, with all fields; the token to continue from, and the user's clock there.
 
-    `full` means that the requested token is no longer usable, so a full sync is required.
+    `full` means that the page is the first one of a full sync, because the requested token was not usable.
     """
 
     items: list[Change]
@@ -56,6 +58,12 @@ class Changes:
     clock: int
     more: bool
     full: bool
+
+    def halves(self) -> "tuple[Changes, Changes]":
+        """Two pages with the same changes, of which there must be at least two."""
+        half = len(self.items) // 2
+        first = replace(self, items=self.items[:half], token=self.items[half - 1]["token"], more=True)
+        return first, replace(self, items=self.items[half:], full=False)
 
 
 Read = Callable[[str], Awaitable[Changes]]
@@ -75,29 +83,35 @@ class Realtime:
         self._resting: asyncio.TimerHandle | None = None
         self._turns = Turns[UUID](MOST_READS, READS_OF_A_USER)
 
-    async def follow(self, user: UUID, start: Callable[[], Awaitable[str]], read: Read) -> AsyncGenerator[Change, None]:
-        """Yield each change of a user's rows after the token that `start` returns, as soon as it is known.
+    async def follow(
+        self, user: UUID, start: Callable[[], Awaitable[str]], read: Read, render: Callable[[Changes], Sequence[T]]
+    ) -> AsyncGenerator[T, None]:
+        """Yield each page of changes of a user's rows after the token that `start` returns, as soon as it is known.
 
-        `read` must return the same for all followers of this user. Each page is charged to the user's rate and
-        waits for it, except the first, which is part of the subscription's cost.
+        The first page comes at once, also if it is empty; later ones have changes, or say that no more follow. What
+        `render` makes of a page is yielded. `read` must return the same for all followers of this user. Each page is
+        charged to the user's rate and waits for it, except the first, which is part of the subscription's cost.
 
-        Raises FullSyncRequired if the token is no longer usable, LimitExceeded if the user has too many followers, and
-        whatever the first read raises.
+        Raises LimitExceeded if the user has too many followers, and whatever the first read raises.
         """
         with self._followed(user) as followed:
-            await followed.watched()
+            # In this order: what is written while it waits for the listener is among the first changes.
             token = await start()
-            seen, changes = followed.seen, _leading_on(await followed.read(token, read))
+            await followed.watched()
+            seen, changes = followed.seen, await followed.read(token, read)
+            for shown in await followed.delivered(changes, render):
+                yield shown
             while True:
-                for change in changes.items:
-                    await followed.steps.step()
-                    yield change
-                # Free the delivered changes: the wait below may last for days.
-                changes = replace(changes, items=[])
-                if not changes.more:
-                    await followed.news(seen, changes.clock)
-                seen, changes = followed.seen, _leading_on(await followed.read_patiently(changes.token, read))
+                token, clock, is_behind = changes.token, changes.clock, changes.more
+                # Free the delivered page: the wait below may last for days.
+                del changes
+                if not is_behind:
+                    await followed.news(seen, clock)
+                seen, changes = followed.seen, await followed.read_patiently(token, read)
                 await self._rates.pace(str(user), max(1, len(changes.items)), is_behind=changes.more)
+                if changes.items or changes.full or is_behind:
+                    for shown in await followed.delivered(changes, render):
+                        yield shown
 
     @contextmanager
     def _followed(self, user: UUID) -> Iterator["_Followed"]:
@@ -142,12 +156,6 @@ class Realtime:
             await asyncio.wait({self._listening})
 
 
-def _leading_on(changes: Changes) -> Changes:
-    if changes.full:
-        raise FullSyncRequired
-    return changes
-
-
 class _Followed:
     """A user with followers: the state of their notifications, and the pages read recently, since the last one."""
 
@@ -189,6 +197,12 @@ class _Followed:
         heard, doubts = seen
         while self.seen[1] == doubts and (self.seen[0] == heard or self._clock <= clock):
             await self._stirred.wait()
+
+    async def delivered(self, changes: Changes, render: Callable[[Changes], T]) -> T:
+        """What to deliver of a page, in its turn among the user's followers."""
+        for _ in range(max(1, len(changes.items))):
+            await self.steps.step()
+        return render(changes)
 
     async def read(self, token: str, read: Read) -> Changes:
         """The page after a token. Read once for all followers that ask for it before the next notification."""

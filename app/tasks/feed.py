@@ -3,4 +3,5 @@
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
 
+# Their places are the kinds of tombstones.
 FEED = (LIST, TASK)

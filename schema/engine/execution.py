@@ -350,6 +350,8 @@ class Engine:
             async with aclosing(map_source_to_response_event(executor, source, _event)) as results:
                 async for result in results:
                     yield result
+                    if result.data:  # it was sent, and others keep the result until the next one, which may take days
+                        result.data.clear()
         except Exception as error:
             raise located_error(error, [operation.node]) from error
 

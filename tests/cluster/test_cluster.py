@@ -216,7 +216,7 @@ async def test_purging_goes_to_one_worker_at_a_time(
     user = await new_user(admin, application)
     await user.data(WRITES["delete"], id=(await user.add("Waste"))["id"])
     told.taken()
-    assert [seen async for seen in purge(application.database, timedelta(0))]
+    assert [seen async for seen in purge(application.database, timedelta(0), timedelta(0))]
 
     assert not await admin.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", user.id)
     begun = [place for text, place in told.commands if text.startswith("BEGIN")]
@@ -268,7 +268,8 @@ async def test_row_security_is_forced_on_every_shard(cluster: Cluster) -> None:
         await connection.execute("SET citus.show_shards_for_app_name_prefixes = '*'")
         rows = await connection.fetch(
             """SELECT relrowsecurity AND relforcerowsecurity AS walled, count(*) AS number FROM pg_class
-            WHERE relname ~ '^(tasks|task_clocks|task_tags|user_tags)_[0-9]+$' AND relkind = 'r' GROUP BY 1"""
+            WHERE relname ~ '^(tasks|task_clocks|task_tags|user_tags|tombstones)_[0-9]+$' AND relkind = 'r'
+            GROUP BY 1"""
         )
         await connection.close()
         assert [row["walled"] for row in rows] == [True]
@@ -572,7 +573,7 @@ CHECKSUM = """
 
 async def checksums(url: str) -> dict[str, Any]:
     connection = await connect(url)
-    tables = ("users", "tasks", "task_clocks", "task_tags", "user_tags")
+    tables = ("users", "tasks", "task_clocks", "task_tags", "user_tags", "tombstones")
     result = {table: tuple(await connection.fetchrow(CHECKSUM.format(table)) or ()) for table in tables}
     await connection.close()
     return result

@@ -24,7 +24,7 @@ from app.settings import Settings
 HOST = "tasks.example.com"
 VIEWER = "{ viewer { id } }"
 TOKEN = "{ changes { token } }"
-CHANGES = "subscription ($since: SyncToken) { changes(since: $since) { __typename } }"
+CHANGES = "subscription ($since: SyncToken) { changes(since: $since) { changes { __typename } } }"
 PROTOCOLS: Any = ["graphql-transport-ws"]
 # In place of KEEP_ALIVE_SECONDS and of the recipes' shorter times, so that idle connections end within the test.
 SERVER_IDLE, PROXY_IDLE = 4, 2
