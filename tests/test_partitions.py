@@ -92,8 +92,8 @@ WRITES = {
     "restore": f"mutation ($id: ID!) {{ restoreTask(id: $id) {TASK} }}",
     "delete many": f"mutation ($id: ID!) {{ deleteTasks(where: {{ ids: [$id] }}) {MANY} }}",
     "restore many": f"mutation ($id: ID!) {{ restoreTasks(where: {{ ids: [$id] }}) {MANY} }}",
-    "delete all": f"mutation {{ deleteTasks(where: {{ filter: {{}} }}) {MANY} }}",
-    "restore all": f"mutation {{ restoreTasks(where: {{ filter: {{}} }}) {MANY} }}",
+    "delete all": f"mutation {{ deleteTasks(where: {{ all: true }}) {MANY} }}",
+    "restore all": f"mutation {{ restoreTasks(where: {{ all: true }}) {MANY} }}",
 }
 
 
