@@ -41,12 +41,12 @@ DELETE_MANY = f"mutation ($id: ID!) {{ deleteTasks(where: {{ids: [$id]}}) {MANY}
 RESTORE_MANY = f"mutation ($id: ID!) {{ restoreTasks(where: {{ids: [$id]}}) {MANY} }}"
 CREATE_MANY = f'mutation ($id: ID!) {{ createTasks(inputs: [{{id: $id, title: "Bob\'s"}}]) {MANY} }}'
 PURGE_MANY = f"mutation ($id: ID!) {{ purgeTasks(where: {{ids: [$id]}}) {MANY} }}"
-PURGE_ALL = f"mutation {{ purgeTasks(where: {{filter: {{}}}}) {MANY} }}"
+PURGE_ALL = f"mutation {{ purgeTasks(where: {{all: true}}) {MANY} }}"
 PURGE_LISTS = """mutation ($id: ID!) {
     purgeLists(where: { ids: [$id] }) { lists { id } affectedCount userErrors { code message field } token }
 }"""
 EMPTY_TRASH = "mutation { emptyTrash { affectedCount userErrors { code } } }"
-DELETE_ALL = f"mutation {{ deleteTasks(where: {{filter: {{}}}}) {MANY} }}"
+DELETE_ALL = f"mutation {{ deleteTasks(where: {{all: true}}) {MANY} }}"
 MOVE = f"mutation ($id: ID!) {{ moveTask(id: $id, to: {{toStart: true}}) {PAYLOAD} }}"
 MOVE_BESIDE = f"mutation ($own: ID!, $id: ID!) {{ moveTask(id: $own, to: {{after: $id}}) {PAYLOAD} }}"
 TAGS = "{ tags { name open total } }"

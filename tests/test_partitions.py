@@ -93,12 +93,12 @@ WRITES = {
     "restore": f"mutation ($id: ID!) {{ restoreTask(id: $id) {TASK} }}",
     "delete many": f"mutation ($id: ID!) {{ deleteTasks(where: {{ ids: [$id] }}) {MANY} }}",
     "restore many": f"mutation ($id: ID!) {{ restoreTasks(where: {{ ids: [$id] }}) {MANY} }}",
-    "dry purge": f"mutation {{ purgeTasks(where: {{ filter: {{}} }}, dryRun: true) {MANY} }}",
-    "delete all": f"mutation {{ deleteTasks(where: {{ filter: {{}} }}) {MANY} }}",
-    "restore all": f"mutation {{ restoreTasks(where: {{ filter: {{}} }}) {MANY} }}",
+    "dry purge": f"mutation {{ purgeTasks(where: {{ all: true }}, dryRun: true) {MANY} }}",
+    "delete all": f"mutation {{ deleteTasks(where: {{ all: true }}) {MANY} }}",
+    "restore all": f"mutation {{ restoreTasks(where: {{ all: true }}) {MANY} }}",
     "purge": f"mutation ($id: ID!) {{ purgeTasks(where: {{ ids: [$id] }}) {MANY} }}",
     "purge lists": "mutation ($id: ID!) { purgeLists(where: { ids: [$id] }) { affectedCount token } }",
-    "purge lists by filter": "mutation { purgeLists(where: { filter: {} }) { affectedCount lists { id } token } }",
+    "purge all lists": "mutation { purgeLists(where: { all: true }) { affectedCount lists { id } token } }",
     "empty the trash": "mutation { emptyTrash { affectedCount userErrors { code } token } }",
 }
 

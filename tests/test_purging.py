@@ -129,7 +129,7 @@ async def test_lists_are_purged(alice: User, bob: User, owner: "asyncpg.Connecti
     for mirror in mirrors:
         await mirror.catch_up(1)
         assert await mirror.is_exact(owner)
-    by_filter = await purge(bob, PURGE_LISTS, where={"filter": {}})
+    by_filter = await purge(bob, PURGE_LISTS, where={"all": True})
     assert (by_filter["affectedCount"], await counted(owner, bob)) == (1, (0, 0, 1))
 
 
@@ -170,7 +170,7 @@ async def test_limits_and_dry_runs(alice: User, owner: "asyncpg.Connection[Any]"
     await done(alice, DELETE_MANY, where={"ids": tasks})
     for one in lists:
         await done(alice, DELETE_LIST, id=one)
-    where: Json = {} if query == EMPTY else {"where": {"filter": {}}}
+    where: Json = {} if query == EMPTY else {"where": {"all": True}}
     before = await left(alice)
     clock = await owner.fetchval("SELECT version FROM task_clocks WHERE user_id = $1", alice.id)
 
@@ -192,9 +192,9 @@ async def test_the_payload_shows_what_was(alice: User) -> None:
     """A payload shows tasks and lists as they were, also what other rows contribute."""
     home, tasks = await listed(alice, 2)
     await done(alice, DELETE_MANY, where={"ids": tasks})
-    of_tasks = "mutation { purgeTasks(where: { filter: {} }) { tasks { title list { name } } affectedCount } }"
+    of_tasks = "mutation { purgeTasks(where: { all: true }) { tasks { title list { name } } affectedCount } }"
     of_lists = """mutation {
-        purgeLists(where: { filter: {} }) { lists { name tasks(first: 1) { totalCount } } affectedCount }
+        purgeLists(where: { all: true }) { lists { name tasks(first: 1) { totalCount } } affectedCount }
     }"""
 
     purged_tasks = (await alice.data(of_tasks))["purgeTasks"]

@@ -280,7 +280,7 @@ async def test_a_write_of_many_arrives_as_one_page(alice: User, owner: "asyncpg.
     assert mirror.tasks == await stored(owner, alice)
     await alice.data(CREATE_MANY, inputs=inputs)
     mirror.apply(await follower.page())
-    change = 'mutation { updateTasks(where: { filter: {} }, input: { title: "New" }, atMost: 200) { affectedCount } }'
+    change = 'mutation { updateTasks(where: { all: true }, input: { title: "New" }, atMost: 200) { affectedCount } }'
     await alice.data(change)
     pages = [await follower.page(), await follower.page()]
     assert [(len(page["changes"]), page["upToDate"]) for page in pages] == [(100, False), (100, True)]

@@ -91,7 +91,7 @@ LISTS = {
     "delete a list": f'mutation {{ deleteList(id: "{LIST_ID}") {LIST} }}',
     "restore from a list": "mutation ($id: ID!) { restoreTask(id: $id) { task { list { name } } } }",
     "restore a list": f'mutation {{ restoreList(id: "{LIST_ID}") {LIST} }}',
-    "purge with lists": "mutation { purgeTasks(where: { filter: {} }) { tasks { list { name } } } }",
+    "purge with lists": "mutation { purgeTasks(where: { all: true }) { tasks { list { name } } } }",
     "purge the list": f"""mutation {{
         purgeLists(where: {{ ids: ["{LIST_ID}"] }}) {{ lists {{ name tasks {{ totalCount }} }} affectedCount }}
     }}""",

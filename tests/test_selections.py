@@ -491,7 +491,7 @@ async def test_mutations_of_one_operation(alice: User) -> None:
         "a": {"task": {"title": "One", "version": 1}, "userErrors": []},
         "b": {"task": {"title": "Two", "version": 2}, "userErrors": []},
         "c": {"task": {"title": "Two", "version": 3}, "userErrors": []},
-        "d": {"task": None, "userErrors": [{"code": "NOT_FOUND"}]},
+        "d": {"task": {"title": "Two", "version": 3}, "userErrors": [{"code": "IN_TRASH"}]},
     }
 
 

@@ -456,9 +456,9 @@ async def test_a_malformed_message_does_not_affect_other_sockets(
 
 
 async def test_a_huge_frame_is_not_read(client: Client) -> None:
-    """A frame of more than 200,000 bytes is rejected by its header: 1009, which also a client that still sends gets."""
+    """A frame of more than 1,100,000 bytes is rejected by its header: 1009, also for a client that still sends."""
     with suppress(ConnectionClosed):
-        await client.connection.send("x" * 1_000_001)
+        await client.connection.send("x" * 2_000_000)
 
     assert (await client.closed())[0] == 1009
 

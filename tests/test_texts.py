@@ -193,7 +193,7 @@ OLD_TEXTS = """
 
 async def test_existing_texts_are_made_valid(empty: Server) -> None:
     """A migration makes one line of titles and names, names what cannot be seen, and removes control characters."""
-    await migrate(DatabaseURL(empty.owner_url), DatabaseURL(empty.app_url), "0022")
+    await migrate(DatabaseURL(empty.owner_url), None, "0022")
     admin = await connect(empty.owner_url)
     user = await admin.fetchval("INSERT INTO users (email) VALUES ('a@example.com') RETURNING id")
     texts = ["two\r\nlines", "\u200b\u200b", "bell\u0007", "Café"], ["a\u0007b\nc", None, "fine\n", "Straße"]

@@ -28,7 +28,7 @@ UPDATE = f"""
 """
 UPDATE_MANY = f"""
     mutation UpdateMany($input: UpdateTaskInput!, $dryRun: Boolean) {{
-        done: updateTasks(where: {{ filter: {{}} }}, input: $input, dryRun: $dryRun) {{
+        done: updateTasks(where: {{ all: true }}, input: $input, dryRun: $dryRun) {{
             tasks {TASK} affectedCount userErrors {{ code field }}
         }}
     }}

@@ -212,7 +212,10 @@ class BoundedSockets(WebSocketsSansIOProtocol):
         try:
             await super().run_asgi()
         finally:
-            self.app = app  # the other one refers to this connection
+            self.app = app  # the other one refers to this connection, as the state does
+            del self.scope["state"][_LENGTHEN]
+            self._shorten()
+            self._take = self._give = None
 
     async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         await app(scope, receive, send)
