@@ -77,7 +77,7 @@ async def test_without_bounds_a_bulk_delete_deletes(alice: User, given: dict[str
     """Without bounds, or with null, a bulk delete is not a dry run."""
     await alice.add("Gone")
 
-    data = await alice.data(DELETE, where={"filter": {}}, **given)
+    data = await alice.data(DELETE, where={"all": True}, **given)
 
     assert data["deleteTasks"] == {"affectedCount": 1, "userErrors": []}
     assert (await alice.data(FILTERED))["tasks"]["nodes"] == []
@@ -89,6 +89,6 @@ async def test_without_bounds_the_default_limit_applies(alice: User, given: dict
     await alice.data(CREATE_MANY, inputs=[{"title": "One of many"}] * 100)
     await alice.add("One more")
 
-    data = await alice.data(DELETE, where={"filter": {}}, **given)
+    data = await alice.data(DELETE, where={"all": True}, **given)
 
     assert data["deleteTasks"]["userErrors"] == [{"code": "LIMIT_EXCEEDED"}]
