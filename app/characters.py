@@ -43,5 +43,5 @@ def is_printable(text: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """The different words of a text, without ignorable characters; the longest first, as they are likely the rarest."""
+    """The different words of a text, without ignorable characters. The longest come first, as the rarest."""
     return sorted(dict.fromkeys(_ignorable.sub("", text).split()), key=len, reverse=True)
