@@ -14,7 +14,7 @@ import asyncpg
 import hypothesis
 import hypothesis.strategies as st
 import pytest
-from conftest import SECRET, Application, Server, User, Wire, connect, untold
+from conftest import SECRET, Application, Server, User, Wire, connect
 from mirror import CHANGES, Json, Mirror
 
 from app.entities.cursors import sync_token
@@ -467,16 +467,12 @@ async def followed(user: User, mirror: Mirror, ids: list[str], size: int) -> int
 
 # Purges
 
-OLD = "UPDATE {} SET deleted_at = '2000-01-01' WHERE user_id = $1 AND deleted_at IS NOT NULL"
-
 
 async def purged(application: Application, owner: "asyncpg.Connection[Any]", user: User) -> None:
-    """Purge the user's trash."""
-    async with untold(owner):
-        for table in ("tasks", "task_lists"):
-            await owner.execute(OLD.format(table), user.id)
-    async for _ in purge(application.database, timedelta(days=30), timedelta(days=30)):
+    """Purge the trash of all users."""
+    async for _ in purge(application.database, timedelta(0), timedelta(days=30)):
         pass
+    assert not await owner.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1 AND deleted_at IS NOT NULL", user.id)
 
 
 async def forgotten(application: Application, owner: "asyncpg.Connection[Any]", user: User) -> None:

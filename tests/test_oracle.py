@@ -42,11 +42,12 @@ from oracle import LOW, MANUALLY, NEWEST_FIRST, NULLABLE, SCHEMA, Answer, Oracle
 from app.errors import LimitExceeded
 from app.identity.tokens import Signer
 from app.models import PRIORITIES
-from schema import sdl
+from schema import schema, sdl
+from schema.engine.direct import core
 from schema.engine.document_limits import Gauge, Limits
 
 SDL = sdl()
-GAUGE = Gauge(SCHEMA, Limits())
+GAUGE = Gauge(core(schema), Limits())
 NAMESPACE = UUID("5e1ec7ed-0000-4000-8000-000000000000")
 ALICE, BOB, CAROL = (uuid5(NAMESPACE, name) for name in ("alice", "bob", "carol"))
 IDS = [uuid5(NAMESPACE, f"task {place}") for place in range(30)]

@@ -428,8 +428,8 @@ class Repository:
         quota = self._database.quotas[self._entity.many]
         text = (
             f"You own {owned:,} {words(self._entity.many)}, including those in the trash, and may own"
-            f" {quota:,}. Nothing was created. Create fewer, or ask the operator of this server to empty"
-            " the trash or to raise the limit."
+            f" {quota:,}. Nothing was created. Create fewer, empty the trash, or ask the operator of this server"
+            " to raise the limit."
         )
         return Problem("LIMIT_EXCEEDED", text, (field,))
 
