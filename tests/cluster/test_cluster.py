@@ -18,6 +18,7 @@ from alembic import command
 from conftest import (
     SECRET,
     Application,
+    Server,
     User,
     connect,
     distributed,
@@ -27,6 +28,7 @@ from conftest import (
 from nodes import DATABASE, HOST, OWNER, SERVER, Cluster, execute
 from patience import PATIENCE_SECONDS
 from sqlalchemy import event
+from test_data_commands import run as taskql
 from test_migrations import run
 from test_partitions import READS, WRITES
 from test_routable import LIST, LISTS
@@ -577,6 +579,53 @@ async def test_a_third_worker(cluster: Cluster, application: Application, admin:
     slowest = max(load.slowest for load in loads)
     print("rebalanced:", shards, f"{kept} kept, the slowest request {slowest:.1f} s")  # noqa: T201 - as above
     await test_row_security_is_forced_on_every_shard(cluster)
+
+
+# Commands for data
+
+
+SEEDED = """
+    SELECT count(DISTINCT user_id), count(*), count(search), count(DISTINCT (user_id, position)),
+        count(DISTINCT version)
+    FROM tasks JOIN users ON users.id = user_id WHERE email = ANY ($1)
+"""
+
+
+async def test_commands_for_data(
+    cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]", tmp_path: Path
+) -> None:
+    """An ordinary owner seeds, exports, imports, deletes users and resets."""
+    server = Server(cluster.owner_url, cluster.server.app_url)
+    plan = ("seed", "--users", "3", "--tasks", "40")
+    assert await taskql(server, *plan) == (0, "Created 3 users with 120 tasks.\n", "")
+    users = await admin.fetch("SELECT id, email FROM users WHERE email LIKE '%@example.com' ORDER BY created_at DESC")
+    emails = [user["email"] for user in users[:3]]
+    assert (await admin.fetchrow(SEEDED, emails)) == (3, 120, 120, 120, 1)
+    # A run may be interrupted after it has created a user.
+    for table in ("tasks", "task_lists"):
+        await admin.execute(f"DELETE FROM {table} WHERE user_id = $1", users[0]["id"])  # noqa: S608 - constants
+    assert (await taskql(server, *plan))[1].startswith("Created 1 users with 40 tasks.\n2 users were there already")
+    assert await admin.fetchval("SELECT tasks FROM task_clocks WHERE user_id = $1", users[0]["id"]) == 40
+
+    file, other = tmp_path / "export.jsonl", await new_user(admin, application)
+    exported = await taskql(server, "export", "--email", emails[1], "--output", file)
+    assert exported[0] == 0, exported
+    imported = await taskql(server, "import", file, "--email", other.email)
+    assert "and 40 tasks" in imported[1], imported
+    assert await admin.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", other.id) == 40
+
+    assert (await taskql(server, "users", "delete", emails[1], "--yes"))[0] == 0
+    left = [
+        await admin.fetchval(f"SELECT count(*) FROM {table} WHERE user_id = $1", users[1]["id"])  # noqa: S608
+        for table in FORCED
+    ]
+    assert left == [0] * len(FORCED)
+    assert await admin.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", other.id) == 40
+
+    reset = await taskql(server, "reset", "--yes")
+    assert reset[0] == 0, reset
+    assert [await admin.fetchval(f"SELECT count(*) FROM {table}") for table in ("users", *FORCED)] == [0] * 6  # noqa: S608
+    assert (await taskql(server, *plan))[0] == 0
 
 
 # Backups
