@@ -48,7 +48,7 @@ yes = click.option("--yes", is_flag=True, help="Do not ask, for scripts.")
 def seed(*, users: int, tasks: int, seed: int, today: datetime | None, data_dir: Path | None) -> None:
     """Add users with lists and tasks that look real, for development.
 
-    A user is created with all tasks or not at all. Users that exist are left as they are, so an interrupted run can be
+    A user gets all tasks or none. Users that have lists or tasks are left as they are, so an interrupted run can be
     continued by running it again.
     """
     plan = Plan(users, tasks, seed, (today or datetime.now(UTC)).date())

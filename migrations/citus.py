@@ -69,6 +69,29 @@ def distribute(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+def either(usual: Sequence[str], distributed: Sequence[str]) -> str:
+    """SQL of a revision: the usual statements, or others if the tasks are distributed, for what Citus does not support.
+
+    It can be written without a connection.
+    """
+    usually, otherwise = (" ".join(f"{statement};" for statement in part) for part in (usual, distributed))
+    return f"DO $$ BEGIN IF public.is_distributed() THEN {otherwise} ELSE {usually} END IF; END $$"
+
+
+def computed(column: str, expression: str) -> list[str]:
+    """Statements that compute a column of all tasks, which stay as they are otherwise: no trigger fires.
+
+    Forced row-level security would hide all tasks from the owner.
+    """
+    return [
+        "ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE tasks DISABLE TRIGGER USER",
+        f"UPDATE tasks SET {column} = {expression}",  # noqa: S608 - constants of revisions
+        "ALTER TABLE tasks ENABLE TRIGGER USER",
+        "ALTER TABLE tasks FORCE ROW LEVEL SECURITY",
+    ]
+
+
 def _has_citus(connection: Connection) -> bool:
     return connection.execute(_HAS_CITUS).first() is not None
 

@@ -288,9 +288,12 @@ async def untold(owner: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
         return
     # On a cluster the setting would not reach the workers.
     await owner.execute("SET citus.enable_unsafe_triggers = on")
-    await owner.execute("ALTER TABLE tasks DISABLE TRIGGER USER")
+    tables = ("tasks", "task_lists")
+    for table in tables:
+        await owner.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
     yield
-    await owner.execute("ALTER TABLE tasks ENABLE TRIGGER USER")
+    for table in tables:
+        await owner.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
 
 
 @pytest.fixture

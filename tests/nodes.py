@@ -278,6 +278,8 @@ def _ended(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _ended)
+    # Shells let commands in the background ignore it, and so their children would; some tests interrupt commands.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(asyncio.run(_tested(sys.argv[1:])))
     except NoCitus as missing:

@@ -3,7 +3,7 @@
 Each rule is something that Citus has rejected, or has split into parts that reach every worker.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Case,
     Cast,
     Column,
+    ColumnClause,
     ColumnElement,
     Delete,
     FromClause,
@@ -26,7 +27,7 @@ from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.sql.expression import CTE
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import ScalarSelect
+from sqlalchemy.sql.selectable import ScalarSelect, SelectBase
 
 from app.database.checks import FORCED
 
@@ -51,6 +52,7 @@ def problems(construct: ClauseElement, functions: Functions) -> list[str]:
         *(problem for part in parts for problem in _inserts(part)),
         *(problem for part in parts for problem in _changing(part, functions)),
         *_void(construct, functions),
+        *_unfound(parts),
     ]
 
 
@@ -80,14 +82,16 @@ def _is_of_users(source: Any) -> bool:
 
 def _unbound(part: Any) -> Iterator[str]:
     """References to tables of user data without a condition on the bound user."""
-    sources: list[Any] = []
-    if isinstance(part, Select):
-        sources = [leaf for source in part.get_final_froms() for leaf in _leaves(source)]
-    elif isinstance(part, Update | Delete):
-        sources = [part.table]
-    for source in filter(_is_of_users, sources):
+    for source in filter(_is_of_users, _sources(part)):
         if not any(_binds(condition, source) for condition in _conditions(part)):
             yield f"{_name(source)} is not narrowed to $user_id"
+
+
+def _sources(part: Any) -> list[Any]:
+    """The tables that a part reads or changes."""
+    if isinstance(part, Select):
+        return [leaf for source in part.get_final_froms() for leaf in _leaves(source)]
+    return [part.table] if isinstance(part, Update | Delete) else []
 
 
 def _leaves(source: Any) -> Iterator[FromClause]:
@@ -116,6 +120,26 @@ def _binds(condition: Any, source: FromClause) -> bool:
         return False
     bound = isinstance(condition.right, BindParameter) and condition.right.key == "user_id"
     return bound and condition.left is source.c.user_id
+
+
+def _unfound(parts: Sequence[Any]) -> Iterator[str]:
+    """Tables to be changed that the planner may ignore, since each part that reads them has a constant condition.
+
+    Citus finds a table's shard only if a part reads the table. Parameters are constants, too.
+    """
+    readers = [part for part in parts if isinstance(part, Select | Update | Delete)]
+    for changed in (part for part in readers if isinstance(part, Update | Delete) and _is_of_users(part.table)):
+        reading = [part for part in readers if any(_table(source) is changed.table for source in _sources(part))]
+        if all(any(map(_is_constant, _conditions(part))) for part in reading):
+            yield f"{_name(changed.table)} has no shard if nothing can be written"
+
+
+def _is_constant(condition: ColumnElement[bool]) -> bool:
+    """Whether a condition contains neither a column nor a subquery. The planner evaluates such a condition."""
+    return not any(
+        isinstance(part, SelectBase) or (isinstance(part, ColumnClause) and not part.is_literal)
+        for part in _parts(condition)
+    )
 
 
 def _inserts(part: Any) -> Iterator[str]:

@@ -103,8 +103,9 @@ def list_removed(list_id: str) -> list[tuple[str, str]]:
 
 
 CROWD = """
-    UPDATE tasks SET position = CASE id WHEN $2 THEN 'a' WHEN $3 THEN 'a' || repeat('0', 59) || '1' ELSE 'b' END
-    WHERE user_id = $1
+    UPDATE tasks SET position = CASE
+        WHEN id = $2 THEN 'a' WHEN id = $3 THEN 'a' || repeat('0', 59) || '1' ELSE 'b'
+    END WHERE user_id = $1
 """
 
 # Each mutation on two listed tasks and one in the trash, and the expected changes.

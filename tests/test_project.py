@@ -289,3 +289,12 @@ def test_nothing_built_or_local_is_committed(repository: Path) -> None:
     assert locks
     for name in locks:
         assert "://" not in (repository / name).read_text(), name
+
+
+def test_what_a_cluster_leaves_out_exists(repository: Path) -> None:
+    """scripts/test-citus names existing tests, so that a renamed test is not run there unnoticed."""
+    names = re.findall(r"tests/(test_\w+\.py)(?:::(\w+))?", (repository / "scripts" / "test-citus").read_text())
+    tests = repository / "tests"
+
+    assert len(names) > 10
+    assert [(file, name) for file, name in names if f"def {name}" not in (tests / file).read_text()] == []

@@ -9,16 +9,16 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from conftest import User, running
+from conftest import Application, User, running
 from routable import Functions, problems
-from sqlalchemy import Text, bindparam, case, cast, func, insert, literal, null, select, update
+from sqlalchemy import Boolean, Text, bindparam, case, cast, false, func, insert, literal, null, select, update
 from sqlalchemy.sql.elements import ClauseElement
 from test_partitions import READS, WRITES
 
 from app.database.compiling import Statements
-from app.database.rendering import Selection
+from app.database.rendering import Field, Selection
 from app.database.statements import Statement, compiled, user_id
-from app.entities import changes, moving
+from app.entities import bulk, changes, moving
 from app.entities.writing import Change
 from app.models import CLOCKS, TAGS, TASKS
 from app.settings import Settings
@@ -102,6 +102,14 @@ LISTS = {
     "delete the list again": f'mutation {{ deleteList(id: "{LIST_ID}", expectedVersion: 1) {LIST} }}',
 }
 
+MANY = Selection("TasksPayload", (Field("tasks", "tasks", Selection("Task", (Field("id", "id"),))),))
+# A filter that no task meets, whatever its values, and an update that sets nothing.
+NOTHING_SELECTED = [
+    bulk.Many(kind, columns, (False, (("or", ()),)))
+    for kind, columns in (("update", ("title",)), ("update", ()), ("delete", ()), ("restore", ()))
+]
+NOTHING_SET = [bulk.Many("update", (), (False, ())), bulk.Many("update", (), None)]
+
 
 class Record:
     """The compiled constructs, by statement text, and the statements that create rows."""
@@ -179,6 +187,8 @@ async def test_all_statements_go_to_one_worker(
             await alice.ask(query, **names)
         assert [seen async for seen in purge(application.database, timedelta(0), timedelta(0))]
         assert [seen async for seen in recount(application.database)]
+    for shape in [*NOTHING_SELECTED, *NOTHING_SET]:
+        bulk.change(TASK, MANY, shape)
     for entity in (TASK, LIST_OF_TASKS):
         for kind in ("before", "after"):
             moving.move_apart(entity, Selection(entity.type_name, ()), Change(kind + moving.APART, ()))
@@ -189,6 +199,17 @@ async def test_all_statements_go_to_one_worker(
     assert len(of_users) > len(READS) + len(WRITES)
     found = {text: wrong for text, construct in of_users.items() if (wrong := problems(construct, functions))}
     assert found == {}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("shape", NOTHING_SELECTED)
+async def test_nothing_is_selected(application: Application, alice: User, shape: bulk.Many, *, dry_run: bool) -> None:
+    """A bulk write that the planner knows to select nothing writes nothing, also on a cluster."""
+    await alice.add()
+    values = {"user_id": alice.id, "at_most": 10, "dry_run": dry_run, "title": "Other"}
+    row = await application.database.write(alice.id, bulk.change(TASK, MANY, shape), values)
+
+    assert (row["affected"], row["tasks_0"]) == (0, "[]")
 
 
 MINE = TASKS.c.user_id == user_id()
@@ -232,6 +253,14 @@ BAD = {
     "a time if there is none": (
         update(TASKS).values(completed_at=func.coalesce(TASKS.c.completed_at, NOW)).where(MINE),
         "statement_timestamp() chooses completed_at",
+    ),
+    "an update that may be empty": (
+        update(TASKS).values(title="x").where(MINE, ~bindparam("dry_run", type_=Boolean)),
+        "tasks has no shard if nothing can be written",
+    ),
+    "an update beside an empty part": (
+        select(TASKS.c.id).where(MINE, false()).add_cte(update(TASKS).values(title="x").where(MINE, false()).cte()),
+        "tasks has no shard if nothing can be written",
     ),
     "a column of no type": (
         select(func.pg_notify(literal("a"), TASKS.c.title)).where(MINE),

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Boolean, Text, Uuid, column, func, literal, select
+from sqlalchemy import Text, Uuid, column, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.data import phrases
@@ -44,26 +44,40 @@ class Seeded(NamedTuple):
 
 
 async def seed(transfers: Transfers, plan: Plan, quotas: Mapping[str, int], progress: Progress) -> Seeded:
-    """Create the users, each with all tasks in one transaction. Users that exist are left as they are."""
+    """Create the users, each with all tasks in one transaction. Users with lists or tasks are left as they are.
+
+    On a Citus cluster, the user has a transaction of its own: the function that creates users has the owner's rights,
+    and each role has its own connections to workers, where references to the user are checked.
+    """
     present = 0
     for number in range(1, plan.users + 1):
         rng = random.Random(f"{plan.seed} {number}")  # noqa: S311 - not a secret
         async with transfers.session(None) as session:
-            owner = await _new_user(session, phrases.address(rng, plan.seed, number))
-            if owner is None:
+            owner = await _user(session, phrases.address(rng, plan.seed, number))
+            await act(session, owner)
+            if await _has_rows(session, owner):
                 present += 1
                 progress(plan.tasks)
-            else:
-                await act(session, owner)
-                await write(session, owner, _rows(rng, plan), quotas, progress)
+                continue
+            rows, is_alone = _rows(rng, plan), await session.scalar(select(func.is_distributed()))
+            if not is_alone:
+                await write(session, owner, rows, quotas, progress)
+        if is_alone:
+            async with transfers.session(owner) as session:
+                await write(session, owner, rows, quotas, progress)
     return Seeded(plan.users - present, present)
 
 
-async def _new_user(session: AsyncSession, email: str) -> UUID | None:
-    """Create a user. Returns None if there is one with this address."""
-    found = func.user_with_email(literal(email, Text)).table_valued(column("user_id", Uuid), column("is_new", Boolean))
-    user_id, is_new = (await session.execute(select(found.c.user_id, found.c.is_new))).one()
-    return user_id if is_new else None
+async def _user(session: AsyncSession, email: str) -> UUID:
+    """The user with this address, who is created if there is none."""
+    found = func.user_with_email(literal(email, Text)).table_valued(column("user_id", Uuid))
+    user_id: UUID = (await session.scalars(select(found.c.user_id))).one()
+    return user_id
+
+
+async def _has_rows(session: AsyncSession, owner: UUID) -> bool:
+    exist = [select(entity.table.c.id).where(entity.table.c.user_id == owner).exists() for entity in (LIST, TASK)]
+    return bool(await session.scalar(select(or_(*exist))))
 
 
 def _rows(rng: random.Random, plan: Plan) -> Mapping[Any, Sequence[Row]]:

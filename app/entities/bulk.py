@@ -23,6 +23,7 @@ from sqlalchemy import (
     cast,
     column,
     exists,
+    false,
     func,
     literal_column,
     not_,
@@ -181,27 +182,35 @@ def _places(taken: CTE) -> ColumnElement[Any]:
 
 
 def change(entity: Entity, payload: Selection, shape: Many) -> Statement:
-    """Update, delete or restore the selected rows, unless there are more than `at_most`."""
+    """Update, delete or restore the selected rows, unless there are more than `at_most`.
+
+    Conditions without a column are in subqueries, which the planner does not evaluate. If it found that neither part
+    can have rows, Citus would not look for the shard of the table.
+    """
     now, table, by_ids = clock(), entity.table, shape.filter is None
     selected = table.c.id == any_(IDS) if shape.filter is None else condition(entity, shape.filter)
     live = table.c.deleted_at.is_(None) if shape.kind == "update" else true()
     matched = select(table).where(table.c.user_id == user_id(), selected, live).cte("matched")
-    few = select(func.count() <= bindparam("at_most", type_=Integer)).select_from(matched).scalar_subquery()
+    are_few = func.count() <= bindparam("at_most", type_=Integer)
+    few, wanted = (
+        select(condition).select_from(matched).scalar_subquery()
+        for condition in (are_few, and_(are_few, not_(bindparam("dry_run", type_=Boolean))))
+    )
     content = parameters(entity, shape.columns)
     refused = [*membership.refusals(entity, content), *_overfull(entity, content, matched)]
-    within = and_(few, *(not_(condition) for condition, _ in refused))
+    accepted = [not_(condition) for condition, _ in refused]
     values, due = _values(entity, shape, now.c.at)
     written = (
         sql_update(table)
         .values(**values, version=now.c.version, updated_at=now.c.at)
         .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id, _is_among(table.c.id, matched), due)
-        .where(within, not_(bindparam("dry_run", type_=Boolean)))
+        .where(wanted, *accepted)
         .returning(*table.c)
         .cte("written")
     )
     untouched = select(matched).where(matched.c.id.not_in(select(written.c.id)))
     current = union_all(select(written), untouched).cte("current")
-    listed = lists(entity, payload, current, current, current.c.id, within)
+    listed = lists(entity, payload, current, current, current.c.id, and_(few, *accepted))
     total = select(func.count()).select_from(matched).scalar_subquery()
     code = case(*refused, else_=null()) if refused else null()
     unknown = missing(matched) if by_ids else null()
@@ -269,7 +278,8 @@ def _values(entity: Entity, shape: Many, at: ColumnElement[Any]) -> tuple[Conten
     if shape.kind == "restore":
         return membership.restored(entity)
     content = entity.merged(parameters(entity, shape.columns), row)
-    return {**content, **entity.following(content, row, at)}, differs(entity, content)
+    due = differs(entity, content) if content else select(false()).scalar_subquery()
+    return {**content, **entity.following(content, row, at)}, due
 
 
 def _ids() -> TableValuedAlias:

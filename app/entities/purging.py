@@ -75,21 +75,26 @@ def _number(rows: CTE) -> ColumnElement[int]:
 
 
 def _verdict(*matched: CTE) -> CTE:
-    """One row: the number of matching rows, whether they are too many for the tombstones, and whether they may go."""
+    """One row: the number of matching rows, whether they are too many for the tombstones, may go, and are to go.
+
+    As part of the verdict, `dry_run` is not evaluated by the planner: Citus would not look for the shard of a table
+    of which no row can be deleted.
+    """
     total: ColumnElement[int] = sum(map(_number, matched), _ZERO)
     counted = select(total.label("affected"), (tombstones.number(QUOTA) + total > QUOTA).label("is_full")).cte(
         "counted"
     )
     within = and_(counted.c.affected <= bindparam("at_most", type_=Integer), not_(counted.c.is_full))
-    return select(*counted.c, within.label("within")).cte("verdict")
+    due = and_(within, not_(bindparam("dry_run", type_=Boolean)))
+    return select(*counted.c, within.label("within"), due.label("due")).cte("verdict")
 
 
 def _deleted(entity: Entity, rows: CTE, verdict: CTE, *after: ColumnElement[bool]) -> CTE:
     """Delete these rows, if they may go. `after` are conditions to be evaluated before."""
     table = entity.table
     ids = func.array(select(rows.c.id).scalar_subquery(), type_=ARRAY(Uuid))
-    may = select(verdict.c.within).scalar_subquery(), not_(bindparam("dry_run", type_=Boolean))
-    gone = delete(table).where(table.c.user_id == user_id(), table.c.id == any_(ids), *may, *after)
+    due = select(verdict.c.due).scalar_subquery()
+    gone = delete(table).where(table.c.user_id == user_id(), table.c.id == any_(ids), due, *after)
     return gone.returning(table.c.id).cte(f"gone_{entity.many}")
 
 

@@ -18,6 +18,7 @@ from alembic import command
 from conftest import (
     SECRET,
     Application,
+    Server,
     User,
     connect,
     distributed,
@@ -27,10 +28,12 @@ from conftest import (
 from nodes import DATABASE, HOST, OWNER, SERVER, Cluster, execute
 from patience import PATIENCE_SECONDS
 from sqlalchemy import event
+from test_data_commands import run as taskql
 from test_migrations import run
 from test_partitions import READS, WRITES
+from test_routable import LIST, LISTS
 
-from app.database.checks import Finding
+from app.database.checks import FORCED, Finding
 from app.database.url import DatabaseURL
 from app.identity.tokens import Signer
 from app.startup import findings
@@ -46,16 +49,21 @@ CREATE = """mutation ($title: String!) {
 UPDATE = """mutation ($id: ID!, $title: String!) {
     updateTask(id: $id, input: { title: $title }) { task { id title version } }
 }"""
+CREATE_LIST = 'mutation { createList(input: { name: "Home" }) { list { id } } }'
 PAGE = "{ tasks(first: 1) { nodes { id title version } } }"
 # Enough users, and enough writes of each, to overlap with the operation under test.
 USERS, ROUNDS = 6, 8
-# For each operation of test_partitions: the number of commands the coordinator sends, and of workers it reaches.
-READ, WRITE = (1, 1), (4, 1)
+OPERATIONS = {**READS, **WRITES, **LISTS}
+# For each operation: the number of commands the coordinator sends, and of workers it reaches.
+READ, WRITE, WRITE_AND_READ = (1, 1), (4, 1), (5, 1)
 COMMANDS = {
-    **dict.fromkeys(READS, READ),
-    # The first write of a user is alone in its transaction: BEGIN, one statement, COMMIT.
-    **dict.fromkeys(WRITES, WRITE),
+    **{name: WRITE if query.startswith("mutation") else READ for name, query in OPERATIONS.items()},
     "create many": (5, 1),
+    # Their payloads show what other rows contribute.
+    **{name: WRITE_AND_READ for name, query in LISTS.items() if query.startswith("mutation") and LIST in query},
+    "create in a list": WRITE_AND_READ,
+    "restore from a list": WRITE_AND_READ,
+    "create many in a list": (6, 1),
 }
 
 
@@ -158,7 +166,7 @@ async def test_a_request_goes_to_one_worker(
     user = await new_user(admin, application)
     tasks = [(await user.add(f"A task {n}", tags=["home", "work"]))["id"] for n in range(5)]
     found = {}
-    for name, query in {**READS, **WRITES}.items():
+    for name, query in OPERATIONS.items():
         names = {name: task for name, task in zip(("id", "other"), tasks, strict=False) if f"${name}:" in query}
         told.taken()
         await user.data(query, **names)
@@ -241,6 +249,7 @@ async def test_row_security_holds_on_the_workers(
     alice, bob = [await new_user(admin, application) for _ in range(2)]
     for user in (alice, bob):
         await user.add("Secret", tags=["home"])
+        await user.data(CREATE_LIST)
     port = await port_of(admin, alice.id)
     (worker,) = [node for node in cluster.workers if node.port == port]
     shard = await admin.fetchval("SELECT 'tasks_' || get_shard_id_for_distribution_column('tasks', $1::uuid)", alice.id)
@@ -258,6 +267,15 @@ async def test_row_security_holds_on_the_workers(
         }
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
             await connection.execute(INSERTION.format(table, alice.id, uuid4()))
+    seen = {}
+    for user in (alice, bob):
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL app.user_id = '{user.id}'")
+            seen[user.id] = [
+                await connection.fetchval(f"SELECT count(*) FROM {table} WHERE user_id = $1", alice.id)  # noqa: S608
+                for table in FORCED
+            ]
+    assert seen == {alice.id: [1] * len(FORCED), bob.id: [0] * len(FORCED)}
     await connection.close()
 
 
@@ -268,12 +286,12 @@ async def test_row_security_is_forced_on_every_shard(cluster: Cluster) -> None:
         await connection.execute("SET citus.show_shards_for_app_name_prefixes = '*'")
         rows = await connection.fetch(
             """SELECT relrowsecurity AND relforcerowsecurity AS walled, count(*) AS number FROM pg_class
-            WHERE relname ~ '^(tasks|task_clocks|task_tags|user_tags|tombstones)_[0-9]+$' AND relkind = 'r'
-            GROUP BY 1"""
+            WHERE relname ~ $1 AND relkind = 'r' GROUP BY 1""",
+            f"^({'|'.join(FORCED)})_[0-9]+$",
         )
         await connection.close()
         assert [row["walled"] for row in rows] == [True]
-        assert rows[0]["number"] >= 3
+        assert rows[0]["number"] >= len(FORCED)
 
 
 # Migrations
@@ -563,6 +581,53 @@ async def test_a_third_worker(cluster: Cluster, application: Application, admin:
     await test_row_security_is_forced_on_every_shard(cluster)
 
 
+# Commands for data
+
+
+SEEDED = """
+    SELECT count(DISTINCT user_id), count(*), count(search), count(DISTINCT (user_id, position)),
+        count(DISTINCT version)
+    FROM tasks JOIN users ON users.id = user_id WHERE email = ANY ($1)
+"""
+
+
+async def test_commands_for_data(
+    cluster: Cluster, application: Application, admin: "asyncpg.Connection[Any]", tmp_path: Path
+) -> None:
+    """An ordinary owner seeds, exports, imports, deletes users and resets."""
+    server = Server(cluster.owner_url, cluster.server.app_url)
+    plan = ("seed", "--users", "3", "--tasks", "40")
+    assert await taskql(server, *plan) == (0, "Created 3 users with 120 tasks.\n", "")
+    users = await admin.fetch("SELECT id, email FROM users WHERE email LIKE '%@example.com' ORDER BY created_at DESC")
+    emails = [user["email"] for user in users[:3]]
+    assert (await admin.fetchrow(SEEDED, emails)) == (3, 120, 120, 120, 1)
+    # A run may be interrupted after it has created a user.
+    for table in ("tasks", "task_lists"):
+        await admin.execute(f"DELETE FROM {table} WHERE user_id = $1", users[0]["id"])  # noqa: S608 - constants
+    assert (await taskql(server, *plan))[1].startswith("Created 1 users with 40 tasks.\n2 users were there already")
+    assert await admin.fetchval("SELECT tasks FROM task_clocks WHERE user_id = $1", users[0]["id"]) == 40
+
+    file, other = tmp_path / "export.jsonl", await new_user(admin, application)
+    exported = await taskql(server, "export", "--email", emails[1], "--output", file)
+    assert exported[0] == 0, exported
+    imported = await taskql(server, "import", file, "--email", other.email)
+    assert "and 40 tasks" in imported[1], imported
+    assert await admin.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", other.id) == 40
+
+    assert (await taskql(server, "users", "delete", emails[1], "--yes"))[0] == 0
+    left = [
+        await admin.fetchval(f"SELECT count(*) FROM {table} WHERE user_id = $1", users[1]["id"])  # noqa: S608
+        for table in FORCED
+    ]
+    assert left == [0] * len(FORCED)
+    assert await admin.fetchval("SELECT count(*) FROM tasks WHERE user_id = $1", other.id) == 40
+
+    reset = await taskql(server, "reset", "--yes")
+    assert reset[0] == 0, reset
+    assert [await admin.fetchval(f"SELECT count(*) FROM {table}") for table in ("users", *FORCED)] == [0] * 6  # noqa: S608
+    assert (await taskql(server, *plan))[0] == 0
+
+
 # Backups
 
 
@@ -573,7 +638,7 @@ CHECKSUM = """
 
 async def checksums(url: str) -> dict[str, Any]:
     connection = await connect(url)
-    tables = ("users", "tasks", "task_clocks", "task_tags", "user_tags", "tombstones")
+    tables = ("users", *FORCED)
     result = {table: tuple(await connection.fetchrow(CHECKSUM.format(table)) or ()) for table in tables}
     await connection.close()
     return result
@@ -584,7 +649,8 @@ async def test_a_backup_is_restored_and_distributed(
 ) -> None:
     """An ordinary owner restores a dump of the coordinator and distributes it again while a server is running."""
     user = await new_user(admin, application)
-    await user.add("Saved", tags=["home"])
+    home = (await user.data(CREATE_LIST))["createList"]["list"]["id"]
+    await user.add("Saved", tags=["home"], listId=home)
     before = await checksums(cluster.server.owner_url)
     where = ("--host", str(cluster.coordinator.folder), "--port", str(cluster.coordinator.port))
     dump = cluster.run("pg_dump", *where, "--username", "postgres", "--extension", "plpgsql", DATABASE)
