@@ -6,6 +6,7 @@ import strawberry
 from strawberry import UNSET
 
 from schema.arguments import Id
+from schema.bases import ListBase, TaskBase
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import CreateTaskInput, MoveTarget, TaskSelector, UpdateTaskInput, given
@@ -78,10 +79,12 @@ class Mutation:
         info: Info,
         id: Id,
         input: Changes,
+        base: TaskBase = UNSET,
         expected_version: Expected = UNSET,
     ) -> Rendered:
         context, selection = info.context, info.context.selection(info, "TaskPayload")
-        written = await context.tasks().update(selection, id, input.changes(), given(expected_version))
+        seen = base.seen() if base else {}
+        written = await context.tasks().update(selection, id, input.changes(), given(expected_version), seen)
         return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(
@@ -172,9 +175,12 @@ class Mutation:
         graphql_type=ListPayload,
         description="Change a list that is not in the trash. Safe to retry without `expectedVersion`.",
     )
-    async def update_list(self, info: Info, id: Id, input: ListChanges, expected_version: Expected = UNSET) -> Rendered:
+    async def update_list(
+        self, info: Info, id: Id, input: ListChanges, base: ListBase = UNSET, expected_version: Expected = UNSET
+    ) -> Rendered:
         context, selection = info.context, info.context.selection(info, "ListPayload")
-        written = await context.lists().update(selection, id, input.changes(), given(expected_version))
+        seen = base.seen() if base else {}
+        written = await context.lists().update(selection, id, input.changes(), given(expected_version), seen)
         return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(

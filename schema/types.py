@@ -277,10 +277,13 @@ class UserErrorCode(Enum):
         "VERSION_CONFLICT",
         description="The version is not `expectedVersion`. The payload has the current state.",
     )
+    CONFLICT = strawberry.enum_value(
+        "CONFLICT",
+        description="The field has neither the value in `base` nor the new one. The payload has the current state.",
+    )
     ID_TAKEN = strawberry.enum_value(
         "ID_TAKEN",
-        description="You already have a task or list with this id and different content, or `inputs` uses the id twice."
-        " If you sent this mutation before, it succeeded, and what it created was changed since.",
+        description="A task or list with this id was created with different content, or `inputs` uses the id twice.",
     )
     IN_TRASH = strawberry.enum_value("IN_TRASH", description="The list is in the trash: restore it first.")
     LIMIT_EXCEEDED = strawberry.enum_value(

@@ -13,7 +13,8 @@ from app.database.compiling import Statements
 from app.database.rendering import Field, Selection
 from app.database.statements import Statement
 from app.entities import bulk, membership, moving, reading, writing
-from app.entities.content import taken
+from app.entities.content import seen, taken
+from app.entities.creation import creation_hash
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
 from app.entities.naming import api_name, words
@@ -27,6 +28,7 @@ DEFAULT_PAGE = 20
 MOST_CREATED = 100
 MOST_AT_ONCE = 1000
 NO_ROWS = "[]"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 Values = Mapping[str, Any]
 
@@ -149,7 +151,7 @@ class Repository:
         return await self._read(statement, **values, **inner.values)
 
     async def create(self, payload: Selection, given: Values) -> Written:
-        """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
+        """Create a row. Idempotent if the client chooses the id: a repeated call returns the row as it is now."""
         content = dict(given)
         wanted, limits = content.pop("id", None), self._limits(1)
         try:
@@ -158,15 +160,23 @@ class Repository:
             row_id = uuid7() if wanted is None else identifier(wanted, "input.id")
             if row_id == self._owner:
                 return Written(problems=[_own_id("input")])
-            return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
+            named = wanted is not None
+            return await self._write(payload, writing.create, "create", content, is_named=named, id=row_id, **limits)
         except TooManyTags as error:
             return Written(problems=[_too_many_tags(error, "input", "tags")])
 
-    async def update(self, payload: Selection, row_id: str, changes: Values, expected: int | None) -> Written:
-        """Change the given fields. Writes nothing if the row already has these values."""
+    async def update(
+        self, payload: Selection, row_id: str, changes: Values, expected: int | None, base: Values = NOTHING
+    ) -> Written:
+        """Change the given fields, if those in `base` have the value there, or already the new one.
+
+        Writes nothing if the row already has these values.
+        """
         wanted = _one(row_id, expected)
+        if base:
+            wanted |= seen(self._entity, base, changes)
         try:
-            return await self._write(payload, writing.update, "update", changes, **wanted)
+            return await self._write(payload, writing.update, "update", changes, tuple(base), **wanted)
         except TooManyTags as error:
             # An update without changes returns the row as it is, or says why the row cannot be changed at all.
             kept = await self._write(payload, writing.update, "update", {}, **wanted)
@@ -183,7 +193,7 @@ class Repository:
 
     async def move(self, payload: Selection, row_id: str, place: str, anchor: str | None) -> Written:
         """Move a row to the start or end of the manual order, or before or after another row."""
-        values = {"anchor": identifier(anchor, f"to.{place}")} if anchor is not None else {}
+        values: dict[str, Any] = {"anchor": identifier(anchor, f"to.{place}")} if anchor is not None else {}
         values["id"] = identifier(row_id, "id")
         try:
             return await self._write(payload, moving.move, place, {}, **values)
@@ -247,25 +257,31 @@ class Repository:
             content = {**self._entity.omitted, **each}
             content.pop("id", None)
             bound, wrong = taken(self._entity, content, ("inputs", str(place)))
-            rows.append({**bound, "place": place, "id": str(ids[place] or next(made))})
+            content_hash = creation_hash(self._entity, bound) if ids[place] and not wrong else None
+            rows.append({**bound, "place": place, "id": str(ids[place] or next(made)), "create_hash": content_hash})
             found += wrong
         found += [self._taken(place) for place, wanted in enumerate(ids) if wanted and wanted in ids[:place]]
         found += [_own_id("inputs", str(place)) for place, wanted in enumerate(ids) if wanted == self._owner]
         return rows, found
 
-    async def _write(
+    async def _write(  # noqa: PLR0913 - the parts of a write
         self,
         payload: Selection,
         build: Callable[[Entity, Selection, writing.Change], Statement],
         kind: str,
         changes: Values,
+        compared: tuple[str, ...] = (),
+        *,
+        is_named: bool = False,
         **values: Any,
     ) -> Written:
         entity = self._entity
         content, wrong = taken(entity, changes)
         if wrong:
             return Written(problems=wrong)
-        change = writing.Change(kind, tuple(content), "expected" in values)
+        if is_named:
+            values["create_hash"] = creation_hash(entity, content)
+        change = writing.Change(kind, tuple(content), "expected" in values, compared)
         statement = payload.statements.get(change) or await self._compiled(
             payload, change, lambda: self._complete(payload, lambda shown: build(entity, shown, change))
         )
@@ -276,8 +292,7 @@ class Repository:
         shown = {entry.key: row[f"{one}_{place}"] for place, entry in enumerate(payload.entries(one))}
         if statement.names_only:
             shown = await self._shown_after(payload, shown)
-        refusal = [self._refusal(row)] if row["code"] else []
-        return Written(row["version"], shown, refusal)
+        return Written(row["version"], shown, self._refusals(row) if row["code"] else [])
 
     def _is_contained(self, content: Values) -> bool:
         """Whether the row is in a container, which must be looked up while the clock is locked."""
@@ -286,7 +301,8 @@ class Repository:
 
     def _limits(self, made: int) -> dict[str, Any]:
         """The values of a create of this many rows: the quota, and for a cluster the counter that they advance."""
-        return {"quota": self._database.quotas[self._entity.many], "made": made, "counter": self._entity.counter.name}
+        quota, counter = self._database.quotas[self._entity.many], self._entity.counter.name
+        return {"quota": quota, "made": made, "counter": counter, "create_hash": None}
 
     def _complete(self, payload: Selection, build: Callable[[Selection], Statement]) -> Statement:
         """The writing statement of a payload. If that shows other rows, the statement only names the rows."""
@@ -341,16 +357,19 @@ class Repository:
             text = f"{row['affected']} {words(self._entity.many)} match, and atMost is {at_most}; nothing was changed."
             return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
         if row["code"]:
-            return [self._refusal(row)]
+            return self._refusals(row)
         missing = refusal(self._entity, "NOT_FOUND")
         return [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
 
-    def _refusal(self, row: Mapping[str, Any]) -> Problem:
-        if row["code"] == "LIMIT_EXCEEDED":
-            return self._too_many(row["owned"], "input")
-        if row["code"] in {membership.NOT_FOUND, membership.IN_TRASH}:
-            return self._not_contained(row["code"], "input")
-        return refusal(self._entity, row["code"])
+    def _refusals(self, row: Mapping[str, Any]) -> list[Problem]:
+        code, *columns = row["code"].split()
+        if code == writing.CONFLICT:
+            return [_conflict(column) for column in columns]
+        if code == "LIMIT_EXCEEDED":
+            return [self._too_many(row["owned"], "input")]
+        if code in {membership.NOT_FOUND, membership.IN_TRASH}:
+            return [self._not_contained(code, "input")]
+        return [refusal(self._entity, code)]
 
     def _not_contained(self, code: str, *path: str) -> Problem:
         """The problem of a container that does not exist or is in the trash, with the path of the object with it."""
@@ -443,6 +462,11 @@ def _one(row_id: str, expected: int | None) -> dict[str, Any]:
     """The values that select the row to change."""
     values: dict[str, Any] = {"id": identifier(row_id, "id")}
     return values if expected is None else {**values, "expected": expected}
+
+
+def _conflict(column: str) -> Problem:
+    name = api_name(column)
+    return Problem(writing.CONFLICT, f"{name} has changed since you saw it; nothing was changed.", ("input", name))
 
 
 def _own_id(*path: str) -> Problem:
