@@ -11,8 +11,9 @@ from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import CreateTaskInput, MoveTarget, TaskSelector, UpdateTaskInput, given
 from schema.lists import CreateListInput, UpdateListInput
-from schema.payloads import payload
-from schema.types import ListPayload, TagPayload, TaskPayload, TasksPayload
+from schema.payloads import payload, results
+from schema.types import ListPayload, TagPayload, TaskPayload, TasksPayload, WriteResult
+from schema.writes import WritesGiven
 
 Expected = Annotated[
     int | None,
@@ -232,6 +233,18 @@ class Mutation:
         context, selection = info.context, info.context.selection(info, "TagPayload")
         written = await context.tags().delete(selection, name)
         return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=list[WriteResult],
+        description="Run up to 100 writes in their order, in one transaction, and return the result of each. A write"
+        " that is rejected does not prevent the others; one that names the id of a create that was rejected here is"
+        " NOT_FOUND. Safe to retry if creates have ids, and updates a `base`.",
+    )
+    async def write(self, info: Info, writes: WritesGiven) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "WriteResult")
+        written = await context.writes().run(selection, [one.step for one in writes])
+        named = zip((one.name for one in writes), written, strict=True)
+        return results(selection, list(named), context.principal.user_id)
 
 
 async def _change_many(

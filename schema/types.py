@@ -318,6 +318,21 @@ class TaskPayload:
     )
 
 
+@strawberry.type(description="Result of one write of a batch.")
+class WriteResult:
+    task: Task | None = strawberry.field(
+        description="For a write of a task: the task after this write. If there are errors, the existing task,"
+        " unchanged; null if there is none, or if the input is invalid."
+    )
+    list_: TaskList | None = strawberry.field(
+        name="list", description="For a write of a list: the list after this write, in the same way."
+    )
+    user_errors: list[UserError] = strawberry.field(
+        description="Why this write has changed nothing; empty if it succeeded. Paths begin with the argument, such as"
+        ' `["writes", "0", "updateTask", "input", "title"]`.'
+    )
+
+
 @strawberry.type(description="Result of a mutation of one list.")
 class ListPayload:
     list_: TaskList | None = strawberry.field(

@@ -247,7 +247,7 @@ async def test_a_create_is_repeatable_after_changes(alice: User, bob: User) -> N
 async def test_omitted_null_and_default_are_equal(alice: User, *, by_many: bool) -> None:
     """Neither the form of values nor the order of members makes another content."""
     task_id = str(uuid4())
-    first = {"id": task_id, "title": "New", "tags": ["Work", "home"], "createdAt": "2026-01-01T00:00:00Z"}
+    first: Json = {"id": task_id, "title": "New", "tags": ["Work", "home"], "createdAt": "2026-01-01T00:00:00Z"}
     if by_many:
         await alice.data(CREATE_MANY, inputs=[first])
     else:

@@ -112,9 +112,9 @@ class Repository:
         statements: Statements,
         wanted: Given = MappingProxyType({}),
     ) -> None:
-        self._entity = entity
+        self.entity = entity
         self._database = database
-        self._owner = owner
+        self.owner = owner
         self._statements = statements
         self._wanted = wanted
 
@@ -123,18 +123,19 @@ class Repository:
         return await self._found(selection, identifier(row_id, "id"))
 
     async def _found(self, selection: Selection, row_id: UUID) -> str | None:
-        inner = nested(selection, self._wanted, self._owner)
+        inner = nested(selection, self._wanted, self.owner)
         key = ("one", inner.key) if inner.key else "one"
-        statement = selection.statements.get(key) or await self._compiled(
-            selection, key, lambda: reading.one(self._entity, selection, inner.pages)
+        statement = selection.statements.get(key) or await self.compiled(
+            selection, key, lambda: reading.one(self.entity, selection, inner.pages)
         )
         return await self._read(statement, id=row_id, **inner.values)
 
-    async def _found_many(self, selection: Selection, ids: Sequence[str]) -> str | None:
-        inner = nested(selection, self._wanted, self._owner)
+    async def found_many(self, selection: Selection, ids: Sequence[str]) -> str | None:
+        """Rows as a JSON list in the order of their ids, also from the trash."""
+        inner = nested(selection, self._wanted, self.owner)
         key = "many", inner.key
-        statement = selection.statements.get(key) or await self._compiled(
-            selection, key, lambda: reading.many(self._entity, selection, inner.pages)
+        statement = selection.statements.get(key) or await self.compiled(
+            selection, key, lambda: reading.many(self.entity, selection, inner.pages)
         )
         return await self._read(statement, ids=ids, **inner.values)
 
@@ -142,28 +143,28 @@ class Repository:
         self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
     ) -> str | None:
         """A page as a connection's JSON."""
-        shape, values = _page(Wanted(self._entity, matching, order_by, window), self._owner)
-        inner = nested(selection, self._wanted, self._owner)
+        shape, values = _page(Wanted(self.entity, matching, order_by, window), self.owner)
+        inner = nested(selection, self._wanted, self.owner)
         key = shape.order.name, *shape[1:], *inner.key
-        statement = selection.statements.get(key) or await self._compiled(
-            selection, key, lambda: reading.page(self._entity, selection, shape, inner.pages)
+        statement = selection.statements.get(key) or await self.compiled(
+            selection, key, lambda: reading.page(self.entity, selection, shape, inner.pages)
         )
         return await self._read(statement, **values, **inner.values)
 
     async def create(self, payload: Selection, given: Values) -> Written:
         """Create a row. Idempotent if the client chooses the id: a repeated call returns the row as it is now."""
         content = dict(given)
-        wanted, limits = content.pop("id", None), self._limits(1)
+        wanted, limits = content.pop("id", None), self.limits(1)
         try:
             if wanted is None and not self._is_contained(content):
                 return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), **limits)
             row_id = uuid7() if wanted is None else identifier(wanted, "input.id")
-            if row_id == self._owner:
-                return Written(problems=[_own_id("input")])
+            if row_id == self.owner:
+                return Written(problems=[own_id("input")])
             named = wanted is not None
             return await self._write(payload, writing.create, "create", content, is_named=named, id=row_id, **limits)
         except TooManyTags as error:
-            return Written(problems=[_too_many_tags(error, "input", "tags")])
+            return Written(problems=[too_many_tags(error, "input", "tags")])
 
     async def update(
         self, payload: Selection, row_id: str, changes: Values, expected: int | None, base: Values = NOTHING
@@ -174,13 +175,13 @@ class Repository:
         """
         wanted = _one(row_id, expected)
         if base:
-            wanted |= seen(self._entity, base, changes)
+            wanted |= seen(self.entity, base, changes)
         try:
             return await self._write(payload, writing.update, "update", changes, tuple(base), **wanted)
         except TooManyTags as error:
             # An update without changes returns the row as it is, or says why the row cannot be changed at all.
             kept = await self._write(payload, writing.update, "update", {}, **wanted)
-            why = kept.problems or [_too_many_tags(error, "input", _tags_in(changes))]
+            why = kept.problems or [too_many_tags(error, "input", tags_in(changes))]
             return kept._replace(problems=why)
 
     async def delete(self, payload: Selection, row_id: str, expected: int | None) -> Written:
@@ -198,7 +199,7 @@ class Repository:
         try:
             return await self._write(payload, moving.move, place, {}, **values)
         except Crowded:
-            await self._database.write(self._owner, moving.spread(self._entity), {"user_id": self._owner})
+            await self._database.write(self.owner, moving.spread(self.entity), {"user_id": self.owner})
             return await self._write(payload, moving.move, place, {}, **values)
 
     async def create_many(self, payload: Selection, given: Sequence[Values]) -> Written:
@@ -206,20 +207,20 @@ class Repository:
         rows, wrong = self._rows(given)
         if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
-        statement = payload.statements.get("create many") or await self._compiled(
-            payload, "create many", lambda: self._complete(payload, lambda shown: bulk.create(self._entity, shown))
+        statement = payload.statements.get("create many") or await self.compiled(
+            payload, "create many", lambda: self.complete(payload, lambda shown: bulk.create(self.entity, shown))
         )
-        values = {"user_id": self._owner, "rows": _json(rows), **self._limits(len(rows))}
+        values = {"user_id": self.owner, "rows": _json(rows), **self.limits(len(rows))}
         try:
-            row = await self._database.write(self._owner, statement, values)
+            row = await self._database.write(self.owner, statement, values)
         except TooManyTags as error:
-            return Written(problems=[_too_many_tags(error, "inputs")], absent=NO_ROWS)
+            return Written(problems=[too_many_tags(error, "inputs")], absent=NO_ROWS)
         found = [self._taken(place) for place in row["places"]]
         if row["owned"] is not None:
             found.append(self._too_many(row["owned"], "inputs"))
-        if self._entity.member:
-            found += [self._not_contained(membership.NOT_FOUND, "inputs", place) for place in row["unknown"]]
-            found += [self._not_contained(membership.IN_TRASH, "inputs", place) for place in row["trashed"]]
+        if self.entity.member:
+            found += [self.not_contained(membership.NOT_FOUND, "inputs", place) for place in row["unknown"]]
+            found += [self.not_contained(membership.IN_TRASH, "inputs", place) for place in row["trashed"]]
         return await self._many(payload, statement, row, found)
 
     async def change_many(  # noqa: PLR0913 - the arguments of the field
@@ -228,25 +229,25 @@ class Repository:
         """Update, delete or restore the selected rows, unless there are more than `at_most`."""
         if not 1 <= at_most <= MOST_AT_ONCE:
             raise BadUserInput(f"atMost must be from 1 to {MOST_AT_ONCE}; it is {at_most}.")
-        content, wrong = taken(self._entity, changes)
+        content, wrong = taken(self.entity, changes)
         if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
         shape, selecting = self._selected(kind, where)
         many = bulk.Many(kind, tuple(content), shape)
-        statement = payload.statements.get(many) or await self._compiled(
-            payload, many, lambda: self._complete(payload, lambda shown: bulk.change(self._entity, shown, many))
+        statement = payload.statements.get(many) or await self.compiled(
+            payload, many, lambda: self.complete(payload, lambda shown: bulk.change(self.entity, shown, many))
         )
-        values = {"user_id": self._owner, "at_most": at_most, "dry_run": dry_run, **content, **selecting}
+        values = {"user_id": self.owner, "at_most": at_most, "dry_run": dry_run, **content, **selecting}
         try:
-            row = await self._database.write(self._owner, statement, values)
+            row = await self._database.write(self.owner, statement, values)
         except TooManyTags as error:
-            return Written(problems=[_too_many_tags(error, "input", _tags_in(changes))], absent=NO_ROWS)
+            return Written(problems=[too_many_tags(error, "input", tags_in(changes))], absent=NO_ROWS)
         return await self._many(payload, statement, row, self._bulk_problems(row, at_most))
 
     def _rows(self, given: Sequence[Values]) -> tuple[list[dict[str, Any]], list[Problem]]:
         """The rows to create, for the statement's JSON, and their problems, with the rows' indexes in the paths."""
         if not 1 <= len(given) <= MOST_CREATED:
-            many = self._entity.many
+            many = self.entity.many
             few = f"create{many[0].upper()}{many[1:]} takes 1 to {MOST_CREATED} {words(many)}; these are {len(given)}."
             return [], [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
         ids = [identifier(each["id"], "inputs.id") if "id" in each else None for each in given]
@@ -254,14 +255,14 @@ class Repository:
         made = iter(sorted(uuid7() for wanted in ids if wanted is None))
         rows, found = list[dict[str, Any]](), list[Problem]()
         for place, each in enumerate(given):
-            content = {**self._entity.omitted, **each}
+            content = {**self.entity.omitted, **each}
             content.pop("id", None)
-            bound, wrong = taken(self._entity, content, ("inputs", str(place)))
-            content_hash = creation_hash(self._entity, bound) if ids[place] and not wrong else None
+            bound, wrong = taken(self.entity, content, ("inputs", str(place)))
+            content_hash = creation_hash(self.entity, bound) if ids[place] and not wrong else None
             rows.append({**bound, "place": place, "id": str(ids[place] or next(made)), "create_hash": content_hash})
             found += wrong
         found += [self._taken(place) for place, wanted in enumerate(ids) if wanted and wanted in ids[:place]]
-        found += [_own_id("inputs", str(place)) for place, wanted in enumerate(ids) if wanted == self._owner]
+        found += [own_id("inputs", str(place)) for place, wanted in enumerate(ids) if wanted == self.owner]
         return rows, found
 
     async def _write(  # noqa: PLR0913 - the parts of a write
@@ -275,38 +276,38 @@ class Repository:
         is_named: bool = False,
         **values: Any,
     ) -> Written:
-        entity = self._entity
+        entity = self.entity
         content, wrong = taken(entity, changes)
         if wrong:
             return Written(problems=wrong)
         if is_named:
             values["create_hash"] = creation_hash(entity, content)
         change = writing.Change(kind, tuple(content), "expected" in values, compared)
-        statement = payload.statements.get(change) or await self._compiled(
-            payload, change, lambda: self._complete(payload, lambda shown: build(entity, shown, change))
+        statement = payload.statements.get(change) or await self.compiled(
+            payload, change, lambda: self.complete(payload, lambda shown: build(entity, shown, change))
         )
-        row = await self._database.write(self._owner, statement, {"user_id": self._owner, **content, **values})
+        row = await self._database.write(self.owner, statement, {"user_id": self.owner, **content, **values})
         if row["code"] == "CROWDED":
             raise Crowded
         one = entity.one
         shown = {entry.key: row[f"{one}_{place}"] for place, entry in enumerate(payload.entries(one))}
         if statement.names_only:
             shown = await self._shown_after(payload, shown)
-        return Written(row["version"], shown, self._refusals(row) if row["code"] else [])
+        return Written(row["version"], shown, self.refusals(row) if row["code"] else [])
 
     def _is_contained(self, content: Values) -> bool:
         """Whether the row is in a container, which must be looked up while the clock is locked."""
-        member = self._entity.member
+        member = self.entity.member
         return member is not None and content.get(member.reference.name) is not None
 
-    def _limits(self, made: int) -> dict[str, Any]:
+    def limits(self, made: int) -> dict[str, Any]:
         """The values of a create of this many rows: the quota, and for a cluster the counter that they advance."""
-        quota, counter = self._database.quotas[self._entity.many], self._entity.counter.name
+        quota, counter = self._database.quotas[self.entity.many], self.entity.counter.name
         return {"quota": quota, "made": made, "counter": counter, "create_hash": None}
 
-    def _complete(self, payload: Selection, build: Callable[[Selection], Statement]) -> Statement:
+    def complete(self, payload: Selection, build: Callable[[Selection], Statement]) -> Statement:
         """The writing statement of a payload. If that shows other rows, the statement only names the rows."""
-        entity = self._entity
+        entity = self.entity
         names = {entity.one, entity.many}
         rows = [entry for entry in payload.fields if entry.name in names]
         if all(entity.knows(entry.inner) for entry in rows):
@@ -318,14 +319,14 @@ class Repository:
     async def _shown_after(self, payload: Selection, named: Mapping[str, str | None]) -> dict[str, str | None]:
         """The rows that a write has named, read after it."""
         shown = dict[str, str | None]()
-        for entry in payload.entries(self._entity.one):
+        for entry in payload.entries(self.entity.one):
             name = named[entry.key]
             shown[entry.key] = name and await self._found(entry.inner, UUID(orjson.loads(name)["id"]))
         return shown
 
-    def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
+    def compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
         """Compile a statement that the selection does not have yet."""
-        return self._statements.compiled(self._owner, selection, key, build)
+        return self._statements.compiled(self.owner, selection, key, build)
 
     def _selected(self, kind: str, where: Values) -> tuple[Shape | None, dict[str, Any]]:
         """The shape of a selector, and the values to bind. Restores select rows in the trash."""
@@ -333,67 +334,68 @@ class Repository:
             if len(where["ids"]) > MOST_AT_ONCE:
                 raise LimitExceeded(f"where.ids lists {len(where['ids'])} ids; the maximum is {MOST_AT_ONCE}.")
             return None, {"ids": [str(identifier(row_id, "where.ids")) for row_id in where["ids"]]}
-        wanted = Filter(self._entity, where["filter"])
+        wanted = Filter(self.entity, where["filter"])
         if wanted.trashed and kind != "restore":
-            many = words(self._entity.many).capitalize()
+            many = words(self.entity.many).capitalize()
             raise BadUserInput(f"{many} in the trash can only be restored; omit trashed.")
         return (kind == "restore", *wanted.shape[1:]), wanted.values
 
     async def _many(
         self, payload: Selection, statement: Statement, row: Mapping[str, Any], found: list[Problem]
     ) -> Written:
-        many = self._entity.many
+        many = self.entity.many
         shown = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(payload.entries(many))}
         if statement.names_only:
             for entry in payload.entries(many):
                 ids = [each["id"] for each in orjson.loads(shown[entry.key])]
-                shown[entry.key] = await self._found_many(entry.inner, ids)
+                shown[entry.key] = await self.found_many(entry.inner, ids)
         # Ids that are not found are skipped; anything else is a refusal.
         refused = any(problem.field is None or problem.field[0] != "where" for problem in found)
         return Written(row["version"], shown, found, 0 if refused else row["affected"], NO_ROWS)
 
     def _bulk_problems(self, row: Mapping[str, Any], at_most: int) -> list[Problem]:
         if row["affected"] > at_most:
-            text = f"{row['affected']} {words(self._entity.many)} match, and atMost is {at_most}; nothing was changed."
+            text = f"{row['affected']} {words(self.entity.many)} match, and atMost is {at_most}; nothing was changed."
             return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
         if row["code"]:
-            return self._refusals(row)
-        missing = refusal(self._entity, "NOT_FOUND")
+            return self.refusals(row)
+        missing = refusal(self.entity, "NOT_FOUND")
         return [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
 
-    def _refusals(self, row: Mapping[str, Any]) -> list[Problem]:
+    def refusals(self, row: Mapping[str, Any]) -> list[Problem]:
+        """The problems for the error code of a writing statement."""
         code, *columns = row["code"].split()
         if code == writing.CONFLICT:
             return [_conflict(column) for column in columns]
         if code == "LIMIT_EXCEEDED":
             return [self._too_many(row["owned"], "input")]
         if code in {membership.NOT_FOUND, membership.IN_TRASH}:
-            return [self._not_contained(code, "input")]
-        return [refusal(self._entity, code)]
+            return [self.not_contained(code, "input")]
+        return [refusal(self.entity, code)]
 
-    def _not_contained(self, code: str, *path: str) -> Problem:
+    def not_contained(self, code: str, *path: str) -> Problem:
         """The problem of a container that does not exist or is in the trash, with the path of the object with it."""
-        assert self._entity.member  # noqa: S101 - only members are refused for this
-        column = self._entity.member.reference.name
+        assert self.entity.member  # noqa: S101 - only members are refused for this
+        column = self.entity.member.reference.name
         what, field = words(api_name(column.removesuffix("_id"))), (*path, api_name(column))
         if code == membership.NOT_FOUND:
             return Problem("NOT_FOUND", f"There is no such {what}.", field)
         return Problem("IN_TRASH", f"This {what} is in the trash; restore it first.", field)
 
     def _taken(self, place: int | str) -> Problem:
-        return replace(refusal(self._entity, "ID_TAKEN"), field=("inputs", str(place), "id"))
+        return replace(refusal(self.entity, "ID_TAKEN"), field=("inputs", str(place), "id"))
 
     def _too_many(self, owned: int, field: str) -> Problem:
-        quota = self._database.quotas[self._entity.many]
+        quota = self._database.quotas[self.entity.many]
         text = (
-            f"You own {owned:,} {words(self._entity.many)}, including those in the trash, and may own"
+            f"You own {owned:,} {words(self.entity.many)}, including those in the trash, and may own"
             f" {quota:,}. Nothing was created. Create fewer, or ask the operator of this server to empty"
             " the trash or to raise the limit."
         )
         return Problem("LIMIT_EXCEEDED", text, (field,))
 
     def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
-        return self._database.read(self._owner, statement, {"user_id": self._owner, **values})
+        return self._database.read(self.owner, statement, {"user_id": self.owner, **values})
 
 
 class Nested(NamedTuple):
@@ -449,11 +451,11 @@ def refusal(entity: Entity, code: str) -> Problem:
     }[code]
 
 
-def _too_many_tags(error: TooManyTags, *path: str) -> Problem:
+def too_many_tags(error: TooManyTags, *path: str) -> Problem:
     return Problem("LIMIT_EXCEEDED", str(error), path)
 
 
-def _tags_in(changes: Values) -> str:
+def tags_in(changes: Values) -> str:
     """The input field with new tags."""
     return "addTags" if "add_tags" in changes else "tags"
 
@@ -469,7 +471,7 @@ def _conflict(column: str) -> Problem:
     return Problem(writing.CONFLICT, f"{name} has changed since you saw it; nothing was changed.", ("input", name))
 
 
-def _own_id(*path: str) -> Problem:
+def own_id(*path: str) -> Problem:
     return Problem("INVALID", "This is the id of your account; choose another one.", (*path, "id"))
 
 

@@ -53,20 +53,25 @@ NOW = func.statement_timestamp()
 QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
 _EXPECTED: ColumnElement[int] = bindparam("expected", type_=Integer)
 CONFLICT = "CONFLICT"
+# The place of a write in its batch, from FIRST_RANK: after the ranks of rows that `spread` gives new keys in the batch.
+RANK: ColumnElement[int] = bindparam("rank", type_=Integer)
+FIRST_RANK = 0x800000
 
 
 class Change(NamedTuple):
     """The shape of a write. Each shape has its own compiled statement.
 
-    The columns in `seen` are written only if they have the value that the caller has seen, or already the new one. If
-    values choose, an update has parameters that say which of the columns are written and compared.
+    The columns in `seen` are written only if they have the value that the caller has seen, or already the new one.
+
+    In a batch, one statement serves all writes of a kind: parameters say which columns an update writes and compares,
+    and have the rank of the write in the batch.
     """
 
     kind: str
     columns: tuple[str, ...]
     expects_version: bool = False
     seen: tuple[str, ...] = ()
-    values_choose: bool = False
+    in_batch: bool = False
 
 
 def create(entity: Entity, payload: Selection, change: Change) -> Statement:
@@ -92,7 +97,7 @@ def create(entity: Entity, payload: Selection, change: Change) -> Statement:
         *membership.refusals(entity, content),
         else_=text_literal("ID_TAKEN"),
     )
-    made = outcome(entity, payload, now, before, written, refusal, owned=count.label("owned"))
+    made = outcome(entity, payload, change, now, before, written, refusal, owned=count.label("owned"))
     return replace(made, repeatable=True, creation=cache(partial(_creation, entity, payload, change)))
 
 
@@ -165,7 +170,7 @@ def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElem
     columns = {
         "user_id": now.c.user_id,
         "id": bindparam("id", type_=Uuid),
-        "position": last_position(now.c.version),
+        "position": last_position(now.c.version, in_batch=change.in_batch),
         "version": now.c.version,
         "updated_at": NOW,
         **content,
@@ -195,7 +200,7 @@ def update(entity: Entity, payload: Selection, change: Change) -> Statement:
 def _given(entity: Entity, change: Change, row: Columns) -> Contents:
     """What an update sets. A column that the values do not choose keeps its value."""
     given = parameters(entity, change.columns)
-    if not change.values_choose:
+    if not change.in_batch:
         return given
     kept = {name: row[name] for name in given if name not in entity.more_contents}
     return given | {name: case((sets(name), given[name]), else_=value) for name, value in kept.items()}
@@ -206,7 +211,7 @@ def _conflicts(entity: Entity, change: Change, row: Columns) -> dict[str, Column
     given, seen = parameters(entity, change.columns), seen_parameters(entity, change.seen)
     return {
         name: and_(
-            compares(name) if change.values_choose else true(),
+            compares(name) if change.in_batch else true(),
             not_(alike(entity, name, row[name], value)),
             not_(alike(entity, name, row[name], given[name])),
         )
@@ -234,14 +239,22 @@ def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
     return _changed(entity, payload, change, lambda _at: content, due, in_trash=True)
 
 
-def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
-    """A key after all earlier ones, of fixed width. It does not end in 0, so that other keys fit before it."""
+def last_position(version: ColumnElement[int], *, in_batch: bool = False) -> ColumnElement[str]:
+    """A key after all earlier ones, of fixed width. It does not end in 0, so that other keys fit before it.
+
+    The writes of a batch have one version, and are told apart by their ranks.
+    """
+    if in_batch:
+        return ranked_position(version, RANK)
     return text_literal("a").concat(_hexadecimal(version, 8)).concat(text_literal("V"))
 
 
-def first_position(version: ColumnElement[int]) -> ColumnElement[str]:
+def first_position(version: ColumnElement[int], *, in_batch: bool = False) -> ColumnElement[str]:
     """A key before all earlier ones."""
-    return text_literal("Z").concat(_hexadecimal(literal_column("2147483647") - version, 8)).concat(text_literal("V"))
+    key = text_literal("Z").concat(_hexadecimal(literal_column("2147483647") - version, 8))
+    if in_batch:
+        key = key.concat(_hexadecimal(literal_column(str(0xFFFFFF)) - RANK, 6))
+    return key.concat(text_literal("V"))
 
 
 def ranked_position(version: ColumnElement[int], rank: ColumnElement[int]) -> ColumnElement[str]:
@@ -293,9 +306,9 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
     )
     follow = entity.container if change.kind in {"delete", "restore"} else None
     with_it = [membership.following(follow, written, now, change.kind).cte("following")] if follow else []
-    other = outcome(entity, payload, now, before, written, refusal, with_it=with_it)
+    other = outcome(entity, payload, change, now, before, written, refusal, with_it=with_it)
     # These read other rows, and the snapshot of a statement that locks the clock itself may be older than the lock.
-    if with_it or refused or (entity.member and change.kind == "restore"):
+    if change.in_batch or with_it or refused or (entity.member and change.kind == "restore"):
         return other
     return replace(_changed_at_once(entity, payload, change, values, due), after_loss=other)
 
@@ -356,7 +369,7 @@ def _is_expected(row: Columns, change: Change) -> ColumnElement[bool]:
     if not change.expects_version:
         return true()
     same = row.version == _EXPECTED
-    return or_(_EXPECTED.is_(None), same) if change.values_choose else same
+    return or_(_EXPECTED.is_(None), same) if change.in_batch else same
 
 
 def present(entity: Entity, *, in_trash: bool = True) -> CTE:
@@ -396,6 +409,7 @@ def count_after(entity: Entity, made: CTE) -> dict[str, ColumnElement[int]]:
 def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     entity: Entity,
     payload: Selection,
+    change: Change,
     now: CTE,
     before: CTE,
     written: CTE,
@@ -414,8 +428,9 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     rows = now.outerjoin(current, true()).outerjoin(before, true())
     columns = refusal.label("code"), version.label("version"), notice(now, changed), *_shown(entity, payload, current)
     if owned is None:
-        return write(select(*columns).select_from(rows).add_cte(*with_it), changed)
-    return write(select(*columns, owned).select_from(rows), changed, count_after(entity, written))
+        return write(select(*columns).select_from(rows).add_cte(*with_it), changed, in_batch=change.in_batch)
+    counts = count_after(entity, written)
+    return write(select(*columns, owned).select_from(rows), changed, counts, in_batch=change.in_batch)
 
 
 def _shown(entity: Entity, payload: Selection, rows: FromClause) -> list[ColumnElement[Any]]:

@@ -30,6 +30,7 @@ from app.entities.repository import (
     MOST_CREATED,
 )
 from app.models import MOST_TAGS_OF_USER
+from app.tasks.batch import MOST_WRITES
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
 
@@ -37,7 +38,13 @@ ENTITIES = (TASK, LIST)
 
 # The arguments that determine how many rows a field touches, and their maxima. Fields reject larger values before they
 # touch any row.
-ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE, "inputs": MOST_CREATED}
+ARGUMENTS = {
+    "first": LARGEST_PAGE,
+    "last": LARGEST_PAGE,
+    "atMost": MOST_AT_ONCE,
+    "inputs": MOST_CREATED,
+    "writes": MOST_WRITES,
+}
 # The argument of the query and the subscription of changes. The query may request larger pages than other fields. The
 # subscription reads pages of a fixed size, and the first one is part of its cost.
 SINCE = "since"
@@ -47,6 +54,8 @@ LARGER = {"tags": MOST_TAGS_OF_USER}
 # their counts, filters and orders cost as much as those of all tasks. The lists of the tasks of a page may be the same.
 COUNTS = {"totalCount", "taskStats"}
 REPEATED = {("Task", "list")}
+# Types whose objects have one of their fields that show rows: a write of a batch returns a task or a list.
+ALTERNATIVES = {"WriteResult"}
 ROWS_OF_A_COUNT = 100
 # The fixed cost of fields that change all tasks of a list or with a tag, before the time that they take is charged.
 ROWS_OF_CHANGES = dict.fromkeys(("deleteList", "restoreList", "renameTag", "deleteTag"), 100)
@@ -55,6 +64,8 @@ VALUES_OF_A_ROW = 1000
 # The arguments with conditions and orders. Every node of a filter costs a row. These cost more: a search reads every
 # task, the others read more tasks than they return.
 FILTERS, ORDER = ("filter", "where"), "orderBy"
+# The writes of a batch, of which some have a fixed cost.
+WRITES = "writes"
 ROWS_OF = {"search": 100, "tagsAll": 20, "tagsAny": 20, "list": 20, "or": 20}
 # An order without an index sorts all tasks.
 ROWS_OF_A_SORT = 100
@@ -135,7 +146,7 @@ def conditions(node: FieldNode) -> tuple[int, list[Argument]]:
     """The rows of a field's constant filters and orders, and the arguments that contain variables."""
     rows, open_ = 0, list[Argument]()
     given = {argument.name.value: argument.value for argument in node.arguments or ()}
-    for name in [name for name in (*FILTERS, ORDER) if name in given]:
+    for name in [name for name in (*FILTERS, ORDER, WRITES) if name in given]:
         argument = Argument(name, given[name], given.get("filter") if name == ORDER else None)
         if _has_variable(argument.node) or (argument.rows({}) and argument.beside and _has_variable(argument.beside)):
             open_.append(argument)
@@ -153,6 +164,8 @@ def _has_variable(node: ValueNode) -> bool:
 
 
 def _argument_rows(name: str, value: Any, beside: Any) -> int:
+    if name == WRITES:
+        return _rows_of_writes(value)
     if name == "where":
         value = value.get("filter") if isinstance(value, dict) else None
     return _order_rows(value, beside) if name == ORDER else _filter_rows(value)
@@ -169,6 +182,11 @@ def _filter_rows(tree: Any) -> int:
             rows += 1 + sum(ROWS_OF.get(name, 0) for name, value in node.items() if value is not None)
             waiting += [value for value in node.values() if isinstance(value, dict | list)]
     return rows
+
+
+def _rows_of_writes(writes: Any) -> int:
+    listed = writes if isinstance(writes, list) else [writes]
+    return sum(ROWS_OF_CHANGES.get(name, 0) for write in listed if isinstance(write, dict) for name in write)
 
 
 def _order_rows(terms: Any, tree: Any) -> int:
