@@ -169,10 +169,9 @@ def write(
 
 def _has_now(table: Table) -> ColumnElement[bool]:
     """Whether a row of the user has the version of the clock: an earlier write of the transaction has written it."""
-    found: Select[Any] = select(literal_column("1")).where(
-        table.c.user_id == user_id(), table.c.version == CLOCKS.c.version
-    )
-    return exists(found.correlate(CLOCKS))
+    now = CLOCKS.alias("now")
+    version = select(now.c.version).where(now.c.user_id == user_id()).scalar_subquery()
+    return exists(select(literal_column("1")).where(table.c.user_id == user_id(), table.c.version == version))
 
 
 def literal_text(construct: ClauseElement) -> str:
