@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 from conftest import ALL_FIELDS, User
-from mirror import Mirror
+from mirror import CHANGES, Mirror
 
 Json = dict[str, Any]
 
@@ -136,11 +136,7 @@ class Device:
         if not writes:
             return
         self._note(writes)
-        answer = (await self.user.post(WRITE, {"writes": writes})).json()
-        if answer.get("data") is None:
-            assert answer["errors"][0]["extensions"]["code"] == "UNAVAILABLE", answer
-            raise Unavailable
-        results = answer["data"]["write"]
+        results = (await self._data(WRITE, writes=writes))["write"]
         del self.outbox[: len(writes)]
         again = [new for write, result in zip(writes, results, strict=True) if (new := self._settle(write, result))]
         self.outbox += again
@@ -176,7 +172,19 @@ class Device:
         return {kind: {"id": given["id"], "input": changes, "base": {name: current[name] for name in changes}}}
 
     async def pull(self) -> None:
-        await self.mirror.catch_up(self.random.choice([3, 100]))
+        first, has_more = self.random.choice([3, 100]), True
+        while has_more:
+            page = (await self._data(CHANGES, since=self.mirror.token, first=first))["changes"]
+            self.mirror.apply(page)
+            has_more = page["hasMore"]
+
+    async def _data(self, query: str, **variables: Any) -> Json:
+        answer = (await self.user.post(query, variables)).json()
+        if answer.get("data") is None:
+            assert answer["errors"][0]["extensions"]["code"] == "UNAVAILABLE", answer
+            raise Unavailable
+        data: Json = answer["data"]
+        return data
 
     async def meet(self) -> None:
         """Do what a device does when it is online, as far as the network allows."""
