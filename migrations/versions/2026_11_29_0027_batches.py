@@ -13,10 +13,12 @@ ALONE = "current_setting('app.together', true) IS DISTINCT FROM 'yes'"
 
 
 def upgrade() -> None:
+    # The statements that follow are large. Planning them anew for each execution would take longer than executing them.
     op.execute("""
         CREATE FUNCTION begin_writes(actor uuid) RETURNS uuid LANGUAGE plpgsql VOLATILE STRICT AS $$
         BEGIN
             PERFORM pg_catalog.set_config('app.together', 'yes', true);
+            PERFORM pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true);
             RETURN public.begin_write(actor);
         END
         $$
