@@ -109,6 +109,8 @@ class TaskList(Owned, Base):
         DateTime(timezone=True), server_default=func.now(), server_onupdate=FetchedValue()
     )
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    # A hash of the content that the row was created with, by which a repeated create is recognized.
+    create_hash: Mapped[int | None] = mapped_column(BigInteger)
 
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy has it
     __table_args__ = (
@@ -146,6 +148,8 @@ class Task(Owned, Base):
     list_id: Mapped[UUID | None] = mapped_column(Uuid)
     # Whether the task is in the trash because its list is: restoring the list restores the task.
     trashed_with_list: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    # A hash of the content that the row was created with, by which a repeated create is recognized.
+    create_hash: Mapped[int | None] = mapped_column(BigInteger)
     # The search keys of title and description, set by triggers. A line break separates the two; no word contains
     # one, so that each is found within one of them.
     search: Mapped[str | None] = mapped_column(Text, FetchedValue(), server_onupdate=FetchedValue())

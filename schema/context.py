@@ -19,6 +19,7 @@ from app.identity.tokens import Principal
 from app.live.followers import Changes, Realtime
 from app.sharing.preparing import Preparation
 from app.tasks import trash
+from app.tasks.batch import Writes
 from app.tasks.feed import FEED
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
@@ -65,6 +66,11 @@ class Context:
     def lists(self) -> Repository:
         """The caller's lists, on compiled statements."""
         return Repository(LIST, self.services.database, self.principal.user_id, self.services.statements, self.wanted)
+
+    def writes(self) -> Writes:
+        """Batches of the caller's writes."""
+        services = self.services
+        return Writes(services.database, self.principal.user_id, services.statements, self.tasks(), self.lists())
 
     def feed(self) -> Feed:
         """The changes of the caller's lists and tasks."""

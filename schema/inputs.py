@@ -161,10 +161,10 @@ OMITTED = ("id", "completed", "completed_at", "created_at")
 class CreateTaskInput:
     title: str = strawberry.field(description="1 to 200 characters on one line, not blank.")
     id: strawberry.ID | None = strawberry.field(
-        description="A UUID of your choice makes the mutation safe to retry: if you already have a task with this id"
-        " and the same content, you get that task, and nothing is created. With different content, the error is"
-        " ID_TAKEN. `completed`, `completedAt` and `createdAt` are part of the content only if you set them. If omitted"
-        " or null, the server chooses a UUID.",
+        description="A UUID of your choice makes the mutation safe to retry: if you have created a task with this"
+        " id and the same content before, you get that task as it is now, also from the trash, and nothing is created."
+        " With different content, the error is ID_TAKEN. Omitted fields, null and defaults are the same content. If"
+        " omitted or null, the server chooses a UUID.",
     )
     description: str | None = strawberry.field(description="At most 4,000 characters.")
     priority: TaskPriority | None = strawberry.field(
@@ -227,7 +227,7 @@ class UpdateTaskInput:
     )
 
     def changes(self) -> dict[str, Any]:
-        given = {name: value.value for name, value in vars(self).items() if isinstance(value, Some)}
+        given = present(self)
         for name in ("add_tags", "remove_tags"):
             if name in given and given[name] is None:
                 del given[name]
@@ -287,6 +287,11 @@ class MoveTarget:
 def given(value: T | None) -> T | None:
     """The value of an argument, None if it was omitted. A default of None would appear in the schema."""
     return None if value is UNSET else value
+
+
+def present(value: object) -> dict[str, Any]:
+    """The fields of an input that are not omitted."""
+    return {name: item.value for name, item in vars(value).items() if isinstance(item, Some)}
 
 
 def stored(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from enum import Enum
 from typing import Annotated, Any
 
 import strawberry
-from strawberry import UNSET, Maybe, Some
+from strawberry import UNSET, Maybe
 
 from app.entities.ordering import OrderBy as Term
-from schema.inputs import DateTimeRange, OrderDirection, condition, selected
+from schema.inputs import DateTimeRange, OrderDirection, condition, present, selected
 
 
 @strawberry.input(
@@ -58,9 +58,10 @@ class TaskListOrder:
 class CreateListInput:
     name: str = strawberry.field(description="1 to 100 characters on one line, not blank.")
     id: strawberry.ID | None = strawberry.field(
-        description="A UUID of your choice makes the mutation safe to retry: if you already have a list with this id"
-        " and the same content, you get that list, and nothing is created. With different content, or if a task has"
-        " this id, the error is ID_TAKEN. If omitted or null, the server chooses a UUID.",
+        description="A UUID of your choice makes the mutation safe to retry: if you have created a list with this"
+        " id and the same content before, you get that list as it is now, also from the trash, and nothing is created."
+        " With different content, or if a task has this id, the error is ID_TAKEN. If omitted or null, the server"
+        " chooses a UUID.",
     )
     icon: str | None = strawberry.field(description="A color or an emoji: 1 to 32 characters on one line, not blank.")
 
@@ -81,7 +82,7 @@ class UpdateListInput:
     )
 
     def changes(self) -> dict[str, Any]:
-        return {name: value.value for name, value in vars(self).items() if isinstance(value, Some)}
+        return present(self)
 
 
 @strawberry.input(one_of=True, description="Selects lists in the trash. Set exactly one of the fields.")

@@ -6,12 +6,14 @@ import strawberry
 from strawberry import UNSET
 
 from schema.arguments import Id
+from schema.bases import ListBase, TaskBase
 from schema.context import Info
 from schema.engine.execution import Rendered
 from schema.inputs import CreateTaskInput, MoveTarget, TaskSelector, UpdateTaskInput, given
 from schema.lists import CreateListInput, TaskListSelector, UpdateListInput
-from schema.payloads import payload
-from schema.types import ListPayload, ListsPayload, TagPayload, TaskPayload, TasksPayload, TrashPayload
+from schema.payloads import payload, results
+from schema.types import ListPayload, ListsPayload, TagPayload, TaskPayload, TasksPayload, TrashPayload, WriteResult
+from schema.writes import WritesGiven
 
 Expected = Annotated[
     int | None,
@@ -91,10 +93,12 @@ class Mutation:
         info: Info,
         id: Id,
         input: Changes,
+        base: TaskBase = UNSET,
         expected_version: Expected = UNSET,
     ) -> Rendered:
         context, selection = info.context, info.context.selection(info, "TaskPayload")
-        written = await context.tasks().update(selection, id, input.changes(), given(expected_version))
+        seen = base.seen() if base else {}
+        written = await context.tasks().update(selection, id, input.changes(), given(expected_version), seen)
         return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(
@@ -185,9 +189,12 @@ class Mutation:
         graphql_type=ListPayload,
         description="Change a list that is not in the trash. Safe to retry without `expectedVersion`.",
     )
-    async def update_list(self, info: Info, id: Id, input: ListChanges, expected_version: Expected = UNSET) -> Rendered:
+    async def update_list(
+        self, info: Info, id: Id, input: ListChanges, base: ListBase = UNSET, expected_version: Expected = UNSET
+    ) -> Rendered:
         context, selection = info.context, info.context.selection(info, "ListPayload")
-        written = await context.lists().update(selection, id, input.changes(), given(expected_version))
+        seen = base.seen() if base else {}
+        written = await context.lists().update(selection, id, input.changes(), given(expected_version), seen)
         return payload(selection, written, context.principal.user_id)
 
     @strawberry.mutation(
@@ -274,6 +281,18 @@ class Mutation:
         context, selection = info.context, info.context.selection(info, "TagPayload")
         written = await context.tags().delete(selection, name)
         return payload(selection, written, context.principal.user_id)
+
+    @strawberry.mutation(
+        graphql_type=list[WriteResult],
+        description="Run up to 100 writes in their order, in one transaction, and return the result of each. A write"
+        " that is rejected does not prevent the others; one that names the id of a create that was rejected here is"
+        " NOT_FOUND. Safe to retry if creates have ids, and updates a `base`.",
+    )
+    async def write(self, info: Info, writes: WritesGiven) -> Rendered:
+        context, selection = info.context, info.context.selection(info, "WriteResult")
+        written = await context.writes().run(selection, [one.step for one in writes])
+        named = zip((one.name for one in writes), written, strict=True)
+        return results(selection, list(named), context.principal.user_id)
 
 
 async def _change_many(

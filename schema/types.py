@@ -277,10 +277,13 @@ class UserErrorCode(Enum):
         "VERSION_CONFLICT",
         description="The version is not `expectedVersion`. The payload has the current state.",
     )
+    CONFLICT = strawberry.enum_value(
+        "CONFLICT",
+        description="The field has neither the value in `base` nor the new one. The payload has the current state.",
+    )
     ID_TAKEN = strawberry.enum_value(
         "ID_TAKEN",
-        description="You already have a task or list with this id and different content, or `inputs` uses the id twice."
-        " If you sent this mutation before, it succeeded, and what it created was changed since.",
+        description="A task or list with this id was created with different content, or `inputs` uses the id twice.",
     )
     GONE = strawberry.enum_value(
         "GONE",
@@ -324,6 +327,21 @@ class TaskPayload:
     token: SyncToken | None = strawberry.field(
         description="Position in the history after this mutation; null if the input is invalid. Do not sync from here:"
         " your copy may lack earlier changes by other clients."
+    )
+
+
+@strawberry.type(description="Result of one write of a batch.")
+class WriteResult:
+    task: Task | None = strawberry.field(
+        description="For a write of a task: the task after this write. If there are errors, the existing task,"
+        " unchanged; null if there is none, or if the input is invalid."
+    )
+    list_: TaskList | None = strawberry.field(
+        name="list", description="For a write of a list: the list after this write, in the same way."
+    )
+    user_errors: list[UserError] = strawberry.field(
+        description="Why this write has changed nothing; empty if it succeeded. Paths begin with the argument, such as"
+        ' `["writes", "0", "updateTask", "input", "title"]`.'
     )
 
 

@@ -99,6 +99,8 @@ class Oracle:
         self.task_lists: dict[UUID, TaskList] = {}
         # What was deleted permanently: the kind, the version of the deletion, and that of the row in the trash.
         self.stones: dict[UUID, tuple[str, int, int]] = {}
+        # What each of them was created with.
+        self.made: dict[UUID, Json] = {}
         # The names of the user's tags, by their keys.
         self.names: dict[str, str] = {}
         self.clock = 0
@@ -378,7 +380,7 @@ class Oracle:
                 return self._unchanged(None, ("ID_TAKEN", ["input", "id"]))
             await self._insert([(0, task_id, content)])
             return self._unchanged(self.rows[task_id])
-        return self._unchanged(present, None if _is(present, content) else ("ID_TAKEN", ["input", "id"]))
+        return self._unchanged(present, None if self._is_repeated(present, content) else ("ID_TAKEN", ["input", "id"]))
 
     async def update_task(
         self,
@@ -473,7 +475,8 @@ class Oracle:
         if errors := [
             _taken(place)
             for place, (key, content) in enumerate(pairs)
-            if (key in present and not _is(present[key], content)) or (key not in present and key in self.task_lists)
+            if (key in present and not self._is_repeated(present[key], content))
+            or (key not in present and key in self.task_lists)
         ]:
             return self._many([], [*errors, *self._all_refused(pairs)])
         if errors := self._all_refused(pairs):
@@ -592,10 +595,15 @@ class Oracle:
             chosen, missing = self._matching(self.rows.values(), {**wanted, "trashed": trashed}), []
         return [self.rows[key] for key in sorted(chosen)], missing
 
+    def _is_repeated(self, row: Row, content: Json) -> bool:
+        """Whether a create has the content of an earlier one. Rows that no create has made are compared."""
+        return self.made[row.id] == _canonical(content) if row.id in self.made else _is(row, content)
+
     async def _insert(self, tasks: list[tuple[int, UUID, Json]]) -> None:
         """Insert new tasks, each at the end of the list, and later than the write by its place in microseconds."""
         rows: list[Task] = []
         for place, task_id, content in tasks:
+            self.made[task_id] = _canonical(content)
             now, position = await self._time_of_write(task_id), await self._of_row(task_id, "position")
             assert all(row.position.encode() < position.encode() for row in [*self.rows.values(), *rows])
             done = bool(content.get("completed") or content.get("completed_at"))
@@ -679,11 +687,13 @@ class Oracle:
             return _payload(errors)
         content, present = {"icon": None} | _stored(input), self.task_lists.get(list_id)
         if present is not None:
-            return self._unchanged(present, None if _is(present, content) else ("ID_TAKEN", ["input", "id"]))
+            is_repeated = self._is_repeated(present, content)
+            return self._unchanged(present, None if is_repeated else ("ID_TAKEN", ["input", "id"]))
         if list_id in self.stones:
             return self._unchanged(None, ("GONE", ["input", "id"]))
         if list_id in self.rows:
             return self._unchanged(None, ("ID_TAKEN", ["input", "id"]))
+        self.made[list_id] = _canonical(content)
         now, position = [await self._of_row(list_id, name, TaskList) for name in ("updated_at", "position")]
         assert all(row.position.encode() < position.encode() for row in self.task_lists.values())
         made = TaskList(user_id=self.user_id, id=list_id, position=position, created_at=now, **content)
@@ -1085,6 +1095,12 @@ def _stored(values: Json) -> Json:
 def _created(values: Json) -> Json:
     """The content of a new task; omitted fields have their empty value, unless the server decides them."""
     return _stored(dict.fromkeys(empty("CreateTaskInput")) | given(values))
+
+
+def _canonical(content: Json) -> Json:
+    """The content of a new row without what it has by default."""
+    keyed = {name: [*map(tag_key, value)] if name == "tags" else value for name, value in content.items()}
+    return {name: value for name, value in keyed.items() if value not in (None, False, 0, [])}
 
 
 def _is(row: Row, content: Json) -> bool:

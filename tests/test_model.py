@@ -97,6 +97,8 @@ class Model:
         # The tasks that the current write of a list changes, too.
         self.along: list[Task] = []
         self.clock = 0
+        # What tasks and lists with an id of the client's choice were created with.
+        self.made: dict[str, Any] = {}
         # The names of tags, by their keys.
         self.names: dict[str, str] = {}
         self.tokens = {}  # type: dict[int, str]
@@ -137,7 +139,7 @@ class Model:
             if input.get("id") and self.one_list(input["id"]):
                 return Outcome(problems=[("ID_TAKEN", ["input", "id"])])
             return Outcome([self.created(input, NOW)])
-        return Outcome([there], [] if is_like(there, input) else [("ID_TAKEN", ["input", "id"])])
+        return Outcome([there], [] if self.is_repeated(there, input) else [("ID_TAKEN", ["input", "id"])])
 
     def create_tasks(self, *, inputs: list[Task]) -> Outcome:
         if not 1 <= len(inputs) <= 100:
@@ -154,7 +156,7 @@ class Model:
         wrong = [
             taken(place)
             for place, (old, new) in enumerate(pairs)
-            if (old and not is_like(old, new)) or (not old and new.get("id") and self.one_list(new["id"]))
+            if (old and not self.is_repeated(old, new)) or (not old and new.get("id") and self.one_list(new["id"]))
         ]
         gone = [place for place, wanted in enumerate(ids) if wanted in self.gone]
         wrong += [("GONE", ["inputs", str(place), "id"]) for place in gone]
@@ -247,11 +249,14 @@ class Model:
             return Outcome(problems=[("INVALID", ["input", "id"])], token=False)
         there = self.one_list(input["id"]) if input.get("id") else None
         if there:
-            return Outcome([there], [] if there["name"] == input["name"] else [("ID_TAKEN", ["input", "id"])])
+            same = self.made.get(there["id"], there["name"]) == input["name"]
+            return Outcome([there], [] if same else [("ID_TAKEN", ["input", "id"])])
         if input.get("id") and self.find(input["id"]):
             return Outcome(problems=[("ID_TAKEN", ["input", "id"])])
         if input.get("id", "").lower() in self.gone:
             return Outcome(problems=[("GONE", ["input", "id"])])
+        if input.get("id"):
+            self.made[input["id"]] = input["name"]
         made: Task = {"id": input.get("id", UNKNOWN), "name": input["name"], "deletedAt": None}
         made |= {"version": self.clock + 1, "updatedAt": NOW}
         self.lists.append(made)
@@ -297,6 +302,11 @@ class Model:
 
     # Helpers of the mutations
 
+    def is_repeated(self, task: Task, content: Task) -> bool:
+        """Whether a create has the content of an earlier one. With an id of the server's choice, tasks are compared."""
+        made = self.made.get(task["id"])
+        return is_like(task, content) if made is None else made == canonical(content)
+
     def created(self, content: Task, at: Later) -> Task:
         done = bool(content.get("completed") or content.get("completedAt"))
         decided = {**OPEN, "createdAt": at, "completedAt": at if done else None}
@@ -310,6 +320,8 @@ class Model:
         }
         task["tags"] = self.named(task["tags"])
         task["id"] = content["id"].lower() if content.get("id") else UNKNOWN
+        if content.get("id"):
+            self.made[task["id"]] = canonical(content)
         task |= {"version": self.clock + 1, "updatedAt": at}
         self.order.append(task)
         return task
@@ -478,6 +490,13 @@ def without_doubles(tags: list[str]) -> list[str]:
 def contradicts(changes: Task) -> bool:
     """Whether an update has both new tags and changes of tags."""
     return "tags" in changes and any(changes.get(name) is not None for name in ("addTags", "removeTags"))
+
+
+def canonical(content: Task) -> Task:
+    """The content of a new task without what it has by default."""
+    keyed = cleaned(given(content))
+    keyed["tags"] = [tag.lower() for tag in keyed.get("tags", [])]
+    return {name: value for name, value in keyed.items() if value not in (None, False, "NONE", [])}
 
 
 def is_like(task: Task, content: Task) -> bool:

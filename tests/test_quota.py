@@ -262,6 +262,7 @@ async def test_a_create_that_is_retried_after_a_lost_connection(
     await filled(carol, QUOTA - 1)
     create = create_new(TASK, PAYLOAD, Change("create new", ("title",)))
     values = {"user_id": carol.id, "id": uuid7(), "title": "Lost", "quota": QUOTA, "made": 1, "counter": "tasks"}
+    values["create_hash"] = None
     assert create.after_loss
 
     first = await small.database.write(carol.id, create, values)

@@ -48,6 +48,23 @@ MORE = {
         title: "T", description: "D", completed: true, priority: HIGH, dueDate: "2026-05-05", tags: ["a"]
     }) { affectedCount } }""",
 }
+BASE = f"""mutation ($id: ID!) {{
+    updateTask(id: $id, input: {{ title: "B", description: null, completed: false, tags: ["b"] }}, base: {{
+        title: "T", description: "D", completed: true, tags: ["a"]
+    }}) {TASK_ID}
+}}"""
+OUTBOX = """mutation ($id: ID!, $other: ID!) { write(writes: [
+    { createList: { id: "7b9c4f4e-2f5e-4a3c-9a51-1f6d3c0f9a13", name: "Batch" } }
+    { createTask: { title: "In", listId: "7b9c4f4e-2f5e-4a3c-9a51-1f6d3c0f9a13" } }
+    { updateTask: { id: $id, input: { title: "T", addTags: ["x"] }, base: { title: "B" } } }
+    { moveTask: { id: $id, to: { after: $other } } }
+    { deleteTask: { id: $other } } { restoreTask: { id: $other } }
+    { updateList: { id: "7b9c4f4e-2f5e-4a3c-9a51-1f6d3c0f9a13", input: { icon: "x" } } }
+    { moveList: { id: "7b9c4f4e-2f5e-4a3c-9a51-1f6d3c0f9a13", to: { toStart: true } } }
+    { deleteList: { id: "7b9c4f4e-2f5e-4a3c-9a51-1f6d3c0f9a13" } }
+    { restoreList: { id: "7b9c4f4e-2f5e-4a3c-9a51-1f6d3c0f9a13" } }
+    { renameTag: { from: "x", to: "y" } } { deleteTag: { name: "y" } }
+]) { task { title list { name } } list { name taskStats { open } } userErrors { code } } }"""
 LIST_ID = "7b9c4f4e-2f5e-4a3c-9a51-1f6d3c0f9a12"
 LIST = "{ list { id name taskStats { open } tasks(first: 2) { nodes { title list { name } } } } }"
 LISTS = {
@@ -182,7 +199,7 @@ async def test_all_statements_go_to_one_worker(
     async with running(settings) as application:  # one that has compiled nothing yet
         alice = replace(alice, http=application.http)
         tasks = [(await alice.add(f"A task {n}", tags=["home", "work"]))["id"] for n in range(3)]
-        for query in {**READS, **WRITES, **MORE, **LISTS}.values():
+        for query in [*READS.values(), *WRITES.values(), *MORE.values(), *LISTS.values(), BASE, OUTBOX]:
             names = {name: task for name, task in zip(("id", "other"), tasks, strict=False) if f"${name}:" in query}
             await alice.ask(query, **names)
         assert [seen async for seen in purge(application.database, timedelta(0), timedelta(0))]
@@ -190,8 +207,10 @@ async def test_all_statements_go_to_one_worker(
     for shape in [*NOTHING_SELECTED, *NOTHING_SET]:
         bulk.change(TASK, MANY, shape)
     for entity in (TASK, LIST_OF_TASKS):
-        for kind in ("before", "after"):
-            moving.move_apart(entity, Selection(entity.type_name, ()), Change(kind + moving.APART, ()))
+        moves = [(kind, in_batch) for kind in ("before", "after") for in_batch in (False, True)]
+        for kind, in_batch in moves:
+            change = Change(kind + moving.APART, (), in_batch=in_batch)
+            moving.move_apart(entity, Selection(entity.type_name, ()), change)
     for trash in (False, True):
         changes.page(FEED, changes.whole(FEED), trash=trash)
 

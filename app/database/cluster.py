@@ -9,14 +9,16 @@ Rows are created by separate statements (`Creation`): an insert combined with ot
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import Integer, Uuid, func, literal, select
+from sqlalchemy import Integer, Uuid, bindparam, func, literal, select, update
 
 from app.database.notices import notice
-from app.database.statements import DIALECT, Creation, Statement, compiled
+from app.database.statements import Creation, Statement, compiled, literal_text, user_id
+from app.models import CLOCKS
 
 Values = Mapping[str, Any]
 
@@ -35,7 +37,7 @@ async def begin(connection: Any, owner: UUID, statement: Statement, values: Valu
     more = [literal(made.get(counter, 0), Integer) for counter in ("tasks", "lists")]
     begun = func.begin_distributed_write(literal(owner, Uuid), *more)
     async with _undone(connection):
-        await connection.execute(f"BEGIN; {_text(select(begun))}")
+        await connection.execute(f"BEGIN; {literal_text(select(begun))}")
 
 
 async def write(connection: Any, owner: UUID, statement: Statement, values: Values) -> Any:
@@ -82,16 +84,36 @@ async def _fetch(connection: Any, statement: Statement, values: Values) -> list[
     return rows
 
 
+async def write_in_batch(connection: Any, statement: Statement, values: Values) -> Mapping[str, Any]:
+    """Run a write of a batch in its transaction, whose clock has not counted the rows that it creates."""
+    if statement.creation is None:
+        row: Mapping[str, Any] = await connection.fetchrow(statement.text, *statement.continuing(values))
+        return row
+    creation, counting = statement.creation(), _counting(values["counter"])
+    await connection.fetch(counting.text, *counting.arguments({**values, "more": 1}))
+    inserted = await _fetch(connection, creation.insert, values)
+    if inserted:
+        return {**inserted[0], "changed": True}
+    (found,) = await _fetch(connection, creation.look, values)
+    await connection.fetch(counting.text, *counting.arguments({**values, "more": -1}))
+    return {**found, "changed": False}
+
+
+@cache
+def _counting(counter: str) -> Statement:
+    column = CLOCKS.c[counter]
+    more = bindparam("more", type_=Integer)
+    return compiled(update(CLOCKS).values({counter: column + more}).where(CLOCKS.c.user_id == user_id()))
+
+
 def _end(owner: UUID, row: Mapping[str, Any]) -> str:
-    """SQL that ends a write. It notifies here on the coordinator, because servers do not listen on workers."""
+    """SQL that ends a write."""
     if row.get("new") == 0:
         return "ROLLBACK"
     version = row.get("version")
-    if version is None:
-        return "COMMIT"
-    return f"{_text(select(notice(literal(owner, Uuid), literal(version, Integer))))}; COMMIT"
+    return "COMMIT" if version is None else end(owner, version)
 
 
-def _text(construct: Any) -> str:
-    """A construct with literal values: several statements in one message cannot have parameters."""
-    return str(construct.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
+def end(owner: UUID, version: int) -> str:
+    """SQL that commits. It notifies here on the coordinator, because servers do not listen on workers."""
+    return f"{literal_text(select(notice(literal(owner, Uuid), literal(version, Integer))))}; COMMIT"

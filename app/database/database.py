@@ -14,7 +14,8 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.database import cluster
+from app.database import batches, cluster
+from app.database.batches import Batch, Result
 from app.database.connections import Connection, Connections, Spend
 from app.database.deadlines import Deadline, Deadlines
 from app.database.failures import (
@@ -110,7 +111,7 @@ class Database:
                 _doubt(lent, error)
             return body
 
-    async def write(self, owner: UUID, statement: Statement, values: Values) -> Row:
+    async def write(self, owner: UUID, statement: Statement | Batch, values: Values) -> Row:
         """The single row of a writing statement, in a transaction.
 
         Each user has one write at a time, so that writes that wait for the user's clock hold no connections. A write
@@ -130,7 +131,12 @@ class Database:
         except FAILURES as error:
             self._tell(error)
 
-    async def _write(self, owner: UUID, statement: Statement, values: Values) -> Row:
+    async def write_all(self, owner: UUID, batch: Batch) -> list[Result]:
+        """The results of several writes in one transaction. Time limit and retries are those of a single write."""
+        results: Any = await self.write(owner, batch, {})
+        return list(results)
+
+    async def _write(self, owner: UUID, statement: Statement | Batch, values: Values) -> Row:
         lent = self._connections.idle(owner) or await self._connections.take(owner)
         with lent as connection:
             try:
@@ -157,7 +163,7 @@ class Database:
                 raise Distributed("The tables were just distributed over a cluster; try again.") from error
             return row
 
-    async def _write_again(self, error: Exception, owner: UUID, statement: Statement, values: Values) -> Row:
+    async def _write_again(self, error: Exception, owner: UUID, statement: Statement | Batch, values: Values) -> Row:
         """Retry after one of the errors in AGAIN."""
         for pause in PAUSES:
             if isinstance(error, Lost):
@@ -257,15 +263,21 @@ async def _once(connection: Any, _owner: UUID, statement: Statement, values: Val
     return row
 
 
-async def _at_once(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row:
+async def _at_once(connection: Any, owner: UUID, statement: Statement | Batch, values: Values) -> Row:
     """Begin and write in one round trip: asyncpg sends both executions in one implicit transaction."""
+    if isinstance(statement, Batch):
+        results: Any = await batches.write(connection, owner, statement, on_cluster=False)
+        return results  # type: ignore[no-any-return]  # a list, which only `write_all` receives
     executions = statement.beginning(owner), statement.continuing(values)
     rows: list[Row] = await connection.fetchmany(statement.text, executions)
     return rows[-1]
 
 
-async def _in_parts(connection: Any, owner: UUID, statement: Statement, values: Values) -> Row | None:
+async def _in_parts(connection: Any, owner: UUID, statement: Statement | Batch, values: Values) -> Row | None:
     """Run a write on a cluster."""
+    if isinstance(statement, Batch):
+        results: Any = await batches.write(connection, owner, statement, on_cluster=True)
+        return results  # type: ignore[no-any-return]  # as above
     try:
         await cluster.begin(connection, owner, statement, values)
     except LOSSES as error:

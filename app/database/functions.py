@@ -18,6 +18,8 @@ QUALIFIED = (
     # The second one is called by servers of the version before lists.
     "begin_distributed_write(uuid, integer, integer)",
     "begin_distributed_write(uuid, integer)",
+    "begin_writes(uuid)",
+    "begin_distributed_writes(uuid)",
     "search_key(text)",
     "title_key(text)",
     "tag_name(text)",
@@ -46,6 +48,8 @@ ACROSS_USERS = ("provision_user(uuid, text, text)", "user_with_email(text)", "us
 _NOT_KEPT = "current_setting('app.tags_kept', true) IS DISTINCT FROM 'yes'"
 _NAMES_CHANGE = f"WHEN (NEW.tags <> '{{}}' AND (OLD.user_id, OLD.tags) <> (NEW.user_id, NEW.tags) AND {_NOT_KEPT})"
 _TAGS_CHANGE = f"WHEN ((OLD.user_id, OLD.id, OLD.tags) <> (NEW.user_id, NEW.id, NEW.tags) AND {_NOT_KEPT})"
+# A batch writes rows more than once with one version.
+_ALONE = "current_setting('app.together', true) IS DISTINCT FROM 'yes'"
 # The triggers by name. If one is missing or disabled, clocks, counters, tags or the tasks of lists become wrong.
 FIRED = {
     "derive_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW", "derive_task()"),
@@ -57,7 +61,7 @@ FIRED = {
     "stamp_inserted_task": ("tasks", "BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.version = 0)", "stamp_task()"),
     "stamp_updated_task": (
         "tasks",
-        "BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.version = OLD.version)",
+        f"BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.version = OLD.version AND {_ALONE})",
         "stamp_task()",
     ),
     "forget_deleted_tasks": (
@@ -97,7 +101,7 @@ FIRED = {
     ),
     "stamp_updated_list": (
         "task_lists",
-        "BEFORE UPDATE ON task_lists FOR EACH ROW WHEN (NEW.version = OLD.version)",
+        f"BEFORE UPDATE ON task_lists FOR EACH ROW WHEN (NEW.version = OLD.version AND {_ALONE})",
         "stamp_list()",
     ),
     "clear_deleted_list": ("task_lists", "BEFORE DELETE ON task_lists FOR EACH ROW", "clear_list()"),

@@ -12,9 +12,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
     FromClause,
     Select,
+    Table,
     TableValuedAlias,
     Text,
     Uuid,
@@ -22,6 +24,7 @@ from sqlalchemy import (
     bindparam,
     case,
     column,
+    exists,
     func,
     literal_column,
     not_,
@@ -33,12 +36,12 @@ from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 
-from app.models import CLOCKS
+from app.models import CLOCKS, LISTS, TASKS
 
 DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its dialects untyped
 
 
-ACTOR = "actor"
+ACTOR, LAST = "actor", "last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,23 +134,49 @@ def read(body: Callable[[Reader], Select[Any]]) -> Statement:
 
 
 def write(
-    row: Select[Any], changed: ColumnElement[bool], counts: Mapping[str, ColumnElement[int]] | None = None
+    row: Select[Any],
+    changed: ColumnElement[bool],
+    counts: Mapping[str, ColumnElement[int]] | None = None,
+    *,
+    in_batch: bool = False,
 ) -> Statement:
     """A statement that is executed twice in one transaction and one round trip: to begin a write, and to write.
 
     The first execution gets an actor and no values, so that it only locks and advances the clock. The second gets
     values and no actor, and sees everything that was committed before the lock was acquired. If nothing changes, it
     sets the clock back. `counts` are the counters of the clock, for a statement that changes the number of rows.
+
+    In a batch, such statements follow one another in one transaction with one version. The row tells whether it has
+    `changed` anything, and only the `last` one sets the clock back, if none of them has.
     """
-    begun = func.begin_write(bindparam(ACTOR, type_=Uuid)).table_valued(column("actor", Uuid)).render_derived()
+    begin = func.begin_writes if in_batch else func.begin_write
+    begun = begin(bindparam(ACTOR, type_=Uuid)).table_valued(column("actor", Uuid)).render_derived()
     earlier = CLOCKS.c.version - literal_column("1")
     clock = update(CLOCKS).where(CLOCKS.c.user_id == user_id())
+    unchanged = not_(changed)
+    if in_batch:
+        unchanged = and_(
+            bindparam(LAST, type_=Boolean), unchanged, *(not_(_has_now(table)) for table in (TASKS, LISTS))
+        )
+        row = row.add_columns(changed.label("changed"))
     if counts is None:
-        clock = clock.values(version=earlier).where(not_(changed))
+        clock = clock.values(version=earlier).where(unchanged)
     else:
-        clock = clock.values(version=case((changed, CLOCKS.c.version), else_=earlier), **counts)
+        clock = clock.values(version=case((unchanged, earlier), else_=CLOCKS.c.version), **counts)
     answer = row.subquery("answer")
     return compiled(select(*answer.c).select_from(begun.outerjoin(answer, true())).add_cte(clock.cte("settled")))
+
+
+def _has_now(table: Table) -> ColumnElement[bool]:
+    """Whether a row of the user has the version of the clock: an earlier write of the transaction has written it."""
+    now = CLOCKS.alias("now")
+    version = select(now.c.version).where(now.c.user_id == user_id()).scalar_subquery()
+    return exists(select(literal_column("1")).where(table.c.user_id == user_id(), table.c.version == version))
+
+
+def literal_text(construct: ClauseElement) -> str:
+    """A construct with literal values: several statements in one message cannot have parameters."""
+    return str(construct.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
 
 def text_literal(value: str) -> ColumnElement[str]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ARRAY,
     CTE,
+    BigInteger,
     Boolean,
     ColumnElement,
     FromClause,
@@ -39,7 +40,8 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
 from app.database.rendering import Field, Selection, joined
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
 from app.entities import edges, membership, tombstones
-from app.entities.content import differ, parameters
+from app.entities.content import parameters
+from app.entities.creation import has_hash
 from app.entities.entity import Contents, Entity, Shape
 from app.entities.filters import condition
 from app.entities.writing import (
@@ -47,6 +49,7 @@ from app.entities.writing import (
     QUOTA,
     clock,
     count_after,
+    deviates,
     differs,
     is_there,
     notice,
@@ -155,7 +158,8 @@ def _present(entity: Entity, given: CTE) -> CTE:
 
 def _taken(entity: Entity, given: CTE, present: CTE) -> CTE:
     """The indexes of ids that exist with other content, or of another entity's rows."""
-    changed = or_(*(_differs(entity, name, present, given) for name in entity.at_creation))
+    differs = or_(*(deviates(entity, name, present, given.c[name]) for name in entity.at_creation))
+    changed = case((has_hash(present.c), present.c.create_hash.is_distinct_from(given.c.create_hash)), else_=differs)
     both = given.outerjoin(present, present.c.id == given.c.id)
     namesake = membership.is_namesake(entity, given.c.id)
     other = or_(and_(present.c.id.is_not(None), changed), and_(present.c.id.is_(None), namesake))
@@ -170,11 +174,6 @@ def _refused(entity: Entity, given: CTE, is_new: ColumnElement[bool]) -> dict[st
         name: select(given.c.place).where(is_new, condition).cte(name)
         for name, (condition, _) in zip(names, membership.refusals(entity, given.c), strict=False)
     }
-
-
-def _differs(entity: Entity, name: str, present: CTE, given: CTE) -> ColumnElement[bool]:
-    other = differ(entity, name, present.c[name], given.c[name])
-    return and_(given.c[name].is_not(None), other) if entity.at_creation[name].optional else other
 
 
 def _places(taken: CTE) -> ColumnElement[Any]:
@@ -248,6 +247,7 @@ def _rows(entity: Entity) -> TableValuedAlias:
     rows = func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB)).table_valued(
         column("place", Integer),
         column("id", Uuid),
+        column("create_hash", BigInteger),
         *(column(name, content.cast or content.bound) for name, content in entity.at_creation.items()),
         name="rows",
     )
@@ -264,6 +264,7 @@ def _inserted(entity: Entity, given: FromClause, now: FromClause) -> dict[str, C
         "position": ranked_position(now.c.version, given.c.place),
         "version": now.c.version,
         "updated_at": at,
+        "create_hash": given.c.create_hash,
         **content,
         "created_at": func.coalesce(content["created_at"], at) if "created_at" in content else at,
         **entity.following(content, None, at),

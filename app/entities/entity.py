@@ -45,6 +45,12 @@ class Content:
     optional: bool = False
     # What makes two values the same, if not every difference counts.
     compared: Callable[[ColumnElement[Any]], ColumnElement[Any]] | None = None
+    # Whether two values are the same to a client that compares what it has seen, if order makes no difference.
+    alike: Callable[[ColumnElement[Any], ColumnElement[Any]], ColumnElement[bool]] | None = None
+    # The stored value that a new row has if the field is omitted.
+    default: Any = None
+    # What the hash of a create contains instead of the stored value.
+    canonical: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

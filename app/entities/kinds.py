@@ -41,6 +41,7 @@ def fields_of_rows(
         _moment_field(row.created_at, "created", past_moment("createdAt") if imported else None, sorted_=by_time),
         _moment_field(row.updated_at, "updated", sorted_=by_time),
         optional_moment_field(row.deleted_at, "trashed") if by_deletion else Field(row.deleted_at, json_or_null),
+        Field(row.create_hash, None),
     )
 
 

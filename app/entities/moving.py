@@ -1,6 +1,6 @@
 """Moves a row in the manual order: one statement computes a key between its new neighbors and writes it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -47,17 +47,28 @@ from app.entities.writing import (
 LONGEST_KEY, LEAST_GAIN = 60, 6
 # How many rows on each side of a gap get new keys.
 NEIGHBORS = 25
+PLACES = ("toStart", "toEnd", "before", "after")
+# The kind of the moves of a batch: a parameter has the place.
+ANY_PLACE = "move"
 # What the kind of a move ends with if it may give new keys to the rows around.
 APART = " apart"
+
+
+class Place(NamedTuple):
+    """A place in the manual order: its key, whether the row is there already, and whether the place exists."""
+
+    key: ColumnElement[Any]
+    settled: ColumnElement[bool]
+    anchored: ColumnElement[bool]
 
 
 def move(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Move a row before or after another one, or to an end. Changes nothing if it is already there.
 
-    Rejected as CROWDED if its key would be too long: then `move_apart` makes room.
+    Rejected as CROWDED if its key would be too long: then `move_apart` makes room. In a batch it fails instead.
     """
     before, now, table = present(entity), clock(), entity.table
-    target = _target(table, change.kind, before, now)
+    target = _target(table, change, change.kind, before, now)
     fits = func.length(target.c.key) <= literal_column(str(LONGEST_KEY))
     written = (
         sql_update(table)
@@ -72,9 +83,19 @@ def move(entity: Entity, payload: Selection, change: Change) -> Statement:
         .returning(*table.c)
         .cte("written")
     )
-    crowded = exists(select(target.c.key).where(~target.c.settled, ~fits)), text_literal("CROWDED")
+    is_crowded = exists(select(target.c.key).where(~target.c.settled, ~fits))
+    crowded = is_crowded, _failing(is_crowded) if change.in_batch else text_literal("CROWDED")
     refusal = case(*_refusals(entity, change.kind, before, target), crowded, else_=null())
-    return outcome(entity, payload, now, before, written, refusal)
+    return outcome(entity, payload, change, now, before, written, refusal)
+
+
+def _failing(is_crowded: ColumnElement[bool]) -> ColumnElement[str]:
+    """Fails, and rolls the batch back: other writes follow in the same message. They are then run one by one.
+
+    The condition keeps the planner from evaluating it.
+    """
+    number = case((is_crowded, text_literal("a key would be too long")), else_=text_literal("0"))
+    return cast(cast(number, Integer), Text)
 
 
 def move_apart(entity: Entity, payload: Selection, change: Change) -> Statement:
@@ -85,9 +106,9 @@ def move_apart(entity: Entity, payload: Selection, change: Change) -> Statement:
     """
     kind = change.kind.removesuffix(APART)
     before, now, table = present(entity), clock(), entity.table
-    target = _target(table, kind, before, now)
+    target = _target(table, change, kind, before, now)
     sides = [_neighbors(table, kind, ahead=ahead) for ahead in (True, False)]
-    room = _room(before, now, target, *sides)
+    room = _room(change, before, now, target, *sides)
     ranks = _ranks(before, *sides)
     own = table.c.id == bindparam("id", type_=Uuid)
     written = (
@@ -104,7 +125,7 @@ def move_apart(entity: Entity, payload: Selection, change: Change) -> Statement:
     )
     moved = select(written).where(written.c.id == bindparam("id", type_=Uuid)).cte("moved")
     refusal = case(*_refusals(entity, kind, before, target), else_=null())
-    return outcome(entity, payload, now, before, moved, refusal)
+    return outcome(entity, payload, change, now, before, moved, refusal)
 
 
 def _refusals(entity: Entity, kind: str, before: CTE, target: CTE) -> membership.Refusals:
@@ -112,7 +133,7 @@ def _refusals(entity: Entity, kind: str, before: CTE, target: CTE) -> membership
     row = entity.table.alias("anchors")
     astray = exists(select(target.c.key).where(~target.c.anchored))
     found = [(before.c.id.is_(None), text_literal("NOT_FOUND")), is_trashed(before)]
-    if kind in {"before", "after"}:
+    if kind in {"before", "after", ANY_PLACE}:
         mine = and_(row.c.user_id == user_id(), row.c.id == bindparam("anchor", type_=Uuid))
         in_trash = exists(select(row.c.id).where(mine, row.c.deleted_at.is_not(None)))
         found += [(and_(astray, in_trash), text_literal("ANCHOR_IN_TRASH"))]
@@ -133,15 +154,15 @@ def _neighbors(table: Table, kind: str, *, ahead: bool) -> CTE:
     return nearest.limit(literal_column(str(NEIGHBORS + 1))).cte("ahead" if ahead else "behind")
 
 
-def _room(before: CTE, now: CTE, target: CTE, ahead: CTE, behind: CTE) -> CTE:
+def _room(change: Change, before: CTE, now: CTE, target: CTE, *sides: CTE) -> CTE:
     """One row if the row is to be moved: its key, whether the gap is crowded, and new keys for the rows around it."""
     version = select(now.c.version).scalar_subquery()
-    low = func.coalesce(_beyond(ahead), first_position(version), type_=Text)
-    high = func.coalesce(_beyond(behind), last_position(version), type_=Text)
+    outermost = [end(version, in_batch=change.in_batch) for end in (first_position, last_position)]
+    low, high = (func.coalesce(_beyond(side), end, type_=Text) for side, end in zip(sides, outermost, strict=True))
     best = func.length(func.position_between(low, high, type_=Text)) + literal_column(str(LEAST_GAIN))
     crowded = func.length(target.c.key) > func.greatest(literal_column(str(LONGEST_KEY)), best)
     due = and_(before.c.deleted_at.is_(None), target.c.anchored, ~target.c.settled)
-    keys = func.positions_around(low, high, _number(ahead), _number(behind), type_=ARRAY(Text))
+    keys = func.positions_around(low, high, *map(_number, sides), type_=ARRAY(Text))
     return select(target.c.key, crowded.label("crowded"), keys.label("renewed")).where(due).cte("room")
 
 
@@ -167,9 +188,6 @@ def _ranks(before: CTE, ahead: CTE, behind: CTE) -> CTE:
     ).cte("ranks")
 
 
-Place = tuple[ColumnElement[Any], ColumnElement[bool], ColumnElement[bool]]
-
-
 class _Others:
     """The other rows of the user, including those in the trash."""
 
@@ -182,22 +200,28 @@ class _Others:
         return exists(select(self._rows.c.id).where(self.owned, where))
 
 
-def _target(table: Table, kind: str, before: CTE, now: CTE) -> CTE:
-    """The new key, whether the row is already at that place (`settled`), and whether the place exists (`anchored`)."""
+def _target(table: Table, change: Change, kind: str, before: CTE, now: CTE) -> CTE:
+    """The new place. The moves of a batch have one statement, in which a parameter says which kind of place it is."""
+    if kind == ANY_PLACE:
+        places = [_place(table, change, kind, before, now) for kind in PLACES]
+        chosen = [bindparam("place", type_=Text) == text_literal(kind) for kind in PLACES]
+        place = Place(*(case(*zip(chosen, values, strict=True)) for values in zip(*places, strict=True)))
+    else:
+        place = _place(table, change, kind, before, now)
+    columns = (value.label(name) for name, value in place._asdict().items())
+    return select(*columns).select_from(before).cte("target")
+
+
+def _place(table: Table, change: Change, kind: str, before: CTE, now: CTE) -> Place:
     own, others = before.c.position, _Others(table)
-    place: Place
     version = select(now.c.version).scalar_subquery()
     # Also next to the first or last row: a row that is moved or created there later must come further out.
-    key = first_position(version) if kind in {"toStart", "before"} else last_position(version)
+    outermost = first_position if kind in {"toStart", "before"} else last_position
+    key = outermost(version, in_batch=change.in_batch)
     if kind in {"toStart", "toEnd"}:
         passed = others.position < own if kind == "toStart" else others.position > own
-        place = (key, ~others.exist(passed), true())
-    else:
-        place = _beside(table, kind, before, key)
-    key, settled, anchored = place
-    return (
-        select(key.label("key"), settled.label("settled"), anchored.label("anchored")).select_from(before).cte("target")
-    )
+        return Place(key, ~others.exist(passed), true())
+    return _beside(table, kind, before, key)
 
 
 def _position_of_anchor(table: Table) -> ScalarSelect[str]:
@@ -218,4 +242,4 @@ def _beside(table: Table, kind: str, before: CTE, outermost: ColumnElement[str])
     settled = or_(before.c.id == anchor_id, and_(in_order, ~others.exist(between)))
     ends = (nearest, anchor) if ahead else (anchor, nearest)
     key = case((nearest.is_(None), outermost), else_=func.position_between(*ends, type_=Text))
-    return key, func.coalesce(settled, false()), anchor.is_not(None)
+    return Place(key, func.coalesce(settled, false()), anchor.is_not(None))

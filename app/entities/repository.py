@@ -13,7 +13,8 @@ from app.database.compiling import Statements
 from app.database.rendering import Field, Selection
 from app.database.statements import Statement
 from app.entities import bulk, edges, membership, moving, purging, reading, writing
-from app.entities.content import taken
+from app.entities.content import seen, taken
+from app.entities.creation import creation_hash
 from app.entities.entity import Entity, Shape
 from app.entities.filters import Filter
 from app.entities.naming import api_name, words
@@ -27,6 +28,7 @@ DEFAULT_PAGE = 20
 MOST_CREATED = 100
 MOST_AT_ONCE = 1000
 NO_ROWS = "[]"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 Values = Mapping[str, Any]
 
@@ -110,9 +112,9 @@ class Repository:
         statements: Statements,
         wanted: Given = MappingProxyType({}),
     ) -> None:
-        self._entity = entity
+        self.entity = entity
         self._database = database
-        self._owner = owner
+        self.owner = owner
         self._statements = statements
         self._wanted = wanted
 
@@ -121,18 +123,19 @@ class Repository:
         return await self._found(selection, identifier(row_id, "id"))
 
     async def _found(self, selection: Selection, row_id: UUID) -> str | None:
-        inner = nested(selection, self._wanted, self._owner)
+        inner = nested(selection, self._wanted, self.owner)
         key = ("one", inner.key) if inner.key else "one"
-        statement = selection.statements.get(key) or await self._compiled(
-            selection, key, lambda: reading.one(self._entity, selection, inner.pages)
+        statement = selection.statements.get(key) or await self.compiled(
+            selection, key, lambda: reading.one(self.entity, selection, inner.pages)
         )
         return await self._read(statement, id=row_id, **inner.values)
 
-    async def _found_many(self, selection: Selection, ids: Sequence[str]) -> str | None:
-        inner = nested(selection, self._wanted, self._owner)
+    async def found_many(self, selection: Selection, ids: Sequence[str]) -> str | None:
+        """Rows as a JSON list in the order of their ids, also from the trash."""
+        inner = nested(selection, self._wanted, self.owner)
         key = "many", inner.key
-        statement = selection.statements.get(key) or await self._compiled(
-            selection, key, lambda: reading.many(self._entity, selection, inner.pages)
+        statement = selection.statements.get(key) or await self.compiled(
+            selection, key, lambda: reading.many(self.entity, selection, inner.pages)
         )
         return await self._read(statement, ids=ids, **inner.values)
 
@@ -140,37 +143,45 @@ class Repository:
         self, selection: Selection, matching: Values, order_by: Sequence[OrderBy], window: Window
     ) -> str | None:
         """A page as a connection's JSON."""
-        shape, values = _page(Wanted(self._entity, matching, order_by, window), self._owner)
-        inner = nested(selection, self._wanted, self._owner)
+        shape, values = _page(Wanted(self.entity, matching, order_by, window), self.owner)
+        inner = nested(selection, self._wanted, self.owner)
         key = shape.order.name, *shape[1:], *inner.key
-        statement = selection.statements.get(key) or await self._compiled(
-            selection, key, lambda: reading.page(self._entity, selection, shape, inner.pages)
+        statement = selection.statements.get(key) or await self.compiled(
+            selection, key, lambda: reading.page(self.entity, selection, shape, inner.pages)
         )
         return await self._read(statement, **values, **inner.values)
 
     async def create(self, payload: Selection, given: Values) -> Written:
-        """Create a row. Idempotent if the client chooses the id: a repeated call returns the existing row."""
+        """Create a row. Idempotent if the client chooses the id: a repeated call returns the row as it is now."""
         content = dict(given)
-        wanted, limits = content.pop("id", None), self._limits(1)
+        wanted, limits = content.pop("id", None), self.limits(1)
         try:
             if wanted is None and not self._is_contained(content):
                 return await self._write(payload, writing.create_new, "create new", content, id=uuid7(), **limits)
             row_id = uuid7() if wanted is None else identifier(wanted, "input.id")
-            if row_id == self._owner:
-                return Written(problems=[_own_id("input")])
-            return await self._write(payload, writing.create, "create", content, id=row_id, **limits)
+            if row_id == self.owner:
+                return Written(problems=[own_id("input")])
+            named = wanted is not None
+            return await self._write(payload, writing.create, "create", content, is_named=named, id=row_id, **limits)
         except TooManyTags as error:
-            return Written(problems=[_too_many_tags(error, "input", "tags")])
+            return Written(problems=[too_many_tags(error, "input", "tags")])
 
-    async def update(self, payload: Selection, row_id: str, changes: Values, expected: int | None) -> Written:
-        """Change the given fields. Writes nothing if the row already has these values."""
+    async def update(
+        self, payload: Selection, row_id: str, changes: Values, expected: int | None, base: Values = NOTHING
+    ) -> Written:
+        """Change the given fields, if those in `base` have the value there, or already the new one.
+
+        Writes nothing if the row already has these values.
+        """
         wanted = _one(row_id, expected)
+        if base:
+            wanted |= seen(self.entity, base, changes)
         try:
-            return await self._write(payload, writing.update, "update", changes, **wanted)
+            return await self._write(payload, writing.update, "update", changes, tuple(base), **wanted)
         except TooManyTags as error:
             # An update without changes returns the row as it is, or says why the row cannot be changed at all.
             kept = await self._write(payload, writing.update, "update", {}, **wanted)
-            why = kept.problems or [_too_many_tags(error, "input", _tags_in(changes))]
+            why = kept.problems or [too_many_tags(error, "input", tags_in(changes))]
             return kept._replace(problems=why)
 
     async def delete(self, payload: Selection, row_id: str, expected: int | None) -> Written:
@@ -183,33 +194,34 @@ class Repository:
 
     async def move(self, payload: Selection, row_id: str, place: str, anchor: str | None) -> Written:
         """Move a row to the start or end of the manual order, or before or after another row."""
-        values = {"anchor": identifier(anchor, f"to.{place}")} if anchor is not None else {}
+        values: dict[str, Any] = {"anchor": identifier(anchor, f"to.{place}")} if anchor is not None else {}
         values["id"] = identifier(row_id, "id")
         try:
             return await self._write(payload, moving.move, place, {}, **values)
         except Crowded:
-            return await self._write(payload, moving.move_apart, place + moving.APART, {}, **values)
+            apart = place + moving.APART
+            return await self._write(payload, moving.move_apart, apart, {}, **values)
 
     async def create_many(self, payload: Selection, given: Sequence[Values]) -> Written:
         """Create rows, all or none."""
         rows, wrong = self._rows(given)
         if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
-        statement = payload.statements.get("create many") or await self._compiled(
-            payload, "create many", lambda: self._complete(payload, lambda shown: bulk.create(self._entity, shown))
+        statement = payload.statements.get("create many") or await self.compiled(
+            payload, "create many", lambda: self.complete(payload, lambda shown: bulk.create(self.entity, shown))
         )
-        values = {"user_id": self._owner, "rows": _json(rows), **self._limits(len(rows))}
+        values = {"user_id": self.owner, "rows": _json(rows), **self.limits(len(rows))}
         try:
-            row = await self._database.write(self._owner, statement, values)
+            row = await self._database.write(self.owner, statement, values)
         except TooManyTags as error:
-            return Written(problems=[_too_many_tags(error, "inputs")], absent=NO_ROWS)
+            return Written(problems=[too_many_tags(error, "inputs")], absent=NO_ROWS)
         found = [self._taken(place) for place in row["places"]]
         if row["owned"] is not None:
             found.append(self._too_many(row["owned"], "inputs"))
         found += [self._taken(place, "GONE") for place in row["gone"]]
-        if self._entity.member:
-            found += [self._not_contained(membership.NOT_FOUND, "inputs", place) for place in row["unknown"]]
-            found += [self._not_contained(membership.IN_TRASH, "inputs", place) for place in row["trashed"]]
+        if self.entity.member:
+            found += [self.not_contained(membership.NOT_FOUND, "inputs", place) for place in row["unknown"]]
+            found += [self.not_contained(membership.IN_TRASH, "inputs", place) for place in row["trashed"]]
         return await self._many(payload, statement, row, found)
 
     async def change_many(  # noqa: PLR0913 - the arguments of the field
@@ -217,49 +229,49 @@ class Repository:
     ) -> Written:
         """Update, delete or restore the selected rows, unless there are more than `at_most`."""
         refuse_at_most(at_most)
-        content, wrong = taken(self._entity, changes)
+        content, wrong = taken(self.entity, changes)
         if wrong:
             return Written(problems=wrong, absent=NO_ROWS)
         shape, selecting = self._selected(kind, where)
         many = bulk.Many(kind, tuple(content), shape)
-        statement = payload.statements.get(many) or await self._compiled(
-            payload, many, lambda: self._complete(payload, lambda shown: bulk.change(self._entity, shown, many))
+        statement = payload.statements.get(many) or await self.compiled(
+            payload, many, lambda: self.complete(payload, lambda shown: bulk.change(self.entity, shown, many))
         )
-        values = {"user_id": self._owner, "at_most": at_most, "dry_run": dry_run, **content, **selecting}
+        values = {"user_id": self.owner, "at_most": at_most, "dry_run": dry_run, **content, **selecting}
         try:
-            row = await self._database.write(self._owner, statement, values)
+            row = await self._database.write(self.owner, statement, values)
         except TooManyTags as error:
-            return Written(problems=[_too_many_tags(error, "input", _tags_in(changes))], absent=NO_ROWS)
+            return Written(problems=[too_many_tags(error, "input", tags_in(changes))], absent=NO_ROWS)
         return await self._many(payload, statement, row, self._bulk_problems(row, at_most))
 
     async def purge(self, payload: Selection, where: Values, *, at_most: int, dry_run: bool) -> Written:
         """Permanently delete the selected rows in the trash, unless there are more than `at_most`."""
         refuse_at_most(at_most)
         shape, selecting = self._selected("purge", where)
-        statement = payload.statements.get(("purge", shape)) or await self._compiled(
+        statement = payload.statements.get(("purge", shape)) or await self.compiled(
             payload,
             ("purge", shape),
-            lambda: self._complete(payload, lambda shown: purging.purge(self._entity, shown, shape)),
+            lambda: self.complete(payload, lambda shown: purging.purge(self.entity, shown, shape)),
         )
         limits = {"at_most": at_most, "quota": self._database.quotas["tasks"]}
-        values = {"user_id": self._owner, "dry_run": dry_run, **limits, **selecting}
+        values = {"user_id": self.owner, "dry_run": dry_run, **limits, **selecting}
         before: Mapping[str, str | None] = {}
         if statement.names_only:  # what other rows contribute cannot be read afterwards
-            row = await self._database.write(self._owner, statement, {**values, "dry_run": True})
+            row = await self._database.write(self.owner, statement, {**values, "dry_run": True})
             before = await self._shown_many(payload, statement, row)
-        row = await self._database.write(self._owner, statement, values)
+        row = await self._database.write(self.owner, statement, values)
         shown = before or await self._shown_many(payload, statement, row)
-        problems = purge_problems(self._entity.many, row, limits)
+        problems = purge_problems(self.entity.many, row, limits)
         if problems:
             return Written(row["version"], {}, problems, 0, NO_ROWS)
-        missing = Problem("NOT_FOUND", f"There is no such {words(self._entity.one)} in the trash.")
+        missing = Problem("NOT_FOUND", f"There is no such {words(self.entity.one)} in the trash.")
         skipped = [replace(missing, field=("where", "ids", str(place))) for place in row["places"] or []]
         return Written(row["version"], shown, skipped, row["affected"], NO_ROWS)
 
     def _rows(self, given: Sequence[Values]) -> tuple[list[dict[str, Any]], list[Problem]]:
         """The rows to create, for the statement's JSON, and their problems, with the rows' indexes in the paths."""
         if not 1 <= len(given) <= MOST_CREATED:
-            many = self._entity.many
+            many = self.entity.many
             few = f"create{many[0].upper()}{many[1:]} takes 1 to {MOST_CREATED} {words(many)}; these are {len(given)}."
             return [], [Problem("LIMIT_EXCEEDED", few, ("inputs",))]
         ids = [
@@ -269,53 +281,59 @@ class Repository:
         made = iter(sorted(uuid7() for wanted in ids if wanted is None))
         rows, found = list[dict[str, Any]](), list[Problem]()
         for place, each in enumerate(given):
-            content = {**self._entity.omitted, **each}
+            content = {**self.entity.omitted, **each}
             content.pop("id", None)
-            bound, wrong = taken(self._entity, content, ("inputs", str(place)))
-            rows.append({**bound, "place": place, "id": str(ids[place] or next(made))})
+            bound, wrong = taken(self.entity, content, ("inputs", str(place)))
+            content_hash = creation_hash(self.entity, bound) if ids[place] and not wrong else None
+            rows.append({**bound, "place": place, "id": str(ids[place] or next(made)), "create_hash": content_hash})
             found += wrong
         found += [self._taken(place) for place, wanted in enumerate(ids) if wanted and wanted in ids[:place]]
-        found += [_own_id("inputs", str(place)) for place, wanted in enumerate(ids) if wanted == self._owner]
+        found += [own_id("inputs", str(place)) for place, wanted in enumerate(ids) if wanted == self.owner]
         return rows, found
 
-    async def _write(
+    async def _write(  # noqa: PLR0913 - the parts of a write
         self,
         payload: Selection,
         build: Callable[[Entity, Selection, writing.Change], Statement],
         kind: str,
         changes: Values,
+        compared: tuple[str, ...] = (),
+        *,
+        is_named: bool = False,
         **values: Any,
     ) -> Written:
-        entity = self._entity
+        entity = self.entity
         content, wrong = taken(entity, changes)
         if wrong:
             return Written(problems=wrong)
-        change = writing.Change(kind, tuple(content), "expected" in values)
-        statement = payload.statements.get(change) or await self._compiled(
-            payload, change, lambda: self._complete(payload, lambda shown: build(entity, shown, change))
+        if is_named:
+            values["create_hash"] = creation_hash(entity, content)
+        change = writing.Change(kind, tuple(content), "expected" in values, compared)
+        statement = payload.statements.get(change) or await self.compiled(
+            payload, change, lambda: self.complete(payload, lambda shown: build(entity, shown, change))
         )
-        row = await self._database.write(self._owner, statement, {"user_id": self._owner, **content, **values})
+        row = await self._database.write(self.owner, statement, {"user_id": self.owner, **content, **values})
         if row["code"] == "CROWDED":
             raise Crowded
         one = entity.one
         shown = {entry.key: row[f"{one}_{place}"] for place, entry in enumerate(payload.entries(one, entity.edge))}
         if statement.names_only:
             shown = await self._shown_after(payload, shown)
-        refusal = [self._refusal(row)] if row["code"] else []
-        return Written(row["version"], shown, refusal)
+        return Written(row["version"], shown, self.refusals(row) if row["code"] else [])
 
     def _is_contained(self, content: Values) -> bool:
         """Whether the row is in a container, which must be looked up while the clock is locked."""
-        member = self._entity.member
+        member = self.entity.member
         return member is not None and content.get(member.reference.name) is not None
 
-    def _limits(self, made: int) -> dict[str, Any]:
+    def limits(self, made: int) -> dict[str, Any]:
         """The values of a create of this many rows: the quota, and for a cluster the counter that they advance."""
-        return {"quota": self._database.quotas[self._entity.many], "made": made, "counter": self._entity.counter.name}
+        quota, counter = self._database.quotas[self.entity.many], self.entity.counter.name
+        return {"quota": quota, "made": made, "counter": counter, "create_hash": None}
 
-    def _complete(self, payload: Selection, build: Callable[[Selection], Statement]) -> Statement:
+    def complete(self, payload: Selection, build: Callable[[Selection], Statement]) -> Statement:
         """The writing statement of a payload. If that shows other rows, the statement only names the rows."""
-        entity = self._entity
+        entity = self.entity
         rows = payload.entries(entity.one, entity.edge) or payload.entries(entity.many, entity.edges)
         if all(entity.knows(node.inner) for entry in rows for node in edges.nodes(entity, entry)):
             return build(payload)
@@ -328,20 +346,20 @@ class Repository:
     async def _shown_after(self, payload: Selection, named: Mapping[str, str | None]) -> dict[str, str | None]:
         """The rows that a write has named, read after it."""
         shown = dict[str, str | None]()
-        for entry in payload.entries(self._entity.one, self._entity.edge):
+        for entry in payload.entries(self.entity.one, self.entity.edge):
             name = named[entry.key]
             shown[entry.key] = name and await self._read_row(entry, orjson.loads(name))
         return shown
 
     async def _read_row(self, entry: Field, name: Mapping[str, str]) -> str | None:
         """The row that a write has named, or its edge, read after it."""
-        shown = edges.nodes(self._entity, entry)
+        shown = edges.nodes(self.entity, entry)
         read = {node.key: await self._found(node.inner, UUID(name["id"])) for node in shown}
-        return read[entry.key] if entry.name == self._entity.one else edges.completed(entry, name, read)
+        return read[entry.key] if entry.name == self.entity.one else edges.completed(entry, name, read)
 
-    def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
+    def compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
         """Compile a statement that the selection does not have yet."""
-        return self._statements.compiled(self._owner, selection, key, build)
+        return self._statements.compiled(self.owner, selection, key, build)
 
     def _selected(self, kind: str, where: Values) -> tuple[Shape | None, dict[str, Any]]:
         """The shape of a selector, and the values to bind. Restores and purges select rows in the trash."""
@@ -352,10 +370,10 @@ class Repository:
                 "ids": [str(identifier(row_id, f"where.ids.{place}")) for place, row_id in enumerate(where["ids"])]
             }
         chosen = where.get("filter", {})
-        wanted = Filter(self._entity, chosen, path="where.filter", strict="filter" in where)
+        wanted = Filter(self.entity, chosen, path="where.filter", strict="filter" in where)
         is_of_trash = kind in {"restore", "purge"}
         if wanted.trashed and not is_of_trash:
-            many = words(self._entity.many).capitalize()
+            many = words(self.entity.many).capitalize()
             only = f"{many} in the trash can only be restored or purged; omit trashed."
             raise BadUserInput(only, "where.filter.trashed")
         return (is_of_trash, *wanted.shape[1:]), wanted.values
@@ -372,8 +390,8 @@ class Repository:
         self, payload: Selection, statement: Statement, row: Mapping[str, Any]
     ) -> dict[str, str | None]:
         """The rows that a bulk write returns, by response key. Read if the write has only named them."""
-        many = self._entity.many
-        entries = payload.entries(many, self._entity.edges)
+        many = self.entity.many
+        entries = payload.entries(many, self.entity.edges)
         shown: dict[str, str | None] = {entry.key: row[f"{many}_{place}"] for place, entry in enumerate(entries)}
         for entry in entries if statement.names_only else ():
             shown[entry.key] = await self._read_rows(entry, orjson.loads(shown[entry.key] or NO_ROWS))
@@ -382,59 +400,63 @@ class Repository:
     async def _read_rows(self, entry: Field, named: Sequence[Mapping[str, str]]) -> str | None:
         """The rows that a bulk write has named, or their edges, read after it."""
         ids = [name["id"] for name in named]
-        if entry.name == self._entity.many:
-            return await self._found_many(entry.inner, ids)
+        if entry.name == self.entity.many:
+            return await self.found_many(entry.inner, ids)
         read = [dict[str, str | None]() for _ in ids]
-        for node in edges.nodes(self._entity, entry):
-            rows = orjson.loads(await self._found_many(node.inner, ids) or NO_ROWS)
+        for node in edges.nodes(self.entity, entry):
+            rows = orjson.loads(await self.found_many(node.inner, ids) or NO_ROWS)
             for one, row in zip(read, rows, strict=True):
                 one[node.key] = orjson.dumps(row).decode()
         return f"[{','.join(edges.completed(entry, *pair) for pair in zip(named, read, strict=True))}]"
 
     def _bulk_problems(self, row: Mapping[str, Any], at_most: int) -> list[Problem]:
         if row["affected"] > at_most:
-            text = f"{row['affected']} {words(self._entity.many)} match, and atMost is {at_most}; nothing was changed."
+            text = f"{row['affected']} {words(self.entity.many)} match, and atMost is {at_most}; nothing was changed."
             return [Problem("LIMIT_EXCEEDED", text, ("atMost",))]
         if row["code"]:
-            return [self._refusal(row)]
+            return self.refusals(row)
         in_trash = row["in_trash"] or []
         missing = [place for place in row["places"] or [] if place not in in_trash]
         skipped = {**dict.fromkeys(missing, "NOT_FOUND"), **dict.fromkeys(in_trash, writing.IN_TRASH)}
         return [
-            replace(refusal(self._entity, skipped[place]), field=("where", "ids", place))
+            replace(refusal(self.entity, skipped[place]), field=("where", "ids", place))
             for place in sorted(skipped, key=int)
         ]
 
-    def _refusal(self, row: Mapping[str, Any]) -> Problem:
-        if row["code"] == "LIMIT_EXCEEDED":
-            return self._too_many(row["owned"], "input")
-        if row["code"] in {membership.NOT_FOUND, membership.IN_TRASH}:
-            return self._not_contained(row["code"], "input")
-        return refusal(self._entity, row["code"])
+    def refusals(self, row: Mapping[str, Any]) -> list[Problem]:
+        """The problems for the error code of a writing statement."""
+        code, *columns = row["code"].split()
+        if code == writing.CONFLICT:
+            return [_conflict(column) for column in columns]
+        if code == "LIMIT_EXCEEDED":
+            return [self._too_many(row["owned"], "input")]
+        if code in {membership.NOT_FOUND, membership.IN_TRASH}:
+            return [self.not_contained(code, "input")]
+        return [refusal(self.entity, code)]
 
-    def _not_contained(self, code: str, *path: str) -> Problem:
+    def not_contained(self, code: str, *path: str) -> Problem:
         """The problem of a container that does not exist or is in the trash, with the path of the object with it."""
-        assert self._entity.member  # noqa: S101 - only members are refused for this
-        column = self._entity.member.reference.name
+        assert self.entity.member  # noqa: S101 - only members are refused for this
+        column = self.entity.member.reference.name
         what, field = words(api_name(column.removesuffix("_id"))), (*path, api_name(column))
         if code == membership.NOT_FOUND:
             return Problem("NOT_FOUND", f"There is no such {what}.", field)
         return Problem("IN_TRASH", f"This {what} is in the trash; restore it first.", field)
 
     def _taken(self, place: int | str, code: str = "ID_TAKEN") -> Problem:
-        return replace(refusal(self._entity, code), field=("inputs", str(place), "id"))
+        return replace(refusal(self.entity, code), field=("inputs", str(place), "id"))
 
     def _too_many(self, owned: int, field: str) -> Problem:
-        quota = self._database.quotas[self._entity.many]
+        quota = self._database.quotas[self.entity.many]
         text = (
-            f"You own {owned:,} {words(self._entity.many)}, including those in the trash, and may own"
+            f"You own {owned:,} {words(self.entity.many)}, including those in the trash, and may own"
             f" {quota:,}. Nothing was created. Create fewer, empty the trash, or ask the operator of this server"
             " to raise the limit."
         )
         return Problem("LIMIT_EXCEEDED", text, (field,))
 
     def _read(self, statement: Statement, **values: Any) -> Awaitable[str | None]:
-        return self._database.read(self._owner, statement, {"user_id": self._owner, **values})
+        return self._database.read(self.owner, statement, {"user_id": self.owner, **values})
 
 
 def refuse_at_most(at_most: int) -> None:
@@ -517,11 +539,11 @@ def refusal(entity: Entity, code: str) -> Problem:
     }[code]
 
 
-def _too_many_tags(error: TooManyTags, *path: str) -> Problem:
+def too_many_tags(error: TooManyTags, *path: str) -> Problem:
     return Problem("LIMIT_EXCEEDED", str(error), path)
 
 
-def _tags_in(changes: Values) -> str:
+def tags_in(changes: Values) -> str:
     """The input field with new tags."""
     return "addTags" if "add_tags" in changes else "tags"
 
@@ -532,7 +554,12 @@ def _one(row_id: str, expected: int | None) -> dict[str, Any]:
     return values if expected is None else {**values, "expected": expected}
 
 
-def _own_id(*path: str) -> Problem:
+def _conflict(column: str) -> Problem:
+    name = api_name(column)
+    return Problem(writing.CONFLICT, f"{name} has changed since you saw it; nothing was changed.", ("input", name))
+
+
+def own_id(*path: str) -> Problem:
     return Problem("INVALID", "This is the id of your account; choose another one.", (*path, "id"))
 
 

@@ -5,7 +5,7 @@ snapshot contains all earlier writes of the user. If it changes nothing, it sets
 nothing, and does everything in one execution.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -38,10 +38,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from app.database import notices
-from app.database.rendering import Selection
+from app.database.rendering import Columns, Selection
 from app.database.statements import Creation, Statement, compiled, text_literal, user_id, write
 from app.entities import edges, membership, tombstones
-from app.entities.content import differ, parameters
+from app.entities.content import alike, compares, differ, parameters, seen_parameters, sets
+from app.entities.creation import HASH, has_hash
 from app.entities.entity import Contents, Entity
 from app.models import CLOCKS
 
@@ -53,14 +54,26 @@ QUOTA: ColumnElement[int] = bindparam("quota", type_=Integer)
 # The code of a row that cannot be changed because it is in the trash.
 IN_TRASH = "IN_TRASH"
 _EXPECTED: ColumnElement[int] = bindparam("expected", type_=Integer)
+CONFLICT = "CONFLICT"
+# The place of a write in its batch, from FIRST_RANK: so that keys of a batch differ from those of bulk writes.
+RANK: ColumnElement[int] = bindparam("rank", type_=Integer)
+FIRST_RANK = 0x800000
 
 
 class Change(NamedTuple):
-    """The shape of a write. Each shape has its own compiled statement."""
+    """The shape of a write. Each shape has its own compiled statement.
+
+    The columns in `seen` are written only if they have the value that the caller has seen, or already the new one.
+
+    In a batch, one statement serves all writes of a kind: parameters say which columns an update writes and compares,
+    and have the rank of the write in the batch.
+    """
 
     kind: str
     columns: tuple[str, ...]
     expects_version: bool = False
+    seen: tuple[str, ...] = ()
+    in_batch: bool = False
 
 
 def create(entity: Entity, payload: Selection, change: Change) -> Statement:
@@ -88,7 +101,7 @@ def create(entity: Entity, payload: Selection, change: Change) -> Statement:
         *membership.refusals(entity, content),
         else_=text_literal("ID_TAKEN"),
     )
-    made = outcome(entity, payload, now, before, written, refusal, owned=count.label("owned"))
+    made = outcome(entity, payload, change, now, before, written, refusal, owned=count.label("owned"))
     return replace(made, repeatable=True, creation=cache(partial(_creation, entity, payload, change)))
 
 
@@ -146,39 +159,78 @@ def _creation(entity: Entity, payload: Selection, change: Change) -> Creation:
 
 
 def _is_same(entity: Entity, before: CTE, change: Change) -> ColumnElement[bool]:
-    """Whether the existing row has the content of the row to create."""
+    """Whether the existing row was created with the content of the row to create, or if unknown, has it now."""
     given = parameters(entity, change.columns)
-    return and_(*(~differ(entity, name, before.c[name], value) for name, value in given.items()))
+    same = and_(true(), *(not_(deviates(entity, name, before, value)) for name, value in given.items()))
+    return case((has_hash(before.c), before.c.create_hash == HASH), else_=same)
+
+
+def deviates(entity: Entity, name: str, before: CTE, value: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether an existing row differs from the content of a row to create. What creates may omit is then null."""
+    other = differ(entity, name, before.c[name], value)
+    return and_(value.is_not(None), other) if entity.contents[name].optional else other
 
 
 def _inserted(entity: Entity, change: Change, now: FromClause, where: ColumnElement[bool] | None = None) -> Insert:
     content = parameters(entity, change.columns)
-    # A field among the content replaces what it is by default.
     columns = {
         "user_id": now.c.user_id,
         "id": bindparam("id", type_=Uuid),
-        "position": last_position(now.c.version),
+        "position": last_position(now.c.version, in_batch=change.in_batch),
         "version": now.c.version,
-        "created_at": NOW,
         "updated_at": NOW,
         **content,
+        "created_at": func.coalesce(content["created_at"], NOW) if "created_at" in content else NOW,
         **entity.following(content, None, NOW),
     }
+    if change.kind == "create":
+        columns["create_hash"] = HASH
     row = select(*columns.values()).select_from(now)
     return insert(entity.table).from_select(list(columns), row if where is None else row.where(where))
 
 
 def update(entity: Entity, payload: Selection, change: Change) -> Statement:
     """Update columns of a row. Rejected if it is in the trash."""
-    given, row = parameters(entity, change.columns), entity.table.c
+    row = entity.table.c
+    given = _given(entity, change, row)
     content = entity.merged(given, row)
-    refused = entity.refused(given, row).values()
+    refused = *entity.refused(given, row).values(), *_conflicts(entity, change, row).values()
     due = and_(row.deleted_at.is_(None), differs(entity, content), *map(not_, refused))
 
     def values(at: ColumnElement[Any]) -> Contents:
         return {**content, **entity.following(content, row, at)}
 
     return _changed(entity, payload, change, values, due, live_only=True)
+
+
+def _given(entity: Entity, change: Change, row: Columns) -> Contents:
+    """What an update sets. A column that the values do not choose keeps its value."""
+    given = parameters(entity, change.columns)
+    if not change.in_batch:
+        return given
+    kept = {name: row[name] for name in given if name not in entity.more_contents}
+    return given | {name: case((sets(name), given[name]), else_=value) for name, value in kept.items()}
+
+
+def _conflicts(entity: Entity, change: Change, row: Columns) -> dict[str, ColumnElement[bool]]:
+    """When a column has neither the value that the caller has seen nor the new one."""
+    given, seen = parameters(entity, change.columns), seen_parameters(entity, change.seen)
+    return {
+        name: and_(
+            compares(name) if change.in_batch else true(),
+            not_(alike(entity, name, row[name], value)),
+            not_(alike(entity, name, row[name], given[name])),
+        )
+        for name, value in seen.items()
+    }
+
+
+def _conflict(conflicts: Mapping[str, ColumnElement[bool]]) -> ColumnElement[str]:
+    """The error code, followed by the columns."""
+    code: ColumnElement[str] = text_literal(CONFLICT)
+    for name, condition in conflicts.items():
+        code = code.concat(case((condition, text_literal(f" {name}")), else_=text_literal("")))
+    return code
 
 
 def delete(entity: Entity, payload: Selection, change: Change) -> Statement:
@@ -193,14 +245,22 @@ def restore(entity: Entity, payload: Selection, change: Change) -> Statement:
     return _changed(entity, payload, change, lambda _at: content, due)
 
 
-def last_position(version: ColumnElement[int]) -> ColumnElement[str]:
-    """A key after all earlier ones, of fixed width. It does not end in 0, so that other keys fit before it."""
+def last_position(version: ColumnElement[int], *, in_batch: bool = False) -> ColumnElement[str]:
+    """A key after all earlier ones, of fixed width. It does not end in 0, so that other keys fit before it.
+
+    The writes of a batch have one version, and are told apart by their ranks.
+    """
+    if in_batch:
+        return ranked_position(version, RANK)
     return text_literal("a").concat(_hexadecimal(version, 8)).concat(text_literal("V"))
 
 
-def first_position(version: ColumnElement[int]) -> ColumnElement[str]:
+def first_position(version: ColumnElement[int], *, in_batch: bool = False) -> ColumnElement[str]:
     """A key before all earlier ones."""
-    return text_literal("Z").concat(_hexadecimal(literal_column("2147483647") - version, 8)).concat(text_literal("V"))
+    key = text_literal("Z").concat(_hexadecimal(literal_column("2147483647") - version, 8))
+    if in_batch:
+        key = key.concat(_hexadecimal(literal_column(str(0xFFFFFF)) - RANK, 6))
+    return key.concat(text_literal("V"))
 
 
 def ranked_position(version: ColumnElement[int], rank: ColumnElement[int]) -> ColumnElement[str]:
@@ -230,32 +290,33 @@ def _changed(  # noqa: PLR0913 - the parts of a statement
 ) -> Statement:
     """Set what `values` returns for the time of the write, if the row is `due`; with `live_only` not in the trash."""
     before, now, table = present(entity), clock(), entity.table
-    content = parameters(entity, change.columns)
-    refused, overfull = membership.refusals(entity, content), entity.refused(content, before.c).items()
+    refused = membership.refusals(entity, parameters(entity, change.columns))
+    overfull = entity.refused(_given(entity, change, before.c), before.c).items()
+    conflicts = _conflicts(entity, change, before.c)
     written = (
         sql_update(table)
         .values(**values(now.c.at), version=now.c.version, updated_at=now.c.at)
         .where(table.c.user_id == user_id(), table.c.user_id == now.c.user_id)
-        .where(table.c.id == bindparam("id", type_=Uuid), due, _is_expected(entity, change))
+        .where(table.c.id == bindparam("id", type_=Uuid), due, _is_expected(table.c, change))
         .where(*(not_(condition) for condition, _ in refused))
         .returning(*table.c)
         .cte("written")
     )
-    stale = before.c.version != _EXPECTED if change.expects_version else false()
     refusal = case(
         (before.c.id.is_(None), text_literal("NOT_FOUND")),
         # Before the version, because moving it to the trash has changed that, too.
         *([is_trashed(before)] if live_only else []),
-        (stale, text_literal("VERSION_CONFLICT")),
+        (not_(_is_expected(before.c, change)), text_literal("VERSION_CONFLICT")),
+        (or_(false(), *conflicts.values()), _conflict(conflicts)),
         *refused,
         *((condition, text_literal(code)) for code, condition in overfull),
         else_=null(),
     )
     follow = entity.container if change.kind in {"delete", "restore"} else None
     with_it = [membership.following(follow, written, now, change.kind).cte("following")] if follow else []
-    other = outcome(entity, payload, now, before, written, refusal, with_it=with_it)
+    other = outcome(entity, payload, change, now, before, written, refusal, with_it=with_it)
     # These read other rows, and the snapshot of a statement that locks the clock itself may be older than the lock.
-    if with_it or refused or (entity.member and change.kind == "restore"):
+    if change.in_batch or with_it or refused or (entity.member and change.kind == "restore"):
         return other
     return replace(_changed_at_once(entity, payload, change, values, due), after_loss=other)
 
@@ -274,7 +335,7 @@ def _changed_at_once(
     the clock does not advance without a change, and in the row once the clock is locked, because it may be newer.
     """
     table, one = entity.table, literal_column("1", Integer)
-    is_due = and_(due, _is_expected(entity, change))
+    is_due = and_(due, _is_expected(table.c, change))
     seen = _seen(table, is_due)
     first = select(seen.c.user_id, one)
     moved = insert(CLOCKS).from_select(["user_id", "version"], first)
@@ -312,8 +373,11 @@ def _place(table: FromClause) -> ColumnElement[Any]:
     return literal_column(f"{table.description}.ctid")
 
 
-def _is_expected(entity: Entity, change: Change) -> ColumnElement[bool]:
-    return entity.table.c.version == _EXPECTED if change.expects_version else true()
+def _is_expected(row: Columns, change: Change) -> ColumnElement[bool]:
+    if not change.expects_version:
+        return true()
+    same = row.version == _EXPECTED
+    return or_(_EXPECTED.is_(None), same) if change.in_batch else same
 
 
 def present(entity: Entity) -> CTE:
@@ -357,6 +421,7 @@ def count_after(entity: Entity, made: CTE) -> dict[str, ColumnElement[int]]:
 def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     entity: Entity,
     payload: Selection,
+    change: Change,
     now: CTE,
     before: CTE,
     written: CTE,
@@ -375,8 +440,9 @@ def outcome(  # noqa: PLR0913, PLR0917 - the parts of a statement
     rows = now.outerjoin(current, true()).outerjoin(before, true())
     columns = refusal.label("code"), version.label("version"), notice(now, changed), *_shown(entity, payload, current)
     if owned is None:
-        return write(select(*columns).select_from(rows).add_cte(*with_it), changed)
-    return write(select(*columns, owned).select_from(rows), changed, count_after(entity, written))
+        return write(select(*columns).select_from(rows).add_cte(*with_it), changed, in_batch=change.in_batch)
+    counts = count_after(entity, written)
+    return write(select(*columns, owned).select_from(rows), changed, counts, in_batch=change.in_batch)
 
 
 def _shown(entity: Entity, payload: Selection, rows: FromClause) -> list[ColumnElement[Any]]:

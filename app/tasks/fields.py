@@ -50,7 +50,7 @@ from app.models import (
     TITLE_LENGTH,
     due_sort,
 )
-from app.tag_names import tag_names
+from app.tag_names import tag_key, tag_names
 from app.tasks.listed import listed
 from app.tasks.searching import found
 from app.tasks.tags import REFUSALS, TAG_LIST, merged, overfull, shown, tag_problems, tagged
@@ -108,6 +108,11 @@ def _named(value: list[str] | None) -> list[str]:
 def _day(value: date | None) -> str | None:
     """As text: asyncpg would encode 9999-12-31 as infinity."""
     return value.isoformat() if value else None
+
+
+def _same_tags(tags: ColumnElement[Any], others: ColumnElement[Any]) -> ColumnElement[bool]:
+    keys, other = func.tag_keys(tags, type_=TEXTS), func.tag_keys(others, type_=TEXTS)
+    return and_(keys.contains(other), other.contains(keys))
 
 
 # Rendering, orders and filters
@@ -215,14 +220,14 @@ TASK = Entity(
         Field(
             TASKS.c.completed,
             plain,
-            Content(Boolean(), check=_completed, optional=True),
+            Content(Boolean(), check=_completed, optional=True, default=False),
             conditions={"completed": _COMPLETED},
         ),
         optional_moment_field(TASKS.c.completed_at, content=past_moment("completedAt")),
         Field(
             TASKS.c.priority,
             _priority,
-            Content(SmallInteger(), stored=lambda rank: rank or 0),
+            Content(SmallInteger(), stored=lambda rank: rank or 0, default=0),
             SortKey(TASKS.c.priority, SmallInteger(), _rank),
             {"priority": _PRIORITY},
         ),
@@ -236,7 +241,16 @@ TASK = Entity(
         Field(
             TASKS.c.tags,
             json_text,
-            Content(TEXTS, cast=TAG_LIST, check=_tags, stored=_named, compared=func.tag_keys),
+            Content(
+                TEXTS,
+                cast=TAG_LIST,
+                check=_tags,
+                stored=_named,
+                compared=func.tag_keys,
+                alike=_same_tags,
+                default=[],
+                canonical=lambda tags: [tag_key(tag) for tag in tags],
+            ),
             conditions=_TAG_CONDITIONS,
         ),
         Field(TASKS.c.list_id, None, Content(Text(), cast=Uuid(), stored=_list_id), conditions=_LIST),

@@ -54,9 +54,7 @@ async def purge(database: Database, older_than: timedelta, remembered: timedelta
 async def _has_work(database: Database, owner: UUID, before: datetime, forgotten: datetime) -> bool:
     """Whether a user has anything to delete. Most have not. This query takes no locks."""
     # It selects no entity, so the session adds no condition on the user.
-    old = [
-        select(kind.id).where(kind.user_id == owner, kind.deleted_at < before).exists() for kind in (Task, TaskList)
-    ]
+    old = [select(kind.id).where(kind.user_id == owner, kind.deleted_at < before).exists() for kind in (Task, TaskList)]
     stones = select(Tombstone.id).where(Tombstone.user_id == owner, Tombstone.purged_at < forgotten).exists()
     async with database.session(owner) as session:
         return bool(await session.scalar(select(or_(*old, stones))))

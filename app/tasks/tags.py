@@ -79,7 +79,7 @@ _CHANGES = {"add_tags", "remove_tags"}
 
 
 def _retagged(given: Contents, row: Columns) -> ColumnElement[Any]:
-    return func.retagged(row["tags"], given.get("add_tags", _NONE), given.get("remove_tags", _NONE))
+    return func.retagged(given.get("tags", row["tags"]), given.get("add_tags", _NONE), given.get("remove_tags", _NONE))
 
 
 def shown(tags: BindParameter[Any]) -> ColumnElement[Any]:

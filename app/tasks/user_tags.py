@@ -35,6 +35,7 @@ from app.database.rendering import Selection, joined, json_object, json_text, pl
 from app.database.statements import Reader, Statement, read, text_literal, user_id, write
 from app.entities.problems import Problem, storable
 from app.entities.repository import Database, Written
+from app.entities.steps import Rejected, Step
 from app.entities.writing import clock, is_there, notice, version_after
 from app.errors import BadUserInput
 from app.models import MOST_TAGS_OF_USER, TAGS, TASKS, USER_TAGS
@@ -71,8 +72,8 @@ class UserTags:
 
     async def rename(self, payload: Selection, name: str, new: str) -> Written:
         """Give a tag another name, or merge it into the tag that has this name."""
-        if wrong := tag_problems(new):
-            return Written(problems=[Problem(problem.code, problem.message, ("to",)) for problem in wrong])
+        if wrong := _new_name_problems(new):
+            return Written(problems=wrong)
         return await self._written(payload, "rename", {"from": storable(name, "from"), "to": new})
 
     async def delete(self, payload: Selection, name: str) -> Written:
@@ -88,6 +89,37 @@ class UserTags:
 
     def _compiled(self, selection: Selection, key: Hashable, build: Callable[[], Statement]) -> Awaitable[Statement]:
         return self._statements.compiled(self._owner, selection, key, build)
+
+
+class TagSteps:
+    """Makes the steps of a batch that change tags, for one user. Each method raises Rejected for invalid input."""
+
+    def __init__(self, owner: UUID) -> None:
+        self._owner = owner
+
+    def rename(self, name: str, new: str) -> Step:
+        """Rename a tag, as `UserTags.rename` does."""
+        if wrong := _new_name_problems(new):
+            raise Rejected(wrong)
+        return self._step("rename tag", rename, {"from": storable(name, "from"), "to": new})
+
+    def delete(self, name: str) -> Step:
+        """Delete a tag."""
+        return self._step("delete tag", delete, {"from": storable(name, "name"), "to": ""})
+
+    def _step(self, key: str, build: Callable[..., Statement], names: Mapping[str, str]) -> Step:
+        return Step(
+            key,
+            lambda payload: build(payload, in_batch=True),
+            {"user_id": self._owner, **names},
+            refusals=lambda _row: [_NOT_FOUND],
+            missing=lambda _row_id: _NOT_FOUND,
+            unnamed=lambda error: Problem("LIMIT_EXCEEDED", str(error)),
+        )
+
+
+def _new_name_problems(new: str) -> list[Problem]:
+    return [Problem(problem.code, problem.message, ("to",)) for problem in tag_problems(new)]
 
 
 def tags(selection: Selection) -> Statement:
@@ -130,7 +162,7 @@ def _part(me: Reader, rows: Select[Any], name: str) -> Subquery:
     return rows.correlate(me.row).subquery(name)
 
 
-def rename(payload: Selection) -> Statement:
+def rename(payload: Selection, *, in_batch: bool = False) -> Statement:
     """Rename a tag, or merge it into the one that has the new name already, which then keeps its name.
 
     If only the latter exists, the tag has been renamed before, and nothing changes.
@@ -152,15 +184,16 @@ def rename(payload: Selection) -> Statement:
     )
     refusal = case((or_(is_there(source), is_there(target)), null()), else_=text_literal("NOT_FOUND"))
     shown = func.coalesce(given, there, before, type_=Text)
-    return _outcome(payload, written, refusal, shown, merged, *_reindexed())
+    return _outcome(payload, written, refusal, shown, merged, *_reindexed(), in_batch=in_batch)
 
 
-def delete(payload: Selection) -> Statement:
+def delete(payload: Selection, *, in_batch: bool = False) -> Statement:
     """Delete a tag. Changes nothing if there is none."""
     source = _tag(_FROM, "source")
     written = _retagged(_without(select(source.c.name).scalar_subquery()), is_there(source))
     entries = sql_delete(TAGS).where(TAGS.c.user_id == user_id(), TAGS.c.tag == _FROM).returning(TAGS.c.task_id)
-    return _outcome(payload, written, null(), None, _forgotten().cte("gone"), entries.cte("unindexed"))
+    more = _forgotten().cte("gone"), entries.cte("unindexed")
+    return _outcome(payload, written, null(), None, *more, in_batch=in_batch)
 
 
 def _tag(key: ColumnElement[str], name: str, *more: ColumnElement[bool]) -> CTE:
@@ -211,20 +244,30 @@ def _retagged(values: ColumnElement[Any], due: ColumnElement[bool]) -> CTE:
 
 
 def _outcome(
-    payload: Selection, written: CTE, refusal: ColumnElement[Any], name: ColumnElement[Any] | None, *more: CTE
+    payload: Selection,
+    written: CTE,
+    refusal: ColumnElement[Any],
+    name: ColumnElement[Any] | None,
+    *more: CTE,
+    in_batch: bool,
 ) -> Statement:
     """One row: the error code, the clock, the number of tasks written, and the tag for each response key."""
     now, changed = _NOW, is_there(written)
     entries = enumerate(payload.entries("tag"))
     shown = [(null() if name is None else _shown(entry.inner, name)).label(f"tag_{place}") for place, entry in entries]
+    affected = select(func.count()).select_from(written).scalar_subquery()
     row = select(
         refusal.label("code"),
         version_after(now, changed).label("version"),
-        select(func.count()).select_from(written).scalar_subquery().label("affected"),
+        affected.label("affected"),
         notice(now, changed),
         *shown,
     )
-    return write(row.select_from(now).add_cte(*more), changed)
+    if in_batch:
+        # Other writes of the transaction leave it to the triggers. Evaluated when all tasks are written.
+        told = func.set_config(text_literal("app.tags_kept"), text_literal("no"), literal_column("true"))
+        row = row.add_columns(case((affected >= _ZERO, told)).label("kept"))
+    return write(row.select_from(now).add_cte(*more), changed, in_batch=in_batch)
 
 
 def _shown(selection: Selection, name: ColumnElement[str]) -> ColumnElement[Any]:

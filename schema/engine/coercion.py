@@ -62,6 +62,8 @@ class Coercions:
                 return Undefined if value is not None else null
             if not (required <= value.keys() <= fields.keys()):
                 return Undefined
+            if type_.is_one_of and (len(value) != 1 or None in value.values()):
+                return Undefined
             found = defaults.copy()
             for name, given in value.items():
                 out_name, inner = fields[name]
@@ -81,12 +83,12 @@ def _built(type_: GraphQLInputObjectType, found: dict[str, Any]) -> Any:
 
 
 def _is_special(type_: GraphQLInputType, *within: GraphQLInputObjectType) -> bool:
-    """Whether a type is recursive or @oneOf; graphql-core then coerces its values."""
+    """Whether a type is recursive; graphql-core then coerces its values."""
     named = get_named_type(type_)
     if not is_input_object_type(named):
         return False
     inner = [field.type for field in named.fields.values()]
-    return named.is_one_of or named in within or any(_is_special(one, *within, named) for one in inner)
+    return named in within or any(_is_special(one, *within, named) for one in inner)
 
 
 def _by_graphql_core(type_: GraphQLInputType) -> Coerce:

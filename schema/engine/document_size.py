@@ -121,7 +121,9 @@ class Sizes:
             if is_union_type(on):
                 member = self._condition(node)
                 members[member] = members.get(member, 0) + one.rows
-        # An object is of one member of the union: what the others select touches no rows.
+            elif getattr(on, "name", None) in prices.ALTERNATIVES and isinstance(node, FieldNode):
+                members[node.name.value] = members.get(node.name.value, 0) + one.rows
+        # An object is of one member of the union, or has one of the alternatives: the others touch no rows.
         of_members = [rows for member, rows in members.items() if member not in {None, getattr(on, "name", None)}]
         size.rows += max(of_members, default=0) - sum(of_members)
         return size

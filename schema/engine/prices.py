@@ -31,6 +31,7 @@ from app.entities.repository import (
     MOST_CREATED,
 )
 from app.models import MOST_TAGS_OF_USER
+from app.tasks.batch import MOST_WRITES
 from app.tasks.fields import TASK
 from app.tasks.lists import LIST
 
@@ -38,7 +39,13 @@ ENTITIES = (TASK, LIST)
 
 # The arguments that determine how many rows a field touches, and their maxima. Fields reject larger values before they
 # touch any row.
-ARGUMENTS = {"first": LARGEST_PAGE, "last": LARGEST_PAGE, "atMost": MOST_AT_ONCE, "inputs": MOST_CREATED}
+ARGUMENTS = {
+    "first": LARGEST_PAGE,
+    "last": LARGEST_PAGE,
+    "atMost": MOST_AT_ONCE,
+    "inputs": MOST_CREATED,
+    "writes": MOST_WRITES,
+}
 # The argument of the query and the subscription of changes. The query may request larger pages than other fields. The
 # subscription reads pages of a fixed size, and the first one is part of its cost.
 SINCE = "since"
@@ -50,6 +57,8 @@ COUNTS = {"totalCount", "taskStats"}
 REPEATED = {("Task", "list")}
 # Long fields: a row stands for up to 4,000 characters of an answer.
 LONG = {("Task", "description"): 1}
+# Types whose objects have one of their fields that show rows: a write of a batch returns a task or a list.
+ALTERNATIVES = {"WriteResult"}
 ROWS_OF_A_COUNT = 100
 # The fixed cost of fields that change all tasks of a list or with a tag, before the time that they take is charged.
 ROWS_OF_CHANGES = dict.fromkeys(("deleteList", "restoreList", "renameTag", "deleteTag"), 100)
@@ -58,6 +67,8 @@ VALUES_OF_A_ROW = 1000
 # The arguments with conditions and orders. Every node of a filter costs a row. These cost more: a search reads every
 # task, and looks for another word in those that contain the words before; the others read more tasks than they return.
 FILTERS, ORDER = ("filter", "where"), "orderBy"
+# The writes of a batch, of which some have a fixed cost.
+WRITES = "writes"
 SEARCH, ROWS_OF_ANOTHER_WORD = "search", 20
 ROWS_OF = {SEARCH: 100, "tagsAll": 20, "tagsAny": 20, "list": 20, "or": 20}
 # An order without an index sorts all tasks.
@@ -139,7 +150,7 @@ def conditions(node: FieldNode) -> tuple[int, list[Argument]]:
     """The rows of a field's constant filters and orders, and the arguments that contain variables."""
     rows, open_ = 0, list[Argument]()
     given = {argument.name.value: argument.value for argument in node.arguments or ()}
-    for name in [name for name in (*FILTERS, ORDER) if name in given]:
+    for name in [name for name in (*FILTERS, ORDER, WRITES) if name in given]:
         argument = Argument(name, given[name], given.get("filter") if name == ORDER else None)
         if _has_variable(argument.node) or (argument.rows({}) and argument.beside and _has_variable(argument.beside)):
             open_.append(argument)
@@ -157,6 +168,8 @@ def _has_variable(node: ValueNode) -> bool:
 
 
 def _argument_rows(name: str, value: Any, beside: Any) -> int:
+    if name == WRITES:
+        return _rows_of_writes(value)
     if name == "where":
         value = value.get("filter") if isinstance(value, dict) else None
     return _order_rows(value, beside) if name == ORDER else _filter_rows(value)
@@ -178,6 +191,11 @@ def _filter_rows(tree: Any) -> int:
 
 def _other_words(text: Any) -> int:
     return max(len(words(text)) - 1, 0) if isinstance(text, str) else 0
+
+
+def _rows_of_writes(writes: Any) -> int:
+    listed = writes if isinstance(writes, list) else [writes]
+    return sum(ROWS_OF_CHANGES.get(name, 0) for write in listed if isinstance(write, dict) for name in write)
 
 
 def _order_rows(terms: Any, tree: Any) -> int:
