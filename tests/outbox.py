@@ -164,7 +164,7 @@ class Device:
             for tag in given.get("input", {}).get("addTags", []):
                 self.history.tagged.add((given["id"], tag))
             return None
-        assert codes <= {"CONFLICT", "NOT_FOUND", "IN_TRASH", "LIMIT_EXCEEDED"}, (write, result)
+        assert codes <= {"CONFLICT", "NOT_FOUND", "IN_TRASH", "GONE", "LIMIT_EXCEEDED"}, (write, result)
         if codes != {"CONFLICT"} or self.random.random() < 0.5:
             return None  # the other's value stays
         current = result["task"] or result["list"]

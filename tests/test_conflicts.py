@@ -136,6 +136,7 @@ async def test_a_base_without_input(alice: User, changes: Json, base: Json) -> N
 
     assert error["extensions"]["code"] == "BAD_USER_INPUT"
     assert "needs input." in error["message"]
+    assert error["extensions"]["field"].startswith("base.")
     assert (await update(alice, task, {}, {}))["task"]["version"] == task["version"]
 
 
@@ -191,7 +192,7 @@ async def test_what_is_refused_with_a_base(alice: User) -> None:
         ("IN_TRASH", ["input", "listId"])
     ]
     await alice.data(DELETE, id=task["id"])
-    assert codes(await update(alice, task, {"title": "A"}, {"title": task["title"]})) == [("NOT_FOUND", ["id"])]
+    assert codes(await update(alice, task, {"title": "A"}, {"title": task["title"]})) == [("IN_TRASH", ["id"])]
 
 
 async def test_lists(alice: User, bob: User) -> None:

@@ -55,13 +55,17 @@ def seen(
     """The values to bind of what a caller has seen. BadUserInput for a field that the caller does not change."""
     bound = {}
     for column, value in base.items():
+        name, content = api_name(column), entity.contents[column]
+        field = ".".join([*path, name])
         if column not in changes:
-            name = api_name(column)
-            raise BadUserInput(f"{'.'.join(path)}.{name} needs input.{name}: base has only fields that input replaces.")
-        content = entity.contents[column]
-        if content.check:
-            content.check(value)  # raises BadUserInput for text that cannot be stored; else any value can be compared
-        bound[SEEN + column] = content.stored(value) if content.stored else value
+            raise BadUserInput(f"{field} needs input.{name}: base has only fields that input replaces.", field)
+        try:
+            if content.check:
+                content.check(value)  # raises for text that cannot be stored; else any value can be compared
+            bound[SEEN + column] = content.stored(value) if content.stored else value
+        except BadUserInput as error:
+            error.field = field
+            raise
     return bound
 
 

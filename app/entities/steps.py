@@ -34,7 +34,8 @@ class Rejected(Exception):
 def rejected(error: RequestError, makes: UUID | None = None) -> Rejected:
     """The same for an error that rejects the whole request if the write is one."""
     code = "LIMIT_EXCEEDED" if isinstance(error, LimitExceeded) else "INVALID"
-    return Rejected([Problem(code, str(error))], makes)
+    field = getattr(error, "field", None)
+    return Rejected([Problem(code, str(error), tuple(field.split(".")) if field else None)], makes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Steps:
         """Create a row."""
         entity, content = self._entity, {**self._entity.omitted, **given}
         wanted = content.pop("id", None)
-        row_id = uuid7() if wanted is None else self._id(wanted, "id")
+        row_id = uuid7() if wanted is None else self._id(wanted, "input.id")
         if row_id == self._owner:
             raise Rejected([own_id("input")], row_id)
         bound = self._bound(content, row_id)
