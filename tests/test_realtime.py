@@ -54,7 +54,7 @@ WIDE = f"""
     subscription ($since: SyncToken) {{
         changes(since: $since) {{
             token
-            changes {{ ... on TaskUpserted {{ task {{ id {" ".join(f"d{n}: description" for n in range(20))} }} }} }}
+            changes {{ ... on TaskUpserted {{ task {{ id {" ".join(f"d{n}: description" for n in range(18))} }} }} }}
         }}
     }}
 """
