@@ -32,7 +32,7 @@ OVERRIDDEN = {
     BoundedRequests: HANDLERS | PARSED | {"_should_upgrade", "_start_asgi_task"},
     BoundedSockets: HANDLERS - {"resume_writing"}
     | {"start_keepalive", "handle_ping", "__init__", "run_asgi", "send_500_response"}
-    | {"handle_parser_exception", "send_receive_event_to_app"},
+    | {"handle_parser_exception", "receive", "send_receive_event_to_app"},
 }
 INFO = [
     *("field_name", "field_nodes", "return_type", "parent_type", "path", "schema", "fragments", "root_value"),

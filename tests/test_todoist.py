@@ -63,7 +63,7 @@ def test_what_is_left_out_is_reported() -> None:
         "line 9: DEADLINE: a task has one date: DATE",
         "line 10: DATE: the time of day was left out",
     ]
-    more = f"{HEADER}\nproject_note,Hello\nsection,S\nnote,Hello\ntask,T\nnote,{'x' * 1001}\n"
+    more = f"{HEADER}\nproject_note,Hello\nsection,S\nnote,Hello\ntask,T\nnote,{'x' * 4001}\n"
     assert [(note.number, note.field) for note in read(more).notes] == [(2, "TYPE"), (4, "TYPE"), (6, "CONTENT")]
 
 

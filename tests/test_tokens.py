@@ -290,7 +290,7 @@ async def refused(mode: Mode, bearer: str, caplog: pytest.LogCaptureFixture, cap
     (error,) = response.json()["errors"]
     assert error["extensions"].pop("reason") in {"MISSING", "EXPIRED", "NOT_YET_VALID", "INVALID"}
     assert error["extensions"] == {"code": "UNAUTHENTICATED"}
-    assert response.json()["data"] is None
+    assert response.json()["data"] == {"viewer": None}
     assert await mode.application.wire.statements() == []
     out, err = capfd.readouterr()
     for part in (SUB, *bearer.split(".")):

@@ -303,10 +303,9 @@ def missing(matched: CTE) -> ColumnElement[Any]:
 
 def _is_in_trash(entity: Entity, row_id: ColumnElement[Any]) -> ColumnElement[bool]:
     row = entity.table.alias("trash")
-    found = exists(
-        select(row.c.id).where(row.c.user_id == user_id(), row.c.id == row_id, row.c.deleted_at.is_not(None))
-    )
-    return found.correlate_except(row)
+    # All ids at once, so that the planner looks them up, and does not read the whole trash.
+    given = and_(row.c.user_id == user_id(), row.c.id == any_(IDS), row.c.deleted_at.is_not(None))
+    return exists(select(row.c.id).where(given, row.c.id == row_id)).correlate_except(row)
 
 
 def lists(  # noqa: PLR0913, PLR0917 - the parts of a statement
