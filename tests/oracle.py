@@ -767,10 +767,17 @@ class Oracle:
                 self.task_lists[row.id] = row
 
     def _unchanged(self, row: Row | None, refusal: Problem | None = None) -> Json:
-        return _payload([refusal] if refusal else [], task=row, list=row, token=self.token())
+        (edge,) = self._edges([row]) if row else [None]
+        shown: Json = {"task": row, "taskEdge": edge, "list": row, "listEdge": edge}
+        return _payload([refusal] if refusal else [], **shown, token=self.token())
 
     def _many(self, rows: Sequence[Task], errors: Sequence[Problem] = ()) -> Json:
-        return _payload(errors, tasks=rows, affectedCount=len(rows), token=self.token())
+        return _payload(errors, tasks=rows, taskEdges=self._edges(rows), affectedCount=len(rows), token=self.token())
+
+    def _edges(self, rows: Sequence[Row]) -> list[Json]:
+        """The edges of rows in the default orders."""
+        orders = [NEWEST_FIRST if isinstance(row, Task) else MANUALLY for row in rows]
+        return [{"cursor": self.cursor(row, order), "node": row} for row, order in zip(rows, orders, strict=True)]
 
     async def _time_of_write(self, row_id: UUID, kind: type[Row] = Task) -> datetime:
         """The time at which the application, which ran first, wrote the row; it is later than every earlier write."""
@@ -1203,7 +1210,8 @@ def _tag_problem(name: str) -> str | None:
 def _payload(errors: Sequence[Problem], **more: Any) -> Json:
     """A payload of a single or bulk mutation; it has no token unless the write was attempted."""
     told = [{"code": code, "field": field} for code, field in errors]
-    empty: Json = {"task": None, "list": None, "tasks": [], "tag": None, "affectedCount": 0, "token": None}
+    no_rows: Json = {"task": None, "taskEdge": None, "list": None, "listEdge": None, "tasks": [], "taskEdges": []}
+    empty: Json = {**no_rows, "tag": None, "affectedCount": 0, "token": None}
     return {**empty, "userErrors": told, **more}
 
 
