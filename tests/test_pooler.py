@@ -342,7 +342,7 @@ async def test_data_commands(pooler: str, alice: User, bob: User) -> None:
     other = await asyncpg.connect(pooler, statement_cache_size=0)
     async with Transfers(url) as transfers:
         for user in (alice, bob) * 4:
-            async with other.transaction():  # holds one of the two connections, in turn, for as long as the commands take
+            async with other.transaction():  # holds one of the two connections, in turn, and for any time
                 await other.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
                 await imported(transfers, user.id, file(*(task(f"Task {number}") for number in range(10))))
                 await exported(transfers, user.id)
