@@ -123,15 +123,31 @@ def _binds(condition: Any, source: FromClause) -> bool:
 
 
 def _unfound(parts: Sequence[Any]) -> Iterator[str]:
-    """Tables to be changed that the planner may ignore, since each part that reads them has a constant condition.
+    """Tables that only updates and deletes with a constant condition change or read: the planner may drop these parts.
 
-    Citus finds a table's shard only if a part reads the table. Parameters are constants, too.
+    Citus then looks for no shard, although the statement still names the table. Parameters are constants, too.
     """
-    readers = [part for part in parts if isinstance(part, Select | Update | Delete)]
-    for changed in (part for part in readers if isinstance(part, Update | Delete) and _is_of_users(part.table)):
-        reading = [part for part in readers if any(_table(source) is changed.table for source in _sources(part))]
-        if all(any(map(_is_constant, _conditions(part))) for part in reading):
-            yield f"{_name(changed.table)} has no shard if nothing can be written"
+    changing = [
+        part for part in parts if isinstance(part, Update | Delete) and any(map(_is_constant, _conditions(part)))
+    ]
+    dropped = [inner for part in changing for inner in _without_ctes(part)]
+    constant = [part for part in parts if isinstance(part, Select) and any(map(_is_constant, _conditions(part)))]
+    ignored = {id(part) for part in (*dropped, *constant)}
+    found = {table for part in parts if id(part) not in ignored for table in _tables(part)}
+    unfound = {table for part in dropped for table in _tables(part)} - found
+    yield from (f"{table.name} has no shard if nothing can be written" for table in unfound)
+
+
+def _tables(part: Any) -> set[Table]:
+    return {table for source in _sources(part) if _is_of_users(source) and (table := _table(source)) is not None}
+
+
+def _without_ctes(element: Any) -> Iterator[Any]:
+    """All elements of a construct, without what is planned apart from it."""
+    yield element
+    for child in element.get_children():
+        if not isinstance(child, CTE):
+            yield from _without_ctes(child)
 
 
 def _is_constant(condition: ColumnElement[bool]) -> bool:

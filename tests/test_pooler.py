@@ -342,8 +342,8 @@ async def test_data_commands(pooler: str, alice: User, bob: User) -> None:
     other = await asyncpg.connect(pooler, statement_cache_size=0)
     async with Transfers(url) as transfers:
         for user in (alice, bob) * 4:
-            async with other.transaction():  # holds one of the two connections, in turn
-                await other.execute("SELECT 1")
+            async with other.transaction():  # holds one of the two connections, in turn, and for any time
+                await other.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
                 await imported(transfers, user.id, file(*(task(f"Task {number}") for number in range(10))))
                 await exported(transfers, user.id)
                 async with transfers.session(user.id) as session:

@@ -155,9 +155,10 @@ def write(
     clock = update(CLOCKS).where(CLOCKS.c.user_id == user_id())
     unchanged = not_(changed)
     if in_batch:
-        unchanged = and_(
-            bindparam(LAST, type_=Boolean), unchanged, *(not_(_has_now(table)) for table in (TASKS, LISTS))
-        )
+        # In a subquery, which the planner does not evaluate early: Citus does not look for the shards of tables in
+        # conditions that it drops.
+        is_last = select(bindparam(LAST, type_=Boolean)).scalar_subquery()
+        unchanged = and_(is_last, unchanged, *(not_(_has_now(table)) for table in (TASKS, LISTS)))
         row = row.add_columns(changed.label("changed"))
     if counts is None:
         clock = clock.values(version=earlier).where(unchanged)

@@ -31,7 +31,7 @@ from sqlalchemy import event
 from test_data_commands import run as taskql
 from test_migrations import run
 from test_partitions import READS, WRITES
-from test_routable import LIST, LISTS
+from test_routable import LIST, LISTS, OUTBOX
 
 from app.database.checks import FORCED, Finding
 from app.database.url import DatabaseURL
@@ -50,6 +50,9 @@ UPDATE = """mutation ($id: ID!, $title: String!) {
     updateTask(id: $id, input: { title: $title }) { task { id title version } }
 }"""
 CREATE_LIST = 'mutation { createList(input: { name: "Home" }) { list { id } } }'
+PURGE = """mutation ($id: ID!) {
+    deleteTask(id: $id) { token } purgeTasks(where: { ids: [$id] }) { affectedCount }
+}"""
 PAGE = "{ tasks(first: 1) { nodes { id title version } } }"
 # Enough users, and enough writes of each, to overlap with the operation under test.
 USERS, ROUNDS = 6, 8
@@ -64,6 +67,11 @@ COMMANDS = {
     "create in a list": WRITE_AND_READ,
     "restore from a list": WRITE_AND_READ,
     "create many in a list": (6, 1),
+    # These look at what they are about to purge, and then purge it.
+    **dict.fromkeys(("purge with lists", "purge the list"), (9, 1)),
+    # The ids exist.
+    "create the purged list": (6, 1),
+    "create a task with its id": (5, 1),
 }
 
 
@@ -216,6 +224,17 @@ async def test_creating_again_goes_to_one_worker(
     assert await admin.fetchval("SELECT tasks FROM task_clocks WHERE user_id = $1", user.id) == 3
 
 
+async def test_a_batch_goes_to_one_worker(remote: tuple[Application, Remote], admin: "asyncpg.Connection[Any]") -> None:
+    """A batch of every kind of write reaches the worker of its user alone, also again."""
+    application, told = remote
+    user = await new_user(admin, application)
+    tasks = [(await user.add(f"A task {n}", tags=["home"]))["id"] for n in range(2)]
+    for _ in range(2):
+        told.taken()
+        await user.data(OUTBOX, id=tasks[0], other=tasks[1])
+        assert told.taken()[1] == 1
+
+
 async def test_purging_goes_to_one_worker_at_a_time(
     remote: tuple[Application, Remote], admin: "asyncpg.Connection[Any]"
 ) -> None:
@@ -250,6 +269,7 @@ async def test_row_security_holds_on_the_workers(
     for user in (alice, bob):
         await user.add("Secret", tags=["home"])
         await user.data(CREATE_LIST)
+        await user.data(PURGE, id=(await user.add("Waste"))["id"])
     port = await port_of(admin, alice.id)
     (worker,) = [node for node in cluster.workers if node.port == port]
     shard = await admin.fetchval("SELECT 'tasks_' || get_shard_id_for_distribution_column('tasks', $1::uuid)", alice.id)
@@ -624,7 +644,7 @@ async def test_commands_for_data(
 
     reset = await taskql(server, "reset", "--yes")
     assert reset[0] == 0, reset
-    assert [await admin.fetchval(f"SELECT count(*) FROM {table}") for table in ("users", *FORCED)] == [0] * 6  # noqa: S608
+    assert [await admin.fetchval(f"SELECT count(*) FROM {table}") for table in ("users", *FORCED)] == [0] * 7  # noqa: S608
     assert (await taskql(server, *plan))[0] == 0
 
 
