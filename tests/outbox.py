@@ -180,7 +180,7 @@ class Device:
 
     async def _data(self, query: str, **variables: Any) -> Json:
         answer = (await self.user.post(query, variables)).json()
-        if answer.get("data") is None:
+        if "errors" in answer:
             assert answer["errors"][0]["extensions"]["code"] == "UNAVAILABLE", answer
             raise Unavailable
         data: Json = answer["data"]

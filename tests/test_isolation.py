@@ -255,7 +255,39 @@ async def empty_trash(alice: User, bob: User, task: dict[str, Any]) -> None:
     assert (await alice.data(TASK, id=task["id"]))["task"]["deletedAt"]
 
 
+WRITE = """mutation ($writes: [Write!]!) {
+    write(writes: $writes) { task { id } list { id } userErrors { code message field } }
+}"""
+
+
+async def write(alice: User, bob: User, task: dict[str, Any]) -> None:
+    """In a batch, too, another user's tasks and lists are like missing ones."""
+    one, before = await made_list(alice), await alice.data(TASK, id=task["id"])
+    answers = []
+    for task_id, list_id in ((task["id"], one["id"]), (str(uuid4()), str(uuid4()))):
+        of_tasks: dict[str, dict[str, Any]] = {
+            "updateTask": {"input": {"title": "Bob's"}, "base": {"title": "Alice's"}},
+            "setTaskCompleted": {"completed": True},
+            "moveTask": {"to": {"toStart": True}},
+            "deleteTask": {},
+            "restoreTask": {},
+        }
+        of_lists: dict[str, dict[str, Any]] = {
+            "updateList": {"input": {"name": "Bob's"}},
+            "deleteList": {},
+            "restoreList": {},
+        }
+        writes: list[Any] = [{name: {"id": task_id, **more}} for name, more in of_tasks.items()]
+        writes += [{name: {"id": list_id, **more}} for name, more in of_lists.items()]
+        writes.append({"createTask": {"title": "Bob's", "listId": list_id}})
+        answers.append((await bob.post(WRITE, {"writes": writes})).content)
+    assert answers[0] == answers[1]
+    assert answers[0].count(b"NOT_FOUND") == 9
+    assert await alice.data(TASK, id=task["id"]) == before
+
+
 CASES: dict[str, Case] = {
+    "write": write,
     "purgeTasks": purge_tasks,
     "purgeLists": purge_lists,
     "emptyTrash": empty_trash,

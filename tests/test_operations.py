@@ -216,8 +216,11 @@ async def shape(site: Site) -> list[tuple[Any, ...]]:
     return sorted((tuple(row) for row in rows), key=repr)
 
 
+PURGE = "mutation ($id: ID!) { purgeTasks(where: { ids: [$id] }) { affectedCount } }"
+
+
 async def fill(site: Site) -> list[Any]:
-    """Two users with all kinds of tasks, and a list; returns their ids."""
+    """Two users with all kinds of tasks, a list and a tombstone; returns their ids."""
     ids = await new_ids(site, 2)
     async with users_of(site, *ids) as users:
         for user in users:
@@ -225,7 +228,9 @@ async def fill(site: Site) -> list[Any]:
             home = (await user.data(CREATE_LIST, name="Home"))["createList"]["list"]["id"]
             await user.add("In a list", listId=home)
             await user.add("Full", description="é\n\t\\ ☃", tags=["home", "a,b"], dueDate="2030-01-31", priority="HIGH")
-            await user.data(DELETE, id=(await user.add("Gone", tags=["home"]))["id"])
+            for query in (DELETE, PURGE):
+                await user.data(DELETE, id=(gone := (await user.add("Gone", tags=["home"]))["id"]))
+                await user.data(query, id=gone)
     return ids
 
 
