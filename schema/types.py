@@ -55,7 +55,7 @@ CONFIG = StrawberryConfig(
             name="DateTime",
             description="A point in time as RFC 3339 text with an offset, such as `2026-01-31T09:30:00Z`. Responses"
             " are in UTC, with the offset `+00:00`.",
-            specified_by_url="https://scalars.graphql.org/andimarek/date-time",
+            specified_by_url="https://www.rfc-editor.org/rfc/rfc3339#section-5.6",
             serialize=_instant,
             parse_value=_parsed_instant,
         ),
